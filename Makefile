@@ -1,0 +1,58 @@
+# Everything that people, hooks and CI run. Two of these do all the set-up on a fresh machine: `make run`, `make test`.
+# The environment is .venv; it is made once and again only when pyproject.toml changes.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The first interpreter of a version that all dependencies take.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+# torch from PyPI brings gigabytes of CUDA; this index has the builds without. Another mirror: make run TORCH_INDEX=...
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH := $(shell sed -n 's/^cpu = \["\(torch[^"]*\)"\]$$/\1/p' pyproject.toml)
+
+.DEFAULT_GOAL := help
+.PHONY: help run pull test lint format clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+run: $(VENV)/.run pull ## Set up, and serve on 127.0.0.1:8000; every TURBO_* variable is passed through
+	@echo "==> serving; stop with Ctrl-C"
+	@exec $(BIN)/python -m app serve
+
+pull: $(VENV)/.run ## Set up, and bring the weights that TURBO_MODEL names (default: the demo model) to this disk
+	@$(BIN)/python -m app pull
+
+test: $(VENV)/.test ## Set up, and run the tests
+	$(BIN)/pytest
+
+lint: $(VENV)/.test ## Check style, types, layers and the Dockerfile
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+
+format: $(VENV)/.test ## Format the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## Remove the environment
+	rm -rf $(VENV)
+
+$(VENV)/.run: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: make $(MAKECMDGOALS) PYTHON=/path/to/python"; exit 1; }
+	@echo "==> making the environment $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@echo "==> installing $(TORCH) for CPU from $(TORCH_INDEX)"
+	@$(BIN)/python -m pip install --quiet --retries 1 --index-url $(TORCH_INDEX) "$(TORCH)" \
+	  || { echo "No CPU build of torch was found. Name a mirror: make $(MAKECMDGOALS) TORCH_INDEX=https://..."; exit 1; }
+	@echo "==> installing the service and what it needs"
+	@$(BIN)/python -m pip install --quiet --editable ".[cpu]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	@echo "==> installing what the tests and checks need"
+	@$(BIN)/python -m pip install --quiet --group dev
+	@touch $@

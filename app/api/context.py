@@ -1,0 +1,35 @@
+"""What the routes work with: made once in `app.main`, kept in `app.state`, handed to handlers as a dependency."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import anyio
+from fastapi import Depends, Request
+
+from app.inference.engine import Engine
+from app.inference.registry import PipelineRegistry
+from app.settings import Settings
+from app.telemetry import Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiContext:
+    """The engine and what stands around it.
+
+    `codec_threads` bounds the pictures that are read and written at once, and with them the memory that this takes.
+    """
+
+    settings: Settings
+    registry: PipelineRegistry
+    engine: Engine
+    metrics: Metrics
+    codec_threads: anyio.CapacityLimiter
+
+
+def get_context(request: Request) -> ApiContext:
+    """Return the app's context."""
+    context: ApiContext = request.app.state.context
+    return context
+
+
+Context = Annotated[ApiContext, Depends(get_context)]

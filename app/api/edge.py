@@ -1,0 +1,77 @@
+"""The outermost layer: a request's id, its one log line, its count, and the last catch before a connection breaks."""
+
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.context import ApiContext
+from app.api.error_handlers import problem_response
+from app.errors import TurboError
+from app.telemetry import get_logger
+
+_log = get_logger("app.access")
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_QUIET_PATHS = ("/healthz/", "/metrics")
+
+
+class EdgeMiddleware:
+    """Wraps the whole app. Handlers add to the log line through `request.state.log`, a dict."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(Headers(scope=scope).get("x-request-id"))
+        facts: dict[str, Any] = {}
+        scope.setdefault("state", {}).update(request_id=request_id, log=facts)
+        started = time.monotonic()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:  # the edge: whatever escaped becomes a 500 without its traceback
+            _log.exception("request_crashed", request_id=request_id)
+            if status:
+                raise
+            request = Request(scope, receive)
+            response = problem_response(TurboError("The service failed on this request."), request)
+            await response(scope, receive, send_with_id)
+        finally:
+            self._record(scope, status, request_id, time.monotonic() - started, facts)
+
+    def _record(self, scope: Scope, status: int, request_id: str, duration_s: float, facts: dict[str, Any]) -> None:
+        context: ApiContext = scope["app"].state.context
+        route = getattr(scope.get("route"), "path", "unmatched")
+        context.metrics.requests.labels(route, str(status)).inc()
+        level = "debug" if scope["path"].startswith(_QUIET_PATHS) and status < 400 else "info"  # noqa: PLR2004
+        getattr(_log, level)(
+            "request",
+            request_id=request_id,
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            duration_s=round(duration_s, 4),
+            **facts,
+        )
+
+
+def _request_id(sent: str | None) -> str:
+    """Keep an id that is safe to log and to send back; make one otherwise."""
+    return sent if sent and _SANE_REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex

@@ -1,0 +1,140 @@
+"""Every error becomes one problem+json body: RFC 9457, with the `error` object that OpenAI's clients read."""
+
+from http import HTTPStatus
+from typing import Any, Final, Literal
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from app.api.context import ApiContext
+from app.api.schemas import ClientError, InvalidField, Problem
+from app.errors import (
+    BodyTooLargeError,
+    DrainingError,
+    InvalidRequestError,
+    MalformedBodyError,
+    MethodNotAllowedError,
+    NotFoundError,
+    TurboError,
+)
+from app.telemetry import get_logger
+
+_log = get_logger(__name__)
+
+_FROM_FRAMEWORK: Final[dict[int, type[TurboError]]] = {
+    error.status: error for error in (MalformedBodyError, NotFoundError, MethodNotAllowedError, BodyTooLargeError)
+}
+_CLIENT_CLOSED_REQUEST = 499  # not in HTTPStatus; nginx's number for a client that hung up
+_TOO_MANY_REQUESTS = 429
+_SERVER_ERROR = 500
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error that a handler raises with the one body."""
+    app.add_exception_handler(TurboError, _on_turbo_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+
+
+async def _on_turbo_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, TurboError)  # noqa: S101 - Starlette's handler type is wider than the registration
+    if error.status >= _SERVER_ERROR and error.__cause__ is not None:
+        _log.error("request_failed", request_id=request.state.request_id, code=error.code, exc_info=error)
+    return problem_response(error, request)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    """Turn what FastAPI and Starlette raise themselves into ours."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - as above
+    kind = _FROM_FRAMEWORK.get(error.status_code)
+    if kind is None:
+        raise error
+    details = {
+        NotFoundError: f"There is no route {request.url.path}.",
+        MethodNotAllowedError: f"{request.url.path} does not take {request.method}.",
+    }
+    return problem_response(kind(details.get(kind, str(error.detail))), request, headers=dict(error.headers or {}))
+
+
+async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
+    """List each invalid field with its reason; what was sent is not repeated."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
+    fields = [InvalidField(param=_param(item), code=item["type"], detail=_reason(item)) for item in error.errors()]
+    first = fields[0]
+    detail = f"{first.param}: {first.detail}" if first.param else first.detail
+    return problem_response(InvalidRequestError(detail, param=first.param or None), request, errors=fields)
+
+
+def _param(item: dict[str, Any]) -> str:
+    """Name the field at fault: where Pydantic says, or what our own rules of several fields name."""
+    if item["type"] == "json_invalid":
+        return ""
+    named: str | None = item.get("ctx", {}).get("param")
+    return named or ".".join(str(part) for part in item["loc"][1:])
+
+
+def _reason(item: dict[str, Any]) -> str:
+    if item["type"] == "json_invalid":
+        return f"The body is not JSON: {item['ctx']['error']} at character {item['loc'][1]}."
+    reason: str = item["msg"]
+    return reason
+
+
+def problem_response(
+    error: TurboError,
+    request: Request,
+    *,
+    errors: list[InvalidField] | None = None,
+    health: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """Make the one answer for an error, and count it.
+
+    Args:
+        error: What went wrong.
+        request: The request that it went wrong for.
+        errors: The fields at fault, where several can be.
+        health: What a health check found.
+        headers: Headers of the framework's, such as `Allow`.
+    """
+    context: ApiContext = request.app.state.context
+    context.metrics.rejected.labels(error.code).inc()
+    problem = Problem(
+        type=f"urn:sdxl-turbo-server:problem:{error.code}",
+        title=_title(error.status),
+        status=error.status,
+        detail=str(error),
+        code=error.code,
+        request_id=request.state.request_id,
+        errors=errors,
+        health=health,
+        error=ClientError(
+            message=str(error),
+            type=_openai_type(error.status),
+            param=error.param,
+            code=error.code,
+        ),
+    )
+    sent_headers = {"Cache-Control": "no-store", **(headers or {})}
+    if error.retry_after_s is not None:
+        sent_headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, DrainingError | BodyTooLargeError):
+        sent_headers["Connection"] = "close"
+    return JSONResponse(
+        problem.model_dump(exclude_none=True, exclude={"error"}) | {"error": problem.error.model_dump()},
+        status_code=error.status,
+        media_type="application/problem+json",
+        headers=sent_headers,
+    )
+
+
+def _title(status: int) -> str:
+    return "Client Closed Request" if status == _CLIENT_CLOSED_REQUEST else HTTPStatus(status).phrase
+
+
+def _openai_type(status: int) -> Literal["invalid_request_error", "rate_limit_error", "server_error"]:
+    if status == _TOO_MANY_REQUESTS:
+        return "rate_limit_error"
+    return "server_error" if status >= _SERVER_ERROR else "invalid_request_error"

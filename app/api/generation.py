@@ -1,0 +1,225 @@
+"""POST /txt2img and POST /img2img: decode, generate, encode."""
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Annotated, Any, TypeVar
+
+import anyio.to_thread
+from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+
+from app.api.context import ApiContext, Context
+from app.api.negotiation import JSON, choose_media_type
+from app.api.openapi import GENERATION_RESPONSES
+from app.api.schemas import EncodedImage, Envelope, Img2ImgForm, Timings, Txt2ImgRequest, UsedParameters
+from app.errors import ClientDisconnectedError, InvalidRequestError, UnsupportedMediaTypeError
+from app.inference.engine import GenerationResult
+from app.inference.image_codec import MediaType, Size, decode_image, encode_image, parameters_text
+from app.pipelines.base import GenerationParams, Img2ImgParams
+
+T = TypeVar("T")
+
+_FORM = "multipart/form-data"
+
+
+class _GenerationRoute(APIRoute):
+    """Refuses before it reads: a body of another type, and any body while there is no place for its request."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        takes = _FORM if self.path.endswith("/img2img") else JSON
+
+        async def handle_checked(request: Request) -> Response:
+            sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if sent != takes:
+                raise UnsupportedMediaTypeError(f"Send {takes}, not {sent or 'a body without Content-Type'}.")
+            request.app.state.context.engine.check_admission()
+            return await handle(request)
+
+        return handle_checked
+
+
+router = APIRouter(route_class=_GenerationRoute, tags=["generation"])
+
+
+@router.post("/txt2img", response_class=Response, responses=GENERATION_RESPONSES, operation_id="txt2img")
+async def txt2img(body: Txt2ImgRequest, request: Request, context: Context) -> Response:
+    """Make pictures from a prompt."""
+    media_type = choose_media_type(request.headers.get("accept"), num_images=body.num_images)
+    _check_pixels(body.size, context)
+    return await _while_connected(request, _generate_from_text(body, request, context, media_type))
+
+
+@router.post("/img2img", response_class=Response, responses=GENERATION_RESPONSES, operation_id="img2img")
+async def img2img(form: Annotated[Img2ImgForm, Form()], request: Request, context: Context) -> Response:
+    """Make pictures from a prompt and a picture."""
+    media_type = choose_media_type(request.headers.get("accept"), num_images=form.num_images)
+    _check_pixels(form.size, context)
+    return await _while_connected(request, _generate_from_image(form, request, context, media_type))
+
+
+async def _generate_from_text(body: Txt2ImgRequest, request: Request, context: ApiContext, media_type: str) -> Response:
+    async with context.engine.admit() as place:
+        params = body.to_params()
+        result = await context.engine.generate(params, place)
+        return await _encode(result, params, request, context, media_type)
+
+
+async def _generate_from_image(form: Img2ImgForm, request: Request, context: ApiContext, media_type: str) -> Response:
+    async with context.engine.admit() as place:
+        started = time.monotonic()
+        decode = partial(
+            decode_image,
+            await form.image.read(),
+            size=form.size,
+            max_upload_pixels=context.settings.max_upload_pixels,
+            max_pixels=context.settings.max_pixels,
+        )
+        image = await anyio.to_thread.run_sync(decode, limiter=context.codec_threads)
+        decode_s = time.monotonic() - started
+        params = form.to_params(image)
+        result = await context.engine.generate(params, place)
+        return await _encode(result, params, request, context, media_type, decode_s=decode_s)
+
+
+def _check_pixels(size: Size | None, context: ApiContext) -> None:
+    """Check the rule that depends on a setting, and so cannot stand in the schema."""
+    if size is not None and size.pixels > context.settings.max_pixels:
+        raise InvalidRequestError(
+            f"width x height is {size.pixels} pixels, and at most {context.settings.max_pixels} may be asked for.",
+            param="width",
+        )
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do the work, and drop it as soon as the client hangs up."""
+    working = asyncio.create_task(work)
+    watching = asyncio.create_task(_disconnect(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnectedError("The client hung up before its answer.")
+        return working.result()
+    finally:
+        working.cancel()
+        watching.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _encode(
+    result: GenerationResult,
+    params: list[Any],
+    request: Request,
+    context: ApiContext,
+    media_type: str,
+    *,
+    decode_s: float = 0.0,
+) -> Response:
+    """Write the pictures and everything that the answer says about them."""
+    started = time.monotonic()
+    model = context.registry.loaded.model
+    picture_type = MediaType.PNG if media_type == JSON else MediaType(media_type)
+    files = [
+        await anyio.to_thread.run_sync(
+            partial(encode_image, made.image, picture_type, text=_text(asked, context, model)),
+            limiter=context.codec_threads,
+        )
+        for made, asked in zip(result.images, params, strict=True)
+    ]
+    timings = Timings(
+        decode_s=round(decode_s, 6),
+        queue_s=round(result.queue_s, 6),
+        inference_s=round(result.inference_s, 6),
+        encode_s=round(time.monotonic() - started, 6),
+    )
+    used = _used_parameters(params[0], result, model)
+    _record(used, timings, params[0].seed, request, context)
+    headers = _headers(used, timings, params[0].seed)
+    if media_type != JSON:
+        return Response(files[0], media_type=picture_type, headers=headers)
+    images = [
+        EncodedImage(b64=base64.b64encode(file).decode("ascii"), seed=asked.seed, media_type=picture_type)
+        for file, asked in zip(files, params, strict=True)
+    ]
+    envelope = Envelope(images=images, parameters=used, timings=timings)
+    return JSONResponse(envelope.model_dump(mode="json", exclude_none=True), headers=headers)
+
+
+def _text(params: GenerationParams, context: ApiContext, model: str) -> str | None:
+    """Return what a PNG says about itself, if it may."""
+    if not context.settings.image_metadata:
+        return None
+    return parameters_text(
+        prompt=params.prompt,
+        steps=params.num_inference_steps,
+        seed=params.seed,
+        size=Size(params.width, params.height),
+        model=model,
+        strength=params.strength if isinstance(params, Img2ImgParams) else None,
+    )
+
+
+def _used_parameters(params: GenerationParams, result: GenerationResult, model: str) -> UsedParameters:
+    return UsedParameters(
+        mode=params.mode,
+        model=model,
+        prompt=params.prompt,
+        prompt_tokens=result.images[0].prompt_tokens,
+        prompt_truncated=result.images[0].prompt_truncated,
+        num_inference_steps=params.num_inference_steps,
+        effective_steps=params.effective_steps,
+        strength=params.strength if isinstance(params, Img2ImgParams) else None,
+        width=params.width,
+        height=params.height,
+    )
+
+
+def _record(used: UsedParameters, timings: Timings, seed: int, request: Request, context: ApiContext) -> None:
+    context.metrics.queue_seconds.labels(used.mode).observe(timings.queue_s)
+    context.metrics.inference_seconds.labels(used.mode).observe(timings.inference_s)
+    request.state.log.update(
+        mode=used.mode,
+        seed=seed,
+        steps=used.effective_steps,
+        size=f"{used.width}x{used.height}",
+        **timings.model_dump(),
+    )
+    if context.settings.log_prompts:
+        request.state.log["prompt"] = used.prompt
+
+
+def _headers(used: UsedParameters, timings: Timings, seed: int) -> dict[str, str]:
+    headers = {
+        "X-Seed": str(seed),
+        "X-Steps": str(used.effective_steps),
+        "X-Image-Size": f"{used.width}x{used.height}",
+        "X-Prompt-Tokens": str(used.prompt_tokens),
+        "Server-Timing": _server_timing(timings),
+        "Vary": "Accept",
+        "Cache-Control": "no-store",
+    }
+    if used.prompt_truncated:
+        headers["X-Prompt-Truncated"] = "true"
+    return headers
+
+
+def _server_timing(timings: Timings) -> str:
+    """Write the stages as the W3C's Server-Timing header: milliseconds."""
+    stages = {
+        "decode": timings.decode_s,
+        "queue": timings.queue_s,
+        "inference": timings.inference_s,
+        "encode": timings.encode_s,
+    }
+    return ", ".join(
+        f"{name};dur={seconds * 1000:.1f}" for name, seconds in stages.items() if name != "decode" or seconds
+    )

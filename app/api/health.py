@@ -1,0 +1,63 @@
+"""GET /healthz/live and /healthz/ready, for orchestrators. Both read plain state and never wait for the device."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from app import __version__
+from app.api.context import ApiContext, Context
+from app.api.error_handlers import problem_response
+from app.api.openapi import HEALTH_RESPONSES
+from app.api.schemas import Live, QueueState, Readiness
+from app.errors import NotReadyError
+from app.inference.engine import EngineStatus
+
+router = APIRouter(prefix="/healthz", tags=["health"])
+
+
+@router.get("/live", response_model=Live, responses=HEALTH_RESPONSES, operation_id="live")
+async def live(request: Request, context: Context) -> Live | JSONResponse:
+    """Tell whether the process is of use: fails when the device is lost or a call hangs."""
+    if not context.engine.status.live:
+        return _unhealthy(request, context)
+    return Live()
+
+
+@router.get("/ready", response_model=Readiness, responses=HEALTH_RESPONSES, operation_id="ready")
+async def ready(request: Request, context: Context) -> Readiness | JSONResponse:
+    """Tell whether to send requests here: fails also while the service drains."""
+    if not context.engine.status.ready:
+        return _unhealthy(request, context)
+    return _readiness(context)
+
+
+def _unhealthy(request: Request, context: ApiContext) -> JSONResponse:
+    health = _readiness(context)
+    error = NotReadyError(f"The service is not ready: {health.status}.")
+    return problem_response(error, request, health=health.model_dump(mode="json"))
+
+
+def _readiness(context: ApiContext) -> Readiness:
+    status = context.engine.status
+    loaded = context.registry.loaded if context.registry.warm else None
+    return Readiness(
+        status=_word(status),
+        warm=status.warm,
+        model=loaded and loaded.model,
+        modes=list(loaded.by_mode) if loaded else [],
+        device=loaded and loaded.device,
+        dtype=loaded and loaded.dtype,
+        queue=QueueState(waiting=status.waiting, limit=context.engine.max_queue, running_s=round(status.running_s, 3)),
+        version=__version__,
+    )
+
+
+def _word(status: EngineStatus) -> Literal["ready", "draining", "device_lost", "hung", "starting"]:
+    if status.device_lost:
+        return "device_lost"
+    if status.hung:
+        return "hung"
+    if status.draining:
+        return "draining"
+    return "ready" if status.warm else "starting"

@@ -1,0 +1,106 @@
+"""What the OpenAPI document says of answers: pictures, headers, and the one error body under its own media type."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app import errors
+from app.api.schemas import Envelope, Problem
+from app.errors import TurboError
+from app.inference.image_codec import MediaType
+
+_PROBLEM = "application/problem+json"
+
+
+def _header(description: str, **schema: Any) -> dict[str, Any]:
+    return {"description": description, "schema": schema}
+
+
+_ANY_HEADERS = {"X-Request-ID": _header("The id sent, if it was sane, else one that was made.", type="string")}
+
+_GENERATION_HEADERS = {
+    **_ANY_HEADERS,
+    "X-Seed": _header("Seed of the first picture.", type="integer"),
+    "X-Steps": _header("Denoising steps that ran.", type="integer"),
+    "X-Image-Size": _header("WIDTHxHEIGHT of the pictures.", type="string", pattern=r"^\d+x\d+$"),
+    "X-Prompt-Tokens": _header("CLIP tokens used, start and end marks included.", type="integer", maximum=77),
+    "X-Prompt-Truncated": _header("`true` when the prompt was cut at 77 tokens; else absent.", type="string"),
+    "Server-Timing": _header("Milliseconds in each stage: queue, inference, encode.", type="string"),
+}
+
+
+def _problems(*kinds: type[TurboError]) -> dict[int | str, dict[str, Any]]:
+    """Describe the error answers of a route, joining the kinds that share a status."""
+    by_status: dict[int, list[type[TurboError]]] = {}
+    for kind in kinds:
+        by_status.setdefault(kind.status, []).append(kind)
+    return {
+        status: {
+            "model": Problem,
+            "description": " ".join(f"`{kind.code}`: {(kind.__doc__ or '').strip()}" for kind in same),
+        }
+        for status, same in by_status.items()
+    }
+
+
+GENERATION_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": Envelope,
+        "description": "The picture, or with `Accept: application/json` all pictures in an envelope.",
+        "content": {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MediaType},
+        "headers": _GENERATION_HEADERS,
+    },
+    **_problems(
+        errors.MalformedBodyError,
+        errors.NotAcceptableError,
+        errors.BodyTooLargeError,
+        errors.ImageTooLargeError,
+        errors.UnsupportedMediaTypeError,
+        errors.UnsupportedImageError,
+        errors.InvalidRequestError,
+        errors.InvalidImageError,
+        errors.QueueFullError,
+        errors.InferenceError,
+        errors.DeviceOutOfMemoryError,
+        errors.DeviceLostError,
+        errors.DrainingError,
+        errors.DeadlineExceededError,
+    ),
+}
+
+HEALTH_RESPONSES = _problems(errors.NotReadyError)
+
+
+def add_openapi(app: FastAPI, *, description: str) -> None:
+    """Make the app's OpenAPI document ours."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title, version=app.version, description=description, routes=app.routes, tags=app.openapi_tags
+            )
+            for path in document["paths"].values():
+                for operation in path.values():
+                    for status, response in operation["responses"].items():
+                        _finish_response(status, response)
+            for unused in ("HTTPValidationError", "ValidationError"):
+                document["components"]["schemas"].pop(unused, None)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    # FastAPI's own way of changing the document is to replace this method.
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _finish_response(status: str, response: dict[str, Any]) -> None:
+    """Name the media type of errors, and the headers that every answer has."""
+    response.setdefault("headers", _ANY_HEADERS)
+    if status[0] in "45":
+        content = response["content"]
+        content[_PROBLEM] = content.pop("application/json")
+        if status in ("429", "503", "504"):
+            response["headers"] = {
+                **_ANY_HEADERS,
+                "Retry-After": _header("Seconds after which to try again.", type="integer", minimum=1, maximum=120),
+            }

@@ -1,0 +1,301 @@
+"""Wire models: what a request may say and what JSON answers look like."""
+
+import math
+import secrets
+from typing import Annotated, Any, Literal, Self
+
+from fastapi import UploadFile
+from PIL import Image
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from app.inference.image_codec import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, Size
+from app.pipelines.base import Img2ImgParams, Mode, Txt2ImgParams, effective_img2img_steps
+
+MAX_SEED = 2**32 - 1
+"""Largest seed that every tool of the field takes."""
+
+MAX_PROMPT_CHARACTERS = 2000
+
+_MODEL_CARD = "https://huggingface.co/stabilityai/sdxl-turbo"
+
+
+def _guidance_is_off(value: float | None) -> float | None:
+    if value:
+        raise PydanticCustomError(
+            "guidance_unused",
+            "SDXL-Turbo does not use guidance: it is trained without. Leave guidance_scale out or send 0.",
+        )
+    return value
+
+
+def _no_negative_prompt(value: str | None) -> str | None:
+    if value:
+        raise PydanticCustomError(
+            "negative_prompt_unused",
+            "SDXL-Turbo does not use a negative prompt: it works through guidance, which the model is trained without.",
+        )
+    return value
+
+
+Prompt = Annotated[
+    str,
+    Field(
+        max_length=MAX_PROMPT_CHARACTERS,
+        # Control characters mean nothing to the model; U+0000 cannot be written into a PNG's text.
+        pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$",
+        description="What to draw. CLIP reads 77 tokens; what is over is cut and reported.",
+        examples=["A cinematic shot of a baby racoon wearing an intricate italian priest robe."],
+    ),
+]
+Seed = Annotated[
+    int | None,
+    Field(ge=0, le=MAX_SEED, description="Seed of the first picture; drawn and reported when left out.", examples=[42]),
+]
+Steps = Annotated[int, Field(ge=1, le=4, description="Denoising steps. One is enough, four are better.")]
+NumImages = Annotated[int, Field(ge=1, le=4, description="Pictures to make, with seed, seed + 1, ...")]
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_MULTIPLE)]
+GuidanceScale = Annotated[
+    float | None,
+    AfterValidator(_guidance_is_off),
+    WithJsonSchema({"type": "number", "const": 0, "description": "SDXL-Turbo does not use guidance."}),
+]
+NegativePrompt = Annotated[
+    str | None,
+    AfterValidator(_no_negative_prompt),
+    WithJsonSchema({"type": "string", "maxLength": 0, "description": "SDXL-Turbo does not use a negative prompt."}),
+]
+
+
+# An error of several fields names in its context, as `param`, the one to change.
+
+
+def _check_seed_range(seed: int | None, num_images: int) -> None:
+    if seed is not None and seed + num_images - 1 > MAX_SEED:
+        raise PydanticCustomError(
+            "seed_range",
+            "The pictures use seed to seed + num_images - 1, which must not pass {max_seed}.",
+            {"max_seed": MAX_SEED, "param": "seed"},
+        )
+
+
+def _draw_seed(num_images: int) -> int:
+    return secrets.randbelow(MAX_SEED - num_images + 2)
+
+
+class Txt2ImgRequest(BaseModel):
+    """The body of `POST /txt2img`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    prompt: Prompt
+    seed: Seed = None
+    num_inference_steps: Steps = 1
+    width: Annotated[Side, Field(description="Width in pixels; 512 is best.")] = 512
+    height: Annotated[Side, Field(description="Height in pixels; 512 is best.")] = 512
+    num_images: NumImages = 1
+    guidance_scale: GuidanceScale = None
+    negative_prompt: NegativePrompt = None
+
+    @model_validator(mode="after")
+    def _check_fields_together(self) -> Self:
+        _check_seed_range(self.seed, self.num_images)
+        return self
+
+    @property
+    def size(self) -> Size:
+        """The output's size."""
+        return Size(self.width, self.height)
+
+    def to_params(self) -> list[Txt2ImgParams]:
+        """Return one params object per picture; a missing seed is drawn here."""
+        seed = _draw_seed(self.num_images) if self.seed is None else self.seed
+        return [
+            Txt2ImgParams(
+                prompt=self.prompt,
+                seed=seed + i,
+                num_inference_steps=self.num_inference_steps,
+                width=self.width,
+                height=self.height,
+            )
+            for i in range(self.num_images)
+        ]
+
+
+class Img2ImgForm(BaseModel):
+    """The multipart form of `POST /img2img`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: Annotated[UploadFile, Field(description="PNG, JPEG or WebP picture to start from.")]
+    prompt: Prompt
+    strength: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            allow_inf_nan=False,
+            description="How much may change. int(num_inference_steps * strength) steps run, and must be at least 1.",
+        ),
+    ] = 0.5
+    num_inference_steps: Steps = 2
+    seed: Seed = None
+    num_images: NumImages = 1
+    width: Annotated[
+        Side | None, Field(description="Width in pixels, together with height; left out, the picture's aspect is kept.")
+    ] = None
+    height: Annotated[Side | None, Field(description="Height in pixels, together with width.")] = None
+    guidance_scale: GuidanceScale = None
+    negative_prompt: NegativePrompt = None
+
+    @model_validator(mode="after")
+    def _check_fields_together(self) -> Self:
+        """Check the rule that the SDXL-Turbo model card gives: num_inference_steps * strength >= 1."""
+        _check_seed_range(self.seed, self.num_images)
+        if (self.width is None) != (self.height is None):
+            raise PydanticCustomError(
+                "size_incomplete",
+                "Send both width and height, or neither.",
+                {"param": "width" if self.width is None else "height"},
+            )
+        if effective_img2img_steps(self.num_inference_steps, self.strength) < 1:
+            raise PydanticCustomError(
+                "strength_too_small",
+                "int(num_inference_steps * strength) steps are run, and that must be at least 1. "
+                "With {steps} steps the smallest strength that works is {smallest}.",
+                {
+                    "param": "strength",
+                    "steps": self.num_inference_steps,
+                    "smallest": smallest_strength(self.num_inference_steps),
+                },
+            )
+        return self
+
+    @property
+    def size(self) -> Size | None:
+        """The output's size, if the request names one."""
+        return None if self.width is None or self.height is None else Size(self.width, self.height)
+
+    def to_params(self, image: Image.Image) -> list[Img2ImgParams]:
+        """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
+        seed = _draw_seed(self.num_images) if self.seed is None else self.seed
+        return [
+            Img2ImgParams(
+                prompt=self.prompt,
+                seed=seed + i,
+                num_inference_steps=self.num_inference_steps,
+                strength=self.strength,
+                image=image,
+            )
+            for i in range(self.num_images)
+        ]
+
+
+def smallest_strength(num_inference_steps: int) -> float:
+    """Return the smallest strength of at most four decimals with which one step runs."""
+    return math.ceil(10_000 / num_inference_steps) / 10_000
+
+
+class EncodedImage(BaseModel):
+    """One picture in a JSON answer."""
+
+    b64: Annotated[str, Field(description="The file, base64.", json_schema_extra={"contentEncoding": "base64"})]
+    seed: int
+    media_type: str
+
+
+class UsedParameters(BaseModel):
+    """What the pictures were made with, defaults and drawn values filled in."""
+
+    mode: Mode
+    model: str
+    prompt: str
+    prompt_tokens: Annotated[int, Field(description="CLIP tokens used, at most 77, start and end marks included.")]
+    prompt_truncated: bool
+    num_inference_steps: int
+    effective_steps: int
+    strength: float | None = None
+    width: int
+    height: int
+
+
+class Timings(BaseModel):
+    """Seconds that the request spent in each stage."""
+
+    decode_s: Annotated[float, Field(description="Reading the uploaded picture.")] = 0.0
+    queue_s: Annotated[float, Field(description="Waiting for the device.")]
+    inference_s: Annotated[float, Field(description="On the device.")]
+    encode_s: Annotated[float, Field(description="Writing the files.")]
+
+
+class Envelope(BaseModel):
+    """A JSON answer with pictures."""
+
+    images: list[EncodedImage]
+    parameters: UsedParameters
+    timings: Timings
+
+
+class InvalidField(BaseModel):
+    """One field at fault."""
+
+    param: Annotated[str, Field(description="The field's name, dotted where it is nested; empty for the body.")]
+    code: str
+    detail: str
+
+
+class ClientError(BaseModel):
+    """The same error in the shape that the OpenAI SDKs read."""
+
+    message: str
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    param: str | None
+    code: str
+
+
+class Problem(BaseModel):
+    """Every answer that is no success: RFC 9457, with an `error` object for OpenAI's clients."""
+
+    type: Annotated[str, Field(description="A URN that names the kind of error.")]
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[InvalidField] | None = None
+    health: dict[str, Any] | None = None
+    error: ClientError
+
+
+class Live(BaseModel):
+    """The process is of use."""
+
+    status: Literal["live"] = "live"
+
+
+class QueueState(BaseModel):
+    """The queue, as seen now."""
+
+    waiting: int
+    limit: int
+    running_s: Annotated[float, Field(description="Seconds that the running call has been running; 0 when idle.")]
+
+
+class Readiness(BaseModel):
+    """What the service runs and whether new requests should be sent to it."""
+
+    status: Literal["ready", "draining", "device_lost", "hung", "starting"]
+    warm: bool
+    model: str | None
+    modes: list[Mode]
+    device: str | None
+    dtype: str | None
+    queue: QueueState
+    version: str

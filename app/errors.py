@@ -1,0 +1,179 @@
+"""The error tree: what can go wrong, and for each kind its HTTP status and machine code. No framework is known here.
+
+`str(error)` is public: it goes to the client or the operator as it stands. Causes are chained and logged, never sent.
+The first line of each docstring is the "when" column of the README's table of errors.
+"""
+
+from typing import ClassVar
+
+
+class TurboError(Exception):
+    """Something inside the service failed."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, detail: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
+        """Make an error.
+
+        Args:
+            detail: The public reason, a full sentence.
+            param: The request field at fault, if it is one.
+            retry_after_s: Whole seconds after which trying again makes sense, if ever.
+        """
+        super().__init__(detail)
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+# Faults of the request: the client must change something.
+
+
+class MalformedBodyError(TurboError):
+    """The multipart body cannot be parsed."""
+
+    status = 400
+    code = "malformed_body"
+
+
+class NotFoundError(TurboError):
+    """There is no such route."""
+
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowedError(TurboError):
+    """The route exists, the method does not."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class NotAcceptableError(TurboError):
+    """`Accept` allows none of the media types that the route can answer with."""
+
+    status = 406
+    code = "not_acceptable"
+
+
+class BodyTooLargeError(TurboError):
+    """The request body is over `TURBO_MAX_BODY_BYTES`."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class ImageTooLargeError(TurboError):
+    """The uploaded picture has more pixels than `TURBO_MAX_UPLOAD_PIXELS`."""
+
+    status = 413
+    code = "image_too_large"
+
+
+class UnsupportedMediaTypeError(TurboError):
+    """The `Content-Type` is not what the route takes."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class UnsupportedImageError(TurboError):
+    """The uploaded file is no PNG, JPEG or WebP picture."""
+
+    status = 415
+    code = "unsupported_image"
+
+
+class InvalidRequestError(TurboError):
+    """A field is missing, unknown or out of its bounds; `errors` lists each."""
+
+    status = 422
+    code = "invalid_request"
+
+
+class InvalidImageError(TurboError):
+    """The uploaded picture is animated, truncated or damaged."""
+
+    status = 422
+    code = "invalid_image"
+
+
+class QueueFullError(TurboError):
+    """As many requests wait as may wait; come back after `Retry-After`."""
+
+    status = 429
+    code = "queue_full"
+
+
+class ClientDisconnectedError(TurboError):
+    """The client hung up before its answer; seen in logs and metrics only."""
+
+    status = 499
+    code = "client_disconnected"
+
+
+# Faults of the service: the same request may succeed later or elsewhere.
+
+
+class InferenceError(TurboError):
+    """The pipeline failed on this request."""
+
+    status = 500
+    code = "inference_failed"
+
+
+class DeviceOutOfMemoryError(TurboError):
+    """The device has no memory for this request at present."""
+
+    status = 503
+    code = "out_of_memory"
+
+
+class DeviceLostError(TurboError):
+    """The device failed and cannot be trusted; the process must be replaced."""
+
+    status = 503
+    code = "device_lost"
+
+
+class NotReadyError(TurboError):
+    """The readiness or liveness check fails; `health` says what is wrong."""
+
+    status = 503
+    code = "not_ready"
+
+
+class DrainingError(TurboError):
+    """The service is shutting down and finishes only what it has accepted."""
+
+    status = 503
+    code = "draining"
+
+
+class DeadlineExceededError(TurboError):
+    """The request was not done within `TURBO_DEADLINE_S`."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+# Faults at start: no HTTP answer, one line and a non-zero exit.
+
+
+class StartError(TurboError):
+    """The service cannot start as it is configured."""
+
+    code = "start_failed"
+
+
+class WeightsError(StartError):
+    """The weights are missing, damaged or not SDXL-Turbo's."""
+
+    code = "weights_unusable"
+
+
+class DeviceUnavailableError(StartError):
+    """The device asked for is not there."""
+
+    code = "device_unavailable"

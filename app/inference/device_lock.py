@@ -1,0 +1,54 @@
+"""The lock that puts calls in order, and the one thread that keeps them apart.
+
+A lock alone does not serialize: when a task is cancelled while it awaits a thread, `async with` frees the lock and the
+thread runs on. So the lock is freed by the end of the call, not by the end of the wait; and all calls run on one
+thread, which also is what Ascend needs, whose current device is per thread.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class DeviceLock:
+    """First come, first served access to one device. Belongs to the event loop; `run` alone touches the thread."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
+        self._running_since: float | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call runs, be it one that nobody waits for any more."""
+        return self._lock.locked()
+
+    @property
+    def running_s(self) -> float:
+        """Seconds that the running call has been running; 0.0 when none is. Never blocks."""
+        since = self._running_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Wait for the device, run `call` on the device thread, and return what it returns or raises.
+
+        Cancelled while it waits, it leaves the queue and `call` never runs. Cancelled later, `call` runs to its end,
+        the device stays busy until then, and the result is dropped.
+        """
+        await self._lock.acquire()
+        self._running_since = time.monotonic()
+        future = asyncio.get_running_loop().run_in_executor(self._thread, call)
+        future.add_done_callback(self._release)
+        return await asyncio.shield(future)
+
+    def _release(self, _: asyncio.Future[T]) -> None:
+        self._running_since = None
+        self._lock.release()
+
+    def close(self) -> None:
+        """End the thread once its call has ended, without waiting for that."""
+        self._thread.shutdown(wait=False, cancel_futures=True)

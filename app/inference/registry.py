@@ -1,0 +1,103 @@
+"""The registry: one warm pipeline per mode, from the lifespan's start to its end."""
+
+import logging
+import time
+from types import TracebackType
+from typing import Self
+
+from PIL import Image
+
+from app.inference.device_lock import DeviceLock
+from app.pipelines.base import (
+    GenerationParams,
+    Img2ImgParams,
+    LoadedPipelines,
+    Mode,
+    Pipeline,
+    PipelineLoader,
+    Txt2ImgParams,
+)
+
+_log = logging.getLogger(__name__)
+
+_WARM_UP_SIZE = (512, 512)
+"""Pixels; what SDXL-Turbo is best at (model card) and what requests get by default."""
+
+
+class PipelineRegistry:
+    """An async context manager: entering loads and warms every mode on the device thread, leaving lets them go."""
+
+    def __init__(self, load: PipelineLoader, device_lock: DeviceLock) -> None:
+        self._load = load
+        self._device_lock = device_lock
+        self._loaded: LoadedPipelines | None = None
+        self._warm_call_s = 0.0
+
+    async def __aenter__(self) -> Self:
+        """Load and warm up.
+
+        Raises:
+            TurboError: The weights, the device or a warm-up call failed.
+        """
+        self._loaded = await self._device_lock.run(self._load_and_warm_up)
+        return self
+
+    async def __aexit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drop the pipelines and end the device thread."""
+        self._loaded = None
+        self._device_lock.close()
+
+    def __getitem__(self, mode: Mode) -> Pipeline:
+        """Return the mode's warm pipeline."""
+        return self.loaded.by_mode[mode]
+
+    @property
+    def warm(self) -> bool:
+        """Whether the pipelines are loaded and warm."""
+        return self._loaded is not None
+
+    @property
+    def loaded(self) -> LoadedPipelines:
+        """What was loaded; only between entering and leaving."""
+        if self._loaded is None:
+            raise RuntimeError("the registry has not been entered")
+        return self._loaded
+
+    @property
+    def warm_call_s(self) -> float:
+        """Seconds that the last warm-up call took: the first guess at what a request takes."""
+        return self._warm_call_s
+
+    def _load_and_warm_up(self) -> LoadedPipelines:
+        started = time.monotonic()
+        loaded = self._load()
+        _log.info("loaded %s on %s as %s in %.1f s", *_describe(loaded), time.monotonic() - started)
+        for params in _warm_up_params():
+            call_started = time.monotonic()
+            loaded.by_mode[params.mode]([params])
+            self._warm_call_s = time.monotonic() - call_started
+            _log.info("warmed up %s at %dx%d in %.2f s", params.mode, *_WARM_UP_SIZE, self._warm_call_s)
+        return loaded
+
+
+def _describe(loaded: LoadedPipelines) -> tuple[str, str, str]:
+    return loaded.model, loaded.device, loaded.dtype
+
+
+def _warm_up_params() -> tuple[GenerationParams, ...]:
+    width, height = _WARM_UP_SIZE
+    return (
+        Txt2ImgParams(prompt="warm-up", seed=0, num_inference_steps=1, width=width, height=height),
+        Img2ImgParams(
+            prompt="warm-up",
+            seed=0,
+            num_inference_steps=2,
+            strength=0.5,
+            image=Image.new("RGB", _WARM_UP_SIZE, "gray"),
+        ),
+    )

@@ -1,0 +1,131 @@
+"""The composition root: settings in, FastAPI app out. Nothing is loaded before the lifespan starts."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import anyio
+from fastapi import FastAPI
+
+from app import __version__
+from app.api import generation, health, pages
+from app.api.context import ApiContext
+from app.api.edge import EdgeMiddleware
+from app.api.error_handlers import add_error_handlers
+from app.api.limits import BodyLimitMiddleware
+from app.api.openapi import add_openapi
+from app.errors import StartError
+from app.inference.device_lock import DeviceLock
+from app.inference.engine import Engine
+from app.inference.registry import PipelineRegistry
+from app.pipelines.base import LoadedPipelines, PipelineLoader
+from app.pipelines.fake import load_fake
+from app.settings import Settings
+from app.telemetry import Metrics
+from app.weights.source import parse_source
+from app.weights.store import locate, pull
+
+_log = logging.getLogger(__name__)
+
+_DESCRIPTION = """Text to image and image to image with SDXL-Turbo: 1 to 4 steps, no guidance, 512x512 at best.
+
+The model is for research use unless you hold a licence for more. It does not draw true pictures of people or events.
+"""
+
+_CODEC_THREADS = 4
+"""Pictures that are read or written at once. Each holds at most TURBO_MAX_UPLOAD_PIXELS x 4 bytes a few times over."""
+
+
+def create_app(settings: Settings | None = None, *, load_pipelines: PipelineLoader | None = None) -> FastAPI:
+    """Put the service together.
+
+    Args:
+        settings: Read from the environment if left out.
+        load_pipelines: Loads the pipelines when the lifespan starts; by default what `settings.model` names.
+    """
+    settings = settings or Settings()
+    device_lock = DeviceLock()
+    registry = PipelineRegistry(load_pipelines or _loader(settings), device_lock)
+    engine = Engine(
+        registry,
+        device_lock,
+        max_queue=settings.max_queue,
+        deadline_s=settings.deadline_s,
+        hang_limit_s=settings.hang_limit_s,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            await registry.__aenter__()
+        except StartError as error:
+            _log.critical("cannot start: %s", error)
+            raise
+        except Exception:
+            _log.critical("cannot start", exc_info=True)
+            raise
+        try:
+            yield
+        finally:
+            await registry.__aexit__(None, None, None)
+
+    app = FastAPI(
+        title="SDXL-Turbo server",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.context = ApiContext(
+        settings=settings,
+        registry=registry,
+        engine=engine,
+        metrics=Metrics(queue_depth=lambda: engine.status.waiting),
+        codec_threads=anyio.CapacityLimiter(_CODEC_THREADS),
+    )
+    app.include_router(generation.router)
+    app.include_router(health.router)
+    app.include_router(pages.router)
+    pages.add_docs_assets(app)
+    add_error_handlers(app)
+    add_openapi(app, description=_DESCRIPTION)
+    app.add_middleware(BodyLimitMiddleware, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(EdgeMiddleware)
+    return app
+
+
+def _loader(settings: Settings) -> PipelineLoader:
+    return load_fake if settings.model == "fake" else partial(_load, settings)
+
+
+def _load(settings: Settings) -> LoadedPipelines:
+    """Find the weights on this disk, check them, and load them onto the device."""
+    source = parse_source(settings.model)
+    folder = locate(source, settings.weights_dir)
+    # Here and not above, because importing torch and diffusers takes seconds that the command line need not pay, and
+    # because torch is then first touched on the device thread.
+    from app.pipelines.sdxl_turbo import load_sdxl_turbo  # noqa: PLC0415
+
+    return load_sdxl_turbo(folder, model=source.name, device_name=settings.device, dtype_name=settings.dtype)
+
+
+def pull_weights(settings: Settings) -> Path | None:
+    """Bring the weights that the settings name to this disk, verified, and return their folder; the fake has none.
+
+    Raises:
+        WeightsError: They cannot be had.
+    """
+    return (
+        None
+        if settings.model == "fake"
+        else pull(parse_source(settings.model), settings.weights_dir, build_demo=_build_demo)
+    )
+
+
+def _build_demo(folder: Path) -> None:
+    from app.pipelines.random_weights import build_random_weights  # noqa: PLC0415 - as in _load
+
+    build_random_weights(folder)

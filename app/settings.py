@@ -1,0 +1,108 @@
+"""The service's settings: one frozen class, read from the environment and from the command line."""
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ByteSize, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "TURBO_"
+
+
+def _default_weights_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdxl-turbo-server"
+
+
+class Settings(BaseSettings):
+    """What an operator can choose. A command-line flag beats the environment, the environment beats the default."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+    )
+
+    host: str = "127.0.0.1"
+    """Address to listen on; the container image sets 0.0.0.0."""
+
+    port: int = Field(default=8000, ge=0, le=65535)
+    """TCP port to listen on; 0 takes a free one."""
+
+    model: str = Field(default="demo", min_length=1)
+    """Weights to serve: `demo`, `fake` (no model, for testing clients), a folder, `openmind:OWNER/NAME[@REVISION]` or
+    `hf:OWNER/NAME[@REVISION]`."""
+
+    weights_dir: Path = Field(default_factory=_default_weights_dir)
+    """Folder that `pull` downloads into and `serve` loads from; `sdxl-turbo-server` in the user's cache folder if unset."""
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|(cuda|npu)(:\d{1,2})?)$")
+    """Device: `auto` (the first of npu, cuda, cpu that is there), `cpu`, `cuda[:N]` or `npu[:N]`."""
+
+    dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """Number format of the weights in memory; `auto` is fp16 on npu and cuda, fp32 on cpu."""
+
+    max_queue: int = Field(default=32, ge=0, le=10_000)
+    """Requests that may wait for the device; the next is answered 429."""
+
+    deadline_s: float = Field(default=60, gt=0, le=3600)
+    """Seconds a request may take, waiting included; past it the answer is 504."""
+
+    drain_s: float = Field(default=60, ge=0, le=3600)
+    """Seconds that accepted requests have to finish after SIGTERM."""
+
+    hang_limit_s: float = Field(default=120, gt=0, le=3600)
+    """Seconds after which a running device call counts as hung; liveness and readiness then fail."""
+
+    max_pixels: int = Field(default=1_048_576, ge=64 * 64, le=2048 * 2048)
+    """Pixels (width x height) that an output picture may have."""
+
+    max_upload_pixels: int = Field(default=16_777_216, ge=1, le=178_956_970)
+    """Pixels that an uploaded picture may have, read from its header before it is decoded."""
+
+    max_body_bytes: ByteSize = Field(default=ByteSize(32 * 1024 * 1024), ge=1024)
+    """Bytes that a request body may have; units such as `32MiB` are understood."""
+
+    image_metadata: bool = True
+    """Write prompt, seed and the other parameters into each PNG as text."""
+
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """Log lines as `json` or for reading (`console`); `auto` is console on a terminal, else json."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is logged."""
+
+    log_prompts: bool = False
+    """Log prompts. Off by default: prompts can be personal."""
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[tuple[str, str | None]]:
+    """List the `TURBO_` variables that no setting reads, each with the nearest setting's variable, if one is near."""
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    unknown = sorted(name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    return [(name, next(iter(difflib.get_close_matches(name.upper(), known, n=1)), None)) for name in unknown]
+
+
+def settings_from_command_line(arguments: Sequence[str], *, program: str, description: str) -> Settings:
+    """Read the settings from flags such as `--max-queue 8`, and from the environment.
+
+    Raises:
+        SystemExit: After printing the help, or on an unknown flag.
+        pydantic.ValidationError: On a value out of its bounds.
+    """
+
+    class CommandLine(
+        Settings,
+        cli_prog_name=program,
+        cli_parse_args=list(arguments),
+    ):
+        """Placeholder for the help's head."""
+
+    CommandLine.__doc__ = description
+    return CommandLine()

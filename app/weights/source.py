@@ -1,0 +1,65 @@
+"""The names that weights go by: `demo`, a folder, `openmind:OWNER/NAME[@REVISION]`, `hf:OWNER/NAME[@REVISION]`."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from app.errors import WeightsError
+
+_REPOSITORY = re.compile(
+    r"(?P<hub>openmind|hf):(?P<repo_id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?", re.ASCII
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSource:
+    """The small model that the project builds itself. A changed builder takes a new folder name."""
+
+    name: ClassVar[str] = "demo"
+    folder_name: ClassVar[str] = "demo-random-1"
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSource:
+    """A folder of the operator's. It is looked through before it is loaded, and never changed."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's own name: paths are the operator's business, not the clients'."""
+        return self.path.resolve().name
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """A repository on openMind Hub (modelers.cn) or on the Hugging Face Hub, at a branch, tag or commit."""
+
+    hub: Literal["openmind", "hf"]
+    repo_id: str
+    revision: str = "main"
+
+    @property
+    def name(self) -> str:
+        """The repository as OWNER/NAME."""
+        return self.repo_id
+
+
+WeightsSource = DemoSource | FolderSource | HubSource
+
+
+def parse_source(text: str) -> WeightsSource:
+    """Read a weights source from the text of `TURBO_MODEL`.
+
+    Raises:
+        WeightsError: The text looks like a hub's name and is not one.
+    """
+    if text == "demo":
+        return DemoSource()
+    if match := _REPOSITORY.fullmatch(text):
+        hub: Literal["openmind", "hf"] = "openmind" if match["hub"] == "openmind" else "hf"
+        return HubSource(hub, match["repo_id"], match["revision"] or "main")
+    if text.startswith(("openmind:", "hf:")):
+        raise WeightsError(f"TURBO_MODEL={text} is not HUB:OWNER/NAME[@REVISION].")
+    return FolderSource(Path(text).expanduser())

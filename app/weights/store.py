@@ -1,0 +1,155 @@
+"""The weights folder: what `pull` put there, and proof that it is still what it was.
+
+Beside each set of weights lies a record with every file's size and SHA-256. `pull` writes it last, so that a record
+means a finished and verified download; `locate` compares the files with it before every load.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import WeightsError
+from app.weights.hub import download
+from app.weights.layout import check_layout
+from app.weights.source import DemoSource, FolderSource, HubSource, WeightsSource
+
+
+@dataclass(frozen=True, slots=True)
+class _FileRecord:
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What was pulled: the folder, relative to the weights folder, and its files."""
+
+    folder: str
+    files: dict[str, _FileRecord]
+
+
+def locate(source: WeightsSource, weights_dir: Path) -> Path:
+    """Return the folder of weights that are on this disk, checked. Touches no network.
+
+    Raises:
+        WeightsError: They are not here, or not what was pulled; the text names the file and what to do.
+    """
+    if isinstance(source, FolderSource):
+        folder = source.path
+    else:
+        folder = _verified(_record_path(source, weights_dir), weights_dir)
+    check_layout(folder)
+    return folder
+
+
+def pull(source: WeightsSource, weights_dir: Path, *, build_demo: Callable[[Path], None]) -> Path:
+    """Bring weights to this disk, verify them, and return their folder.
+
+    Weights that are here and pass verification stay, and nothing is asked of the network: a restart must not change
+    the model. To move on, pin another revision.
+
+    Raises:
+        WeightsError: They cannot be had.
+    """
+    try:
+        return locate(source, weights_dir)
+    except WeightsError:
+        if isinstance(source, FolderSource):
+            raise
+    try:
+        weights_dir.mkdir(parents=True, exist_ok=True)
+        if isinstance(source, DemoSource):
+            folder = _build(weights_dir / source.folder_name, build_demo)
+        else:
+            folder = download(source, weights_dir)
+        check_layout(folder)
+        _write_record(_record_path(source, weights_dir), folder, weights_dir)
+    except OSError as error:
+        raise WeightsError(f"TURBO_WEIGHTS_DIR={weights_dir} cannot be written: {error.strerror or error}.") from error
+    return folder
+
+
+def _record_path(source: DemoSource | HubSource, weights_dir: Path) -> Path:
+    if isinstance(source, DemoSource):
+        return weights_dir / f"{source.folder_name}.json"
+    name = f"{source.hub}--{source.repo_id}--{source.revision}".replace("/", "--")
+    return weights_dir / f"{name}.json"
+
+
+def _build(folder: Path, build: Callable[[Path], None]) -> Path:
+    """Build into a folder of its own and move it into place whole, so that a killed build leaves nothing behind."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        built = Path(scratch) / folder.name
+        built.mkdir()
+        build(built)
+        for path in built.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes files that only their owner can read
+        shutil.rmtree(folder, ignore_errors=True)
+        built.replace(folder)
+    return folder
+
+
+def _write_record(path: Path, folder: Path, weights_dir: Path) -> None:
+    names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    record = {
+        "folder": str(folder.resolve().relative_to(weights_dir.resolve())),
+        "files": {
+            name: {"size_bytes": (folder / name).stat().st_size, "sha256": digest}
+            for name, digest in zip(names, _sha256_of([folder / name for name in names]), strict=True)
+        },
+    }
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    scratch.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    scratch.replace(path)
+
+
+def _read_record(path: Path) -> _Record:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        files = {name: _FileRecord(**entry) for name, entry in content["files"].items()}
+        return _Record(content["folder"], files)
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"The weights are not in {path.parent}. Run `python -m app pull` with the same TURBO_MODEL and "
+            "TURBO_WEIGHTS_DIR first."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path} is damaged. Delete it and run `python -m app pull`.") from error
+
+
+def _verified(record_path: Path, weights_dir: Path) -> Path:
+    """Return the record's folder once every file in it has the size and hash that it was pulled with."""
+    record = _read_record(record_path)
+    folder = weights_dir / record.folder
+    paths = [folder / name for name in record.files]
+    for path, expected in zip(paths, record.files.values(), strict=True):
+        if not path.is_file():
+            raise WeightsError(f"{path} is missing. Run `python -m app pull`.")
+        if (size_bytes := path.stat().st_size) != expected.size_bytes:
+            raise WeightsError(
+                f"{path} is damaged: it has {size_bytes} bytes where {expected.size_bytes} belong. "
+                "Run `python -m app pull`."
+            )
+    for path, digest, expected in zip(paths, _sha256_of(paths), record.files.values(), strict=True):
+        if digest != expected.sha256:
+            raise WeightsError(
+                f"{path} is damaged: its SHA-256 is not the one that it was pulled with. Run `python -m app pull`."
+            )
+    return folder
+
+
+def _sha256_of(paths: list[Path]) -> list[str]:
+    """Hash several files at once; hashlib releases the GIL."""
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(_sha256, paths))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
