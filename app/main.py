@@ -24,7 +24,7 @@ from app.pipelines.base import LoadedPipelines, PipelineLoader
 from app.pipelines.fake import load_fake
 from app.settings import Settings
 from app.telemetry import Metrics
-from app.weights.source import parse_source
+from app.weights.source import FakeSource, parse_source
 from app.weights.store import locate, pull
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def create_app(settings: Settings | None = None, *, load_pipelines: PipelineLoad
     """
     settings = settings or Settings()
     device_lock = DeviceLock()
-    registry = PipelineRegistry(load_pipelines or _loader(settings), device_lock)
+    registry = PipelineRegistry(load_pipelines or partial(_load, settings), device_lock)
     engine = Engine(
         registry,
         device_lock,
@@ -97,13 +97,11 @@ def create_app(settings: Settings | None = None, *, load_pipelines: PipelineLoad
     return app
 
 
-def _loader(settings: Settings) -> PipelineLoader:
-    return load_fake if settings.model == "fake" else partial(_load, settings)
-
-
 def _load(settings: Settings) -> LoadedPipelines:
     """Find the weights on this disk, check them, and load them onto the device."""
     source = parse_source(settings.model)
+    if isinstance(source, FakeSource):
+        return load_fake(inference_s=source.inference_s)
     folder = locate(source, settings.weights_dir)
     # Here and not above, because importing torch and diffusers takes seconds that the command line need not pay, and
     # because torch is then first touched on the device thread.
@@ -118,11 +116,8 @@ def pull_weights(settings: Settings) -> Path | None:
     Raises:
         WeightsError: They cannot be had.
     """
-    return (
-        None
-        if settings.model == "fake"
-        else pull(parse_source(settings.model), settings.weights_dir, build_demo=_build_demo)
-    )
+    source = parse_source(settings.model)
+    return None if isinstance(source, FakeSource) else pull(source, settings.weights_dir, build_demo=_build_demo)
 
 
 def _build_demo(folder: Path) -> None:

@@ -36,11 +36,11 @@ class Settings(BaseSettings):
     """TCP port to listen on; 0 takes a free one."""
 
     model: str = Field(default="demo", min_length=1)
-    """Weights to serve: `demo`, `fake` (no model, for testing clients), a folder, `openmind:OWNER/NAME[@REVISION]` or
-    `hf:OWNER/NAME[@REVISION]`."""
+    """Weights to serve: `demo`, a folder, `openmind:OWNER/NAME[@REVISION]`, `hf:OWNER/NAME[@REVISION]`, or
+    `fake[:SECONDS]`, which has no model and paints patterns in a fixed time, for testing clients."""
 
     weights_dir: Path = Field(default_factory=_default_weights_dir)
-    """Folder that `pull` downloads into and `serve` loads from; `sdxl-turbo-server` in the user's cache folder if unset."""
+    """Folder that `pull` writes and `serve` loads from; `sdxl-turbo-server` in the user's cache folder if unset."""
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|(cuda|npu)(:\d{1,2})?)$")
     """Device: `auto` (the first of npu, cuda, cpu that is there), `cpu`, `cuda[:N]` or `npu[:N]`."""

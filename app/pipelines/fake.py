@@ -45,7 +45,7 @@ class FakePipeline:
         )
 
 
-def load_fake() -> LoadedPipelines:
+def load_fake(*, inference_s: float = 0.0) -> LoadedPipelines:
     """Load the fake for both modes; the contract is `PipelineLoader`."""
-    pipeline = FakePipeline()
+    pipeline = FakePipeline(inference_s=inference_s)
     return LoadedPipelines(by_mode=dict.fromkeys(Mode, pipeline), model="fake", device="none", dtype="none")

@@ -1,4 +1,4 @@
-"""The names that weights go by: `demo`, a folder, `openmind:OWNER/NAME[@REVISION]`, `hf:OWNER/NAME[@REVISION]`."""
+"""The names that `TURBO_MODEL` knows: `demo`, `fake`, a folder, and a repository on one of two hubs."""
 
 import re
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from app.errors import WeightsError
 _REPOSITORY = re.compile(
     r"(?P<hub>openmind|hf):(?P<repo_id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?", re.ASCII
 )
+_FAKE = re.compile(r"fake(?::(?P<seconds>\d{1,3}(?:\.\d{1,6})?))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,13 @@ class DemoSource:
 
     name: ClassVar[str] = "demo"
     folder_name: ClassVar[str] = "demo-random-1"
+
+
+@dataclass(frozen=True, slots=True)
+class FakeSource:
+    """No weights: the seam's fake, of which each picture takes `inference_s` seconds."""
+
+    inference_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,7 @@ class HubSource:
 WeightsSource = DemoSource | FolderSource | HubSource
 
 
-def parse_source(text: str) -> WeightsSource:
+def parse_source(text: str) -> WeightsSource | FakeSource:
     """Read a weights source from the text of `TURBO_MODEL`.
 
     Raises:
@@ -57,6 +65,8 @@ def parse_source(text: str) -> WeightsSource:
     """
     if text == "demo":
         return DemoSource()
+    if match := _FAKE.fullmatch(text):
+        return FakeSource(float(match["seconds"] or 0))
     if match := _REPOSITORY.fullmatch(text):
         hub: Literal["openmind", "hf"] = "openmind" if match["hub"] == "openmind" else "hf"
         return HubSource(hub, match["repo_id"], match["revision"] or "main")

@@ -1,0 +1,165 @@
+"""What the tests share: the demo weights, apps that run in this process, and servers in processes of their own."""
+
+import asyncio
+import contextlib
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image
+
+from app.main import create_app, pull_weights
+from app.settings import Settings
+from tests.gate import GatedPipeline
+
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="session")
+def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights folder with the demo model in it."""
+    folder = tmp_path_factory.mktemp("weights")
+    pull_weights(Settings(model="demo", weights_dir=folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_folder(weights_dir: Path) -> Path:
+    folder = pull_weights(Settings(model="demo", weights_dir=weights_dir))
+    assert folder is not None
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("TURBO_"):
+            monkeypatch.delenv(name)
+
+
+@contextlib.asynccontextmanager
+async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """Run the app's lifespan, and give a client that talks to it without a socket."""
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service", timeout=60) as client:
+            yield client
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a service on the fake."""
+    async with running(create_app(Settings(model="fake"))) as client:
+        yield client
+
+
+@pytest.fixture
+def pipeline() -> GatedPipeline:
+    return GatedPipeline()
+
+
+@contextlib.contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """Serve the app over a real socket from a thread, and give its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="on", log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+
+
+class ServerProcess:
+    """The service as an operator starts it: `python -m app`, with settings as environment variables."""
+
+    def __init__(self, log: Path, **settings: object) -> None:
+        environment = {**os.environ, **{f"TURBO_{name.upper()}": str(value) for name, value in settings.items()}}
+        environment.setdefault("TURBO_PORT", "0")
+        self._log = log
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "app"], env=environment, stderr=file, stdin=subprocess.DEVNULL
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8")
+
+    def wait_until_started(self) -> str:
+        """Wait until the port is open, and return the service's URL."""
+        return f"http://127.0.0.1:{self.wait_for_log(r'Uvicorn running on http://[^:]+:([0-9]+)')}"
+
+    def wait_for_log(self, pattern: str, *, timeout_s: float = 60) -> str:
+        """Wait for a line that matches, and return its first group (or all of the match)."""
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until:
+            if match := re.search(pattern, self.log):
+                return match[match.lastindex or 0]
+            assert self.process.poll() is None, f"the service ended with {self.process.returncode}:\n{self.log}"
+            time.sleep(0.02)
+        raise AssertionError(f"no {pattern!r} within {timeout_s} s in:\n{self.log}")
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self, timeout_s: float = 30) -> int:
+        return self.process.wait(timeout_s)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+StartServer = Callable[..., ServerProcess]
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Start services that are killed when the test ends."""
+    servers: list[ServerProcess] = []
+
+    def start(**settings: object) -> ServerProcess:
+        servers.append(ServerProcess(tmp_path / f"server-{len(servers)}.log", **settings))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+def png(size: tuple[int, int] = (64, 64), color: str = "red") -> bytes:
+    """A PNG of one colour."""
+    file = io.BytesIO()
+    Image.new("RGB", size, color).save(file, "PNG")
+    return file.getvalue()
+
+
+def opened(data: bytes) -> Image.Image:
+    """The picture in a file's bytes, decoded."""
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+async def until(condition: Callable[[], object], *, timeout_s: float = 10) -> None:
+    """Wait until the condition holds."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)

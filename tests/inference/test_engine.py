@@ -1,0 +1,218 @@
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from app.errors import (
+    DeadlineExceededError,
+    DeviceLostError,
+    DeviceOutOfMemoryError,
+    DrainingError,
+    InferenceError,
+    QueueFullError,
+)
+from app.inference.device_lock import DeviceLock
+from app.inference.engine import Engine, GenerationResult
+from app.inference.registry import PipelineRegistry
+from app.pipelines.base import Txt2ImgParams
+from tests.conftest import until
+from tests.gate import GatedPipeline
+
+MakeEngine = Callable[..., Engine]
+
+
+@pytest.fixture
+async def make_engine(pipeline: GatedPipeline) -> AsyncIterator[MakeEngine]:
+    lock = DeviceLock()
+    async with PipelineRegistry(pipeline.load, lock) as registry:
+
+        def make(*, max_queue: int = 2, deadline_s: float = 30, hang_limit_s: float = 30) -> Engine:
+            return Engine(registry, lock, max_queue=max_queue, deadline_s=deadline_s, hang_limit_s=hang_limit_s)
+
+        yield make
+        pipeline.gate.set()
+
+
+def params(prompt: str = "a cat", seed: int = 0) -> Txt2ImgParams:
+    return Txt2ImgParams(prompt=prompt, seed=seed, num_inference_steps=1, width=64, height=64)
+
+
+async def generate(engine: Engine, *batch: Txt2ImgParams) -> GenerationResult:
+    async with engine.admit() as place:
+        return await engine.generate(batch or (params(),), place)
+
+
+async def occupy(engine: Engine, pipeline: GatedPipeline, *, waiting: int) -> list[asyncio.Task[GenerationResult]]:
+    """Let one call stop in the pipeline, and so many wait behind it."""
+    pipeline.close()
+    tasks = [asyncio.create_task(generate(engine, params("running")))]
+    await until(lambda: pipeline.calls)
+    tasks += [asyncio.create_task(generate(engine, params(f"waiting {i}"))) for i in range(waiting)]
+    await until(lambda: engine.status.waiting == waiting)
+    return tasks
+
+
+async def test_a_request_gets_its_pictures_and_its_timings(make_engine: MakeEngine) -> None:
+    result = await generate(make_engine(), params(seed=1), params(seed=2))
+    assert len(result.images) == 2
+    assert result.images[0].image.size == (64, 64)
+    assert result.queue_s >= 0
+    assert result.inference_s > 0
+
+
+async def test_the_request_after_the_last_that_may_wait_is_refused(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine(max_queue=2)
+    tasks = await occupy(engine, pipeline, waiting=2)
+    with pytest.raises(QueueFullError) as caught:
+        await generate(engine)
+    assert caught.value.retry_after_s is not None
+    pipeline.gate.set()
+    await asyncio.gather(*tasks)
+    assert len(pipeline.calls) == 3
+    await generate(engine)
+
+
+async def test_several_pictures_take_one_place(make_engine: MakeEngine, pipeline: GatedPipeline) -> None:
+    engine = make_engine(max_queue=1)
+    tasks = await occupy(engine, pipeline, waiting=0)
+    tasks.append(asyncio.create_task(generate(engine, *(params(seed=i) for i in range(4)))))
+    await until(lambda: engine.status.waiting == 1)
+    pipeline.gate.set()
+    await asyncio.gather(*tasks)
+    assert [len(batch) for batch in pipeline.calls] == [1, 4]
+
+
+async def test_with_no_queue_an_idle_device_still_serves(make_engine: MakeEngine, pipeline: GatedPipeline) -> None:
+    engine = make_engine(max_queue=0)
+    await generate(engine)
+    tasks = await occupy(engine, pipeline, waiting=0)
+    with pytest.raises(QueueFullError):
+        await generate(engine)
+    pipeline.gate.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_retry_after_is_the_queue_times_the_measured_time(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine(max_queue=3)
+    tasks = await occupy(engine, pipeline, waiting=0)
+    await asyncio.sleep(1.5)
+    pipeline.gate.set()
+    await asyncio.gather(*tasks)  # one request took 1.5 s
+    tasks = await occupy(engine, pipeline, waiting=3)
+    with pytest.raises(QueueFullError) as caught:
+        await generate(engine)
+    assert caught.value.retry_after_s in (6, 7)  # 4 x 1.5 s, and what the machine adds
+    pipeline.gate.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_request_past_its_deadline_is_given_up_and_the_next_is_served(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine(deadline_s=0.2)
+    pipeline.close()
+    with pytest.raises(DeadlineExceededError):
+        await generate(engine)
+    assert engine.in_flight == 0
+    pipeline.gate.set()
+    await until(lambda: engine.status.running_s == 0)
+    await generate(engine)
+    assert pipeline.peak == 1
+
+
+async def test_waiting_past_the_deadline_costs_the_device_nothing(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine(deadline_s=0.2)
+    pipeline.close()
+    tasks = [asyncio.create_task(generate(engine, params(f"request {i}"))) for i in range(3)]
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [DeadlineExceededError] * 3
+    pipeline.gate.set()
+    await until(lambda: engine.status.running_s == 0)
+    await generate(engine, params("last"))
+    assert pipeline.prompts == ["request 0", "last"]
+
+
+async def test_a_waiter_that_leaves_frees_its_place_and_costs_the_device_nothing(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine(max_queue=1)
+    running, waiting = await occupy(engine, pipeline, waiting=1)
+    waiting.cancel()
+    await until(lambda: engine.status.waiting == 0)
+    following = asyncio.create_task(generate(engine, params("following")))
+    await until(lambda: engine.status.waiting == 1)
+    pipeline.gate.set()
+    await asyncio.gather(running, following)
+    assert pipeline.prompts == ["running", "following"]
+
+
+async def test_draining_admits_nobody_and_finishes_who_is_in(make_engine: MakeEngine, pipeline: GatedPipeline) -> None:
+    engine = make_engine()
+    tasks = await occupy(engine, pipeline, waiting=1)
+    engine.drain()
+    assert not engine.status.ready
+    assert engine.status.live
+    with pytest.raises(DrainingError):
+        await generate(engine)
+    pipeline.gate.set()
+    assert len(await asyncio.gather(*tasks)) == 2
+    assert engine.in_flight == 0
+
+
+async def test_an_error_of_the_pipeline_is_this_request_s_alone(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine()
+    pipeline.error = KeyError("secret")
+    with pytest.raises(InferenceError) as caught:
+        await generate(engine)
+    assert "secret" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, KeyError)
+    pipeline.error = None
+    await generate(engine)
+    assert engine.status.ready
+
+
+async def test_out_of_memory_is_passed_on_and_the_next_request_is_served(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine()
+    pipeline.error = DeviceOutOfMemoryError("too large", retry_after_s=5)
+    with pytest.raises(DeviceOutOfMemoryError):
+        await generate(engine)
+    pipeline.error = None
+    await generate(engine)
+
+
+async def test_after_a_lost_device_nothing_reaches_it_any_more(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine()
+    tasks = await occupy(engine, pipeline, waiting=2)
+    pipeline.error = DeviceLostError("gone")
+    pipeline.gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [DeviceLostError] * 3
+    assert pipeline.prompts == ["running"]
+    with pytest.raises(DeviceLostError):
+        await generate(engine)
+    assert not engine.status.live
+    assert not engine.status.ready
+
+
+async def test_a_call_past_the_hang_limit_is_noticed_while_it_runs(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine(hang_limit_s=0.1)
+    tasks = await occupy(engine, pipeline, waiting=0)
+    await until(lambda: engine.status.hung)
+    assert not engine.status.live
+    pipeline.gate.set()
+    await asyncio.gather(*tasks)
+    assert engine.status.live

@@ -1,0 +1,46 @@
+import pytest
+
+from app.errors import WeightsError
+from app.inference.device_lock import DeviceLock
+from app.inference.registry import PipelineRegistry
+from app.pipelines.base import LoadedPipelines, Mode
+from tests.gate import GatedPipeline
+
+
+async def test_entering_loads_once_and_warms_every_mode_up_at_512(pipeline: GatedPipeline) -> None:
+    async with PipelineRegistry(pipeline.load, DeviceLock()) as registry:
+        assert registry.warm
+        assert [(batch[0].mode, batch[0].width, batch[0].height) for batch in pipeline.calls] == [
+            (Mode.TXT2IMG, 512, 512),
+            (Mode.IMG2IMG, 512, 512),
+        ]
+        assert registry[Mode.TXT2IMG] is pipeline
+    assert not registry.warm
+
+
+async def test_load_warm_up_and_calls_share_one_thread(pipeline: GatedPipeline) -> None:
+    lock = DeviceLock()
+    async with PipelineRegistry(pipeline.load, lock) as registry:
+        await lock.run(lambda: registry[Mode.TXT2IMG](pipeline.calls[0]))
+    assert len(pipeline.thread_ids) == 1
+
+
+async def test_a_failed_load_leaves_the_registry_cold() -> None:
+    def load() -> LoadedPipelines:
+        raise WeightsError("unet is missing")
+
+    registry = PipelineRegistry(load, DeviceLock())
+    with pytest.raises(WeightsError, match="unet is missing"):
+        await registry.__aenter__()
+    assert not registry.warm
+
+
+async def test_a_failed_warm_up_fails_the_start(pipeline: GatedPipeline) -> None:
+    pipeline.error = RuntimeError("no kernel")
+    with pytest.raises(RuntimeError, match="no kernel"):
+        await PipelineRegistry(pipeline.load, DeviceLock()).__aenter__()
+
+
+async def test_a_cold_registry_says_so(pipeline: GatedPipeline) -> None:
+    with pytest.raises(RuntimeError, match="not been entered"):
+        _ = PipelineRegistry(pipeline.load, DeviceLock()).loaded
