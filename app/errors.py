@@ -136,6 +136,9 @@ class DeviceLostError(TurboError):
     status = 503
     code = "device_lost"
 
+    def __init__(self, detail: str = "The device failed; the service is being replaced.") -> None:
+        super().__init__(detail, retry_after_s=30)
+
 
 class NotReadyError(TurboError):
     """The readiness or liveness check fails; `health` says what is wrong."""

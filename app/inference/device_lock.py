@@ -33,14 +33,18 @@ class DeviceLock:
         since = self._running_since
         return 0.0 if since is None else time.monotonic() - since
 
-    async def run(self, call: Callable[[], T]) -> T:
+    async def run(self, call: Callable[[], T], *, on_turn: Callable[[], None] | None = None) -> T:
         """Wait for the device, run `call` on the device thread, and return what it returns or raises.
+
+        `on_turn` is called on the event loop at the moment when the wait is over.
 
         Cancelled while it waits, it leaves the queue and `call` never runs. Cancelled later, `call` runs to its end,
         the device stays busy until then, and the result is dropped.
         """
         await self._lock.acquire()
         self._running_since = time.monotonic()
+        if on_turn is not None:
+            on_turn()
         future = asyncio.get_running_loop().run_in_executor(self._thread, call)
         future.add_done_callback(self._release)
         return await asyncio.shield(future)

@@ -127,7 +127,7 @@ class Engine:
         if self._draining:
             raise DrainingError("The service is shutting down.", retry_after_s=self._retry_after_s())
         if self._device_lost:
-            raise DeviceLostError("The device failed; the service is being replaced.", retry_after_s=30)
+            raise DeviceLostError()
         if self._waiting + self._device_lock.busy > self._max_queue:
             raise QueueFullError(f"{self._waiting} requests are waiting already.", retry_after_s=self._retry_after_s())
 
@@ -164,13 +164,16 @@ class Engine:
         entered = time.monotonic()
         queue_s = inference_s = 0.0
 
-        def call() -> list[PipelineImage]:
-            nonlocal queue_s, inference_s
-            if self._device_lost:
-                raise DeviceLostError("The device failed; the service is being replaced.", retry_after_s=30)
+        def on_turn() -> None:
+            nonlocal queue_s
             place.waiting = False
+            queue_s = time.monotonic() - entered
+
+        def call() -> list[PipelineImage]:
+            nonlocal inference_s
+            if self._device_lost:
+                raise DeviceLostError()
             started = time.monotonic()
-            queue_s = started - entered
             try:
                 return pipeline(batch)
             except DeviceLostError:
@@ -180,7 +183,7 @@ class Engine:
                 inference_s = time.monotonic() - started
 
         try:
-            images = await self._device_lock.run(call)
+            images = await self._device_lock.run(call, on_turn=on_turn)
         except TurboError:
             raise
         except Exception as error:  # the pipeline is foreign code: whatever it raises, this request alone fails

@@ -24,20 +24,20 @@ def open_device(name: str) -> torch.device:
         DeviceUnavailableError: It is not there. There is no fallback: a service that was meant for an accelerator and
             quietly runs on the CPU is down without saying so.
     """
-    device = _first_available() if name == "auto" else torch.device(name)
-    if device.type == "npu":
-        _open_npu(device)
-    elif device.type == "cuda":
-        _open_cuda(device)
-    return device
+    kind, _, index = (_first_available() if name == "auto" else name).partition(":")
+    if kind == "npu":
+        return _open_npu(int(index or 0))
+    if kind == "cuda":
+        return _open_cuda(int(index or 0))
+    return torch.device("cpu")
 
 
-def _first_available() -> torch.device:
+def _first_available() -> str:
     if importlib.util.find_spec("torch_npu") is not None:
         if _torch_npu().is_available():
-            return torch.device("npu", 0)
+            return "npu"
         _log.warning("torch_npu is installed, but no NPU is visible")
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _torch_npu() -> Any:
@@ -51,28 +51,32 @@ def _torch_npu() -> Any:
         ) from error
 
 
-def _open_npu(device: torch.device) -> None:
-    npu = _torch_npu()
+def _open_npu(index: int) -> torch.device:
+    npu = _torch_npu()  # before anything names the device: torch learns the word from it
     count = npu.device_count() if npu.is_available() else 0
-    _check_index(device, count, hint="Check npu-smi info, ASCEND_RT_VISIBLE_DEVICES and the container's /dev/davinci*.")
+    hint = "Check npu-smi info, ASCEND_RT_VISIBLE_DEVICES and the container's /dev/davinci*."
+    _check_index("npu", index, count, hint=hint)
     # Without these, 310P and 910 compile each new shape and use a private tensor layout; both are slow at new sizes.
     # Source: torch_npu's documentation of set_compile_mode and npu.config.
     npu.set_compile_mode(jit_compile=False)
     npu.config.allow_internal_format = False
+    device = torch.device("npu", index)
     npu.set_device(device)  # the current device is per thread and starts at 0
+    return device
 
 
-def _open_cuda(device: torch.device) -> None:
+def _open_cuda(index: int) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    _check_index(device, count, hint="Check nvidia-smi, CUDA_VISIBLE_DEVICES and that torch is a CUDA build.")
+    hint = "Check nvidia-smi, CUDA_VISIBLE_DEVICES and that torch is a CUDA build."
+    _check_index("cuda", index, count, hint=hint)
+    device = torch.device("cuda", index)
     torch.cuda.set_device(device)
+    return device
 
 
-def _check_index(device: torch.device, count: int, *, hint: str) -> None:
-    if (device.index or 0) >= count:
-        raise DeviceUnavailableError(
-            f"TURBO_DEVICE={device} is not there: {count} visible {device.type} devices. {hint}"
-        )
+def _check_index(kind: str, index: int, count: int, *, hint: str) -> None:
+    if index >= count:
+        raise DeviceUnavailableError(f"TURBO_DEVICE={kind}:{index} is not there: {count} visible {kind} devices. {hint}")
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -92,7 +96,7 @@ def as_turbo_error(error: RuntimeError, device: torch.device) -> DeviceOutOfMemo
     if isinstance(error, torch.OutOfMemoryError):
         if device.type != "npu" or str(error).startswith("NPU out of memory"):
             return DeviceOutOfMemoryError("The device is out of memory for a picture of this size.", retry_after_s=5)
-        return DeviceLostError("The device failed; the service is being replaced.", retry_after_s=30)
+        return DeviceLostError()
     if device.type == "cpu":
         return None
-    return DeviceLostError("The device failed; the service is being replaced.", retry_after_s=30)
+    return DeviceLostError()

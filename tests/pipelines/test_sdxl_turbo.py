@@ -1,0 +1,202 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image, UNet2DConditionModel
+from PIL import Image
+
+from app.errors import DeviceUnavailableError, WeightsError
+from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, Mode, PipelineImage, Txt2ImgParams
+from app.pipelines.sdxl_turbo import load_sdxl_turbo
+
+START = Image.effect_mandelbrot((96, 64), (-2, -1, 1, 1), 20).convert("RGB")
+
+
+def load(folder: Path, *, dtype: str = "auto") -> LoadedPipelines:
+    return load_sdxl_turbo(folder, model="demo", device_name="cpu", dtype_name=dtype)
+
+
+@pytest.fixture(scope="module")
+def pipelines(demo_folder: Path) -> LoadedPipelines:
+    return load(demo_folder)
+
+
+def txt2img(prompt: str = "a cat", *, seed: int = 1, steps: int = 1) -> Txt2ImgParams:
+    return Txt2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, width=96, height=64)
+
+
+def img2img(prompt: str = "a cat", *, seed: int = 1, steps: int = 2, strength: float = 0.5) -> Img2ImgParams:
+    return Img2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, strength=strength, image=START)
+
+
+def make(pipelines: LoadedPipelines, params: GenerationParams) -> PipelineImage:
+    return pipelines.by_mode[params.mode]([params])[0]
+
+
+def pixels(made: PipelineImage) -> Any:
+    return np.asarray(made.image)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_text_to_image_gives_the_pixels_of_diffusers_own_call(
+    pipelines: LoadedPipelines, demo_folder: Path, steps: int
+) -> None:
+    oracle = AutoPipelineForText2Image.from_pretrained(demo_folder, variant="fp16", dtype=torch.float32)
+    expected = oracle(
+        "a cat",
+        num_inference_steps=steps,
+        guidance_scale=0.0,
+        width=96,
+        height=64,
+        generator=torch.Generator().manual_seed(1),
+    ).images[0]
+    assert make(pipelines, txt2img(steps=steps)).image.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(1, 1.0), (2, 0.5), (3, 0.7), (4, 0.5), (4, 1.0)])
+def test_image_to_image_gives_the_pixels_of_diffusers_own_call(
+    pipelines: LoadedPipelines, demo_folder: Path, steps: int, strength: float
+) -> None:
+    oracle = AutoPipelineForImage2Image.from_pretrained(demo_folder, variant="fp16", dtype=torch.float32)
+    expected = oracle(
+        "a cat",
+        image=START,
+        num_inference_steps=steps,
+        strength=strength,
+        guidance_scale=0.0,
+        generator=torch.Generator().manual_seed(1),
+    ).images[0]
+    made = make(pipelines, img2img(steps=steps, strength=strength))
+    assert made.image.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("params", [txt2img(steps=4), img2img(steps=4)], ids=["txt2img", "img2img"])
+def test_the_same_seed_gives_the_same_picture_whatever_was_made_before(
+    pipelines: LoadedPipelines, params: GenerationParams
+) -> None:
+    first = pixels(make(pipelines, params))
+    make(pipelines, txt2img("something else", seed=9, steps=3))
+    make(pipelines, img2img("something else", seed=9, steps=3))
+    assert (pixels(make(pipelines, params)) == first).all()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (txt2img(), txt2img(seed=2)),
+        (txt2img(), txt2img("a red house by the sea")),
+        (txt2img(), txt2img(steps=4)),
+        (txt2img(""), txt2img("a cat")),
+        (img2img(), img2img(seed=2)),
+        (img2img(steps=4, strength=1.0), img2img("a red house by the sea", steps=4, strength=1.0)),
+        (img2img(), img2img(strength=1.0)),
+    ],
+    ids=["seed", "prompt", "steps", "empty prompt", "img2img seed", "img2img prompt", "img2img strength"],
+)
+def test_everything_that_is_asked_for_matters(
+    pipelines: LoadedPipelines, one: GenerationParams, other: GenerationParams
+) -> None:
+    assert (pixels(make(pipelines, one)) != pixels(make(pipelines, other))).any()
+
+
+def test_the_picture_that_image_to_image_starts_from_matters(pipelines: LoadedPipelines) -> None:
+    black = Img2ImgParams(
+        prompt="a cat", seed=1, num_inference_steps=2, strength=0.5, image=Image.new("RGB", START.size)
+    )
+    assert (pixels(make(pipelines, img2img())) != pixels(make(pipelines, black))).any()
+
+
+def test_a_picture_does_not_depend_on_its_neighbours_in_the_batch(pipelines: LoadedPipelines) -> None:
+    batch = [txt2img(seed=seed) for seed in (5, 6, 7)]
+    together = pipelines.by_mode[Mode.TXT2IMG](batch)
+    assert [made.image.tobytes() for made in together] == [make(pipelines, alone).image.tobytes() for alone in batch]
+
+
+def test_both_modes_share_every_component_but_the_scheduler(pipelines: LoadedPipelines) -> None:
+    one, other = (pipelines.by_mode[mode]._pipe for mode in Mode)  # type: ignore[attr-defined] # noqa: SLF001 - what is shared is what is tested
+    assert one.unet is other.unet
+    assert one.vae is other.vae
+    assert one.text_encoder is other.text_encoder
+    assert one.text_encoder_2 is other.text_encoder_2
+    assert one.scheduler is not other.scheduler
+    assert one.scheduler.config == other.scheduler.config
+
+
+def test_peak_memory_is_one_model_s(demo_folder: Path, tmp_path: Path) -> None:
+    """Both modes together may take a quarter of a model more than one mode alone; a second copy would take a whole."""
+    folder = tmp_path / "wide"
+    shutil.copytree(demo_folder, folder)
+    config = UNet2DConditionModel.load_config(folder / "unet")
+    unet = UNet2DConditionModel.from_config({**config, "block_out_channels": (256, 384, 512)})
+    unet_bytes = sum(parameter.numel() for parameter in unet.parameters()) * 4
+    unet.half().save_pretrained(folder / "unet", variant="fp16")
+    one_mode = f"""
+import torch
+from diffusers import AutoPipelineForText2Image
+kept = AutoPipelineForText2Image.from_pretrained({str(folder)!r}, variant="fp16", dtype=torch.float32)
+"""
+    both_modes = f"""
+from pathlib import Path
+from app.pipelines.sdxl_turbo import load_sdxl_turbo
+kept = load_sdxl_turbo(Path({str(folder)!r}), model="", device_name="cpu", dtype_name="fp32")
+"""
+    assert unet_bytes > 1 << 27
+    assert _peak_bytes(both_modes) - _peak_bytes(one_mode) < unet_bytes / 4
+
+
+def _peak_bytes(code: str) -> int:
+    measure = f"{code}\nimport resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    done = subprocess.run([sys.executable, "-c", measure], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def test_prompt_tokens_are_counted_with_their_marks(pipelines: LoadedPipelines) -> None:
+    """The demo's tokenizer has no merges: a letter is a token."""
+    made = make(pipelines, txt2img("cat"))
+    assert (made.prompt_tokens, made.prompt_truncated) == (5, False)
+    assert make(pipelines, txt2img("")).prompt_tokens == 2
+
+
+def test_a_prompt_over_77_tokens_is_cut_and_says_so(pipelines: LoadedPipelines) -> None:
+    full, over, longer = (make(pipelines, txt2img("x" * letters)) for letters in (75, 76, 500))
+    assert (full.prompt_tokens, full.prompt_truncated) == (77, False)
+    assert (over.prompt_tokens, over.prompt_truncated) == (77, True)
+    assert longer.image.tobytes() == over.image.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_half_precision_paints_nearly_the_same_picture(
+    pipelines: LoadedPipelines, demo_folder: Path, dtype: str
+) -> None:
+    half = load(demo_folder, dtype=dtype)
+    for params in (txt2img(), img2img()):
+        difference = np.abs(pixels(make(half, params)).astype(int) - pixels(make(pipelines, params)))
+        assert difference.mean() < 3
+
+
+def test_in_fp16_the_vae_stays_in_fp32_before_and_after_a_picture(demo_folder: Path) -> None:
+    half = load(demo_folder, dtype="fp16")
+    pipe = half.by_mode[Mode.TXT2IMG]._pipe  # type: ignore[attr-defined] # noqa: SLF001 - its dtype shows nowhere else
+    for params in (txt2img(), img2img()):
+        make(half, params)
+        assert (pipe.unet.dtype, pipe.vae.dtype) == (torch.float16, torch.float32)
+
+
+def test_weights_that_diffusers_cannot_load_are_a_clear_error(demo_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    shutil.copytree(demo_folder, folder)
+    config = folder / "unet" / "config.json"
+    config.write_text(config.read_text().replace('"cross_attention_dim": 64', '"cross_attention_dim": 65'))
+    with pytest.raises(WeightsError, match=r"odd cannot be loaded: .+"):
+        load(folder)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a device that must not be there")
+def test_a_device_that_is_not_there_is_an_error_and_no_fallback(demo_folder: Path) -> None:
+    with pytest.raises(DeviceUnavailableError, match="TURBO_DEVICE=cuda:0 is not there"):
+        load_sdxl_turbo(demo_folder, model="demo", device_name="cuda", dtype_name="auto")
