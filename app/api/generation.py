@@ -58,6 +58,7 @@ async def txt2img(body: Txt2ImgRequest, request: Request, context: Context) -> R
 async def img2img(form: Annotated[Img2ImgForm, Form()], request: Request, context: Context) -> Response:
     """Make pictures from a prompt and a picture."""
     media_type = choose_media_type(request.headers.get("accept"), num_images=form.num_images)
+    await _check_sent_once(request)
     _check_pixels(form.size, context)
     return await _while_connected(request, _generate_from_image(form, request, context, media_type))
 
@@ -84,6 +85,14 @@ async def _generate_from_image(form: Img2ImgForm, request: Request, context: Api
         params = form.to_params(image)
         result = await context.engine.generate(params, place)
         return await _encode(result, params, request, context, media_type, decode_s=decode_s)
+
+
+async def _check_sent_once(request: Request) -> None:
+    """Refuse a field that is sent twice: FastAPI would take the last without a word."""
+    names = [name for name, _ in (await request.form()).multi_items()]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidRequestError(f"{name} is sent twice.", param=name)
 
 
 def _check_pixels(size: Size | None, context: ApiContext) -> None:

@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 
 from app.errors import WeightsError
 
+_NAME = r"[A-Za-z0-9_][\w.-]*"
 _REPOSITORY = re.compile(
-    r"(?P<hub>openmind|hf):(?P<repo_id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?", re.ASCII
+    rf"(?P<hub>openmind|hf):(?P<repo_id>{_NAME}/{_NAME})(?:@(?P<revision>{_NAME}(?:/{_NAME})*))?", re.ASCII
 )
 _FAKE = re.compile(r"fake(?::(?P<seconds>\d{1,3}(?:\.\d{1,6})?))?", re.ASCII)
 

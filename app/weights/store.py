@@ -40,11 +40,14 @@ def locate(source: WeightsSource, weights_dir: Path) -> Path:
     Raises:
         WeightsError: They are not here, or not what was pulled; the text names the file and what to do.
     """
-    if isinstance(source, FolderSource):
-        folder = source.path
-    else:
-        folder = _verified(_record_path(source, weights_dir), weights_dir)
-    check_layout(folder)
+    try:
+        if isinstance(source, FolderSource):
+            folder = source.path
+        else:
+            folder = _verified(_record_path(source, weights_dir), weights_dir)
+        check_layout(folder)
+    except OSError as error:
+        raise WeightsError(f"{error.filename} cannot be read: {error.strerror}.") from error
     return folder
 
 

@@ -1,0 +1,121 @@
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from app import errors
+from app.errors import StartError, TurboError
+from app.main import create_app
+from app.settings import Settings
+from tests.conftest import running, serving
+from tests.gate import GatedPipeline
+
+
+def kinds() -> list[type[TurboError]]:
+    return [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TurboError)]
+
+
+def assert_is_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """Check the one body that every error has: RFC 9457 and OpenAI's."""
+    problem: dict[str, Any] = response.json()
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["cache-control"] == "no-store"
+    assert problem["status"] == status
+    assert problem["type"] == f"urn:sdxl-turbo-server:problem:{code}"
+    assert problem["code"] == problem["error"]["code"] == code
+    assert problem["detail"] == problem["error"]["message"]
+    assert problem["title"]
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert "Traceback" not in response.text
+    return problem
+
+
+async def test_every_error_of_the_framework_has_the_one_body(client: httpx.AsyncClient) -> None:
+    assert_is_problem(await client.get("/nothing"), 404, "not_found")
+    refused = await client.get("/txt2img")
+    assert_is_problem(refused, 405, "method_not_allowed")
+    assert refused.headers["allow"] == "POST"
+    assert_is_problem(await client.post("/txt2img", json={}), 422, "invalid_request")
+    assert_is_problem(await client.post("/txt2img", content="{}"), 415, "unsupported_media_type")
+    assert_is_problem(await client.get("/docs/assets/nothing.js"), 404, "not_found")
+    assert_is_problem(await client.post("/docs/assets/swagger-ui.css"), 405, "method_not_allowed")
+
+
+async def test_every_invalid_field_is_listed(client: httpx.AsyncClient) -> None:
+    response = await client.post("/txt2img", json={"num_inference_steps": 9, "width": 1})
+    problem = assert_is_problem(response, 422, "invalid_request")
+    assert [field["param"] for field in problem["errors"]] == ["prompt", "num_inference_steps", "width"]
+
+
+async def test_what_was_sent_is_not_repeated_in_an_error(client: httpx.AsyncClient) -> None:
+    response = await client.post("/txt2img", json={"prompt": ["my secret"], "seed": "my secret"})
+    assert response.status_code == 422
+    assert "my secret" not in response.text
+
+
+@pytest.mark.parametrize("kind", [kind for kind in kinds() if not issubclass(kind, StartError)])
+async def test_every_kind_of_error_reaches_the_client_with_its_status_and_code(
+    pipeline: GatedPipeline, kind: type[TurboError]
+) -> None:
+    async with running(create_app(Settings(model="fake"), load_pipelines=pipeline.load)) as client:
+        pipeline.error = kind("The reason.")
+        response = await client.post("/txt2img", json={"prompt": "a"})
+        assert_is_problem(response, kind.status, kind.code)
+
+
+def test_the_codes_are_unique_and_every_error_says_when() -> None:
+    codes = [kind.code for kind in kinds()]
+    assert len(set(codes)) == len(codes)
+    for kind in kinds():
+        assert kind.__doc__
+        assert re.fullmatch(r"[a-z_]+", kind.code)
+
+
+async def test_what_nobody_expected_is_a_500_that_tells_nothing() -> None:
+    app = create_app(Settings(model="fake"))
+
+    @app.get("/broken")
+    async def broken() -> None:
+        raise ZeroDivisionError("inside")
+
+    async with running(app) as client:
+        problem = assert_is_problem(await client.get("/broken"), 500, "internal_error")
+        assert "inside" not in str(problem)
+
+
+@pytest.mark.parametrize("sent", ["abc-123", "0af7651916cd43dd8448eb211c80319c", "a/b:c=d"])
+async def test_a_sane_request_id_is_kept(client: httpx.AsyncClient, sent: str) -> None:
+    response = await client.get("/healthz/live", headers={"X-Request-ID": sent})
+    assert response.headers["x-request-id"] == sent
+
+
+@pytest.mark.parametrize("sent", ["", "a b", "x" * 129, "<script>", 'a"b', "a\tb"])
+async def test_an_insane_request_id_is_replaced(client: httpx.AsyncClient, sent: str) -> None:
+    response = await client.get("/healthz/live", headers={"X-Request-ID": sent})
+    assert re.fullmatch(r"[0-9a-f]{32}", response.headers["x-request-id"])
+
+
+LIMIT = 4096
+
+
+@pytest.mark.parametrize("path", ["/txt2img", "/img2img"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["declared", "chunked"])
+def test_a_body_over_the_limit_is_a_413_whether_it_says_its_size_or_not(
+    pipeline: GatedPipeline, path: str, chunked: bool
+) -> None:
+    content_type = "application/json" if path == "/txt2img" else "multipart/form-data; boundary=b"
+    head = b'{"prompt": "' if path == "/txt2img" else b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n'
+    body = head + b"x" * LIMIT
+    settings = Settings.model_validate({"model": "fake", "max_body_bytes": LIMIT})
+    with serving(create_app(settings, load_pipelines=pipeline.load)) as url:
+        pipeline.calls.clear()
+        response = httpx.post(
+            url + path,
+            content=iter([body[:1000], body[1000:]]) if chunked else body,
+            headers={"Content-Type": content_type},
+        )
+        problem = assert_is_problem(response, 413, "body_too_large")
+        assert str(LIMIT) in problem["detail"]
+        assert not pipeline.calls

@@ -1,0 +1,75 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.errors import WeightsError
+from app.weights.layout import check_layout
+
+UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
+
+
+@pytest.fixture
+def folder(demo_folder: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    shutil.copytree(demo_folder, folder)
+    return folder
+
+
+def changed_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_whole_model_passes(folder: Path) -> None:
+    check_layout(folder)
+
+
+def test_a_tokenizer_in_its_older_files_passes(folder: Path) -> None:
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    check_layout(folder)
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (shutil.rmtree, r"There is no folder .*model"),
+        (lambda folder: (folder / "model_index.json").unlink(), r"model_index\.json is missing"),
+        (lambda folder: (folder / "model_index.json").write_text("{"), r"model_index\.json is damaged: .* not JSON"),
+        (lambda folder: (folder / "model_index.json").write_text("[]"), r"model_index\.json is damaged"),
+        (
+            lambda folder: changed_json(folder / "model_index.json", _class_name="FluxPipeline"),
+            r"model_index\.json is of class FluxPipeline, not StableDiffusionXLPipeline",
+        ),
+        (
+            lambda folder: changed_json(folder / "scheduler/scheduler_config.json", timestep_spacing="leading"),
+            r"scheduler_config\.json has timestep_spacing 'leading'\. SDXL-Turbo needs 'trailing'",
+        ),
+        (lambda folder: (folder / "scheduler/scheduler_config.json").unlink(), r"scheduler_config\.json is missing"),
+        (lambda folder: (folder / "tokenizer_2/tokenizer.json").unlink(), r"tokenizer_2/vocab\.json is missing"),
+        (lambda folder: (folder / "text_encoder/config.json").unlink(), r"text_encoder/config\.json is missing"),
+        (lambda folder: (folder / UNET).unlink(), r"unet has no \*\.fp16\.safetensors"),
+        (
+            lambda folder: (folder / UNET).rename(folder / "unet/diffusion_pytorch_model.safetensors"),
+            r"unet has no \*\.fp16\.safetensors",
+        ),
+        (
+            lambda folder: (folder / UNET).write_bytes((folder / UNET).read_bytes()[:-1]),
+            r"fp16\.safetensors is damaged: it has \d+ bytes where \d+ belong",
+        ),
+        (
+            lambda folder: (folder / UNET).write_bytes((folder / UNET).read_bytes()[:100]),
+            r"fp16\.safetensors is damaged: its header cannot be read",
+        ),
+        (lambda folder: (folder / UNET).write_bytes(b""), r"fp16\.safetensors is damaged"),
+        (lambda folder: (folder / UNET).write_bytes(b"\xff" * 64), r"fp16\.safetensors is damaged"),
+        (lambda folder: (folder / UNET).write_bytes(b"version https://git-lfs"), r"fp16\.safetensors is damaged"),
+    ],
+)
+def test_each_fault_is_an_error_that_names_the_file(
+    folder: Path, harm: Callable[[Path], object], reason: str
+) -> None:
+    harm(folder)
+    with pytest.raises(WeightsError, match=reason):
+        check_layout(folder)
