@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from types import FrameType
+from typing import NoReturn
 
 import pydantic
 import uvicorn
@@ -26,7 +27,7 @@ _COMMANDS = {
 
 _USAGE_ERROR = 2
 _START_FAILED = 3
-_LEFT_UNANSWERED = 1
+_GAVE_UP = 1
 
 
 class DrainingServer(uvicorn.Server):
@@ -41,7 +42,7 @@ class DrainingServer(uvicorn.Server):
         self._engine = engine
         self._drain_s = drain_s
         self._drain_until: float | None = None
-        self.left_unanswered = False
+        self.gave_up = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start to drain at the first signal; stop at once at the second, or when the service is still starting."""
@@ -58,18 +59,20 @@ class DrainingServer(uvicorn.Server):
         _log.info("%s: draining, %d requests in flight", signal.Signals(sig).name, self._engine.in_flight)
 
     async def on_tick(self, counter: int) -> bool:
-        """Stop when the last accepted request is answered or the time to drain is over."""
+        """Stop when the last accepted request is answered; when the time to drain is over, with an error."""
         if self._drain_until is not None:
-            overdue = time.monotonic() >= self._drain_until
-            if overdue and self._engine.in_flight:
-                _log.error("drain time is over, %d requests unanswered", self._engine.in_flight)
-                self.left_unanswered = self.force_exit = True
-            if overdue or not self._engine.in_flight:
+            left_s = self._drain_until - time.monotonic()
+            if not self._engine.in_flight:
+                self.config.timeout_graceful_shutdown = max(1, round(left_s))  # for bytes that are under way
                 self.should_exit = True
+            elif left_s <= 0 and not self.gave_up:
+                _log.error("drain time is over: giving up on %d requests", self._engine.in_flight)
+                self.gave_up = True
+                self._engine.give_up()
         return await super().on_tick(counter)
 
 
-def _exit_now(code: int) -> None:
+def _exit_now(code: int) -> NoReturn:
     """End the process without joining the device thread, which may be in a call for minutes or for ever."""
     logging.shutdown()
     os._exit(code)
@@ -111,15 +114,12 @@ def _serve(settings: Settings) -> int:
         lifespan="on",
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
     server = DrainingServer(config, app.state.context.engine, drain_s=settings.drain_s)
     server.run()
     if not server.started:
         return _START_FAILED
-    if server.left_unanswered:
-        _exit_now(_LEFT_UNANSWERED)
-    return 0
+    _exit_now(_GAVE_UP if server.gave_up else 0)
 
 
 def _pull(settings: Settings) -> int:

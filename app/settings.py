@@ -86,7 +86,9 @@ def unknown_variables(environ: Mapping[str, str]) -> list[tuple[str, str | None]
     """List the `TURBO_` variables that no setting reads, each with the nearest setting's variable, if one is near."""
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
     unknown = sorted(name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in known)
-    return [(name, next(iter(difflib.get_close_matches(name.upper(), known, n=1)), None)) for name in unknown]
+    return [
+        (name, next(iter(difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.75)), None)) for name in unknown
+    ]
 
 
 def settings_from_command_line(arguments: Sequence[str], *, program: str, description: str) -> Settings:

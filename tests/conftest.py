@@ -89,13 +89,17 @@ def serving(app: FastAPI) -> Iterator[str]:
 class ServerProcess:
     """The service as an operator starts it: `python -m app`, with settings as environment variables."""
 
-    def __init__(self, log: Path, **settings: object) -> None:
+    def __init__(self, log: Path, *, prelude: str | None = None, **settings: object) -> None:
+        """Start it; `prelude` is Python that runs in the process first."""
         environment = {**os.environ, **{f"TURBO_{name.upper()}": str(value) for name, value in settings.items()}}
         environment.setdefault("TURBO_PORT", "0")
         self._log = log
         with log.open("wb") as file:
+            command = (
+                ["-m", "app"] if prelude is None else ["-c", f"{prelude}\nfrom app.__main__ import main\nmain([])"]
+            )
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "app"], env=environment, stderr=file, stdin=subprocess.DEVNULL
+                [sys.executable, *command], env=environment, stderr=file, stdin=subprocess.DEVNULL
             )
 
     @property
@@ -161,5 +165,5 @@ def opened(data: bytes) -> Image.Image:
 async def until(condition: Callable[[], object], *, timeout_s: float = 10) -> None:
     """Wait until the condition holds."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the condition is another thread's
             await asyncio.sleep(0.005)

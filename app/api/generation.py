@@ -3,18 +3,20 @@
 import asyncio
 import base64
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import anyio.to_thread
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from pydantic import ValidationError
 
 from app.api.context import ApiContext, Context
 from app.api.negotiation import JSON, choose_media_type
-from app.api.openapi import GENERATION_RESPONSES
+from app.api.openapi import FORM, GENERATION_RESPONSES, IMG2IMG_BODY
 from app.api.schemas import EncodedImage, Envelope, Img2ImgForm, Timings, Txt2ImgRequest, UsedParameters
 from app.errors import ClientDisconnectedError, InvalidRequestError, UnsupportedMediaTypeError
 from app.inference.engine import GenerationResult
@@ -23,7 +25,8 @@ from app.pipelines.base import GenerationParams, Img2ImgParams
 
 T = TypeVar("T")
 
-_FORM = "multipart/form-data"
+_MAX_FILES, _MAX_FIELDS = 4, 32
+"""Parts that a form may have; more than any form needs, so that a field too many is named and not a part counted."""
 
 
 class _GenerationRoute(APIRoute):
@@ -31,7 +34,7 @@ class _GenerationRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        takes = _FORM if self.path.endswith("/img2img") else JSON
+        takes = FORM if self.path.endswith("/img2img") else JSON
 
         async def handle_checked(request: Request) -> Response:
             sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -49,16 +52,39 @@ router = APIRouter(route_class=_GenerationRoute, tags=["generation"])
 @router.post("/txt2img", response_class=Response, responses=GENERATION_RESPONSES, operation_id="txt2img")
 async def txt2img(body: Txt2ImgRequest, request: Request, context: Context) -> Response:
     """Make pictures from a prompt."""
-    media_type = choose_media_type(request.headers.get("accept"), num_images=body.num_images)
+    media_type = choose_media_type(_accept(request), num_images=body.num_images)
     _check_pixels(body.size, context)
     return await _while_connected(request, _generate_from_text(body, request, context, media_type))
 
 
-@router.post("/img2img", response_class=Response, responses=GENERATION_RESPONSES, operation_id="img2img")
-async def img2img(form: Annotated[Img2ImgForm, Form()], request: Request, context: Context) -> Response:
+async def _read_form(request: Request) -> AsyncIterator[Img2ImgForm]:
+    """Read the multipart form.
+
+    FastAPI's own reading takes an empty prompt for a missing one, and of a field that is sent twice the last.
+    """
+    async with request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS) as form:
+        names = [name for name, _ in form.multi_items()]
+        for name in names:
+            if names.count(name) > 1:
+                raise InvalidRequestError(f"{name} is sent twice.", param=name)
+        try:
+            yield Img2ImgForm.model_validate(dict(form))
+        except ValidationError as error:
+            raise RequestValidationError(
+                [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]
+            ) from error
+
+
+@router.post(
+    "/img2img",
+    response_class=Response,
+    responses=GENERATION_RESPONSES,
+    operation_id="img2img",
+    openapi_extra=IMG2IMG_BODY,
+)
+async def img2img(form: Annotated[Img2ImgForm, Depends(_read_form)], request: Request, context: Context) -> Response:
     """Make pictures from a prompt and a picture."""
-    media_type = choose_media_type(request.headers.get("accept"), num_images=form.num_images)
-    await _check_sent_once(request)
+    media_type = choose_media_type(_accept(request), num_images=form.num_images)
     _check_pixels(form.size, context)
     return await _while_connected(request, _generate_from_image(form, request, context, media_type))
 
@@ -87,12 +113,8 @@ async def _generate_from_image(form: Img2ImgForm, request: Request, context: Api
         return await _encode(result, params, request, context, media_type, decode_s=decode_s)
 
 
-async def _check_sent_once(request: Request) -> None:
-    """Refuse a field that is sent twice: FastAPI would take the last without a word."""
-    names = [name for name, _ in (await request.form()).multi_items()]
-    for name in names:
-        if names.count(name) > 1:
-            raise InvalidRequestError(f"{name} is sent twice.", param=name)
+def _accept(request: Request) -> str:
+    return ", ".join(request.headers.getlist("accept"))
 
 
 def _check_pixels(size: Size | None, context: ApiContext) -> None:

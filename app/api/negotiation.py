@@ -20,7 +20,7 @@ def choose_media_type(accept: str | None, *, num_images: int) -> str:
     """
     offered = [JSON] if num_images > 1 else [JSON, *_IMAGES]
     try:
-        chosen: str = mimeparse.best_match(offered, accept) if accept else offered[-1]
+        chosen: str = mimeparse.best_match(offered, accept.lower()) if accept else offered[-1]
     except (mimeparse.MimeTypeParseException, ValueError):
         chosen = ""
     if not chosen:

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app import errors
-from app.api.schemas import Envelope, Problem
+from app.api.schemas import Envelope, Img2ImgForm, Problem
 from app.errors import TurboError
 from app.inference.image_codec import MediaType
 
@@ -67,6 +67,33 @@ GENERATION_RESPONSES: dict[int | str, dict[str, Any]] = {
         errors.DrainingError,
         errors.DeadlineExceededError,
     ),
+}
+
+FORM = "multipart/form-data"
+
+
+def _form_schema() -> dict[str, Any]:
+    """Return the form's schema without null, which a form cannot send; a field that is left out has its default."""
+    schema = Img2ImgForm.model_json_schema()
+    for field in schema["properties"].values():
+        for option in field.pop("anyOf", ()):
+            if option != {"type": "null"}:
+                field.update(option)
+        if field.get("default", 0) is None:
+            del field["default"]
+    return schema
+
+
+IMG2IMG_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            FORM: {
+                "schema": _form_schema(),
+                "encoding": {"image": {"contentType": ", ".join(MediaType)}},
+            }
+        },
+    }
 }
 
 HEALTH_RESPONSES = _problems(errors.NotReadyError)

@@ -9,6 +9,7 @@ from PIL import Image
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     WithJsonSchema,
@@ -27,7 +28,7 @@ MAX_PROMPT_CHARACTERS = 2000
 _MODEL_CARD = "https://huggingface.co/stabilityai/sdxl-turbo"
 
 
-def _guidance_is_off(value: float | None) -> float | None:
+def _guidance_is_off(value: float) -> float:
     if value:
         raise PydanticCustomError(
             "guidance_unused",
@@ -36,7 +37,7 @@ def _guidance_is_off(value: float | None) -> float | None:
     return value
 
 
-def _no_negative_prompt(value: str | None) -> str | None:
+def _no_negative_prompt(value: str) -> str:
     if value:
         raise PydanticCustomError(
             "negative_prompt_unused",
@@ -44,6 +45,13 @@ def _no_negative_prompt(value: str | None) -> str | None:
         )
     return value
 
+
+def _whole(value: object) -> object:
+    """Take 512.0 for 512, as JSON Schema does; JSON has one kind of number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_WHOLE = BeforeValidator(_whole)
 
 Prompt = Annotated[
     str,
@@ -56,19 +64,24 @@ Prompt = Annotated[
     ),
 ]
 Seed = Annotated[
-    int | None,
+    int,
     Field(ge=0, le=MAX_SEED, description="Seed of the first picture; drawn and reported when left out.", examples=[42]),
+    _WHOLE,
 ]
-Steps = Annotated[int, Field(ge=1, le=4, description="Denoising steps. One is enough, four are better.")]
-NumImages = Annotated[int, Field(ge=1, le=4, description="Pictures to make, with seed, seed + 1, ...")]
-Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_MULTIPLE)]
+Steps = Annotated[int, Field(ge=1, le=4, description="Denoising steps. One is enough, four are better."), _WHOLE]
+NumImages = Annotated[int, Field(ge=1, le=4, description="Pictures to make, with seed, seed + 1, ..."), _WHOLE]
+Side = Annotated[
+    int,
+    Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_MULTIPLE, description="Pixels; 512 is best."),
+    _WHOLE,
+]
 GuidanceScale = Annotated[
-    float | None,
+    float,
     AfterValidator(_guidance_is_off),
     WithJsonSchema({"type": "number", "const": 0, "description": "SDXL-Turbo does not use guidance."}),
 ]
 NegativePrompt = Annotated[
-    str | None,
+    str,
     AfterValidator(_no_negative_prompt),
     WithJsonSchema({"type": "string", "maxLength": 0, "description": "SDXL-Turbo does not use a negative prompt."}),
 ]
@@ -96,13 +109,13 @@ class Txt2ImgRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     prompt: Prompt
-    seed: Seed = None
+    seed: Seed | None = None
     num_inference_steps: Steps = 1
-    width: Annotated[Side, Field(description="Width in pixels; 512 is best.")] = 512
-    height: Annotated[Side, Field(description="Height in pixels; 512 is best.")] = 512
+    width: Side = 512
+    height: Side = 512
     num_images: NumImages = 1
-    guidance_scale: GuidanceScale = None
-    negative_prompt: NegativePrompt = None
+    guidance_scale: GuidanceScale | None = None
+    negative_prompt: NegativePrompt | None = None
 
     @model_validator(mode="after")
     def _check_fields_together(self) -> Self:
@@ -132,7 +145,11 @@ class Txt2ImgRequest(BaseModel):
 class Img2ImgForm(BaseModel):
     """The multipart form of `POST /img2img`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={"dependentRequired": {"width": ["height"], "height": ["width"]}},
+    )
 
     image: Annotated[UploadFile, Field(description="PNG, JPEG or WebP picture to start from.")]
     prompt: Prompt
@@ -146,14 +163,14 @@ class Img2ImgForm(BaseModel):
         ),
     ] = 0.5
     num_inference_steps: Steps = 2
-    seed: Seed = None
+    seed: Seed | None = None
     num_images: NumImages = 1
     width: Annotated[
-        Side | None, Field(description="Width in pixels, together with height; left out, the picture's aspect is kept.")
+        Side | None, Field(description="Pixels, together with height; left out, the picture's aspect is kept.")
     ] = None
-    height: Annotated[Side | None, Field(description="Height in pixels, together with width.")] = None
-    guidance_scale: GuidanceScale = None
-    negative_prompt: NegativePrompt = None
+    height: Annotated[Side | None, Field(description="Pixels, together with width.")] = None
+    guidance_scale: GuidanceScale | None = None
+    negative_prompt: NegativePrompt | None = None
 
     @model_validator(mode="after")
     def _check_fields_together(self) -> Self:

@@ -63,7 +63,8 @@ class EngineStatus:
 class Place:
     """An admitted request's place. It counts as waiting until the device begins with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, time_left: asyncio.Timeout) -> None:
+        self.time_left = time_left
         self.waiting = True
 
 
@@ -86,6 +87,7 @@ class Engine:
         self._hang_limit_s = hang_limit_s
         self._places: set[Place] = set()
         self._draining = False
+        self._given_up = False
         self._device_lost = False
         self._mean_request_s: float | None = None
 
@@ -116,6 +118,12 @@ class Engine:
         """Admit nobody from now on; who is in will be served."""
         self._draining = True
 
+    def give_up(self) -> None:
+        """Answer everybody who is in with an error, now: the time to drain is over."""
+        self._given_up = True
+        for place in self._places:
+            place.time_left.reschedule(asyncio.get_running_loop().time())
+
     def check_admission(self) -> None:
         """Raise what `admit` would raise now, so that a body need not be read in vain.
 
@@ -127,7 +135,7 @@ class Engine:
         if self._draining:
             raise DrainingError("The service is shutting down.", retry_after_s=self._retry_after_s())
         if self._device_lost:
-            raise DeviceLostError()
+            raise DeviceLostError
         if self._waiting + self._device_lock.busy > self._max_queue:
             raise QueueFullError(f"{self._waiting} requests are waiting already.", retry_after_s=self._retry_after_s())
 
@@ -137,15 +145,18 @@ class Engine:
 
         Raises:
             DeadlineExceededError: The deadline passed inside the `async with`.
+            DrainingError: The time to drain was over inside the `async with`.
             TurboError: As `check_admission`.
         """
         self.check_admission()
-        place = Place()
+        place = Place(asyncio.timeout(self._deadline_s))
         self._places.add(place)
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with place.time_left:
                 yield place
         except TimeoutError:
+            if self._given_up:
+                raise DrainingError("The service stopped before the request was done.", retry_after_s=1) from None
             raise DeadlineExceededError(
                 f"The request was not done within {self._deadline_s:g} s.", retry_after_s=self._retry_after_s()
             ) from None
@@ -172,7 +183,7 @@ class Engine:
         def call() -> list[PipelineImage]:
             nonlocal inference_s
             if self._device_lost:
-                raise DeviceLostError()
+                raise DeviceLostError
             started = time.monotonic()
             try:
                 return pipeline(batch)

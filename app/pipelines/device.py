@@ -76,7 +76,9 @@ def _open_cuda(index: int) -> torch.device:
 
 def _check_index(kind: str, index: int, count: int, *, hint: str) -> None:
     if index >= count:
-        raise DeviceUnavailableError(f"TURBO_DEVICE={kind}:{index} is not there: {count} visible {kind} devices. {hint}")
+        raise DeviceUnavailableError(
+            f"TURBO_DEVICE={kind}:{index} is not there: {count} visible {kind} devices. {hint}"
+        )
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -138,7 +138,8 @@ async def test_several_pictures_are_those_that_single_requests_give(client: http
 
 
 @pytest.mark.parametrize(
-    ("accept", "num_images"), [("image/gif", 1), ("text/html", 1), ("image/png", 2), ("not a type", 1), ("image/png;q=0", 1)]
+    ("accept", "num_images"),
+    [("image/gif", 1), ("text/html", 1), ("image/png", 2), ("not a type", 1), ("image/png;q=0", 1)],
 )
 async def test_what_cannot_be_answered_as_accept_asks_is_a_406_and_makes_no_picture(
     pipeline: GatedPipeline, accept: str, num_images: int
@@ -166,7 +167,8 @@ async def test_a_seed_that_was_drawn_is_reported_and_gives_the_picture_again(cli
 async def test_a_png_carries_its_parameters(client: httpx.AsyncClient) -> None:
     text = opened((await img2img(client, prompt="一只猫", strength=0.75)).content).info["parameters"]
     assert text == (
-        "一只猫\nSteps: 2, Sampler: Euler a, CFG scale: 0, Seed: 7, Size: 512x512, Model: fake, Denoising strength: 0.75"
+        "一只猫\n"
+        "Steps: 2, Sampler: Euler a, CFG scale: 0, Seed: 7, Size: 512x512, Model: fake, Denoising strength: 0.75"
     )
 
 

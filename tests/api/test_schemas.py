@@ -15,7 +15,9 @@ prompts = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=100)
 sides = st.integers(8, 256).map(lambda eighth: eighth * 8)
 steps = st.integers(1, 4)
 strengths = st.floats(0, 1, exclude_min=True)
-anything = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers(), max_size=2))
+anything = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers(), max_size=2)
+)
 
 
 def form(**fields: Any) -> Img2ImgForm:
@@ -76,7 +78,7 @@ def test_the_smallest_strength_is_the_smallest_of_four_decimals(num_inference_st
 @given(
     st.fixed_dictionaries(
         {"prompt": prompts | anything},
-        optional={name: anything for name in ("seed", "num_inference_steps", "width", "height", "num_images", "other")},
+        optional=dict.fromkeys(["seed", "num_inference_steps", "width", "height", "num_images", "other"], anything),
     )
 )
 def test_whatever_is_sent_is_taken_or_refused_and_never_corrected(fields: dict[str, Any]) -> None:

@@ -65,8 +65,8 @@ async def test_every_call_comes_on_the_one_device_thread_however_busy_other_thre
         await lock.run(device.call)
         await asyncio.gather(*others)
     assert len(device.threads) == 1
-    others = await asyncio.gather(*(asyncio.to_thread(threading.get_ident) for _ in range(8)))
-    assert not device.threads & set(others)
+    pool_threads = await asyncio.gather(*(asyncio.to_thread(threading.get_ident) for _ in range(8)))
+    assert not device.threads & set(pool_threads)
 
 
 async def test_waiters_are_served_in_the_order_they_came(lock: DeviceLock) -> None:

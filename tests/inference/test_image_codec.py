@@ -123,9 +123,7 @@ def test_without_a_size_the_aspect_is_kept_at_about_512x512_pixels(
     assert preferred_size(Size(*upload), max_pixels=1 << 20) == Size(*expected)
 
 
-@given(
-    width=st.integers(1, 20_000), height=st.integers(1, 20_000), max_pixels=st.integers(64 * 64, 2048 * 2048)
-)
+@given(width=st.integers(1, 20_000), height=st.integers(1, 20_000), max_pixels=st.integers(64 * 64, 2048 * 2048))
 def test_the_size_chosen_is_always_one_that_may_be_asked_for(width: int, height: int, max_pixels: int) -> None:
     size = preferred_size(Size(width, height), max_pixels=max_pixels)
     assert size.pixels <= max_pixels

@@ -71,8 +71,8 @@ def pull(hub: LocalHub, source: HubSource, tmp_path: Path) -> Iterator[Pull]:
     identity.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        tls = {"ssl_certfile": tmp_path / "server.pem"} if source.hub == "openmind" else {}
-        server = uvicorn.Server(uvicorn.Config(hub.app, log_config=None, **tls))
+        certificate = tmp_path / "server.pem" if source.hub == "openmind" else None
+        server = uvicorn.Server(uvicorn.Config(hub.app, log_config=None, ssl_certfile=certificate))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
 

@@ -67,9 +67,7 @@ def test_a_tokenizer_in_its_older_files_passes(folder: Path) -> None:
         (lambda folder: (folder / UNET).write_bytes(b"version https://git-lfs"), r"fp16\.safetensors is damaged"),
     ],
 )
-def test_each_fault_is_an_error_that_names_the_file(
-    folder: Path, harm: Callable[[Path], object], reason: str
-) -> None:
+def test_each_fault_is_an_error_that_names_the_file(folder: Path, harm: Callable[[Path], object], reason: str) -> None:
     harm(folder)
     with pytest.raises(WeightsError, match=reason):
         check_layout(folder)

@@ -1,0 +1,51 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import StartServer
+
+PROBLEM = "application/problem+json"
+
+
+def test_the_service_keeps_to_its_openapi_document_whatever_is_sent(start_server: StartServer, tmp_path: Path) -> None:
+    """schemathesis with all its checks: documented statuses, media types, headers and schemas, valid accepted, invalid
+    refused."""
+    url = start_server(model="fake", max_pixels=2048 * 2048).wait_until_started()
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("st"),
+            "run",
+            f"{url}/openapi.json",
+            "--phases=coverage,fuzzing",
+            "--max-examples=60",
+            "--seed=3",
+        ],
+        env={
+            **os.environ,
+            "SCHEMATHESIS_HOOKS": "tests.api.schemathesis_hooks",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "Operations:       4 selected / 4 total" in done.stdout
+
+
+@pytest.mark.parametrize("path", ["/txt2img", "/img2img"])
+async def test_the_document_describes_pictures_headers_and_every_error(client: httpx.AsyncClient, path: str) -> None:
+    responses = (await client.get("/openapi.json")).json()["paths"][path]["post"]["responses"]
+    assert set(responses["200"]["content"]) == {"image/png", "image/webp", "image/jpeg", "application/json"}
+    assert {"X-Seed", "X-Steps", "X-Image-Size", "X-Prompt-Tokens", "X-Request-ID"} <= set(responses["200"]["headers"])
+    errors = {status: response for status, response in responses.items() if status != "200"}
+    assert set(errors) == {"400", "406", "413", "415", "422", "429", "500", "503", "504"}
+    for status, response in errors.items():
+        assert list(response["content"]) == [PROBLEM]
+        assert ("Retry-After" in response["headers"]) == (status in {"429", "503", "504"})

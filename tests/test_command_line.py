@@ -1,0 +1,312 @@
+"""The service as an operator meets it: a process that is started, asked, and stopped."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import ServerProcess, StartServer, opened, png
+
+TXT2IMG = {"prompt": "a red circle", "seed": 3, "width": 128, "height": 96, "num_inference_steps": 2}
+IMG2IMG = {"prompt": "a green square", "seed": "3", "strength": "0.5", "num_inference_steps": "2"}
+
+
+def ask(url: str, **fields: object) -> httpx.Response:
+    return httpx.post(f"{url}/txt2img", json={**TXT2IMG, **fields}, timeout=60)
+
+
+def ask_in_background(url: str) -> "Future[httpx.Response]":
+    """Send a request, and return when the device has begun with it."""
+    future = ThreadPoolExecutor(max_workers=1).submit(ask, url)
+    deadline = time.monotonic() + 20
+    while not httpx.get(f"{url}/healthz/ready").json()["queue"]["running_s"] > 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return future
+
+
+def run(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **{f"TURBO_{name.upper()}": str(value) for name, value in settings.items()}}
+    return subprocess.run(
+        [sys.executable, "-m", "app", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def errors(log: str) -> list[str]:
+    """The events logged as error or worse; anything that is no log line counts too."""
+    events = []
+    for line in log.splitlines():
+        entry = json.loads(line)
+        if entry["level"] in ("error", "critical"):
+            events.append(entry["event"])
+    return events
+
+
+# The main job, with a real pipeline in a real process.
+
+
+def test_both_modes_paint_and_paint_the_same_after_a_restart(start_server: StartServer, weights_dir: Path) -> None:
+    pictures = []
+    for _ in range(2):
+        server = start_server(model="demo", weights_dir=weights_dir)
+        url = server.wait_until_started()
+        made = ask(url)
+        assert made.status_code == 200
+        assert opened(made.content).size == (128, 96)
+        changed = httpx.post(f"{url}/img2img", data=IMG2IMG, files={"image": made.content}, timeout=60)
+        assert changed.status_code == 200
+        assert changed.headers["x-steps"] == "1"
+        assert httpx.get(f"{url}/healthz/ready").json()["device"] == "cpu"
+        pictures.append((made.content, changed.content))
+        server.terminate()
+        assert server.wait() == 0
+        assert errors(server.log) == []
+    assert pictures[0] == pictures[1]
+
+
+def test_serving_weights_that_are_on_the_disk_touches_no_network(start_server: StartServer, weights_dir: Path) -> None:
+    refuse = """
+import socket, sys
+def refuse(self, address):
+    print("NETWORK", address, file=sys.stderr, flush=True)
+    raise OSError("no network")
+socket.socket.connect = socket.socket.connect_ex = refuse
+"""
+    server = start_server(prelude=refuse, model="demo", weights_dir=weights_dir)
+    assert ask(server.wait_until_started()).status_code == 200
+    assert "NETWORK" not in server.log
+
+
+# Start.
+
+
+def test_the_port_is_closed_until_the_service_is_warm(start_server: StartServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = start_server(model="fake:0.5", port=port)
+    refused = 0
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            response = httpx.get(f"http://127.0.0.1:{port}/healthz/ready")
+        except httpx.ConnectError:
+            refused += 1
+            time.sleep(0.05)
+            continue
+        assert response.status_code == 200
+        break
+    assert refused > 0
+    assert "warmed up img2img" in server.log
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"model": "/nowhere"}, "There is no folder /nowhere. Check TURBO_MODEL."),
+        ({"model": "hf:stabilityai/sdxl-turbo"}, "Run `python -m app pull`"),
+        ({"model": "hf:sdxl-turbo"}, "TURBO_MODEL=hf:sdxl-turbo is not HUB:OWNER/NAME[@REVISION]."),
+    ],
+)
+def test_a_start_that_cannot_succeed_ends_with_one_clear_line(
+    tmp_path: Path, settings: dict[str, str], reason: str
+) -> None:
+    done = run(weights_dir=tmp_path, **settings)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    first, *rest = errors(done.stderr)
+    assert first.startswith("cannot start: ")
+    assert reason in first
+    assert rest == ["Application startup failed. Exiting."]
+
+
+def test_a_device_that_is_not_there_ends_the_start(weights_dir: Path) -> None:
+    done = run(model="demo", weights_dir=weights_dir, device="npu")
+    assert done.returncode == 3
+    assert "torch_npu cannot be loaded" in errors(done.stderr)[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_ends_the_start() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run(model="fake", port=taken.getsockname()[1])
+    assert done.returncode == 3
+    assert "address already in use" in done.stderr
+
+
+def test_sigterm_during_start_ends_the_process_at_once(start_server: StartServer) -> None:
+    server = start_server(model="fake:20")
+    server.wait_for_log("Waiting for application startup")
+    time.sleep(0.2)
+    started = time.monotonic()
+    server.terminate()
+    assert server.wait() == 128 + 15
+    assert time.monotonic() - started < 5
+
+
+# Stop.
+
+
+def test_sigterm_ends_an_idle_service_with_0(start_server: StartServer) -> None:
+    server = start_server(model="fake")
+    server.wait_until_started()
+    server.terminate()
+    assert server.wait() == 0
+
+
+def test_after_sigterm_accepted_requests_are_answered_and_new_ones_told_to_go_elsewhere(
+    start_server: StartServer,
+) -> None:
+    server = start_server(model="fake:1.5")
+    url = server.wait_until_started()
+    running = ask_in_background(url)
+    waiting = ThreadPoolExecutor(max_workers=1).submit(ask, url, seed=4)
+    time.sleep(0.2)
+    server.terminate()
+    server.wait_for_log("draining, 2 requests in flight")
+    ready = httpx.get(f"{url}/healthz/ready")
+    assert (ready.status_code, ready.json()["health"]["status"]) == (503, "draining")
+    assert httpx.get(f"{url}/healthz/live").status_code == 200
+    for refused in (ask(url), httpx.post(f"{url}/img2img", data=IMG2IMG, files={"image": png()})):
+        assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+        assert refused.headers["connection"] == "close"
+        assert int(refused.headers["retry-after"]) >= 1
+    assert [running.result().status_code, waiting.result().status_code] == [200, 200]
+    assert server.wait() == 0
+
+
+def test_when_the_drain_time_is_over_the_service_gives_up_on_who_is_left_and_ends_with_1(
+    start_server: StartServer,
+) -> None:
+    server = start_server(model="fake:3", drain_s=0.5)
+    url = server.wait_until_started()
+    running = ask_in_background(url)
+    started = time.monotonic()
+    server.terminate()
+    assert server.wait() == 1
+    assert time.monotonic() - started < 2.5
+    assert (running.result().status_code, running.result().json()["code"]) == (503, "draining")
+    assert "drain time is over: giving up on 1 requests" in server.log
+
+
+def test_a_call_that_nobody_waits_for_any_more_does_not_hold_up_the_end(start_server: StartServer) -> None:
+    server = start_server(model="fake:3")
+    url = server.wait_until_started()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/txt2img", json=TXT2IMG, timeout=0.3)
+    server.wait_for_log('"status": 499')
+    started = time.monotonic()
+    server.terminate()
+    assert server.wait() == 0
+    assert time.monotonic() - started < 2
+
+
+def test_a_second_sigterm_ends_the_service_at_once(start_server: StartServer) -> None:
+    server = start_server(model="fake:3")
+    url = server.wait_until_started()
+    ask_in_background(url)
+    server.terminate()
+    server.wait_for_log("draining")
+    started = time.monotonic()
+    server.terminate()
+    assert server.wait() == 128 + 15
+    assert time.monotonic() - started < 2
+
+
+# Logs.
+
+
+def test_each_request_is_one_json_line_with_its_times_and_without_its_prompt(start_server: StartServer) -> None:
+    server = start_server(model="fake", log_format="json")
+    httpx.post(
+        f"{server.wait_until_started()}/txt2img",
+        json={**TXT2IMG, "prompt": "my secret"},
+        headers={"X-Request-ID": "id-1"},
+    )
+    server.wait_for_log("id-1")
+    lines = [json.loads(line) for line in server.log.splitlines()]
+    (line,) = (line for line in lines if line["event"] == "request")
+    assert line["request_id"] == "id-1"
+    assert (line["method"], line["path"], line["status"], line["mode"]) == ("POST", "/txt2img", 200, "txt2img")
+    for stage in ("queue_s", "inference_s", "encode_s", "duration_s"):
+        assert line[stage] >= 0
+    assert "my secret" not in server.log
+
+
+def test_prompts_are_logged_when_that_is_asked_for(start_server: StartServer) -> None:
+    server = start_server(model="fake", log_format="json", log_prompts="true")
+    ask(server.wait_until_started())
+    assert '"prompt": "a red circle"' in server.log
+
+
+def test_a_prompt_that_is_cut_does_not_leak_through_the_libraries_warnings(
+    start_server: StartServer, weights_dir: Path
+) -> None:
+    server = start_server(model="demo", weights_dir=weights_dir)
+    response = ask(server.wait_until_started(), prompt="secret " * 50)
+    assert response.headers["x-prompt-truncated"] == "true"
+    assert "secret" not in server.log
+
+
+def test_an_unknown_variable_is_warned_of_with_the_nearest_setting(start_server: StartServer) -> None:
+    server = start_server(model="fake", max_que=3)
+    server.wait_until_started()
+    assert "TURBO_MAX_QUE is no setting; did you mean TURBO_MAX_QUEUE?" in server.log
+
+
+# The command line itself.
+
+
+def test_a_flag_beats_the_environment(tmp_path: Path) -> None:
+    done = run("pull", "--model", "/by/flag", model="/by/environment", weights_dir=tmp_path)
+    assert done.returncode == 3
+    assert "/by/flag" in done.stderr
+    assert "/by/environment" not in done.stderr
+
+
+def test_the_help_lists_every_setting_as_a_flag() -> None:
+    done = run("serve", "--help")
+    assert done.returncode == 0
+    for flag in ("--max-queue", "--deadline-s", "--image-metadata", "--no-image-metadata", "--model"):
+        assert flag in done.stdout
+    assert "python -m app pull" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "reason"),
+    [
+        (["bake"], {}, "There is no command 'bake'. Commands: serve, pull."),
+        (["--max-queue", "many"], {}, "TURBO_MAX_QUEUE=many: "),
+        (["--nothing", "1"], {}, "unrecognized arguments: --nothing"),
+        ([], {"port": "tcp://10.0.0.1:8000"}, "TURBO_PORT=tcp://10.0.0.1:8000: Input should be a valid integer"),
+        ([], {"device": "gpu"}, "TURBO_DEVICE=gpu: "),
+    ],
+)
+def test_wrong_use_ends_with_2_and_the_reason(arguments: list[str], settings: dict[str, str], reason: str) -> None:
+    done = run(*arguments, **settings)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_pull_builds_the_demo_and_a_second_pull_finds_it(tmp_path: Path) -> None:
+    for _ in range(2):
+        done = run("pull", model="demo", weights_dir=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"demo is ready in {tmp_path}" in done.stderr
+
+
+def test_the_server_is_the_default_command(start_server: StartServer) -> None:
+    server: ServerProcess = start_server(model="fake")
+    assert httpx.get(f"{server.wait_until_started()}/healthz/live").status_code == 200

@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings, settings_from_command_line, unknown_variables
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURBO_MAX_QUEUE", "7")
+    monkeypatch.setenv("TURBO_MAX_BODY_BYTES", "2MiB")
+    settings = Settings()
+    assert settings.max_queue == 7
+    assert settings.max_body_bytes == 2 * 1024 * 1024
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1  # type: ignore[misc] # the very thing that must not work
+
+
+def test_the_weights_folder_follows_the_user_s_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/srv/cache")
+    assert Settings().weights_dir == Path("/srv/cache/sdxl-turbo-server")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert Settings().weights_dir == Path("/home/somebody/.cache/sdxl-turbo-server")
+
+
+def test_flags_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURBO_PORT", "1")
+    flags = ["--port", "2", "--no-image-metadata", "--log-prompts", "--max-pixels=65536"]
+    settings = settings_from_command_line(flags, program="app", description="")
+    assert (settings.port, settings.image_metadata, settings.log_prompts) == (2, False, True)
+    assert settings.max_pixels == 65536
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3", "npu", "npu:15"])
+def test_devices_that_can_be_asked_for(device: str) -> None:
+    assert Settings(device=device).device == device
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "cpu:0", "npu:", "cuda:-1", "mps"])
+def test_devices_that_cannot(device: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings(device=device)
+
+
+def test_unknown_variables_are_named_with_the_nearest_setting() -> None:
+    environ = {"TURBO_MAX_PIXEL": "", "TURBO_PORT": "", "turbo_port": "", "TURBO_XYZZY_PLUGH": "", "PATH": ""}
+    assert unknown_variables(environ) == [("TURBO_MAX_PIXEL", "TURBO_MAX_PIXELS"), ("TURBO_XYZZY_PLUGH", None)]
+
+
+def test_every_setting_has_its_documentation() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
