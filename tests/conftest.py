@@ -95,9 +95,8 @@ class ServerProcess:
         environment.setdefault("TURBO_PORT", "0")
         self._log = log
         with log.open("wb") as file:
-            command = (
-                ["-m", "app"] if prelude is None else ["-c", f"{prelude}\nfrom app.__main__ import main\nmain([])"]
-            )
+            start = f"{prelude}\nfrom app.__main__ import main\nmain([])"
+            command = ["-m", "app"] if prelude is None else ["-c", start]
             self.process = subprocess.Popen(
                 [sys.executable, *command], env=environment, stderr=file, stdin=subprocess.DEVNULL
             )
@@ -139,8 +138,8 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
     """Start services that are killed when the test ends."""
     servers: list[ServerProcess] = []
 
-    def start(**settings: object) -> ServerProcess:
-        servers.append(ServerProcess(tmp_path / f"server-{len(servers)}.log", **settings))
+    def start(*, prelude: str | None = None, **settings: object) -> ServerProcess:
+        servers.append(ServerProcess(tmp_path / f"server-{len(servers)}.log", prelude=prelude, **settings))
         return servers[-1]
 
     yield start

@@ -186,7 +186,7 @@ def test_after_sigterm_accepted_requests_are_answered_and_new_ones_told_to_go_el
     assert server.wait() == 0
 
 
-def test_when_the_drain_time_is_over_the_service_gives_up_on_who_is_left_and_ends_with_1(
+def test_when_the_drain_time_is_over_who_is_left_is_told_and_the_service_ends_with_1(
     start_server: StartServer,
 ) -> None:
     server = start_server(model="fake:3", drain_s=0.5)

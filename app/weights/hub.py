@@ -16,6 +16,9 @@ from app.weights.layout import FILE_PATTERNS
 from app.weights.source import HubSource
 
 _CHUNK_BYTES = 1 << 20
+_OPENMIND_REFUSES = ("/bin", "/boot", "/etc", "/lib", "/var")
+"""Beginnings of paths that openmind_hub 1.3.0 fails on when it is imported (SENSITIVE_PATHS of its constants)."""
+
 _HASH_LENGTHS = {40: "git blob SHA-1", 64: "SHA-256"}
 
 
@@ -78,6 +81,11 @@ def _from_hugging_face(source: HubSource, weights_dir: Path) -> Path:
 
 
 def _from_openmind(source: HubSource, weights_dir: Path) -> Path:
+    if str(weights_dir.resolve()).startswith(_OPENMIND_REFUSES):
+        raise WeightsError(
+            f"openmind_hub does not write to {', '.join(_OPENMIND_REFUSES)}. Set TURBO_WEIGHTS_DIR to a folder "
+            f"elsewhere, not {weights_dir}."
+        )
     with _openmind_home(weights_dir):
         from openmind_hub import snapshot_download  # noqa: PLC0415 - it reads the environment when it is imported
 

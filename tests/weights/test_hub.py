@@ -15,6 +15,7 @@ import trustme
 import uvicorn
 
 from app.errors import WeightsError
+from app.weights.hub import download
 from app.weights.source import HubSource
 from app.weights.store import locate
 from tests.weights.local_hub import COMMIT, REPOSITORY, LocalHub
@@ -164,3 +165,8 @@ def test_a_repository_that_is_not_there_is_a_clear_error(pull: Pull, source: Hub
     assert f"{source.hub}:nobody/nothing@main could not be downloaded" in done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - started < 60
+
+
+def test_a_folder_that_the_openmind_client_refuses_is_a_clear_error() -> None:
+    with pytest.raises(WeightsError, match=r"does not write to .*/var\. Set TURBO_WEIGHTS_DIR to a folder elsewhere"):
+        download(HubSource("openmind", REPOSITORY), Path("/var/lib/weights"))

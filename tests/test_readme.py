@@ -1,0 +1,79 @@
+"""The README's tables against the code. A failure prints the table as it has to be."""
+
+import re
+from pathlib import Path
+
+import pytest
+from fastapi.routing import APIRoute
+from pydantic import ByteSize
+from pydantic.fields import FieldInfo
+
+from app import errors
+from app.api import generation, health, pages
+from app.errors import StartError, TurboError
+from app.settings import PREFIX, Settings
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def table(head: str) -> list[str]:
+    """The rows of the README's table with this head."""
+    _, found, rest = README.partition(f"{head}\n")
+    assert found, f"the README has no table {head}"
+    rows = []
+    for line in rest.splitlines()[1:]:
+        if not line.startswith("|"):
+            break
+        rows.append(line)
+    return rows
+
+
+def assert_table_is(head: str, expected: list[str]) -> None:
+    assert table(head) == expected, "the table has to be:\n" + "\n".join(expected)
+
+
+def setting_row(name: str, field: FieldInfo) -> str:
+    default = field.default
+    if isinstance(default, ByteSize):
+        default = default.human_readable().replace(".0", "")
+    shown = "" if field.default_factory else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+    meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+    return f"| `{PREFIX}{name.upper()}` | {shown} | {meaning} |"
+
+
+def test_the_table_of_settings_is_the_settings_class() -> None:
+    rows = [setting_row(name, field) for name, field in Settings.model_fields.items()]
+    assert_table_is("| variable | default | meaning |", rows)
+
+
+def test_the_table_of_errors_is_the_error_tree() -> None:
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, TurboError) and not issubclass(kind, StartError)
+    ]
+    rows = [
+        f"| {kind.status} | `{kind.code}` | {(kind.__doc__ or '').strip()} |"
+        for kind in sorted(kinds, key=lambda kind: kind.status)
+    ]
+    assert_table_is("| status | code | when |", rows)
+
+
+def test_the_table_of_routes_is_the_app_s() -> None:
+    routes = {
+        f"{method} {route.path}"
+        for router in (generation.router, health.router, pages.router)
+        for route in router.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods
+    }
+    routes.add("GET /openapi.json")  # FastAPI's own
+    assert {re.findall(r"`([^`]+)`", row)[0] for row in table("| route | what it does |")} == routes
+
+
+@pytest.mark.parametrize("target", ["run", "test"])
+def test_the_commands_of_the_first_screen_are_in_the_makefile(target: str) -> None:
+    first_screen = "\n".join(README.splitlines()[:20])
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
+    assert f"\nmake {target} " in first_screen
+    assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE)
