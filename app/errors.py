@@ -30,7 +30,7 @@ class TurboError(Exception):
 
 
 class MalformedBodyError(TurboError):
-    """The multipart body cannot be parsed."""
+    """The request body cannot be parsed."""
 
     status = 400
     code = "malformed_body"

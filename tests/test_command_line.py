@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -22,9 +23,9 @@ def ask(url: str, **fields: object) -> httpx.Response:
     return httpx.post(f"{url}/txt2img", json={**TXT2IMG, **fields}, timeout=60)
 
 
-def ask_in_background(url: str) -> "Future[httpx.Response]":
+def ask_in_background(url: str, **fields: object) -> "Future[httpx.Response]":
     """Send a request, and return when the device has begun with it."""
-    future = ThreadPoolExecutor(max_workers=1).submit(ask, url)
+    future = ThreadPoolExecutor(max_workers=1).submit(ask, url, **fields)
     deadline = time.monotonic() + 20
     while not httpx.get(f"{url}/healthz/ready").json()["queue"]["running_s"] > 0:
         assert time.monotonic() < deadline
@@ -74,6 +75,23 @@ def test_both_modes_paint_and_paint_the_same_after_a_restart(start_server: Start
         assert server.wait() == 0
         assert errors(server.log) == []
     assert pictures[0] == pictures[1]
+
+
+def test_health_answers_within_50_ms_while_a_real_picture_is_made(
+    start_server: StartServer, weights_dir: Path
+) -> None:
+    url = start_server(model="demo", weights_dir=weights_dir).wait_until_started()
+    with httpx.Client(base_url=url) as client:
+        picture = ask_in_background(url, width=1024, height=1024, num_inference_steps=4)
+        durations_s = []
+        while not picture.done():
+            started = time.monotonic()
+            running_s = client.get("/healthz/ready").json()["queue"]["running_s"]
+            if running_s > 0:
+                durations_s.append(time.monotonic() - started)
+    assert picture.result().status_code == 200
+    assert len(durations_s) > 10
+    assert statistics.median(durations_s) < 0.05
 
 
 def test_serving_weights_that_are_on_the_disk_touches_no_network(start_server: StartServer, weights_dir: Path) -> None:
