@@ -39,6 +39,6 @@ USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as request; request.urlopen('http://127.0.0.1:' + os.environ.get('TURBO_PORT', '8000') + '/healthz/ready', timeout=4)"]
+    CMD ["python", "-c", "import http.client, os, sys; ready = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('TURBO_PORT') or 8000), timeout=4); ready.request('GET', '/healthz/ready'); sys.exit(ready.getresponse().status != 200)"]
 ENTRYPOINT ["python", "-m", "app"]
 CMD ["serve"]

@@ -29,6 +29,13 @@ class TurboError(Exception):
 # Faults of the request: the client must change something.
 
 
+class MalformedRequestError(TurboError):
+    """What was sent is no HTTP request."""
+
+    status = 400
+    code = "malformed_request"
+
+
 class MalformedBodyError(TurboError):
     """The request body cannot be parsed."""
 
@@ -58,7 +65,7 @@ class NotAcceptableError(TurboError):
 
 
 class BodyTooLargeError(TurboError):
-    """The request body is over `TURBO_MAX_BODY_BYTES`."""
+    """The request body is over `TURBO_MAX_BODY_BYTES`, or is JSON of more than 64 KiB."""
 
     status = 413
     code = "body_too_large"

@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-import anyio
 from fastapi import FastAPI
 
 from app import __version__
@@ -14,9 +14,9 @@ from app.api import generation, health, pages
 from app.api.context import ApiContext
 from app.api.edge import EdgeMiddleware
 from app.api.error_handlers import add_error_handlers
-from app.api.limits import BodyLimitMiddleware
+from app.api.limits import BodyMiddleware
 from app.api.openapi import add_openapi
-from app.errors import StartError
+from app.errors import TurboError
 from app.inference.device_lock import DeviceLock
 from app.inference.engine import Engine
 from app.inference.registry import PipelineRegistry
@@ -56,11 +56,13 @@ def create_app(settings: Settings | None = None, *, load_pipelines: PipelineLoad
         hang_limit_s=settings.hang_limit_s,
     )
 
+    codec_threads = ThreadPoolExecutor(_CODEC_THREADS, thread_name_prefix="codec")
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
             await registry.__aenter__()
-        except StartError as error:
+        except TurboError as error:
             _log.critical("cannot start: %s", error)
             raise
         except Exception:
@@ -70,6 +72,7 @@ def create_app(settings: Settings | None = None, *, load_pipelines: PipelineLoad
             yield
         finally:
             await registry.__aexit__(None, None, None)
+            codec_threads.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPI(
         title="SDXL-Turbo server",
@@ -84,7 +87,7 @@ def create_app(settings: Settings | None = None, *, load_pipelines: PipelineLoad
         registry=registry,
         engine=engine,
         metrics=Metrics(queue_depth=lambda: engine.status.waiting),
-        codec_threads=anyio.CapacityLimiter(_CODEC_THREADS),
+        codec_threads=codec_threads,
     )
     app.include_router(generation.router)
     app.include_router(health.router)
@@ -92,7 +95,7 @@ def create_app(settings: Settings | None = None, *, load_pipelines: PipelineLoad
     pages.add_docs_assets(app)
     add_error_handlers(app)
     add_openapi(app, description=_DESCRIPTION)
-    app.add_middleware(BodyLimitMiddleware, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyMiddleware, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(EdgeMiddleware)
     return app
 

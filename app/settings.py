@@ -4,9 +4,9 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ByteSize, Field
+from pydantic import AfterValidator, ByteSize, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "TURBO_"
@@ -21,6 +21,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
+        env_ignore_empty=True,
         frozen=True,
         extra="forbid",
         use_attribute_docstrings=True,
@@ -29,7 +30,7 @@ class Settings(BaseSettings):
         cli_avoid_json=True,
     )
 
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", min_length=1)
     """Address to listen on; the container image sets 0.0.0.0."""
 
     port: int = Field(default=8000, ge=0, le=65535)
@@ -39,7 +40,7 @@ class Settings(BaseSettings):
     """Weights to serve: `demo`, a folder, `openmind:OWNER/NAME[@REVISION]`, `hf:OWNER/NAME[@REVISION]`, or
     `fake[:SECONDS]`, which has no model and paints patterns in a fixed time, for testing clients."""
 
-    weights_dir: Path = Field(default_factory=_default_weights_dir)
+    weights_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(default_factory=_default_weights_dir)
     """Folder that `pull` writes and `serve` loads from; `sdxl-turbo-server` in the user's cache folder if unset."""
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|(cuda|npu)(:\d{1,2})?)$")

@@ -95,7 +95,7 @@ class ServerProcess:
         environment.setdefault("TURBO_PORT", "0")
         self._log = log
         with log.open("wb") as file:
-            start = f"{prelude}\nfrom app.__main__ import main\nmain([])"
+            start = f"{prelude}\nfrom app.command_line import main\nmain([])"
             command = ["-m", "app"] if prelude is None else ["-c", start]
             self.process = subprocess.Popen(
                 [sys.executable, *command], env=environment, stderr=file, stdin=subprocess.DEVNULL

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -77,9 +78,7 @@ def test_both_modes_paint_and_paint_the_same_after_a_restart(start_server: Start
     assert pictures[0] == pictures[1]
 
 
-def test_health_answers_within_50_ms_while_a_real_picture_is_made(
-    start_server: StartServer, weights_dir: Path
-) -> None:
+def test_health_answers_within_50_ms_while_a_real_picture_is_made(start_server: StartServer, weights_dir: Path) -> None:
     url = start_server(model="demo", weights_dir=weights_dir).wait_until_started()
     with httpx.Client(base_url=url) as client:
         picture = ask_in_background(url, width=1024, height=1024, num_inference_steps=4)
@@ -230,6 +229,44 @@ def test_a_call_that_nobody_waits_for_any_more_does_not_hold_up_the_end(start_se
     assert time.monotonic() - started < 2
 
 
+def test_a_body_that_never_arrives_does_not_hold_up_the_end(start_server: StartServer) -> None:
+    server = start_server(model="fake")
+    address = httpx.URL(server.wait_until_started())
+    with socket.create_connection((address.host, address.port or 0), timeout=20) as connection:
+        connection.sendall(
+            b"POST /txt2img HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        )
+        time.sleep(0.3)
+        started = time.monotonic()
+        server.terminate()
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert server.wait() == 0
+    assert time.monotonic() - started < 15
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b'"code":"draining"' in answer
+    assert errors(server.log) == ["Cancel 1 running task(s), timeout graceful shutdown exceeded"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a PID namespace of its own takes root")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_python_still_imports_ends_the_process_at_once(number: signal.Signals) -> None:
+    """As PID 1, in a namespace of its own as in a container, where a signal has no default action."""
+    process = subprocess.Popen(
+        ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-X", "importtime", "-m", "app"],
+        env={**os.environ, "TURBO_MODEL": "fake:20"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:  # the imports as they happen
+        if line.rstrip().endswith(" fastapi"):
+            break
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(child), number)
+    process.stderr.close()
+    assert process.wait(timeout=10) == 128 + number
+
+
 def test_a_second_sigterm_ends_the_service_at_once(start_server: StartServer) -> None:
     server = start_server(model="fake:3")
     url = server.wait_until_started()
@@ -259,6 +296,22 @@ def test_each_request_is_one_json_line_with_its_times_and_without_its_prompt(sta
     assert (line["method"], line["path"], line["status"], line["mode"]) == ("POST", "/txt2img", 200, "txt2img")
     for stage in ("queue_s", "inference_s", "encode_s", "duration_s"):
         assert line[stage] >= 0
+    assert "my secret" not in server.log
+
+
+def test_a_crash_does_not_leak_prompts_into_readable_logs(start_server: StartServer) -> None:
+    """rich, where it is installed, would print every variable of every frame."""
+    crash = """
+from app.pipelines.fake import FakePipeline
+def paint(self, params):
+    if params.prompt != "warm-up":
+        raise RuntimeError("broken")
+    return FakePipeline.original(self, params)
+FakePipeline.original, FakePipeline._paint = FakePipeline._paint, paint
+"""
+    server = start_server(prelude=crash, model="fake", log_format="console")
+    assert ask(server.wait_until_started(), prompt="my secret").status_code == 500
+    server.wait_for_log("RuntimeError: broken")
     assert "my secret" not in server.log
 
 

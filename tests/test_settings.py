@@ -27,6 +27,19 @@ def test_the_weights_folder_follows_the_user_s_cache_folder(monkeypatch: pytest.
     assert Settings().weights_dir == Path("/home/somebody/.cache/sdxl-turbo-server")
 
 
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose passes `TURBO_HOST: ${HOST}` on as empty; an empty host would be every interface."""
+    for name in ("TURBO_HOST", "TURBO_WEIGHTS_DIR", "TURBO_MAX_QUEUE"):
+        monkeypatch.setenv(name, "")
+    assert Settings() == Settings.model_construct(weights_dir=Settings().weights_dir)
+    assert Settings().host == "127.0.0.1"
+
+
+def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert Settings(weights_dir=Path("~/weights")).weights_dir == Path("/home/somebody/weights")
+
+
 def test_flags_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURBO_PORT", "1")
     flags = ["--port", "2", "--no-image-metadata", "--log-prompts", "--max-pixels=65536"]

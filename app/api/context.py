@@ -1,9 +1,9 @@
 """What the routes work with: made once in `app.main`, kept in `app.state`, handed to handlers as a dependency."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated
 
-import anyio
 from fastapi import Depends, Request
 
 from app.inference.engine import Engine
@@ -16,14 +16,15 @@ from app.telemetry import Metrics
 class ApiContext:
     """The engine and what stands around it.
 
-    `codec_threads` bounds the pictures that are read and written at once, and with them the memory that this takes.
+    `codec_threads` bounds the pictures that are read and written at once, and with them the memory that this takes: a
+    thread whose request was given up is busy until it is done, and what waits for one is dropped with its request.
     """
 
     settings: Settings
     registry: PipelineRegistry
     engine: Engine
     metrics: Metrics
-    codec_threads: anyio.CapacityLimiter
+    codec_threads: ThreadPoolExecutor
 
 
 def get_context(request: Request) -> ApiContext:

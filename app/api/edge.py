@@ -1,5 +1,6 @@
 """The outermost layer: a request's id, its one log line, its count, and the last catch before a connection breaks."""
 
+import asyncio
 import re
 import time
 import uuid
@@ -11,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.context import ApiContext
 from app.api.error_handlers import problem_response
-from app.errors import TurboError
+from app.errors import DrainingError, TurboError
 from app.telemetry import get_logger
 
 _log = get_logger("app.access")
@@ -46,13 +47,17 @@ class EdgeMiddleware:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # the server stops, and this request has not even arrived whole
+            if status:
+                raise
+            stopped = DrainingError("The service stopped before the request had arrived.", retry_after_s=1)
+            await problem_response(stopped, Request(scope, receive))(scope, receive, send_with_id)
         except Exception:  # the edge: whatever escaped becomes a 500 without its traceback
             _log.exception("request_crashed", request_id=request_id)
             if status:
                 raise
-            request = Request(scope, receive)
-            response = problem_response(TurboError("The service failed on this request."), request)
-            await response(scope, receive, send_with_id)
+            error = TurboError("The service failed on this request.")
+            await problem_response(error, Request(scope, receive))(scope, receive, send_with_id)
         finally:
             self._record(scope, status, request_id, time.monotonic() - started, facts)
 

@@ -12,6 +12,7 @@ from app.api.context import ApiContext
 from app.api.schemas import ClientError, InvalidField, Problem
 from app.errors import (
     BodyTooLargeError,
+    ClientDisconnectedError,
     DrainingError,
     InvalidRequestError,
     MalformedBodyError,
@@ -23,10 +24,19 @@ from app.telemetry import get_logger
 
 _log = get_logger(__name__)
 
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+
 _FROM_FRAMEWORK: Final[dict[int, type[TurboError]]] = {
-    error.status: error for error in (MalformedBodyError, NotFoundError, MethodNotAllowedError, BodyTooLargeError)
+    error.status: error
+    for error in (
+        MalformedBodyError,
+        NotFoundError,
+        MethodNotAllowedError,
+        BodyTooLargeError,
+        ClientDisconnectedError,
+    )
 }
-_CLIENT_CLOSED_REQUEST = 499  # not in HTTPStatus; nginx's number for a client that hung up
+_MAX_FIELDS_LISTED, _MAX_NAME_CHARACTERS = 20, 100
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
 
@@ -52,16 +62,20 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     if kind is None:
         raise error
     details = {
-        NotFoundError: f"There is no route {request.url.path}.",
+        NotFoundError: "There is no such route; /docs lists them.",
+        MalformedBodyError: "The body cannot be parsed.",
         MethodNotAllowedError: f"{request.url.path} does not take {request.method}.",
     }
     return problem_response(kind(details.get(kind, str(error.detail))), request, headers=dict(error.headers or {}))
 
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
-    """List each invalid field with its reason; what was sent is not repeated."""
+    """List the invalid fields with their reasons; nothing of what was sent is repeated but names."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
-    fields = [InvalidField(param=_param(item), code=item["type"], detail=_reason(item)) for item in error.errors()]
+    fields = [
+        InvalidField(param=_param(item), code=item["type"], detail=_reason(item))
+        for item in error.errors()[:_MAX_FIELDS_LISTED]
+    ]
     first = fields[0]
     detail = f"{first.param}: {first.detail}" if first.param else first.detail
     return problem_response(InvalidRequestError(detail, param=first.param or None), request, errors=fields)
@@ -72,12 +86,14 @@ def _param(item: dict[str, Any]) -> str:
     if item["type"] == "json_invalid":
         return ""
     named: str | None = item.get("ctx", {}).get("param")
-    return named or ".".join(str(part) for part in item["loc"][1:])
+    return named or ".".join(str(part) for part in item["loc"][1:])[:_MAX_NAME_CHARACTERS]
 
 
 def _reason(item: dict[str, Any]) -> str:
     if item["type"] == "json_invalid":
         return f"The body is not JSON: {item['ctx']['error']} at character {item['loc'][1]}."
+    if item["type"] == "model_attributes_type":
+        return "The body must be a JSON object."
     reason: str = item["msg"]
     return reason
 
@@ -101,13 +117,34 @@ def problem_response(
     """
     context: ApiContext = request.app.state.context
     context.metrics.rejected.labels(error.code).inc()
+    sent_headers = {"Cache-Control": "no-store", **(headers or {})}
+    if error.retry_after_s is not None:
+        sent_headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, DrainingError | BodyTooLargeError):
+        sent_headers["Connection"] = "close"
+    return JSONResponse(
+        problem_body(error, request_id=request.state.request_id, errors=errors, health=health),
+        status_code=error.status,
+        media_type=PROBLEM_MEDIA_TYPE,
+        headers=sent_headers,
+    )
+
+
+def problem_body(
+    error: TurboError,
+    *,
+    request_id: str,
+    errors: list[InvalidField] | None = None,
+    health: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Make the one body; `problem_response` says of what."""
     problem = Problem(
         type=f"urn:sdxl-turbo-server:problem:{error.code}",
         title=_title(error.status),
         status=error.status,
         detail=str(error),
         code=error.code,
-        request_id=request.state.request_id,
+        request_id=request_id,
         errors=errors,
         health=health,
         error=ClientError(
@@ -117,21 +154,11 @@ def problem_response(
             code=error.code,
         ),
     )
-    sent_headers = {"Cache-Control": "no-store", **(headers or {})}
-    if error.retry_after_s is not None:
-        sent_headers["Retry-After"] = str(error.retry_after_s)
-    if isinstance(error, DrainingError | BodyTooLargeError):
-        sent_headers["Connection"] = "close"
-    return JSONResponse(
-        problem.model_dump(exclude_none=True, exclude={"error"}) | {"error": problem.error.model_dump()},
-        status_code=error.status,
-        media_type="application/problem+json",
-        headers=sent_headers,
-    )
+    return problem.model_dump(exclude_none=True, exclude={"error"}) | {"error": problem.error.model_dump()}
 
 
 def _title(status: int) -> str:
-    return "Client Closed Request" if status == _CLIENT_CLOSED_REQUEST else HTTPStatus(status).phrase
+    return "Client Closed Request" if status == ClientDisconnectedError.status else HTTPStatus(status).phrase
 
 
 def _openai_type(status: int) -> Literal["invalid_request_error", "rate_limit_error", "server_error"]:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
-import anyio.to_thread
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -18,7 +17,7 @@ from app.api.context import ApiContext, Context
 from app.api.negotiation import JSON, choose_media_type
 from app.api.openapi import FORM, GENERATION_RESPONSES, IMG2IMG_BODY
 from app.api.schemas import EncodedImage, Envelope, Img2ImgForm, Timings, Txt2ImgRequest, UsedParameters
-from app.errors import ClientDisconnectedError, InvalidRequestError, UnsupportedMediaTypeError
+from app.errors import ClientDisconnectedError, InvalidRequestError, MalformedBodyError, UnsupportedMediaTypeError
 from app.inference.engine import GenerationResult
 from app.inference.image_codec import MediaType, Size, decode_image, encode_image, parameters_text
 from app.pipelines.base import GenerationParams, Img2ImgParams
@@ -62,7 +61,11 @@ async def _read_form(request: Request) -> AsyncIterator[Img2ImgForm]:
 
     FastAPI's own reading takes an empty prompt for a missing one, and of a field that is sent twice the last.
     """
-    async with request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS) as form:
+    try:
+        await request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS)
+    except (UnicodeError, LookupError) as error:  # a charset that does not exist, or that the form is not in
+        raise MalformedBodyError("The form's charset is not what it says.") from error
+    async with request.form() as form:
         names = [name for name, _ in form.multi_items()]
         for name in names:
             if names.count(name) > 1:
@@ -106,7 +109,7 @@ async def _generate_from_image(form: Img2ImgForm, request: Request, context: Api
             max_upload_pixels=context.settings.max_upload_pixels,
             max_pixels=context.settings.max_pixels,
         )
-        image = await anyio.to_thread.run_sync(decode, limiter=context.codec_threads)
+        image = await asyncio.get_running_loop().run_in_executor(context.codec_threads, decode)
         decode_s = time.monotonic() - started
         params = form.to_params(image)
         result = await context.engine.generate(params, place)
@@ -160,9 +163,9 @@ async def _encode(
     model = context.registry.loaded.model
     picture_type = MediaType.PNG if media_type == JSON else MediaType(media_type)
     files = [
-        await anyio.to_thread.run_sync(
+        await asyncio.get_running_loop().run_in_executor(
+            context.codec_threads,
             partial(encode_image, made.image, picture_type, text=_text(asked, context, model)),
-            limiter=context.codec_threads,
         )
         for made, asked in zip(result.images, params, strict=True)
     ]

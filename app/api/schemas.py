@@ -46,8 +46,16 @@ def _no_negative_prompt(value: str) -> str:
     return value
 
 
+def _is_file(value: object) -> object:
+    if isinstance(value, str):
+        raise PydanticCustomError("file_expected", "Send the picture as a file.")
+    return value
+
+
 def _whole(value: object) -> object:
-    """Take 512.0 for 512, as JSON Schema does; JSON has one kind of number."""
+    """Take 512.0 for 512, as JSON Schema does, JSON having one kind of number; and no 1_0 for 10, as Python does."""
+    if isinstance(value, str) and "_" in value:
+        raise PydanticCustomError("int_parsing", "Input should be a valid integer")
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -151,7 +159,9 @@ class Img2ImgForm(BaseModel):
         json_schema_extra={"dependentRequired": {"width": ["height"], "height": ["width"]}},
     )
 
-    image: Annotated[UploadFile, Field(description="PNG, JPEG or WebP picture to start from.")]
+    image: Annotated[
+        UploadFile, BeforeValidator(_is_file), Field(description="PNG, JPEG or WebP picture to start from.")
+    ]
     prompt: Prompt
     strength: Annotated[
         float,

@@ -122,7 +122,8 @@ class Engine:
         """Answer everybody who is in with an error, now: the time to drain is over."""
         self._given_up = True
         for place in self._places:
-            place.time_left.reschedule(asyncio.get_running_loop().time())
+            if not place.time_left.expired():
+                place.time_left.reschedule(asyncio.get_running_loop().time())
 
     def check_admission(self) -> None:
         """Raise what `admit` would raise now, so that a body need not be read in vain.
@@ -186,12 +187,13 @@ class Engine:
                 raise DeviceLostError
             started = time.monotonic()
             try:
-                return pipeline(batch)
+                images = pipeline(batch)
             except DeviceLostError:
                 self._device_lost = True  # here, on the device thread, so that the next call finds it
                 raise
-            finally:
-                inference_s = time.monotonic() - started
+            inference_s = time.monotonic() - started
+            self._learn(inference_s)  # also of calls that nobody waits for any more
+            return images
 
         try:
             images = await self._device_lock.run(call, on_turn=on_turn)
@@ -199,7 +201,6 @@ class Engine:
             raise
         except Exception as error:  # the pipeline is foreign code: whatever it raises, this request alone fails
             raise InferenceError("The pipeline failed on this request.") from error
-        self._learn(inference_s)
         return GenerationResult(images=images, queue_s=queue_s, inference_s=inference_s)
 
     @property

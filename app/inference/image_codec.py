@@ -77,17 +77,17 @@ def decode_image(data: bytes, *, size: Size | None, max_upload_pixels: int, max_
         raise UnsupportedImageError("The file is no PNG, JPEG or WebP picture.", param="image") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(max_upload_pixels) from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # as below
         raise _damaged() from error
     with image:
         if image.width * image.height > max_upload_pixels:
             raise _too_large(max_upload_pixels)
-        if getattr(image, "is_animated", False):
+        if getattr(image, "is_animated", False) and image.format != "MPO":  # a camera's JPEG with a preview behind it
             raise InvalidImageError("The picture is animated; send a single frame.", param="image")
         try:
             image.load()
             upright = ImageOps.exif_transpose(image)
-        except (OSError, SyntaxError, ValueError, ArithmeticError, IndexError, KeyError, TypeError) as error:
+        except Exception as error:  # whatever a damaged file makes a decoder raise: struct.error, EOFError, ...
             raise _damaged() from error
     target = size or preferred_size(Size(upright.width, upright.height), max_pixels=max_pixels)
     return ImageOps.fit(_as_rgb(upright), (target.width, target.height), Image.Resampling.LANCZOS)

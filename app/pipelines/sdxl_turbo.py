@@ -7,10 +7,11 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL, AutoPipelineForImage2Image, AutoPipelineForText2Image
+from diffusers import AutoencoderKL, AutoPipelineForImage2Image, AutoPipelineForText2Image, UNet2DConditionModel
 from PIL import Image
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from app.errors import WeightsError
+from app.errors import InferenceError, WeightsError
 from app.pipelines.base import (
     MAX_PROMPT_TOKENS,
     GenerationParams,
@@ -20,6 +21,14 @@ from app.pipelines.base import (
     PipelineImage,
 )
 from app.pipelines.device import as_turbo_error, choose_dtype, open_device
+
+_MODELS = {
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
+    "unet": UNet2DConditionModel,
+    "vae": AutoencoderKL,
+}
+"""The models of SDXL-Turbo's model_index.json."""
 
 
 class SdxlTurboPipeline:
@@ -84,8 +93,14 @@ class SdxlTurboPipeline:
         return latents.to(self._pipe.unet.dtype)
 
     def _decode(self, latents: torch.Tensor) -> Image.Image:
-        """Return the RGB picture of one picture's latents."""
+        """Return the RGB picture of one picture's latents.
+
+        Raises:
+            InferenceError: It has NaN or infinities, which would show as black.
+        """
         pixels = self._vae.decode(latents.to(self._vae.dtype) / self._vae.config.scaling_factor).sample
+        if not torch.isfinite(pixels).all():
+            raise InferenceError("The model's output is not a picture: it has values that are no numbers.")
         image: Image.Image = self._pipe.image_processor.postprocess(pixels, output_type="pil")[0]
         return image
 
@@ -118,17 +133,17 @@ def load_sdxl_turbo(folder: Path, *, model: str, device_name: str, dtype_name: s
     try:
         txt2img = AutoPipelineForText2Image.from_pretrained(
             str(folder),
-            dtype=dtype,
-            variant="fp16",
-            use_safetensors=True,
+            **{name: _load_model(kind, folder / name, dtype) for name, kind in _MODELS.items()},
             local_files_only=True,
             add_watermarker=False,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        _settle_vae_dtype(txt2img.vae)
+        txt2img.to(device)
+    except WeightsError:
+        raise
+    except Exception as error:  # foreign code on files of any content: the operator needs the folder and the reason
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(f"The weights in {folder} cannot be loaded: {first_line}") from error
-    _settle_vae_dtype(txt2img.vae)
-    txt2img.to(device)
     txt2img.set_progress_bar_config(disable=True)
     # The scheduler holds the step index, so each mode has its own (huggingface/diffusers#7851); all else is shared.
     scheduler = type(txt2img.scheduler).from_config(txt2img.scheduler.config)
@@ -143,6 +158,26 @@ def load_sdxl_turbo(folder: Path, *, model: str, device_name: str, dtype_name: s
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
     )
+
+
+def _load_model(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """Load one model, and refuse one with holes: transformers fills a missing tensor with random numbers.
+
+    Which names belong where is the libraries' business, as they rename tensors of older files; so they are asked.
+    """
+    model, info = kind.from_pretrained(
+        str(folder),
+        dtype=dtype,
+        variant="fp16",
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise WeightsError(
+            f"{folder} lacks {len(missing)} of the model's tensors, {missing[0]} among them. Pull the weights again."
+        )
+    return model
 
 
 def _settle_vae_dtype(vae: AutoencoderKL) -> None:

@@ -11,6 +11,9 @@ PIPELINE_CLASS = "StableDiffusionXLPipeline"
 FILE_PATTERNS = ("model_index.json", "*/*.json", "*/*.txt", "*.fp16.safetensors")
 """The files that serving needs: configs, tokenizers and fp16 safetensors; never pickles, never fp32 weights."""
 
+_SCHEDULER_CLASS = "EulerAncestralDiscreteScheduler"
+"""What SDXL-Turbo's repository names; others are not what its one step was trained for."""
+
 _COMPONENTS = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
 _LENGTH_BYTES = 8  # a safetensors file begins with its header's length as a little-endian u64
 
@@ -27,6 +30,13 @@ def check_layout(folder: Path) -> None:
     if (found := index.get("_class_name")) != PIPELINE_CLASS:
         raise WeightsError(
             f"{folder / 'model_index.json'} is of class {found}, not {PIPELINE_CLASS}: only SDXL-Turbo runs here."
+        )
+    for path in sorted(folder.glob("*/*.json")):
+        _read_json(path)
+    scheduler = (index.get("scheduler") or [None, None])[-1]
+    if scheduler != _SCHEDULER_CLASS:
+        raise WeightsError(
+            f"{folder / 'model_index.json'} names the scheduler {scheduler}. SDXL-Turbo needs {_SCHEDULER_CLASS}."
         )
     for component in _COMPONENTS:
         if component.startswith("scheduler"):
@@ -48,6 +58,7 @@ def _check_scheduler(folder: Path) -> None:
 
 
 def _check_tokenizer(folder: Path) -> None:
+    _require(folder / "tokenizer_config.json")
     if not (folder / "tokenizer.json").is_file():
         for name in ("vocab.json", "merges.txt"):
             _require(folder / name)
@@ -86,7 +97,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     _require(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is damaged: it is not JSON. Delete it and pull again.") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path} is damaged: it is not a JSON object. Delete it and pull again.")

@@ -73,4 +73,7 @@ def parse_source(text: str) -> WeightsSource | FakeSource:
         return HubSource(hub, match["repo_id"], match["revision"] or "main")
     if text.startswith(("openmind:", "hf:")):
         raise WeightsError(f"TURBO_MODEL={text} is not HUB:OWNER/NAME[@REVISION].")
-    return FolderSource(Path(text).expanduser())
+    try:
+        return FolderSource(Path(text).expanduser())
+    except RuntimeError as error:
+        raise WeightsError(f"TURBO_MODEL={text}: {error}") from error

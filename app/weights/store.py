@@ -4,15 +4,17 @@ Beside each set of weights lies a record with every file's size and SHA-256. `pu
 means a finished and verified download; `locate` compares the files with it before every load.
 """
 
+import fcntl
 import hashlib
-import json
-import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import WeightsError
 from app.weights.hub import download
@@ -20,18 +22,20 @@ from app.weights.layout import check_layout
 from app.weights.source import DemoSource, FolderSource, HubSource, WeightsSource
 
 
-@dataclass(frozen=True, slots=True)
-class _FileRecord:
+class _FileRecord(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
     size_bytes: int
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
+class _Record(BaseModel):
     """What was pulled: the folder, relative to the weights folder, and its files."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
     folder: str
-    files: dict[str, _FileRecord]
+    files: Annotated[dict[str, _FileRecord], Field(min_length=1)]
 
 
 def locate(source: WeightsSource, weights_dir: Path) -> Path:
@@ -67,14 +71,29 @@ def pull(source: WeightsSource, weights_dir: Path, *, build_demo: Callable[[Path
             raise
     try:
         weights_dir.mkdir(parents=True, exist_ok=True)
-        if isinstance(source, DemoSource):
-            folder = _build(weights_dir / source.folder_name, build_demo)
-        else:
-            folder = download(source, weights_dir)
-        check_layout(folder)
-        _write_record(_record_path(source, weights_dir), folder, weights_dir)
+        with _alone_in(weights_dir):
+            return _pull_alone(source, weights_dir, build_demo)
     except OSError as error:
         raise WeightsError(f"TURBO_WEIGHTS_DIR={weights_dir} cannot be written: {error.strerror or error}.") from error
+
+
+@contextmanager
+def _alone_in(weights_dir: Path) -> Iterator[None]:
+    """Wait until no other process pulls into the folder, and keep others out."""
+    with (weights_dir / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _pull_alone(source: DemoSource | HubSource, weights_dir: Path, build_demo: Callable[[Path], None]) -> Path:
+    with suppress(WeightsError):
+        return locate(source, weights_dir)  # another process has pulled meanwhile
+    if isinstance(source, DemoSource):
+        folder = _build(weights_dir / source.folder_name, build_demo)
+    else:
+        folder = download(source, weights_dir)
+    check_layout(folder)
+    _write_record(_record_path(source, weights_dir), folder, weights_dir)
     return folder
 
 
@@ -100,29 +119,28 @@ def _build(folder: Path, build: Callable[[Path], None]) -> Path:
 
 def _write_record(path: Path, folder: Path, weights_dir: Path) -> None:
     names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    record = {
-        "folder": str(folder.resolve().relative_to(weights_dir.resolve())),
-        "files": {
-            name: {"size_bytes": (folder / name).stat().st_size, "sha256": digest}
-            for name, digest in zip(names, _sha256_of([folder / name for name in names]), strict=True)
+    digests = _sha256_of([folder / name for name in names])
+    record = _Record(
+        folder=str(folder.resolve().relative_to(weights_dir.resolve())),
+        files={
+            name: _FileRecord(size_bytes=(folder / name).stat().st_size, sha256=digest)
+            for name, digest in zip(names, digests, strict=True)
         },
-    }
-    scratch = path.with_suffix(f".{os.getpid()}.tmp")
-    scratch.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    )
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(record.model_dump_json(indent=1), encoding="utf-8")
     scratch.replace(path)
 
 
 def _read_record(path: Path) -> _Record:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        files = {name: _FileRecord(**entry) for name, entry in content["files"].items()}
-        return _Record(content["folder"], files)
+        return _Record.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise WeightsError(
             f"The weights are not in {path.parent}. Run `python -m app pull` with the same TURBO_MODEL and "
             "TURBO_WEIGHTS_DIR first."
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise WeightsError(f"{path} is damaged. Delete it and run `python -m app pull`.") from error
 
 

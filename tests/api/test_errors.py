@@ -1,14 +1,17 @@
 import re
+import socket
+import time
 from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from app import errors
 from app.errors import StartError, TurboError
 from app.main import create_app
 from app.settings import Settings
-from tests.conftest import running, serving
+from tests.conftest import StartServer, running, serving
 from tests.gate import GatedPipeline
 
 
@@ -98,6 +101,7 @@ async def test_an_insane_request_id_is_replaced(client: httpx.AsyncClient, sent:
 
 
 LIMIT = 4096
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.mark.parametrize("path", ["/txt2img", "/img2img"])
@@ -119,3 +123,79 @@ def test_a_body_over_the_limit_is_a_413_whether_it_says_its_size_or_not(
         problem = assert_is_problem(response, 413, "body_too_large")
         assert str(LIMIT) in problem["detail"]
         assert not pipeline.calls
+
+
+def test_json_has_a_smaller_limit_because_parsing_it_blocks_everybody(pipeline: GatedPipeline) -> None:
+    with serving(create_app(Settings(model="fake"), load_pipelines=pipeline.load)) as url:
+        response = httpx.post(f"{url}/txt2img", json={f"key {i}": i for i in range(10_000)})
+        assert_is_problem(response, 413, "body_too_large")
+        assert response.headers["connection"] == "close"
+        longest = httpx.post(f"{url}/txt2img", content='{"prompt": "' + r"\ud83d\udc08" * 2000 + '"}', headers=JSON)
+        assert longest.status_code == 200
+
+
+async def test_of_many_invalid_fields_some_are_listed_by_the_start_of_their_names(client: httpx.AsyncClient) -> None:
+    response = await client.post("/txt2img", json={f"{i:04}" + "x" * 500: 1 for i in range(100)})
+    problem = assert_is_problem(response, 422, "invalid_request")
+    assert len(problem["errors"]) == 20
+    assert max(len(field["param"]) for field in problem["errors"]) == 100
+
+
+@pytest.mark.parametrize(
+    ("charset", "status", "code"),
+    [
+        ("undefined", 400, "malformed_body"),
+        ("punycode", 422, "invalid_request"),
+        ("no-such-charset", 422, "invalid_request"),
+    ],
+)
+async def test_a_form_in_an_odd_charset_is_refused(
+    client: httpx.AsyncClient, charset: str, status: int, code: str
+) -> None:
+    body = b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n\xff\r\n--b--\r\n'
+    content_type = f"multipart/form-data; boundary=b; charset={charset}"
+    response = await client.post("/img2img", content=body, headers={"Content-Type": content_type})
+    assert_is_problem(response, 400, "malformed_body")
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"), [("/txt2img", "application/json"), ("/img2img", "multipart/form-data; boundary=b")]
+)
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_a_499_and_no_error_of_ours(
+    path: str, content_type: str
+) -> None:
+    app = create_app(Settings(model="fake"))
+    with serving(app) as url:
+        address = httpx.URL(url)
+        with socket.create_connection((address.host, address.port or 0)) as connection:
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: 1000\r\n\r\n--b"
+            connection.sendall(head.encode())
+        deadline = time.monotonic() + 10
+        while 'status="499"' not in (metrics := httpx.get(f"{url}/metrics").text):
+            assert time.monotonic() < deadline, metrics
+            time.sleep(0.02)
+        assert f'turbo_requests_total{{route="{path}",status="499"}} 1.0' in metrics
+
+
+@pytest.mark.parametrize(
+    "sent", [b"GARBAGE\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n"]
+)
+def test_what_is_no_http_gets_the_one_body_too(start_server: StartServer, sent: bytes) -> None:
+    address = httpx.URL(start_server(model="fake").wait_until_started())
+    with socket.create_connection((address.host, address.port or 0), timeout=10) as connection:
+        connection.sendall(sent)
+        head, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines[1:])
+    response = httpx.Response(int(lines[0].split()[1]), headers=headers, content=body)
+    assert_is_problem(response, 400, "malformed_request")
+
+
+async def test_the_cause_of_a_failed_picture_is_logged_once_with_its_traceback(pipeline: GatedPipeline) -> None:
+    async with running(create_app(Settings(model="fake"), load_pipelines=pipeline.load)) as client:
+        pipeline.error = RuntimeError("the inside")
+        with capture_logs() as logs:
+            await client.post("/txt2img", json={"prompt": "a"})
+    (entry,) = (entry for entry in logs if entry["log_level"] == "error")
+    assert entry["code"] == "inference_failed"
+    assert isinstance(entry["exc_info"].__cause__, RuntimeError)

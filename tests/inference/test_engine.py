@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -108,6 +109,64 @@ async def test_retry_after_is_the_queue_times_the_measured_time(
     assert caught.value.retry_after_s in (6, 7)  # 4 x 1.5 s, and what the machine adds
     pipeline.gate.set()
     await asyncio.gather(*tasks)
+
+
+async def test_retry_after_is_at_most_what_clients_still_heed(make_engine: MakeEngine, pipeline: GatedPipeline) -> None:
+    """The OpenAI SDK does not retry at all after more than 120 s."""
+    engine = make_engine(max_queue=200)
+    tasks = await occupy(engine, pipeline, waiting=0)
+    await asyncio.sleep(1)
+    pipeline.gate.set()
+    await asyncio.gather(*tasks)
+    tasks = await occupy(engine, pipeline, waiting=200)
+    with pytest.raises(QueueFullError) as caught:
+        await generate(engine)
+    assert caught.value.retry_after_s == 120
+    for task in tasks:
+        task.cancel()
+    pipeline.gate.set()
+
+
+async def test_giving_up_tells_everybody_who_is_in_that_the_service_stops(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine()
+    tasks = await occupy(engine, pipeline, waiting=2)
+    engine.drain()
+    engine.give_up()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [DrainingError] * 3
+    assert engine.in_flight == 0
+
+
+async def test_giving_up_at_the_very_moment_of_a_deadline_breaks_nothing(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine(deadline_s=0.05)
+    tasks = await occupy(engine, pipeline, waiting=0)
+    engine.drain()
+    time.sleep(0.1)  # noqa: ASYNC251 - the loop must be late for its timers
+    asyncio.get_running_loop().call_soon(asyncio.get_running_loop().call_soon, engine.give_up)
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results[0], DeadlineExceededError | DrainingError)
+
+
+async def test_calls_that_are_given_up_count_towards_the_measured_time(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine(max_queue=0, deadline_s=0.2)
+    pipeline.close()
+    with pytest.raises(DeadlineExceededError):
+        await generate(engine)
+    await asyncio.sleep(1.3)
+    pipeline.gate.set()
+    await until(lambda: engine.status.running_s == 0)
+    tasks = await occupy(engine, pipeline, waiting=0)
+    with pytest.raises(QueueFullError) as caught:
+        await generate(engine)
+    assert caught.value.retry_after_s == 2  # one call of 1.5 s
+    pipeline.gate.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_a_request_past_its_deadline_is_given_up_and_the_next_is_served(

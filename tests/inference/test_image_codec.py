@@ -1,3 +1,4 @@
+import contextlib
 import io
 import struct
 import zlib
@@ -158,6 +159,21 @@ def test_truncated_files_are_refused(file_format: str, share: float) -> None:
     data = saved(noise, file_format)
     with pytest.raises((InvalidImageError, UnsupportedImageError)):
         decode(data[: int(len(data) * share)])
+
+
+@pytest.mark.parametrize("exif", [b"II*\0", b"MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0junk"])
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+def test_damaged_exif_is_refused_or_overlooked_and_never_crashes(file_format: str, exif: bytes) -> None:
+    with contextlib.suppress(InvalidImageError):
+        assert decode(saved(quarters(), file_format, exif=exif), size=Size(64, 64)).size == (64, 64)
+
+
+def test_a_camera_s_jpeg_with_a_preview_behind_it_is_its_first_picture() -> None:
+    red, blue = (Image.new("RGB", (64, 64), color) for color in (RED, BLUE))
+    data = saved(red, "MPO", save_all=True, append_images=[blue])
+    red_channel, *others = decode(data, size=Size(64, 64)).getpixel((9, 9))  # type: ignore[misc] # an RGB pixel
+    assert red_channel > 240
+    assert max(others) < 15
 
 
 def png_header(width: int, height: int) -> bytes:

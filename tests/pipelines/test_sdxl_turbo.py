@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image, UNet2DConditionModel
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from app.errors import DeviceUnavailableError, WeightsError
+from app.errors import DeviceUnavailableError, InferenceError, WeightsError
 from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, Mode, PipelineImage, Txt2ImgParams
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
 
@@ -185,6 +187,53 @@ def test_in_fp16_the_vae_stays_in_fp32_before_and_after_a_picture(demo_folder: P
     for params in (txt2img(), img2img()):
         make(half, params)
         assert (pipe.unet.dtype, pipe.vae.dtype) == (torch.float16, torch.float32)
+
+
+def changed_tensors(path: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+def test_text_encoders_in_the_older_naming_of_the_hub_s_files_load_the_same(
+    pipelines: LoadedPipelines, demo_folder: Path, tmp_path: Path
+) -> None:
+    """SDXL-Turbo's own files name the encoder's tensors `text_model.*`; transformers 5 writes them without."""
+    folder = tmp_path / "older"
+    shutil.copytree(demo_folder, folder)
+    changed_tensors(
+        folder / "text_encoder" / "model.fp16.safetensors",
+        lambda tensors: {f"text_model.{name}": tensor for name, tensor in tensors.items()},
+    )
+    assert make(load(folder), txt2img()).image.tobytes() == make(pipelines, txt2img()).image.tobytes()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "text_encoder/model.fp16.safetensors",
+        "text_encoder_2/model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+    ],
+)
+def test_weights_with_a_tensor_missing_are_refused_and_not_filled_with_noise(
+    demo_folder: Path, tmp_path: Path, path: str
+) -> None:
+    folder = tmp_path / "holes"
+    shutil.copytree(demo_folder, folder)
+    changed_tensors(folder / path, lambda tensors: dict(list(tensors.items())[1:]))
+    with pytest.raises(WeightsError, match=r"holes.*lacks 1 of the model's tensors|holes cannot be loaded"):
+        load(folder)
+
+
+def test_weights_that_give_no_numbers_fail_instead_of_painting_black(demo_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "nan"
+    shutil.copytree(demo_folder, folder)
+    changed_tensors(
+        folder / "unet" / "diffusion_pytorch_model.fp16.safetensors",
+        lambda tensors: {name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()},
+    )
+    with pytest.raises(InferenceError, match="no numbers"):
+        make(load(folder), txt2img())
 
 
 def test_weights_that_diffusers_cannot_load_are_a_clear_error(demo_folder: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ CHILD = """
 import socket, sys
 resolve = socket.getaddrinfo
 socket.getaddrinfo = lambda host, *rest, **more: resolve("127.0.0.1", *rest, **more)
-from app.__main__ import main
+from app.command_line import main
 sys.exit(main(["pull"]))
 """
 

@@ -48,6 +48,16 @@ def test_a_tokenizer_in_its_older_files_passes(folder: Path) -> None:
         ),
         (lambda folder: (folder / "scheduler/scheduler_config.json").unlink(), r"scheduler_config\.json is missing"),
         (lambda folder: (folder / "tokenizer_2/tokenizer.json").unlink(), r"tokenizer_2/vocab\.json is missing"),
+        (
+            lambda folder: (folder / "tokenizer/tokenizer_config.json").unlink(),
+            r"tokenizer/tokenizer_config\.json is missing",
+        ),
+        (lambda folder: (folder / "tokenizer/tokenizer.json").write_text("{"), r"tokenizer/tokenizer\.json is damaged"),
+        (lambda folder: (folder / "model_index.json").write_text("[" * 100_000), r"model_index\.json is damaged"),
+        (
+            lambda folder: changed_json(folder / "model_index.json", scheduler=["diffusers", "DDIMScheduler"]),
+            r"names the scheduler DDIMScheduler\. SDXL-Turbo needs EulerAncestralDiscreteScheduler",
+        ),
         (lambda folder: (folder / "text_encoder/config.json").unlink(), r"text_encoder/config\.json is missing"),
         (lambda folder: (folder / UNET).unlink(), r"unet has no \*\.fp16\.safetensors"),
         (

@@ -32,5 +32,10 @@ def test_a_hub_s_name_that_is_none_is_a_clear_error(text: str) -> None:
         parse_source(text)
 
 
+def test_the_home_of_nobody_is_a_clear_error() -> None:
+    with pytest.raises(WeightsError, match="TURBO_MODEL=~nobody-at-all/x"):
+        parse_source("~nobody-at-all/x")
+
+
 def test_a_folder_goes_by_its_own_name_and_not_by_its_path() -> None:
     assert FolderSource(Path("/srv/secret/turbo")).name == "turbo"

@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -53,11 +55,37 @@ def test_a_harmed_file_is_named_and_a_pull_mends_it(store: Path, demo_folder: Pa
     locate(DEMO, store)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"folder": "x", "files": {"a": {"size": 1}}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"folder": "x", "files": {"a": {"size": 1}}}',
+        '{"folder": "x", "files": []}',
+        '{"folder": "x", "files": {}}',
+        '{"folder": 5, "files": {"a": {"size_bytes": 1, "sha256": ""}}}',
+    ],
+)
 def test_a_harmed_record_is_an_error_that_says_how(store: Path, content: str) -> None:
     (store / f"{DEMO.folder_name}.json").write_text(content)
     with pytest.raises(WeightsError, match=r"\.json is damaged\. Delete it"):
         locate(DEMO, store)
+
+
+def test_of_several_pulls_at_once_one_builds_and_all_succeed(demo_folder: Path, tmp_path: Path) -> None:
+    builds: list[Path] = []
+
+    def build(folder: Path) -> None:
+        builds.append(folder)
+        time.sleep(0.3)
+        _copy(demo_folder, folder)
+
+    with ThreadPoolExecutor() as pool:
+        pulled = list(pool.map(lambda _: pull(DEMO, tmp_path, build_demo=build), range(4)))
+    assert set(pulled) == {tmp_path / DEMO.folder_name}
+    assert len(builds) == 1
 
 
 def test_a_build_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -67,7 +95,7 @@ def test_a_build_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="killed"):
         pull(DEMO, tmp_path, build_demo=fail)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_what_is_built_can_be_read_by_every_user(store: Path) -> None:
