@@ -62,20 +62,22 @@ async def _read_form(request: Request) -> AsyncIterator[Img2ImgForm]:
     FastAPI's own reading takes an empty prompt for a missing one, and of a field that is sent twice the last.
     """
     try:
-        await request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS)
+        form = await request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS)
     except (UnicodeError, LookupError) as error:  # a charset that does not exist, or that the form is not in
         raise MalformedBodyError("The form's charset is not what it says.") from error
-    async with request.form() as form:
+    try:
         names = [name for name, _ in form.multi_items()]
         for name in names:
             if names.count(name) > 1:
                 raise InvalidRequestError(f"{name} is sent twice.", param=name)
         try:
-            yield Img2ImgForm.model_validate(dict(form))
+            fields = Img2ImgForm.model_validate(dict(form))
         except ValidationError as error:
-            raise RequestValidationError(
-                [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]
-            ) from error
+            faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]
+            raise RequestValidationError(faults) from error
+        yield fields
+    finally:
+        await form.close()
 
 
 @router.post(
