@@ -25,8 +25,6 @@ MAX_SEED = 2**32 - 1
 
 MAX_PROMPT_CHARACTERS = 2000
 
-_MODEL_CARD = "https://huggingface.co/stabilityai/sdxl-turbo"
-
 
 def _guidance_is_off(value: float) -> float:
     if value:
