@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -55,24 +55,21 @@ def create_app(settings: Settings | None = None, *, load_pipelines: PipelineLoad
         deadline_s=settings.deadline_s,
         hang_limit_s=settings.hang_limit_s,
     )
-
     codec_threads = ThreadPoolExecutor(_CODEC_THREADS, thread_name_prefix="codec")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        try:
-            await registry.__aenter__()
-        except TurboError as error:
-            _log.critical("cannot start: %s", error)
-            raise
-        except Exception:
-            _log.critical("cannot start", exc_info=True)
-            raise
-        try:
+        async with AsyncExitStack() as stack:
+            stack.callback(codec_threads.shutdown, wait=False, cancel_futures=True)
+            try:
+                await stack.enter_async_context(registry)
+            except TurboError as error:
+                _log.critical("cannot start: %s", error)
+                raise
+            except Exception:
+                _log.critical("cannot start", exc_info=True)
+                raise
             yield
-        finally:
-            await registry.__aexit__(None, None, None)
-            codec_threads.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPI(
         title="SDXL-Turbo server",

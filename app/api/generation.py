@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
@@ -153,7 +153,7 @@ async def _disconnect(request: Request) -> None:
 
 async def _encode(
     result: GenerationResult,
-    params: list[Any],
+    params: Sequence[GenerationParams],
     request: Request,
     context: ApiContext,
     media_type: str,

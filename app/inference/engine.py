@@ -1,7 +1,6 @@
 """The engine: who is let in, how long it may take, and the call itself."""
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -19,8 +18,6 @@ from app.errors import (
 from app.inference.device_lock import DeviceLock
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import GenerationParams, PipelineImage
-
-_log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = (1, 120)
 """Bounds of Retry-After: no SDK waits for less than a second; the OpenAI SDK never retries above 120."""

@@ -15,11 +15,10 @@ from app.errors import WeightsError
 from app.weights.layout import FILE_PATTERNS
 from app.weights.source import HubSource
 
-_CHUNK_BYTES = 1 << 20
 _OPENMIND_REFUSES = ("/bin", "/boot", "/etc", "/lib", "/var")
 """Beginnings of paths that openmind_hub 1.3.0 fails on when it is imported (SENSITIVE_PATHS of its constants)."""
 
-_HASH_LENGTHS = {40: "git blob SHA-1", 64: "SHA-256"}
+_SHA1_DIGITS, _SHA256_DIGITS = 40, 64
 
 
 def download(source: HubSource, weights_dir: Path) -> Path:
@@ -119,18 +118,16 @@ def _openmind_home(weights_dir: Path) -> Iterator[None]:
 def _has_its_hash(path: Path) -> bool:
     """Tell whether the bytes behind a snapshot's link have the hash in their blob's name."""
     blob = path.resolve()
-    if not path.is_symlink() or len(blob.name) not in _HASH_LENGTHS:
+    if not path.is_symlink() or len(blob.name) not in (_SHA1_DIGITS, _SHA256_DIGITS):
         raise WeightsError(
             f"{path} cannot be verified: it is no link to a file that is named by its hash. Pull into a folder whose "
             "file system has symbolic links (TURBO_WEIGHTS_DIR)."
         )
     if not blob.is_file():
         return False
-    if len(blob.name) == 64:  # noqa: PLR2004 - SHA-256 in hex
-        digest = hashlib.sha256()
+    if len(blob.name) == _SHA256_DIGITS:
+        empty = hashlib.sha256()
     else:
-        digest = hashlib.sha1(f"blob {blob.stat().st_size}\0".encode(), usedforsecurity=False)
+        empty = hashlib.sha1(f"blob {blob.stat().st_size}\0".encode(), usedforsecurity=False)
     with blob.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest() == blob.name
+        return hashlib.file_digest(file, lambda: empty).hexdigest() == blob.name

@@ -14,7 +14,8 @@ FILE_PATTERNS = ("model_index.json", "*/*.json", "*/*.txt", "*.fp16.safetensors"
 _SCHEDULER_CLASS = "EulerAncestralDiscreteScheduler"
 """What SDXL-Turbo's repository names; others are not what its one step was trained for."""
 
-_COMPONENTS = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
+_TOKENIZERS = ("tokenizer", "tokenizer_2")
+_MODELS = ("text_encoder", "text_encoder_2", "unet", "vae")
 _LENGTH_BYTES = 8  # a safetensors file begins with its header's length as a little-endian u64
 
 
@@ -26,25 +27,24 @@ def check_layout(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise WeightsError(f"There is no folder {folder}. Check TURBO_MODEL.")
-    index = _read_json(folder / "model_index.json")
-    if (found := index.get("_class_name")) != PIPELINE_CLASS:
-        raise WeightsError(
-            f"{folder / 'model_index.json'} is of class {found}, not {PIPELINE_CLASS}: only SDXL-Turbo runs here."
-        )
+    _check_index(folder / "model_index.json")
     for path in sorted(folder.glob("*/*.json")):
         _read_json(path)
-    scheduler = (index.get("scheduler") or [None, None])[-1]
+    _check_scheduler(folder / "scheduler")
+    for name in _TOKENIZERS:
+        _check_tokenizer(folder / name)
+    for name in _MODELS:
+        _check_model(folder / name)
+
+
+def _check_index(path: Path) -> None:
+    index = _read_json(path)
+    if (found := index.get("_class_name")) != PIPELINE_CLASS:
+        raise WeightsError(f"{path} is of class {found}, not {PIPELINE_CLASS}: only SDXL-Turbo runs here.")
+    named = index.get("scheduler")
+    scheduler = named[-1] if isinstance(named, list) and named else named
     if scheduler != _SCHEDULER_CLASS:
-        raise WeightsError(
-            f"{folder / 'model_index.json'} names the scheduler {scheduler}. SDXL-Turbo needs {_SCHEDULER_CLASS}."
-        )
-    for component in _COMPONENTS:
-        if component.startswith("scheduler"):
-            _check_scheduler(folder / component)
-        elif component.startswith("tokenizer"):
-            _check_tokenizer(folder / component)
-        else:
-            _check_model(folder / component)
+        raise WeightsError(f"{path} names the scheduler {scheduler}. SDXL-Turbo needs {_SCHEDULER_CLASS}.")
 
 
 def _check_scheduler(folder: Path) -> None:
@@ -65,7 +65,7 @@ def _check_tokenizer(folder: Path) -> None:
 
 
 def _check_model(folder: Path) -> None:
-    _read_json(folder / "config.json")
+    _require(folder / "config.json")
     files = sorted(folder.glob("*.fp16.safetensors"))
     if not files:
         raise WeightsError(
