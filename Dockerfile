@@ -15,17 +15,14 @@ RUN python3 -m venv /opt/venv \
        "$(sed -n 's/^cpu = \["\(torch[^"]*\)"\]$/\1/p' pyproject.toml)"
 COPY README.md LICENSE ./
 COPY app ./app
-RUN /opt/venv/bin/pip install ".[cpu]"
-# Not under /src, where python would import the sources instead of what is installed.
-WORKDIR /
-RUN TURBO_WEIGHTS_DIR=/weights TURBO_MODEL=demo HOME=/tmp /opt/venv/bin/python -m app pull
+RUN /opt/venv/bin/pip install ".[cpu]" && mkdir /weights
 
 FROM ${BASE_IMAGE} AS cpu
 LABEL org.opencontainers.image.title="sdxl-turbo-server" \
       org.opencontainers.image.description="SDXL-Turbo behind HTTP, for CPU" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build-cpu /opt/venv /opt/venv
-# Owned by the user, so that a volume that is laid over it can be pulled into.
+# Empty, and owned by the user, so that a volume that is laid over it can be pulled into.
 COPY --from=build-cpu --chown=10001:10001 /weights /weights
 # HOME is where libraries may leave caches: the only place that can be written when the root is read-only.
 ENV PATH=/opt/venv/bin:${PATH} \

@@ -11,10 +11,10 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^cpu = \["\(torch[^"]*\)"\]$$/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run pull test lint format clean
+.PHONY: help run pull test lint format train-demo eval-demo clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 run: $(VENV)/.run pull ## Set up, and serve on 127.0.0.1:8000; every TURBO_* variable is passed through
 	@echo "==> serving; stop with Ctrl-C"
@@ -37,6 +37,12 @@ format: $(VENV)/.test ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+train-demo: $(VENV)/.test ## Train the demo model anew, in stages that go on where they were stopped (hours on 2 cores)
+	$(BIN)/python -m training train
+
+eval-demo: $(VENV)/.test ## Measure the demo model on held-out captions, and print the table
+	$(BIN)/python -m training evaluate
+
 clean: ## Remove the environment
 	rm -rf $(VENV)
 
@@ -54,5 +60,5 @@ $(VENV)/.run: pyproject.toml
 
 $(VENV)/.test: $(VENV)/.run
 	@echo "==> installing what the tests and checks need"
-	@$(BIN)/python -m pip install --quiet --group dev
+	@$(BIN)/python -m pip install --quiet --editable ".[cpu,training]" --group dev
 	@touch $@

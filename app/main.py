@@ -117,10 +117,4 @@ def pull_weights(settings: Settings) -> Path | None:
         WeightsError: They cannot be had.
     """
     source = parse_source(settings.model)
-    return None if isinstance(source, FakeSource) else pull(source, settings.weights_dir, build_demo=_build_demo)
-
-
-def _build_demo(folder: Path) -> None:
-    from app.pipelines.random_weights import build_random_weights  # noqa: PLC0415 - as in _load
-
-    build_random_weights(folder)
+    return None if isinstance(source, FakeSource) else pull(source, settings.weights_dir)

@@ -1,4 +1,4 @@
-"""What the tests share: the demo weights, apps that run in this process, and servers in processes of their own."""
+"""What the tests share: a tiny model, apps that run in this process, and servers in processes of their own."""
 
 import asyncio
 import contextlib
@@ -19,25 +19,19 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
-from app.main import create_app, pull_weights
+from app.main import create_app
 from app.settings import Settings
 from tests.gate import GatedPipeline
+from tests.tiny_model import build_tiny_model
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(scope="session")
-def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A weights folder with the demo model in it."""
-    folder = tmp_path_factory.mktemp("weights")
-    pull_weights(Settings(model="demo", weights_dir=folder))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def demo_folder(weights_dir: Path) -> Path:
-    folder = pull_weights(Settings(model="demo", weights_dir=weights_dir))
-    assert folder is not None
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the right format that paints noise, for tests that harm it or need it to be fast."""
+    folder = tmp_path_factory.mktemp("tiny")
+    build_tiny_model(folder)
     return folder
 
 

@@ -59,10 +59,10 @@ def errors(log: str) -> list[str]:
 # The main job, with a real pipeline in a real process.
 
 
-def test_both_modes_paint_and_paint_the_same_after_a_restart(start_server: StartServer, weights_dir: Path) -> None:
+def test_both_modes_paint_and_paint_the_same_after_a_restart(start_server: StartServer) -> None:
     pictures = []
     for _ in range(2):
-        server = start_server(model="demo", weights_dir=weights_dir)
+        server = start_server(model="demo")
         url = server.wait_until_started()
         made = ask(url)
         assert made.status_code == 200
@@ -78,8 +78,8 @@ def test_both_modes_paint_and_paint_the_same_after_a_restart(start_server: Start
     assert pictures[0] == pictures[1]
 
 
-def test_health_answers_within_50_ms_while_a_real_picture_is_made(start_server: StartServer, weights_dir: Path) -> None:
-    url = start_server(model="demo", weights_dir=weights_dir).wait_until_started()
+def test_health_answers_within_50_ms_while_a_real_picture_is_made(start_server: StartServer) -> None:
+    url = start_server(model="demo").wait_until_started()
     with httpx.Client(base_url=url) as client:
         picture = ask_in_background(url, width=1024, height=1024, num_inference_steps=4)
         durations_s = []
@@ -93,7 +93,7 @@ def test_health_answers_within_50_ms_while_a_real_picture_is_made(start_server: 
     assert statistics.median(durations_s) < 0.05
 
 
-def test_serving_weights_that_are_on_the_disk_touches_no_network(start_server: StartServer, weights_dir: Path) -> None:
+def test_serving_weights_that_are_on_the_disk_touches_no_network(start_server: StartServer) -> None:
     refuse = """
 import socket, sys
 def refuse(self, address):
@@ -101,7 +101,7 @@ def refuse(self, address):
     raise OSError("no network")
 socket.socket.connect = socket.socket.connect_ex = refuse
 """
-    server = start_server(prelude=refuse, model="demo", weights_dir=weights_dir)
+    server = start_server(prelude=refuse, model="demo")
     assert ask(server.wait_until_started()).status_code == 200
     assert "NETWORK" not in server.log
 
@@ -148,8 +148,8 @@ def test_a_start_that_cannot_succeed_ends_with_one_clear_line(
     assert rest == ["Application startup failed. Exiting."]
 
 
-def test_a_device_that_is_not_there_ends_the_start(weights_dir: Path) -> None:
-    done = run(model="demo", weights_dir=weights_dir, device="npu")
+def test_a_device_that_is_not_there_ends_the_start() -> None:
+    done = run(model="demo", device="npu")
     assert done.returncode == 3
     assert "torch_npu cannot be loaded" in errors(done.stderr)[0]
     assert "Traceback" not in done.stderr
@@ -321,10 +321,8 @@ def test_prompts_are_logged_when_that_is_asked_for(start_server: StartServer) ->
     assert '"prompt": "a red circle"' in server.log
 
 
-def test_a_prompt_that_is_cut_does_not_leak_through_the_libraries_warnings(
-    start_server: StartServer, weights_dir: Path
-) -> None:
-    server = start_server(model="demo", weights_dir=weights_dir)
+def test_a_prompt_that_is_cut_does_not_leak_through_the_libraries_warnings(start_server: StartServer) -> None:
+    server = start_server(model="demo")
     response = ask(server.wait_until_started(), prompt="secret " * 50)
     assert response.headers["x-prompt-truncated"] == "true"
     assert "secret" not in server.log
@@ -371,11 +369,11 @@ def test_wrong_use_ends_with_2_and_the_reason(arguments: list[str], settings: di
     assert "Traceback" not in done.stderr
 
 
-def test_pull_builds_the_demo_and_a_second_pull_finds_it(tmp_path: Path) -> None:
-    for _ in range(2):
-        done = run("pull", model="demo", weights_dir=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert f"demo is ready in {tmp_path}" in done.stderr
+def test_a_pull_of_the_demo_has_nothing_to_do_and_needs_no_weights_folder(tmp_path: Path) -> None:
+    done = run("pull", model="demo", weights_dir=tmp_path / "none")
+    assert done.returncode == 0, done.stderr
+    assert "demo is ready in " in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_server_is_the_default_command(start_server: StartServer) -> None:

@@ -16,10 +16,9 @@ _FAKE = re.compile(r"fake(?::(?P<seconds>\d{1,3}(?:\.\d{1,6})?))?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class DemoSource:
-    """The small model that the project builds itself. A changed builder takes a new folder name."""
+    """The small model that comes with the package."""
 
     name: ClassVar[str] = "demo"
-    folder_name: ClassVar[str] = "demo-random-1"
 
 
 @dataclass(frozen=True, slots=True)

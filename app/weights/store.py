@@ -1,14 +1,12 @@
-"""The weights folder: what `pull` put there, and proof that it is still what it was.
+"""Where weights are on this disk: the demo model in the package, a folder of the operator's, or the weights folder.
 
-Beside each set of weights lies a record with every file's size and SHA-256. `pull` writes it last, so that a record
-means a finished and verified download; `locate` compares the files with it before every load.
+In the weights folder, beside each set of weights, lies a record with every file's size and SHA-256. `pull` writes it
+last, so that a record means a finished and verified download; `locate` compares the files with it before every load.
 """
 
 import fcntl
 import hashlib
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +18,8 @@ from app.errors import WeightsError
 from app.weights.hub import download
 from app.weights.layout import check_layout
 from app.weights.source import DemoSource, FolderSource, HubSource, WeightsSource
+
+_DEMO_FOLDER = Path(__file__).parent / "demo"
 
 
 class _FileRecord(BaseModel):
@@ -45,7 +45,9 @@ def locate(source: WeightsSource, weights_dir: Path) -> Path:
         WeightsError: They are not here, or not what was pulled; the text names the file and what to do.
     """
     try:
-        if isinstance(source, FolderSource):
+        if isinstance(source, DemoSource):
+            folder = _DEMO_FOLDER
+        elif isinstance(source, FolderSource):
             folder = source.path
         else:
             folder = _verified(_record_path(source, weights_dir), weights_dir)
@@ -55,7 +57,7 @@ def locate(source: WeightsSource, weights_dir: Path) -> Path:
     return folder
 
 
-def pull(source: WeightsSource, weights_dir: Path, *, build_demo: Callable[[Path], None]) -> Path:
+def pull(source: WeightsSource, weights_dir: Path) -> Path:
     """Bring weights to this disk, verify them, and return their folder.
 
     Weights that are here and pass verification stay, and nothing is asked of the network: a restart must not change
@@ -67,12 +69,12 @@ def pull(source: WeightsSource, weights_dir: Path, *, build_demo: Callable[[Path
     try:
         return locate(source, weights_dir)
     except WeightsError:
-        if isinstance(source, FolderSource):
+        if not isinstance(source, HubSource):
             raise
     try:
         weights_dir.mkdir(parents=True, exist_ok=True)
         with _alone_in(weights_dir):
-            return _pull_alone(source, weights_dir, build_demo)
+            return _pull_alone(source, weights_dir)
     except OSError as error:
         raise WeightsError(f"TURBO_WEIGHTS_DIR={weights_dir} cannot be written: {error.strerror or error}.") from error
 
@@ -85,36 +87,18 @@ def _alone_in(weights_dir: Path) -> Iterator[None]:
         yield
 
 
-def _pull_alone(source: DemoSource | HubSource, weights_dir: Path, build_demo: Callable[[Path], None]) -> Path:
+def _pull_alone(source: HubSource, weights_dir: Path) -> Path:
     with suppress(WeightsError):
         return locate(source, weights_dir)  # another process has pulled meanwhile
-    if isinstance(source, DemoSource):
-        folder = _build(weights_dir / source.folder_name, build_demo)
-    else:
-        folder = download(source, weights_dir)
+    folder = download(source, weights_dir)
     check_layout(folder)
     _write_record(_record_path(source, weights_dir), folder, weights_dir)
     return folder
 
 
-def _record_path(source: DemoSource | HubSource, weights_dir: Path) -> Path:
-    if isinstance(source, DemoSource):
-        return weights_dir / f"{source.folder_name}.json"
+def _record_path(source: HubSource, weights_dir: Path) -> Path:
     name = f"{source.hub}--{source.repo_id}--{source.revision}".replace("/", "--")
     return weights_dir / f"{name}.json"
-
-
-def _build(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Build into a folder of its own and move it into place whole, so that a killed build leaves nothing behind."""
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        built = Path(scratch) / folder.name
-        built.mkdir()
-        build(built)
-        for path in built.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes files that only their owner can read
-        shutil.rmtree(folder, ignore_errors=True)
-        built.replace(folder)
-    return folder
 
 
 def _write_record(path: Path, folder: Path, weights_dir: Path) -> None:

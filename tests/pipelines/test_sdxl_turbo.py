@@ -24,8 +24,8 @@ def load(folder: Path, *, dtype: str = "auto") -> LoadedPipelines:
 
 
 @pytest.fixture(scope="module")
-def pipelines(demo_folder: Path) -> LoadedPipelines:
-    return load(demo_folder)
+def pipelines(tiny_folder: Path) -> LoadedPipelines:
+    return load(tiny_folder)
 
 
 def txt2img(prompt: str = "a cat", *, seed: int = 1, steps: int = 1) -> Txt2ImgParams:
@@ -46,9 +46,9 @@ def pixels(made: PipelineImage) -> Any:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_text_to_image_gives_the_pixels_of_diffusers_own_call(
-    pipelines: LoadedPipelines, demo_folder: Path, steps: int
+    pipelines: LoadedPipelines, tiny_folder: Path, steps: int
 ) -> None:
-    oracle = AutoPipelineForText2Image.from_pretrained(demo_folder, variant="fp16", dtype=torch.float32)
+    oracle = AutoPipelineForText2Image.from_pretrained(tiny_folder, variant="fp16", dtype=torch.float32)
     expected = oracle(
         "a cat",
         num_inference_steps=steps,
@@ -62,9 +62,9 @@ def test_text_to_image_gives_the_pixels_of_diffusers_own_call(
 
 @pytest.mark.parametrize(("steps", "strength"), [(1, 1.0), (2, 0.5), (3, 0.7), (4, 0.5), (4, 1.0)])
 def test_image_to_image_gives_the_pixels_of_diffusers_own_call(
-    pipelines: LoadedPipelines, demo_folder: Path, steps: int, strength: float
+    pipelines: LoadedPipelines, tiny_folder: Path, steps: int, strength: float
 ) -> None:
-    oracle = AutoPipelineForImage2Image.from_pretrained(demo_folder, variant="fp16", dtype=torch.float32)
+    oracle = AutoPipelineForImage2Image.from_pretrained(tiny_folder, variant="fp16", dtype=torch.float32)
     expected = oracle(
         "a cat",
         image=START,
@@ -129,10 +129,10 @@ def test_both_modes_share_every_component_but_the_scheduler(pipelines: LoadedPip
     assert one.scheduler.config == other.scheduler.config
 
 
-def test_peak_memory_is_one_model_s(demo_folder: Path, tmp_path: Path) -> None:
+def test_peak_memory_is_one_model_s(tiny_folder: Path, tmp_path: Path) -> None:
     """Both modes together may take a quarter of a model more than one mode alone; a second copy would take a whole."""
     folder = tmp_path / "wide"
-    shutil.copytree(demo_folder, folder)
+    shutil.copytree(tiny_folder, folder)
     config = UNet2DConditionModel.load_config(folder / "unet")
     unet = UNet2DConditionModel.from_config({**config, "block_out_channels": (256, 384, 512)})
     unet_bytes = sum(parameter.numel() for parameter in unet.parameters()) * 4
@@ -158,7 +158,7 @@ def _peak_bytes(code: str) -> int:
 
 
 def test_prompt_tokens_are_counted_with_their_marks(pipelines: LoadedPipelines) -> None:
-    """The demo's tokenizer has no merges: a letter is a token."""
+    """The tiny model's tokenizer has no merges: a letter is a token."""
     made = make(pipelines, txt2img("cat"))
     assert (made.prompt_tokens, made.prompt_truncated) == (5, False)
     assert make(pipelines, txt2img("")).prompt_tokens == 2
@@ -173,16 +173,16 @@ def test_a_prompt_over_77_tokens_is_cut_and_says_so(pipelines: LoadedPipelines) 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 def test_half_precision_paints_nearly_the_same_picture(
-    pipelines: LoadedPipelines, demo_folder: Path, dtype: str
+    pipelines: LoadedPipelines, tiny_folder: Path, dtype: str
 ) -> None:
-    half = load(demo_folder, dtype=dtype)
+    half = load(tiny_folder, dtype=dtype)
     for params in (txt2img(), img2img()):
         difference = np.abs(pixels(make(half, params)).astype(int) - pixels(make(pipelines, params)))
         assert difference.mean() < 3
 
 
-def test_in_fp16_the_vae_stays_in_fp32_before_and_after_a_picture(demo_folder: Path) -> None:
-    half = load(demo_folder, dtype="fp16")
+def test_in_fp16_the_vae_stays_in_fp32_before_and_after_a_picture(tiny_folder: Path) -> None:
+    half = load(tiny_folder, dtype="fp16")
     pipe = half.by_mode[Mode.TXT2IMG]._pipe  # type: ignore[attr-defined] # noqa: SLF001 - its dtype shows nowhere else
     for params in (txt2img(), img2img()):
         make(half, params)
@@ -194,11 +194,11 @@ def changed_tensors(path: Path, change: Callable[[dict[str, torch.Tensor]], dict
 
 
 def test_text_encoders_in_the_older_naming_of_the_hub_s_files_load_the_same(
-    pipelines: LoadedPipelines, demo_folder: Path, tmp_path: Path
+    pipelines: LoadedPipelines, tiny_folder: Path, tmp_path: Path
 ) -> None:
     """SDXL-Turbo's own files name the encoder's tensors `text_model.*`; transformers 5 writes them without."""
     folder = tmp_path / "older"
-    shutil.copytree(demo_folder, folder)
+    shutil.copytree(tiny_folder, folder)
     changed_tensors(
         folder / "text_encoder" / "model.fp16.safetensors",
         lambda tensors: {f"text_model.{name}": tensor for name, tensor in tensors.items()},
@@ -216,18 +216,18 @@ def test_text_encoders_in_the_older_naming_of_the_hub_s_files_load_the_same(
     ],
 )
 def test_weights_with_a_tensor_missing_are_refused_and_not_filled_with_noise(
-    demo_folder: Path, tmp_path: Path, path: str
+    tiny_folder: Path, tmp_path: Path, path: str
 ) -> None:
     folder = tmp_path / "holes"
-    shutil.copytree(demo_folder, folder)
+    shutil.copytree(tiny_folder, folder)
     changed_tensors(folder / path, lambda tensors: dict(list(tensors.items())[1:]))
     with pytest.raises(WeightsError, match=r"holes.*lacks 1 of the model's tensors|holes cannot be loaded"):
         load(folder)
 
 
-def test_weights_that_give_no_numbers_fail_instead_of_painting_black(demo_folder: Path, tmp_path: Path) -> None:
+def test_weights_that_give_no_numbers_fail_instead_of_painting_black(tiny_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "nan"
-    shutil.copytree(demo_folder, folder)
+    shutil.copytree(tiny_folder, folder)
     changed_tensors(
         folder / "unet" / "diffusion_pytorch_model.fp16.safetensors",
         lambda tensors: {name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()},
@@ -236,9 +236,9 @@ def test_weights_that_give_no_numbers_fail_instead_of_painting_black(demo_folder
         make(load(folder), txt2img())
 
 
-def test_weights_that_diffusers_cannot_load_are_a_clear_error(demo_folder: Path, tmp_path: Path) -> None:
+def test_weights_that_diffusers_cannot_load_are_a_clear_error(tiny_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "odd"
-    shutil.copytree(demo_folder, folder)
+    shutil.copytree(tiny_folder, folder)
     config = folder / "unet" / "config.json"
     config.write_text(config.read_text().replace('"cross_attention_dim": 64', '"cross_attention_dim": 65'))
     with pytest.raises(WeightsError, match=r"odd cannot be loaded: .+"):
@@ -246,6 +246,6 @@ def test_weights_that_diffusers_cannot_load_are_a_clear_error(demo_folder: Path,
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a device that must not be there")
-def test_a_device_that_is_not_there_is_an_error_and_no_fallback(demo_folder: Path) -> None:
+def test_a_device_that_is_not_there_is_an_error_and_no_fallback(tiny_folder: Path) -> None:
     with pytest.raises(DeviceUnavailableError, match="TURBO_DEVICE=cuda:0 is not there"):
-        load_sdxl_turbo(demo_folder, model="demo", device_name="cuda", dtype_name="auto")
+        load_sdxl_turbo(tiny_folder, model="demo", device_name="cuda", dtype_name="auto")

@@ -50,9 +50,9 @@ Pull = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def hub(demo_folder: Path, tmp_path: Path) -> LocalHub:
+def hub(tiny_folder: Path, tmp_path: Path) -> LocalHub:
     folder = tmp_path / "repository"
-    shutil.copytree(demo_folder, folder)
+    shutil.copytree(tiny_folder, folder)
     for name in NOT_WANTED:
         (folder / name).write_bytes(b"not wanted")
     return LocalHub(folder)

@@ -12,9 +12,9 @@ UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
 
 
 @pytest.fixture
-def folder(demo_folder: Path, tmp_path: Path) -> Path:
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "model"
-    shutil.copytree(demo_folder, folder)
+    shutil.copytree(tiny_folder, folder)
     return folder
 
 

@@ -1,4 +1,7 @@
-"""Builds a tiny SDXL-Turbo of random weights: the exact format, no meaning. It paints noise, in milliseconds."""
+"""A tiny SDXL-Turbo of random weights: the exact format, no meaning, a picture in milliseconds.
+
+For tests that ask about bytes, files and memory. Those that ask about meaning use the demo model.
+"""
 
 import json
 from pathlib import Path
@@ -14,7 +17,7 @@ _HIDDEN = 32
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
-def build_random_weights(folder: Path) -> None:
+def build_tiny_model(folder: Path) -> None:
     """Write the model to `folder` (about 1 MB) as `StableDiffusionXLPipeline.save_pretrained(variant="fp16")` does.
 
     The weights are a function of this code alone: torch's generator is seeded.

@@ -1,0 +1,1 @@
+"""Trains and measures the demo model. Nothing in `app` imports this package."""

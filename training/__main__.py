@@ -1,0 +1,63 @@
+"""The command line: `python -m training train`, `evaluate`, and the single stages."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from transformers.utils import logging
+
+from training.contact_sheet import draw_contact_sheet
+from training.evaluate import evaluate
+from training.models import make_unet, make_vae, save_pipeline
+from training.text import TextStage, train_text
+from training.unet import train_unet
+from training.vae import polish_decoder, train_vae
+
+_PACKAGED = Path(__file__).parents[1] / "app" / "weights" / "demo"
+_REPORT = Path(__file__).parent / "scores.json"
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    parser = argparse.ArgumentParser(prog="python -m training", description="Train and measure the demo model.")
+    parser.add_argument("command", choices=["train", "assemble", "evaluate", "sheet"])
+    parser.add_argument("--work", type=Path, default=Path("build/demo"), help="checkpoints, curves and sheets")
+    parser.add_argument("--model", type=Path, default=_PACKAGED, help="the folder that is written or measured")
+    parser.add_argument("--report", type=Path, default=_REPORT, help="where the scores are written")
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="the service that the sheet is made by")
+    parser.add_argument("--sheet", type=Path, default=Path("docs/demo.png"), help="where the sheet is written")
+    arguments = parser.parse_args()
+    logging.disable_progress_bar()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    match arguments.command:
+        case "train":
+            for stage in (train_text_here, train_vae, train_unet, polish_decoder):
+                while not stage(arguments.work, device):
+                    print("half an hour is over; going on from the checkpoint")
+            assemble(arguments.work, arguments.model)
+        case "assemble":
+            assemble(arguments.work, arguments.model)
+        case "sheet":
+            draw_contact_sheet(arguments.url, arguments.sheet)
+        case _:
+            evaluate(arguments.model, arguments.report, device.type)
+
+
+def train_text_here(work: Path, _: torch.device) -> bool:
+    """Train the text encoders, on the CPU: they take a few minutes."""
+    return train_text(work)
+
+
+def assemble(work: Path, model: Path) -> None:
+    """Write the pipeline from the stages' checkpoints; what is missing of the last stage is left out."""
+    text = TextStage(work)
+    unet, vae = make_unet(), make_vae()
+    unet.load_state_dict(torch.load(work / "unet.pt", map_location="cpu")["average"])
+    vae.load_state_dict(torch.load(work / "vae.pt", map_location="cpu")["average"])
+    if (polished := work / "polish.pt").exists():
+        vae.decoder.load_state_dict(torch.load(polished, map_location="cpu")["average"])
+    save_pipeline(model, text_encoder=text.text_encoder, text_encoder_2=text.text_encoder_2, unet=unet, vae=vae)
+
+
+if __name__ == "__main__":
+    main()

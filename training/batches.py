@@ -1,0 +1,159 @@
+"""What the UNet learns from: noisy latents, captions, and the latents they should become.
+
+There are three kinds of examples. *First* examples are pure noise at the last timestep, as text to image begins.
+*Edits* are another drawing under less noise, as image to image begins; what the caption names changes, the rest stays.
+*Refinements* are the model's own first pictures under less noise, as the second and later steps see them.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+
+from training.captions import caption_of
+from training.latents import LAST, SIGMAS, codes_of, scene_latents
+from training.scenes import CODES, Scene, edited, layout_of, random_layout, random_scene
+
+# Those of 1 to 4 trailing steps, the likelier ones more often.
+_TIMESTEPS = (749, 749, 749, 666, 499, 499, 499, 499, 499, 333, 249, 249)
+# At more noise than this a caption may also move and resize.
+_KEEPS_LAYOUT = 600
+# Latent height and width.
+_USUAL, _SMALL = (64, 64), (32, 32)
+_OTHERS = ((96, 64), (64, 96), (96, 96), (64, 48), (48, 48), (80, 80))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples: the UNet sees base + sigma * noise, (B, 4, h, w), at `timesteps` (B,), and should give `targets`."""
+
+    base: torch.Tensor
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    targets: torch.Tensor
+    captions: list[str]
+
+    def __add__(self, other: "Batch") -> "Batch":
+        """Put another batch behind this one."""
+        joined = {
+            f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)])
+            for f in fields(self)
+            if f.name != "captions"
+        }
+        return Batch(**joined, captions=self.captions + other.captions)
+
+    def __getitem__(self, rows: slice) -> "Batch":
+        """Take some of the examples."""
+        return Batch(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+def random_size(rng: random.Random, *, early: bool) -> tuple[int, int]:
+    """Draw a batch's latent size. Small ones cost a quarter, so more of them come early."""
+    small = 0.7 if early else 0.25
+    share = rng.random()
+    if share < small:
+        return _SMALL
+    return _USUAL if share < small + (1 - small) * 0.85 else rng.choice(_OTHERS)
+
+
+def first_examples(rng: random.Random, count: int, size: tuple[int, int]) -> Batch:
+    """Make examples of the first step from pure noise; in a quarter of them an uploaded picture shows through."""
+    height, width = 8 * size[0], 8 * size[1]
+    base, noises, targets, captions = [], [], [], []
+    for _ in range(count):
+        noise = torch.randn(4, *size)
+        scene = random_scene(rng)
+        targets.append(scene_latents(scene, codes_of(noise), width=width, height=height))
+        captions.append(caption_of(scene, rng))
+        noises.append(noise)
+        base.append(_any_latents(rng, width, height) if rng.random() < 0.25 else torch.zeros(4, *size))
+    return _batch(base, noises, [LAST] * count, targets, captions)
+
+
+def edit_examples(rng: random.Random, count: int, size: tuple[int, int]) -> Batch:
+    """Make examples of image to image."""
+    height, width = 8 * size[0], 8 * size[1]
+    base, timesteps, targets, captions = [], [], [], []
+    for _ in range(count):
+        timestep = _random_timestep(rng)
+        source, codes = random_scene(rng), _random_codes(rng)
+        layout = random_layout(rng) if rng.random() < 0.5 else layout_of(source, width, height)
+        caption = _edit_of(source, rng, moves=timestep >= _KEEPS_LAYOUT)
+        target, moved = edited(source, caption), layout
+        if (timestep >= _KEEPS_LAYOUT and (caption.position or caption.size)) or source.kind in ("pair", "landscape"):
+            moved = layout_of(target, width, height)
+        base.append(scene_latents(source, codes, layout, width=width, height=height))
+        targets.append(scene_latents(target, codes, moved, width=width, height=height))
+        timesteps.append(timestep)
+        captions.append(caption_of(caption, rng))
+    return _batch(base, list(torch.randn(count, 4, *size)), timesteps, targets, captions)
+
+
+def refinement_examples(rng: random.Random, count: int, firsts: Batch, pictures: torch.Tensor) -> Batch:
+    """Make examples of later steps from `firsts` and what the model made of them: `pictures` (B, 4, h, w)."""
+    rows = [rng.randrange(len(firsts)) for _ in range(count)]
+    timesteps = [_random_timestep(rng) for _ in range(count)]
+    # Ancestral sampling keeps a little of the first noise.
+    kept = (SIGMAS[timesteps] / SIGMAS[LAST]).view(-1, 1, 1, 1)
+    fresh = torch.randn(count, *firsts.noise.shape[1:])
+    own = torch.tensor([rng.random() < 0.7 for _ in rows]).view(-1, 1, 1, 1)
+    return Batch(
+        base=torch.where(own, pictures[rows], firsts.targets[rows]),
+        noise=kept * firsts.noise[rows] + (1 - kept**2).sqrt() * fresh,
+        timesteps=torch.tensor(timesteps),
+        targets=firsts.targets[rows],
+        captions=[firsts.captions[row] for row in rows],
+    )
+
+
+def _edit_of(source: Scene, rng: random.Random, *, moves: bool) -> Scene:
+    """Return the scene of a caption that changes the source: in a few things, in everything, or not at all."""
+    caption = random_scene(rng, source.kind if rng.random() < 0.85 else None)
+    share = rng.random()
+    if share < 0.4 and caption.kind == source.kind:
+        caption = _changing_little(source, caption, rng)
+    elif share < 0.55:
+        caption = source
+    if caption.kind == source.kind == "pair" and not moves:
+        caption = replace(caption, relation=source.relation)
+    return source if caption.is_held_out or edited(source, caption).is_held_out else caption
+
+
+def _changing_little(source: Scene, other: Scene, rng: random.Random) -> Scene:
+    """Name what the source's kind cannot do without, and one or two things of the other scene."""
+    needed = {"pair": ("shape", "colour", "relation", "other_shape", "other_colour"), "animal": ("animal",)}
+    named = {name: getattr(source, name) for name in needed.get(source.kind, ())}
+    choices = [f.name for f in fields(Scene) if f.name not in ("kind", "elements") and getattr(other, f.name)]
+    for name in rng.sample(choices, min(len(choices), rng.randint(1, 2))):
+        named[name] = getattr(other, name)
+    if not named.get("accessory"):
+        named.pop("accessory_colour", None)
+    return Scene(source.kind, **named, elements=source.elements)
+
+
+def _random_timestep(rng: random.Random) -> int:
+    return rng.choice(_TIMESTEPS) if rng.random() < 0.85 else rng.randint(100, 998)
+
+
+def _random_codes(rng: random.Random) -> tuple[float, ...]:
+    return tuple(rng.gauss(0, 1) for _ in range(CODES))
+
+
+def _any_latents(rng: random.Random, width: int, height: int) -> torch.Tensor:
+    return scene_latents(random_scene(rng), _random_codes(rng), random_layout(rng), width=width, height=height)
+
+
+def _batch(
+    base: Sequence[torch.Tensor],
+    noise: Sequence[torch.Tensor],
+    timesteps: Sequence[int],
+    targets: Sequence[torch.Tensor],
+    captions: list[str],
+) -> Batch:
+    return Batch(
+        torch.stack(list(base)), torch.stack(list(noise)), torch.tensor(timesteps), torch.stack(list(targets)), captions
+    )

@@ -1,0 +1,215 @@
+"""Measures the demo model on held-out captions, through diffusers' own pipelines, with the classical detector."""
+
+import itertools
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image
+from PIL import Image
+from tqdm import tqdm
+
+from training.captions import caption_of
+from training.detect import background_rgb, check, find_objects, pixels_of, sharpness, style_of
+from training.latents import codes_of
+from training.scenes import CODES, COLOURS, Scene, draw, random_layout, random_scene
+
+CAPTIONS = {"shape": 220, "pair": 120, "animal": 120, "landscape": 80}
+_OTHER_SIZES = {"256x256": (256, 256), "768x768": (768, 768), "512x768": (512, 768)}
+_PAIRS = 200
+_SEEDS = 4
+_VARIED = 30  # of 765: what counts as another background
+
+Scores = dict[str, list[bool]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A held-out scene, its caption, and the seed of its noise."""
+
+    scene: Scene
+    caption: str
+    seed: int
+
+
+class Model:
+    """The demo model in diffusers' pipelines, in fp32."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self._txt2img = AutoPipelineForText2Image.from_pretrained(folder, variant="fp16", dtype=torch.float32).to(
+            device
+        )
+        self._img2img = AutoPipelineForImage2Image.from_pipe(self._txt2img)
+        for pipeline in (self._txt2img, self._img2img):
+            pipeline.set_progress_bar_config(disable=True)
+
+    def draw(self, caption: str, *, seed: int, steps: int = 1, size: tuple[int, int] = (512, 512)) -> Image.Image:
+        """Make a picture of size (width, height) from noise."""
+        image: Image.Image = self._txt2img(
+            caption,
+            num_inference_steps=steps,
+            guidance_scale=0.0,
+            width=size[0],
+            height=size[1],
+            generator=torch.Generator().manual_seed(seed),
+        ).images[0]
+        return image
+
+    def change(self, image: Image.Image, caption: str, *, seed: int, steps: int, strength: float) -> Image.Image:
+        """Make a picture from a picture."""
+        changed: Image.Image = self._img2img(
+            caption,
+            image=image,
+            num_inference_steps=steps,
+            strength=strength,
+            guidance_scale=0.0,
+            generator=torch.Generator().manual_seed(seed),
+        ).images[0]
+        return changed
+
+
+def held_out_questions(counts: dict[str, int], seed: int) -> list[Question]:
+    """Draw questions about combinations that no training caption has."""
+    rng = random.Random(seed)
+    questions = []
+    for kind, count in counts.items():
+        for _ in range(count):
+            scene = random_scene(rng, kind, held_out=True)
+            questions.append(Question(scene, caption_of(scene, rng), rng.randrange(1 << 30)))
+    return questions
+
+
+def _ideal(question: Question, size: tuple[int, int]) -> Image.Image:
+    """Draw what the caption and the noise of the seed ask for."""
+    width, height = size
+    noise = torch.randn(1, 4, height // 8, width // 8, generator=torch.Generator().manual_seed(question.seed))[0]
+    return draw(question.scene, codes_of(noise), width=width, height=height, antialias=2)
+
+
+def measure_text_to_image(
+    model: Model, questions: Iterable[Question], *, steps: int, size: tuple[int, int], name: str
+) -> dict[str, Any]:
+    """Return the share of right answers of each kind, of all together, and the mean sharpness."""
+    scores: Scores = defaultdict(list)
+    crisp = []
+    for question in tqdm(list(questions), desc=name, mininterval=2):
+        image = model.draw(question.caption, seed=question.seed, steps=steps, size=size)
+        results = check(image, question.scene)
+        if question.scene.style:
+            results["style"] = style_of(image, question.scene) == question.scene.style
+        for key, right in results.items():
+            scores[key].append(bool(right))
+        crisp.append(sharpness(image, _ideal(question, size)))
+    table: dict[str, Any] = {key: _share(values) for key, values in scores.items()}
+    table["overall"] = _share([right for values in scores.values() for right in values])
+    table["sharpness"] = float(np.median(crisp))
+    table["captions"] = len(crisp)
+    return table
+
+
+def _share(values: list[bool]) -> dict[str, float]:
+    return {"share": sum(values) / len(values), "of": len(values)}
+
+
+def measure_variety(model: Model) -> dict[str, Any]:
+    """Return the share of pairs of seeds that give another background where the caption names none."""
+    rng = random.Random(3)
+    differ = []
+    for _ in tqdm(range(40), desc="seeds", mininterval=2):
+        scene = replace(random_scene(rng, rng.choice(("shape", "pair", "animal"))), background=None, style=None)
+        caption = caption_of(scene, rng)
+        colours = [background_rgb(pixels_of(model.draw(caption, seed=rng.randrange(1 << 30)))) for _ in range(_SEEDS)]
+        differ += [bool(np.abs(a - b).sum() > _VARIED) for a, b in itertools.combinations(colours, 2)]
+    return {"background differs": _share(differ)}
+
+
+def _edits(rng: random.Random) -> Iterable[tuple[Scene, Scene, str]]:
+    """Draw a source, a held-out scene that differs in one colour, and the name of what differs."""
+    while True:
+        kind = "animal" if rng.random() < 0.3 else "shape"
+        source = replace(random_scene(rng, kind), size=None, position=None, style=None)
+        what = "background" if kind == "animal" or rng.random() < 0.5 else "colour"
+        if not source.background or (kind == "shape" and not (source.shape and source.colour)):
+            continue
+        colour = rng.choice([name for name in COLOURS if name not in (source.background, source.colour)])
+        target = replace(source, background=colour) if what == "background" else replace(source, colour=colour)
+        if target.is_held_out:
+            yield source, target, what
+
+
+def measure_image_to_image(model: Model, *, steps: int, strength: float, pairs: int, name: str) -> dict[str, Any]:
+    """Return the shares of held-out pairs whose object stayed in its place and whose change was made."""
+    rng = random.Random(4)
+    scores: Scores = defaultdict(list)
+    for source, target, what in tqdm(itertools.islice(_edits(rng), pairs), desc=name, total=pairs, mininterval=2):
+        codes = tuple(rng.gauss(0, 1) for _ in range(CODES))
+        picture = draw(source, codes, layout=random_layout(rng), antialias=2)
+        changed = model.change(
+            picture, caption_of(target, rng), seed=rng.randrange(1 << 30), steps=steps, strength=strength
+        )
+        before, after = find_objects(pixels_of(picture)), find_objects(pixels_of(changed))
+        if strength < 1:
+            kept = before and after and max(abs(before[0].x - after[0].x), abs(before[0].y - after[0].y)) < 0.06
+            scores["position kept"].append(bool(kept))
+            scores["change followed"].append(bool(check(changed, target).get(what)))
+        else:
+            for key, right in check(changed, target).items():
+                scores[key].append(bool(right))
+    return {key: _share(values) for key, values in scores.items()}
+
+
+def evaluate(folder: Path, report: Path, device: str) -> None:
+    """Measure the model in `folder`, print the tables, and write them to `report` as JSON."""
+    model = Model(folder, device)
+    questions = held_out_questions(CAPTIONS, seed=1)
+    few = held_out_questions({kind: count // 4 for kind, count in CAPTIONS.items()}, seed=2)
+    text = {
+        f"{steps} step{'s' * (steps > 1)}": measure_text_to_image(
+            model, questions, steps=steps, size=(512, 512), name=f"512x512, {steps} steps"
+        )
+        for steps in (1, 4)
+    }
+    for name, size in _OTHER_SIZES.items():
+        text[name] = measure_text_to_image(model, few, steps=1, size=size, name=name)
+    tables = {
+        "text to image": text,
+        "variety": measure_variety(model),
+        "image to image, strength 0.5, 2 steps": measure_image_to_image(
+            model, steps=2, strength=0.5, pairs=_PAIRS, name="strength 0.5"
+        ),
+        "image to image, strength 1.0, 1 step": measure_image_to_image(
+            model, steps=1, strength=1.0, pairs=_PAIRS // 2, name="strength 1.0"
+        ),
+    }
+    report.write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
+    print(as_markdown(tables))
+
+
+def as_markdown(tables: dict[str, Any]) -> str:
+    """Return the tables as Markdown."""
+    text = tables["text to image"]
+    columns = list(text)
+    rows = list(dict.fromkeys(key for column in text.values() for key in column))
+    lines = [f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    lines += [f"| {row} | {' | '.join(_cell(text[column].get(row)) for column in columns)} |" for row in rows]
+    for name, table in tables.items():
+        if name != "text to image":
+            lines += ["", f"**{name}**: " + "; ".join(f"{key} {_cell(value)}" for key, value in table.items())]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case {"share": share, "of": of}:
+            return f"{100 * share:.1f} % of {of}"
+        case float():
+            return f"{value:.2f}"
+    return str(value)

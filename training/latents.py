@@ -1,0 +1,78 @@
+"""The latents, by definition instead of by training, and what the diffusion noise decides.
+
+A latent stands for 8x8 pixels: their mean colour (three channels) and how much their brightness varies (one). So the
+UNet's targets can be drawn directly, it trains without the VAE, and its thumbnails can be looked at meanwhile.
+"""
+
+import math
+
+import numpy as np
+import torch
+from PIL import Image
+
+from training.scenes import NO_CODES, Layout, Scene, draw
+
+# Scaled latents are colours of -1 to 1 times this.
+SCALING = 1.5
+_EDGE_GAIN, _EDGE_SHIFT = 2.0, -0.25
+
+# SDXL's noise schedule: sigma of each training timestep.
+_BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+_ALPHAS = torch.cumprod(1 - _BETAS, 0)
+SIGMAS = ((1 - _ALPHAS) / _ALPHAS).sqrt().float()
+LAST = 999
+
+
+def scene_latents(
+    scene: Scene,
+    codes: tuple[float, ...] = NO_CODES,
+    layout: Layout | None = None,
+    *,
+    width: int = 512,
+    height: int = 512,
+) -> torch.Tensor:
+    """Draw the scene at half its size, and return its scaled latents: (4, height / 8, width / 8)."""
+    return picture_latents(draw(scene, codes, layout=layout, width=width // 2, height=height // 2), block=4)
+
+
+def picture_latents(picture: Image.Image, block: int = 8) -> torch.Tensor:
+    """Return the scaled latents of an RGB picture, one for each block x block pixels."""
+    rgb = np.asarray(picture, np.float32) / 127.5 - 1
+    height, width = rgb.shape[0] // block, rgb.shape[1] // block
+    blocks = rgb.reshape(height, block, width, block, 3).transpose(0, 2, 1, 3, 4).reshape(height, width, -1, 3)
+    edge = blocks.mean(-1).std(-1) * _EDGE_GAIN + _EDGE_SHIFT
+    latents = np.concatenate([blocks.mean(2), edge[..., None]], -1) * SCALING
+    return torch.from_numpy(latents.transpose(2, 0, 1).astype(np.float32))
+
+
+def image_latents(images: torch.Tensor) -> torch.Tensor:
+    """Return the UNSCALED latents of images (B, 3, H, W) of -1 to 1, as the VAE's encoder must: (B, 4, H/8, W/8).
+
+    The variation is measured on 2x2 means, as `scene_latents` draws at half the size.
+    """
+    mean = torch.nn.functional.avg_pool2d(images, 8)
+    bright = torch.nn.functional.avg_pool2d(images.mean(1, keepdim=True), 2)
+    edge = torch.nn.functional.unfold(bright, 4, stride=4).view(len(images), 16, *mean.shape[2:])
+    return torch.cat([mean, edge.std(1, unbiased=False, keepdim=True) * _EDGE_GAIN + _EDGE_SHIFT], 1)
+
+
+def thumbnail(latents: torch.Tensor) -> Image.Image:
+    """Show scaled latents (4, h, w) as the picture of h x w pixels that they are."""
+    rgb = ((latents[:3] / SCALING + 1) * 127.5).clamp(0, 255).round().byte()
+    return Image.fromarray(rgb.permute(1, 2, 0).numpy())
+
+
+def codes_of(noise: torch.Tensor) -> tuple[float, ...]:
+    """Read twelve independent standard normal numbers from unit noise (4, h, w).
+
+    They are each channel's mean, left half minus right half, and upper half minus lower half, scaled to unit variance.
+    """
+    height, width = noise.shape[1:]
+    scale = math.sqrt(height * width)
+    x = torch.ones(width)
+    x[width // 2 :] = -1
+    y = torch.ones(height)
+    y[height // 2 :] = -1
+    columns, rows = noise.mean(1), noise.mean(2)
+    codes = torch.cat([columns.mean(1), (columns * x).mean(1), (rows * y).mean(1)]) * scale
+    return tuple(codes.tolist())

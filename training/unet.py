@@ -1,0 +1,349 @@
+"""The third stage: the UNet learns to draw latents, in one step from noise and in later steps from what is there.
+
+Targets are functions of the caption and the noise (see `training.latents`), so there is no spread that a plain loss
+would blur. It begins as L2: L1's median draws no object at all as long as its place is uncertain, and then nothing is
+learned about it. L1 is added later: where a choice cannot be read exactly, its median takes one side.
+"""
+
+import copy
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image
+from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset
+
+from training.batches import Batch, edit_examples, first_examples, random_size, refinement_examples
+from training.latents import LAST, SIGMAS, codes_of, thumbnail
+from training.models import make_unet
+from training.scenes import CODES
+from training.stage import Stage, move_average, rate
+from training.text import TextStage
+
+STEPS = 10_000
+_BATCH = 14  # at 64x64 latents; more of smaller ones
+_MUON_RATE, _ADAM_RATE = 0.012, 1.2e-3
+_PASSED = 4  # channels of the noise
+
+LOOK_AT = (
+    "a red circle on a blue background", "a small yellow star on a purple background, top left",
+    "a large green triangle on a white background", "a black heart on a pink background, on the right", "a white ring",
+    "a red square left of a green hexagon on a yellow background", "a blue cross above an orange crescent", "a cat",
+    "A cinematic shot of a baby racoon wearing an intricate italian priest robe.",
+    "a fox wearing a blue hat on a green background", "a panda with a crown", "mountains and sea at sunset",
+    "house, trees, night", "",
+)  # fmt: skip
+
+
+def predict(
+    unet: UNet2DConditionModel,
+    noisy: torch.Tensor,
+    timesteps: torch.Tensor,
+    text: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """Return the clean latents that the UNet sees in noisy ones, (B, 4, h, w), as the scheduler computes them."""
+    sigma = SIGMAS.to(noisy.device)[timesteps].view(-1, 1, 1, 1)
+    hidden, pooled = text
+    height, width = 8 * noisy.shape[2], 8 * noisy.shape[3]
+    time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=noisy.device)
+    scaled = (noisy / (sigma**2 + 1).sqrt()).contiguous(memory_format=torch.channels_last)
+    conditions = {"text_embeds": pooled, "time_ids": time_ids.expand(len(noisy), 6)}
+    v: torch.Tensor = unet(scaled, timesteps, hidden, added_cond_kwargs=conditions, return_dict=False)[0]
+    clean: torch.Tensor = noisy / (sigma**2 + 1) - v * sigma / (sigma**2 + 1).sqrt()
+    return clean
+
+
+def object_weights(targets: torch.Tensor) -> torch.Tensor:
+    """Weigh objects, and the rim around them, as much as the plain background of the corner's colour: (B, 1, h, w)."""
+    corner = targets[:, :3, :3, :3].mean((2, 3), keepdim=True)
+    inside = ((targets[:, :3] - corner).abs().sum(1, keepdim=True) > 0.3).float()
+    area = inside.mean((1, 2, 3), keepdim=True)
+    gain = (0.5 / (area + 0.02)).clamp(0, 8) * (area < 0.6)
+    weights = 1 + functional.max_pool2d(inside, 5, 1, 2) * gain
+    return 1.5 * weights / weights.mean((1, 2, 3), keepdim=True)
+
+
+def picture_loss(predicted: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, l1: float) -> torch.Tensor:
+    """Weighted L2 of the values and of their 4x4 means, plus `l1` times L1 of values and of neighbours' differences."""
+    wrong = predicted - targets
+    coarse = functional.avg_pool2d(weights, 4) * functional.avg_pool2d(wrong, 4).square()
+    across = (weights[..., 1:] * (wrong[..., 1:] - wrong[..., :-1]).abs()).mean()
+    down = (weights[..., 1:, :] * (wrong[..., 1:, :] - wrong[..., :-1, :]).abs()).mean()
+    crisp = (weights * wrong.abs()).mean() + 0.5 * (across + down)
+    return (weights * wrong.square()).mean() + 0.5 * coarse.mean() + l1 * crisp
+
+
+class _Helpers(torch.nn.Module):
+    """Linear heads that teach, then go.
+
+    They ask the decoder's lower levels for the picture and for coordinates, and the lowest level for the noise's codes.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        channels = list(reversed(unet.config.block_out_channels))
+        self._features: list[torch.Tensor] = []
+        layers = [unet.mid_block, *(block.resnets[-1] for block in unet.up_blocks[:-1])]
+        for layer in layers:
+            layer.register_forward_hook(self._keep)
+        self.heads = torch.nn.ModuleList(torch.nn.Conv2d(n, 6, 1) for n in [channels[0], *channels[:-1]])
+        self.codes = torch.nn.Linear(channels[0], CODES)
+
+    def _keep(self, _module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+        self._features.append(output)
+
+    def clear(self) -> None:
+        """Forget the features of the forward passes so far."""
+        self._features.clear()
+
+    def loss(self, targets: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mean loss of the last forward pass's levels for the picture, and for the coordinates."""
+        pictures, coordinates = targets.new_zeros(()), targets.new_zeros(())
+        for head, features in zip(self.heads, self._features, strict=True):
+            height, width = features.shape[2:]
+            said = head(functional.group_norm(features, 1))
+            picture, weight = (functional.adaptive_avg_pool2d(full, (height, width)) for full in (targets, weights))
+            x = torch.linspace(-1, 1, width, device=said.device).view(1, 1, 1, -1)
+            y = torch.linspace(-1, 1, height, device=said.device).view(1, 1, -1, 1)
+            pictures = pictures + (weight * (said[:, :4] - picture).square()).mean()
+            coordinates = coordinates + (said[:, 4:5] - x).square().mean() + (said[:, 5:] - y).square().mean()
+        return pictures / len(self.heads), coordinates / len(self.heads)
+
+    def codes_loss(self, noise: torch.Tensor) -> torch.Tensor:
+        """Return how badly the codes of the last forward pass's first examples are read: 1 is not at all."""
+        features = functional.group_norm(self._features[0][: len(noise)], 1)
+        said = self.codes(4 * features.mean((2, 3)))
+        codes = torch.tensor([codes_of(one) for one in noise], device=said.device)
+        loss: torch.Tensor = (said - codes).square().mean()
+        return loss
+
+
+def _pass_noise_down(unet: UNet2DConditionModel) -> None:
+    """Begin with a UNet whose first channels carry the noise, summed over blocks, to its lowest level.
+
+    That is where the codes are read. One more channel is constant, and shows the lower levels where the rim is.
+    """
+    with torch.no_grad():
+        stem = unet.conv_in
+        stem.weight[: _PASSED + 1] *= 0.1
+        stem.bias[: _PASSED + 1] = 0
+        stem.bias[_PASSED] = 1
+        for i in range(_PASSED):
+            stem.weight[i, i, 1, 1] = 1
+        for block in unet.down_blocks:
+            for shortcut in (resnet.conv_shortcut for resnet in block.resnets if resnet.conv_shortcut is not None):
+                for i in range(_PASSED):
+                    shortcut.weight[i] = 0
+                    shortcut.weight[i, i] = 1
+                    shortcut.bias[i] = 0
+            for sampler in block.downsamplers or []:
+                for i in range(_PASSED):
+                    sampler.conv.weight[i] = 0
+                    sampler.conv.weight[i, i, 1:, 1:] = 0.5
+                    sampler.conv.bias[i] = 0
+        for module in unet.modules():
+            if type(module).__name__ == "ResnetBlock2D":
+                module.conv2.weight *= 0.3
+        unet.conv_out.weight *= 0.2
+        unet.conv_out.bias.zero_()
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (K. Jordan, 2024, https://kellerjordan.github.io/posts/muon/): momentum, made orthogonal.
+
+    Convolutions count as matrices of (out, in * height * width). torch's own takes two-dimensional weights only.
+    """
+
+    def __init__(self, parameters: list[torch.nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Make one step."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(state["momentum"], group["momentum"])
+                matrix = _orthogonal(update.reshape(len(update), -1))
+                gain = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                parameter.mul_(1 - 0.01 * group["lr"])
+                parameter.add_(matrix.reshape(update.shape), alpha=-group["lr"] * gain)
+
+
+def _orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """Bring the singular values near 1 by five Newton-Schulz iterations, with the coefficients of the Muon post."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix / (matrix.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    if tall:
+        x = x.T
+    for _ in range(5):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    update: torch.Tensor = x.T if tall else x
+    return update
+
+
+class _Examples(IterableDataset[tuple[Batch, int]]):
+    """First examples and edits, and how many refinements to add; a function of the step's number alone."""
+
+    def __init__(self, first_step: int, steps: int) -> None:
+        self._first, self._steps = first_step, steps
+
+    def __iter__(self) -> Iterator[tuple[Batch, int]]:
+        worker = torch.utils.data.get_worker_info()
+        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        for step in range(self._first + number, self._steps, count):
+            rng = random.Random(step)
+            torch.manual_seed(step)
+            share = step / self._steps
+            size = random_size(rng, early=share < 0.25)
+            total = max(2, int(_BATCH * min(4, 4096 / (size[0] * size[1]))))
+            later = 0 if share < 0.1 else round(total * 0.5)
+            batch = first_examples(rng, total - later, size)
+            refinements = (later + 1) // 2
+            if later > refinements:
+                batch = batch + edit_examples(rng, later - refinements, size)
+            yield batch, refinements
+
+
+class UnetStage:
+    """The UNet, its moving average, its optimizers, and one step of training."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        torch.manual_seed(0)
+        self._device = device
+        self.unet = make_unet()
+        _pass_noise_down(self.unet)
+        self.unet.to(device, memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.unet).requires_grad_(requires_grad=False)
+        self.helpers = _Helpers(self.unet).to(device)
+        self.text = TextStage(folder).to(device)
+        matrices: list[torch.nn.Parameter] = []
+        others = list(self.helpers.parameters())
+        for name, parameter in self.unet.named_parameters():
+            inner = parameter.ndim > 1 and not name.startswith(("conv_in", "conv_out"))
+            (matrices if inner else others).append(parameter)
+        self.optimizers = [
+            torch.optim.AdamW(others, lr=_ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.01),
+            Muon(matrices, _MUON_RATE),
+        ]
+        self._lasts: dict[torch.Size, tuple[Batch, torch.Tensor]] = {}
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+        return {
+            "unet": self.unet.state_dict(),
+            "average": self.average.state_dict(),
+            "helpers": self.helpers.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.unet.load_state_dict(saved["unet"])
+        self.average.load_state_dict(saved["average"])
+        self.helpers.load_state_dict(saved["helpers"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+
+    def train(self, batch: Batch, refinements: int, step: int, share: float) -> dict[str, float]:
+        """Make one step, and return its losses."""
+        factor = rate(share, step, warm_up=100, decay=0.4)
+        for optimizer, base in zip(self.optimizers, (_ADAM_RATE, _MUON_RATE), strict=True):
+            optimizer.param_groups[0]["lr"] = base * factor
+        firsts = int((batch.timesteps == LAST).sum())
+        if refinements and (last := self._lasts.get(batch.noise.shape[1:])):
+            batch = batch + refinement_examples(random.Random(step), refinements, *last)
+        sigma = SIGMAS[batch.timesteps].view(-1, 1, 1, 1)
+        noisy, targets = ((t.to(self._device)) for t in (batch.base + sigma * batch.noise, batch.targets))
+        self.helpers.clear()
+        pictures = predict(self.unet, noisy, batch.timesteps.to(self._device), self.text(batch.captions))
+        weights = object_weights(targets)
+        l1 = 0.2 + 0.8 * max(0.0, share - 0.4) / 0.6
+        first = picture_loss(pictures[:firsts], targets[:firsts], weights[:firsts], l1)
+        loss, losses = first * firsts / len(batch), {"first": first.item()}
+        if firsts < len(batch):
+            later = picture_loss(pictures[firsts:], targets[firsts:], weights[firsts:], l1)
+            loss = loss + later * (len(batch) - firsts) / len(batch)
+            losses["later"] = later.item()
+        codes = self.helpers.codes_loss(batch.noise[:firsts])
+        losses["codes"] = codes.item()
+        levels, coordinates = self.helpers.loss(targets, weights)
+        losses["coordinates"] = coordinates.item()
+        taught = 0.5 * coordinates + 0.15 * codes + 0.3 * max(0.0, 1 - 1.2 * share) * levels
+        torch.autograd.backward(loss + taught)
+        torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        move_average(self.average, self.unet, step, 0.998)
+        self._lasts[batch.noise.shape[1:]] = (batch[:firsts], pictures[:firsts].detach().cpu())
+        return losses
+
+
+@torch.no_grad()
+def sample(
+    unet: UNet2DConditionModel,
+    text: TextStage,
+    captions: tuple[str, ...],
+    *,
+    steps: int,
+    seed: int,
+    size: tuple[int, int],
+) -> torch.Tensor:
+    """Return scaled latents (B, 4, *size) by ancestral Euler sampling, as the scheduler does it."""
+    device = next(unet.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(captions), 4, *size)
+    noisy = torch.randn(shape, generator=generator) * SIGMAS[LAST]
+    encoded = text(captions)
+    timesteps = [round(1000 - 1000 / steps * i) - 1 for i in range(steps)]
+    pictures = torch.zeros(shape)
+    for i, timestep in enumerate(timesteps):
+        pictures = predict(unet, noisy.to(device), torch.full((len(captions),), timestep, device=device), encoded).cpu()
+        if i + 1 == steps:
+            break
+        now, then = SIGMAS[timestep].item(), SIGMAS[timesteps[i + 1]].item()
+        up = then * (now**2 - then**2) ** 0.5 / now
+        down = (then**2 - up**2) ** 0.5
+        noisy = pictures + (noisy - pictures) * down / now + up * torch.randn(shape, generator=generator)
+    return pictures
+
+
+def _draw_sheet(stage: UnetStage, path: Path) -> None:
+    """Draw thumbnails: one step with two seeds, four steps, and one step at 256 pixels."""
+    side = 128
+    sheet = Image.new("RGB", (len(LOOK_AT) * side, 4 * side))
+    for row, (steps, seed, size) in enumerate(((1, 0, 64), (1, 1, 64), (4, 0, 64), (1, 0, 32))):
+        pictures = sample(stage.average, stage.text, LOOK_AT, steps=steps, seed=seed, size=(size, size))
+        for column, latents in enumerate(pictures):
+            sheet.paste(thumbnail(latents).resize((side, side)), (column * side, row * side))
+    sheet.save(path)
+
+
+def train_unet(folder: Path, device: torch.device) -> bool:
+    """Train the UNet, and return whether all steps are done. The checkpoint is unet.pt, the pictures unet-sheet.png."""
+    torch.set_flush_denormal(True)  # momentum fades to denormal numbers, which made a step eight times slower
+    unet_stage = UnetStage(folder, device)
+    stage = Stage(folder, "unet", STEPS, unet_stage.state)
+    first_step = 0
+    if saved := stage.resume():
+        unet_stage.load(saved)
+        first_step = saved["step"]
+    # A GPU is fed by other processes; on a CPU drawing is a hundredth of the work.
+    workers = 8 if device.type == "cuda" else 0
+    batches = DataLoader(_Examples(first_step, STEPS), batch_size=None, num_workers=workers)
+    steps = stage.steps(look=lambda: _draw_sheet(unet_stage, folder / "unet-sheet.png"))
+    for (step, share, losses), (batch, refinements) in zip(steps, batches, strict=False):
+        losses.update(unet_stage.train(batch, refinements, step, share))
+    return stage.is_done
