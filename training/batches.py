@@ -81,7 +81,7 @@ def edit_examples(rng: random.Random, count: int, size: tuple[int, int]) -> Batc
     for _ in range(count):
         timestep = _random_timestep(rng)
         source, codes = random_scene(rng), _random_codes(rng)
-        layout = random_layout(rng) if rng.random() < 0.5 else layout_of(source, width, height)
+        layout = random_layout(rng) if rng.random() < 0.8 else layout_of(source, width, height)
         caption = _edit_of(source, rng, moves=timestep >= _KEEPS_LAYOUT)
         target, moved = edited(source, caption), layout
         if (timestep >= _KEEPS_LAYOUT and (caption.position or caption.size)) or source.kind in ("pair", "landscape"):

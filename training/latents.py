@@ -37,12 +37,11 @@ def scene_latents(
 
 def picture_latents(picture: Image.Image, block: int = 8) -> torch.Tensor:
     """Return the scaled latents of an RGB picture, one for each block x block pixels."""
-    rgb = np.asarray(picture, np.float32) / 127.5 - 1
-    height, width = rgb.shape[0] // block, rgb.shape[1] // block
-    blocks = rgb.reshape(height, block, width, block, 3).transpose(0, 2, 1, 3, 4).reshape(height, width, -1, 3)
-    edge = blocks.mean(-1).std(-1) * _EDGE_GAIN + _EDGE_SHIFT
-    latents = np.concatenate([blocks.mean(2), edge[..., None]], -1) * SCALING
-    return torch.from_numpy(latents.transpose(2, 0, 1).astype(np.float32))
+    rgb = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+    bright = rgb.mean(0, keepdim=True)
+    means = torch.nn.functional.avg_pool2d(torch.cat([rgb, bright, bright**2])[None], block)[0]
+    edge = (means[4:] - means[3:4] ** 2).clamp(min=0).sqrt()
+    return torch.cat([means[:3], edge * _EDGE_GAIN + _EDGE_SHIFT]) * SCALING
 
 
 def image_latents(images: torch.Tensor) -> torch.Tensor:

@@ -210,7 +210,7 @@ class _Examples(IterableDataset[tuple[Batch, int]]):
             total = max(2, int(_BATCH * min(4, 4096 / (size[0] * size[1]))))
             later = 0 if share < 0.1 else round(total * 0.5)
             batch = first_examples(rng, total - later, size)
-            refinements = (later + 1) // 2
+            refinements = later * 2 // 5
             if later > refinements:
                 batch = batch + edit_examples(rng, later - refinements, size)
             yield batch, refinements
