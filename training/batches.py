@@ -13,7 +13,7 @@ import torch
 
 from training.captions import caption_of
 from training.latents import LAST, SIGMAS, codes_of, scene_latents
-from training.scenes import CODES, Scene, edited, layout_of, random_layout, random_scene
+from training.scenes import Scene, edited, layout_of, random_codes, random_layout, random_scene
 
 # Those of 1 to 4 trailing steps, the likelier ones more often.
 _TIMESTEPS = (749, 749, 749, 666, 499, 499, 499, 499, 499, 333, 249, 249)
@@ -80,7 +80,7 @@ def edit_examples(rng: random.Random, count: int, size: tuple[int, int]) -> Batc
     base, timesteps, targets, captions = [], [], [], []
     for _ in range(count):
         timestep = _random_timestep(rng)
-        source, codes = random_scene(rng), _random_codes(rng)
+        source, codes = random_scene(rng), random_codes(rng)
         layout = random_layout(rng) if rng.random() < 0.8 else layout_of(source, width, height)
         caption = _edit_of(source, rng, moves=timestep >= _KEEPS_LAYOUT)
         target, moved = edited(source, caption), layout
@@ -139,12 +139,8 @@ def _random_timestep(rng: random.Random) -> int:
     return rng.choice(_TIMESTEPS) if rng.random() < 0.85 else rng.randint(100, 998)
 
 
-def _random_codes(rng: random.Random) -> tuple[float, ...]:
-    return tuple(rng.gauss(0, 1) for _ in range(CODES))
-
-
 def _any_latents(rng: random.Random, width: int, height: int) -> torch.Tensor:
-    return scene_latents(random_scene(rng), _random_codes(rng), random_layout(rng), width=width, height=height)
+    return scene_latents(random_scene(rng), random_codes(rng), random_layout(rng), width=width, height=height)
 
 
 def _batch(

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from training.captions import caption_of
 from training.detect import background_rgb, check, find_objects, pixels_of, sharpness, style_of
 from training.latents import codes_of
-from training.scenes import CODES, COLOURS, Scene, draw, random_layout, random_scene
+from training.scenes import COLOURS, Scene, draw, random_codes, random_layout, random_scene
 
 CAPTIONS = {"shape": 220, "pair": 120, "animal": 120, "landscape": 80}
 _OTHER_SIZES = {"256x256": (256, 256), "768x768": (768, 768), "512x768": (512, 768)}
@@ -148,7 +148,7 @@ def measure_image_to_image(model: Model, *, steps: int, strength: float, pairs: 
     rng = random.Random(4)
     scores: Scores = defaultdict(list)
     for source, target, what in tqdm(itertools.islice(_edits(rng), pairs), desc=name, total=pairs, mininterval=2):
-        codes = tuple(rng.gauss(0, 1) for _ in range(CODES))
+        codes = random_codes(rng)
         picture = draw(source, codes, layout=random_layout(rng), antialias=2)
         changed = model.change(
             picture, caption_of(target, rng), seed=rng.randrange(1 << 30), steps=steps, strength=strength

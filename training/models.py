@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -159,8 +158,3 @@ def save_pipeline(
     pipeline.save_pretrained(folder, variant="fp16", safe_serialization=True)
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes files that only their owner can read
-
-
-def count_parameters(module: torch.nn.Module) -> int:
-    """Return how many numbers the module has learned."""
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -167,6 +167,11 @@ def _random_scene(rng: random.Random, kind: str | None) -> Scene:
     )
 
 
+def random_codes(rng: random.Random) -> tuple[float, ...]:
+    """Draw codes as noise gives them."""
+    return tuple(rng.gauss(0, 1) for _ in range(CODES))
+
+
 def layout_of(scene: Scene, width: int = 1, height: int = 1) -> Layout:
     """Return the layout that a caption alone gives."""
     alone = scene.kind == "animal" and not scene.position

@@ -18,7 +18,7 @@ from torch.nn import functional
 from training.captions import caption_of
 from training.latents import LAST, SCALING, SIGMAS, codes_of, image_latents, thumbnail
 from training.models import make_unet, make_vae
-from training.scenes import CODES, draw, random_layout, random_scene
+from training.scenes import draw, random_codes, random_layout, random_scene
 from training.stage import Stage, move_average, rate
 from training.text import TextStage
 from training.unet import predict
@@ -37,7 +37,7 @@ def _to_tensor(pictures: list[Image.Image]) -> torch.Tensor:
 def _drawings(rng: random.Random, count: int, side: int) -> torch.Tensor:
     pictures = []
     for _ in range(count):
-        codes = tuple(rng.gauss(0, 1) for _ in range(CODES))
+        codes = random_codes(rng)
         layout = random_layout(rng) if rng.random() < 0.5 else None
         antialias = 2 if side > 400 else 3
         scene = random_scene(rng)
