@@ -13,13 +13,13 @@ from PIL import Image
 from scipy import ndimage
 
 from training.scenes import (
-    _SKY,
     ACCESSORIES,
     ANIMALS,
     COLOURS,
     ELEMENTS,
     SHAPES,
     SIZES,
+    SKY,
     STYLES,
     Scene,
     colours_of,
@@ -206,8 +206,8 @@ def _check_landscape(pixels: Array, scene: Scene, width: int, height: int) -> di
     results = {}
     if scene.time and not scene.style:
         top = np.median(pixels[:6].reshape(-1, 3), 0)
-        names = list(_SKY)
-        results["time"] = names[int(np.argmin([np.abs(np.array(_SKY[n][0]) - top).sum() for n in names]))] == scene.time
+        names = list(SKY)
+        results["time"] = names[int(np.argmin([np.abs(np.array(SKY[n][0]) - top).sum() for n in names]))] == scene.time
     wrong = 0
     for element in ELEMENTS:
         has = tuple(e for e in ELEMENTS if e in scene.elements or e == element)

@@ -373,7 +373,7 @@ def _draw_animal(canvas: _Canvas, scene: Scene) -> None:  # noqa: C901, PLR0912,
             canvas.rectangle(0.12, 0.3, 0.36, 0.82, wear)
 
 
-_SKY: dict[str, tuple[Rgb, Rgb]] = {
+SKY: dict[str, tuple[Rgb, Rgb]] = {
     "day": ((95, 170, 240), (205, 232, 250)),
     "sunset": ((120, 60, 130), (250, 150, 70)),
     "night": ((12, 16, 48), (40, 50, 100)),
@@ -396,7 +396,7 @@ def _draw_landscape(  # noqa: C901, PLR0912, PLR0915 - one thing after the other
         elements = ("mountains", "trees")  # an empty prompt
     horizon = 0.6
     rows = np.clip((np.arange(height) + 0.5) / height / horizon, 0, 1)[:, None]
-    top, bottom = (np.array(colour, np.float32) for colour in _SKY[time])
+    top, bottom = (np.array(colour, np.float32) for colour in SKY[time])
     sky = top * (1 - rows) + bottom * rows
     if not scene.time:
         sky += 30 * np.tanh(codes[0:3])

@@ -2,9 +2,9 @@
 
 import csv
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
@@ -14,31 +14,38 @@ _SAVE_S = 120
 _LOG_STEPS = 50
 
 
+class Part(Protocol):
+    """What a checkpoint can hold: a module or an optimizer."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` takes."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> object:
+        """Go on from this state."""
+
+
 class Stage:
     """A training of a fixed number of steps, in runs of at most half an hour that go on from each other."""
 
-    def __init__(self, folder: Path, name: str, steps: int, state: Callable[[], dict[str, Any]]) -> None:
-        """Keep `name`'s checkpoint, losses and pictures in `folder`; `state` returns what a checkpoint holds."""
-        self.folder = folder
-        self.checkpoint = folder / f"{name}.pt"
+    def __init__(self, folder: Path, name: str, steps: int, parts: Mapping[str, Part]) -> None:
+        """Keep `name`'s checkpoint, losses and pictures in `folder`; load `parts` if a run was here before."""
+        self._checkpoint = folder / f"{name}.pt"
         self._losses = folder / f"{name}.csv"
-        self._name, self._steps, self._state = name, steps, state
-        self._done = 0
+        self._name, self._steps, self._parts = name, steps, parts
+        self.done = 0
         folder.mkdir(parents=True, exist_ok=True)
-
-    def resume(self) -> dict[str, Any] | None:
-        """Return the checkpoint's state, if there is one to go on from."""
-        if not self.checkpoint.exists():
+        if not self._checkpoint.exists():
             self._losses.unlink(missing_ok=True)
-            return None
-        saved: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu")
-        self._done = saved["step"]
-        return saved
+            return
+        saved = torch.load(self._checkpoint, map_location="cpu")
+        self.done = saved["step"]
+        for key, part in parts.items():
+            part.load_state_dict(saved[key])
 
     @property
     def is_done(self) -> bool:
         """Whether all steps were made."""
-        return self._done >= self._steps
+        return self.done >= self._steps
 
     def steps(self, *, look: Callable[[], None] = lambda: None) -> Iterator[tuple[int, float, dict[str, float]]]:
         """Yield each step's number, the share of the training that is behind, and a dict for the step's losses.
@@ -47,15 +54,15 @@ class Stage:
         """
         started = saved = time.monotonic()
         sums: dict[str, list[float]] = {}
-        with tqdm(total=self._steps, initial=self._done, desc=self._name, mininterval=2, unit="step") as bar:
+        with tqdm(total=self._steps, initial=self.done, desc=self._name, mininterval=2, unit="step") as bar:
             while not self.is_done and time.monotonic() - started < STAGE_S:
                 losses: dict[str, float] = {}
-                yield self._done, self._done / self._steps, losses
-                self._done += 1
+                yield self.done, self.done / self._steps, losses
+                self.done += 1
                 bar.update()
                 for key, value in losses.items():
                     sums.setdefault(key, []).append(value)
-                if self._done % _LOG_STEPS == 0 and sums:
+                if self.done % _LOG_STEPS == 0 and sums:
                     means = {key: sum(values) / len(values) for key, values in sums.items()}
                     bar.set_postfix({key: f"{value:.4f}" for key, value in means.items()})
                     self._log(means)
@@ -68,9 +75,9 @@ class Stage:
         look()
 
     def _save(self) -> None:
-        scratch = self.checkpoint.with_suffix(".tmp")
-        torch.save({"step": self._done, **self._state()}, scratch)
-        scratch.replace(self.checkpoint)
+        scratch = self._checkpoint.with_suffix(".tmp")
+        torch.save({"step": self.done} | {key: part.state_dict() for key, part in self._parts.items()}, scratch)
+        scratch.replace(self._checkpoint)
         self._draw_curves()
 
     def _log(self, means: dict[str, float]) -> None:
@@ -79,7 +86,7 @@ class Stage:
             writer = csv.writer(file)
             if is_new:
                 writer.writerow(["step", "loss", "value"])
-            writer.writerows([self._done, key, f"{value:.6f}"] for key, value in means.items())
+            writer.writerows([self.done, key, f"{value:.6f}"] for key, value in means.items())
 
     def _draw_curves(self) -> None:
         if not self._losses.exists():

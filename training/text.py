@@ -101,10 +101,7 @@ def train_text(folder: Path) -> bool:
     heads = TextHeads(PROJECTION, HIDDEN, HIDDEN_2)
     parts = torch.nn.ModuleDict({"text_encoder": text_encoder, "text_encoder_2": text_encoder_2, "heads": heads})
     optimizer = torch.optim.AdamW(parts.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    stage = Stage(folder, "text", STEPS, lambda: {"parts": parts.state_dict(), "optimizer": optimizer.state_dict()})
-    if saved := stage.resume():
-        parts.load_state_dict(saved["parts"])
-        optimizer.load_state_dict(saved["optimizer"])
+    stage = Stage(folder, "text", STEPS, {"parts": parts, "optimizer": optimizer})
     tokenizer = make_tokenizer(folder / "tokenizer", pad=END)
     tokenizer_2 = make_tokenizer(folder / "tokenizer_2", pad="!")
     rows = torch.arange(_BATCH)

@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from training.batches import Batch, edit_examples, first_examples, random_size, refinement_examples
 from training.latents import LAST, SIGMAS, codes_of, thumbnail
-from training.models import make_unet
+from training.models import make_scheduler, make_unet
 from training.scenes import CODES
-from training.stage import Stage, move_average, rate
+from training.stage import Part, Stage, move_average, rate
 from training.text import TextStage
 
-STEPS = 10_000
+STEPS = 8_000
 _BATCH = 14  # at 64x64 latents; more of smaller ones
 _MUON_RATE, _ADAM_RATE = 0.012, 1.2e-3
 _PASSED = 4  # channels of the noise
@@ -47,14 +47,24 @@ def predict(
 ) -> torch.Tensor:
     """Return the clean latents that the UNet sees in noisy ones, (B, 4, h, w), as the scheduler computes them."""
     sigma = SIGMAS.to(noisy.device)[timesteps].view(-1, 1, 1, 1)
-    hidden, pooled = text
-    height, width = 8 * noisy.shape[2], 8 * noisy.shape[3]
-    time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=noisy.device)
-    scaled = (noisy / (sigma**2 + 1).sqrt()).contiguous(memory_format=torch.channels_last)
-    conditions = {"text_embeds": pooled, "time_ids": time_ids.expand(len(noisy), 6)}
-    v: torch.Tensor = unet(scaled, timesteps, hidden, added_cond_kwargs=conditions, return_dict=False)[0]
+    v = _velocity(unet, noisy / (sigma**2 + 1).sqrt(), timesteps, text)
     clean: torch.Tensor = noisy / (sigma**2 + 1) - v * sigma / (sigma**2 + 1).sqrt()
     return clean
+
+
+def _velocity(
+    unet: UNet2DConditionModel,
+    scaled: torch.Tensor,
+    timesteps: torch.Tensor,
+    text: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    hidden, pooled = text
+    height, width = 8 * scaled.shape[2], 8 * scaled.shape[3]
+    time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=scaled.device)
+    conditions = {"text_embeds": pooled, "time_ids": time_ids.expand(len(scaled), 6)}
+    scaled = scaled.contiguous(memory_format=torch.channels_last)
+    v: torch.Tensor = unet(scaled, timesteps, hidden, added_cond_kwargs=conditions, return_dict=False)[0]
+    return v
 
 
 def object_weights(targets: torch.Tensor) -> torch.Tensor:
@@ -233,33 +243,19 @@ class UnetStage:
         for name, parameter in self.unet.named_parameters():
             inner = parameter.ndim > 1 and not name.startswith(("conv_in", "conv_out"))
             (matrices if inner else others).append(parameter)
-        self.optimizers = [
-            torch.optim.AdamW(others, lr=_ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.01),
-            Muon(matrices, _MUON_RATE),
-        ]
+        self.adam = torch.optim.AdamW(others, lr=_ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+        self.muon = Muon(matrices, _MUON_RATE)
         self._lasts: dict[torch.Size, tuple[Batch, torch.Tensor]] = {}
 
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds."""
-        return {
-            "unet": self.unet.state_dict(),
-            "average": self.average.state_dict(),
-            "helpers": self.helpers.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-        }
-
-    def load(self, saved: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self.unet.load_state_dict(saved["unet"])
-        self.average.load_state_dict(saved["average"])
-        self.helpers.load_state_dict(saved["helpers"])
-        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
+    @property
+    def parts(self) -> dict[str, Part]:
+        """What a checkpoint holds."""
+        return {name: getattr(self, name) for name in ("unet", "average", "helpers", "adam", "muon")}
 
     def train(self, batch: Batch, refinements: int, step: int, share: float) -> dict[str, float]:
         """Make one step, and return its losses."""
         factor = rate(share, step, warm_up=100, decay=0.4)
-        for optimizer, base in zip(self.optimizers, (_ADAM_RATE, _MUON_RATE), strict=True):
+        for optimizer, base in ((self.adam, _ADAM_RATE), (self.muon, _MUON_RATE)):
             optimizer.param_groups[0]["lr"] = base * factor
         firsts = int((batch.timesteps == LAST).sum())
         if refinements and (last := self._lasts.get(batch.noise.shape[1:])):
@@ -283,7 +279,7 @@ class UnetStage:
         taught = 0.5 * coordinates + 0.15 * codes + 0.3 * max(0.0, 1 - 1.2 * share) * levels
         torch.autograd.backward(loss + taught)
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
-        for optimizer in self.optimizers:
+        for optimizer in (self.adam, self.muon):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         move_average(self.average, self.unet, step, 0.998)
@@ -301,23 +297,17 @@ def sample(
     seed: int,
     size: tuple[int, int],
 ) -> torch.Tensor:
-    """Return scaled latents (B, 4, *size) by ancestral Euler sampling, as the scheduler does it."""
-    device = next(unet.parameters()).device
+    """Return scaled latents (B, 4, *size) as the pipeline samples them."""
+    scheduler = make_scheduler()
+    scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(seed)
-    shape = (len(captions), 4, *size)
-    noisy = torch.randn(shape, generator=generator) * SIGMAS[LAST]
+    latents: torch.Tensor = torch.randn((len(captions), 4, *size), generator=generator) * scheduler.init_noise_sigma
     encoded = text(captions)
-    timesteps = [round(1000 - 1000 / steps * i) - 1 for i in range(steps)]
-    pictures = torch.zeros(shape)
-    for i, timestep in enumerate(timesteps):
-        pictures = predict(unet, noisy.to(device), torch.full((len(captions),), timestep, device=device), encoded).cpu()
-        if i + 1 == steps:
-            break
-        now, then = SIGMAS[timestep].item(), SIGMAS[timesteps[i + 1]].item()
-        up = then * (now**2 - then**2) ** 0.5 / now
-        down = (then**2 - up**2) ** 0.5
-        noisy = pictures + (noisy - pictures) * down / now + up * torch.randn(shape, generator=generator)
-    return pictures
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(latents, timestep).to(unet.device)
+        v = _velocity(unet, scaled, timestep.expand(len(captions)).to(unet.device), encoded).cpu()
+        latents = scheduler.step(v, timestep, latents, generator=generator).prev_sample
+    return latents
 
 
 def _draw_sheet(stage: UnetStage, path: Path) -> None:
@@ -335,14 +325,10 @@ def train_unet(folder: Path, device: torch.device) -> bool:
     """Train the UNet, and return whether all steps are done. The checkpoint is unet.pt, the pictures unet-sheet.png."""
     torch.set_flush_denormal(True)  # momentum fades to denormal numbers, which made a step eight times slower
     unet_stage = UnetStage(folder, device)
-    stage = Stage(folder, "unet", STEPS, unet_stage.state)
-    first_step = 0
-    if saved := stage.resume():
-        unet_stage.load(saved)
-        first_step = saved["step"]
+    stage = Stage(folder, "unet", STEPS, unet_stage.parts)
     # A GPU is fed by other processes; on a CPU drawing is a hundredth of the work.
     workers = 8 if device.type == "cuda" else 0
-    batches = DataLoader(_Examples(first_step, STEPS), batch_size=None, num_workers=workers)
+    batches = DataLoader(_Examples(stage.done, STEPS), batch_size=None, num_workers=workers)
     steps = stage.steps(look=lambda: _draw_sheet(unet_stage, folder / "unet-sheet.png"))
     for (step, share, losses), (batch, refinements) in zip(steps, batches, strict=False):
         losses.update(unet_stage.train(batch, refinements, step, share))

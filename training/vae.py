@@ -34,6 +34,10 @@ def _to_tensor(pictures: list[Image.Image]) -> torch.Tensor:
     return torch.from_numpy(np.stack(arrays))
 
 
+def _to_image(picture: torch.Tensor) -> Image.Image:
+    return Image.fromarray(((picture.cpu().permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8))
+
+
 def _drawings(rng: random.Random, count: int, side: int) -> torch.Tensor:
     pictures = []
     for _ in range(count):
@@ -146,16 +150,7 @@ def train_vae(folder: Path, device: torch.device) -> bool:
         betas=(0.9, 0.99),
         weight_decay=1e-4,
     )
-    stage = Stage(
-        folder,
-        "vae",
-        STEPS,
-        lambda: {"vae": vae.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()},
-    )
-    if saved := stage.resume():
-        vae.load_state_dict(saved["vae"])
-        average.load_state_dict(saved["average"])
-        optimizer.load_state_dict(saved["optimizer"])
+    stage = Stage(folder, "vae", STEPS, {"vae": vae, "average": average, "optimizer": optimizer})
     for step, share, losses in stage.steps(look=lambda: _draw_round_trips(average, folder / "vae-sheet.png")):
         rng = random.Random(step)
         torch.manual_seed(step)
@@ -199,18 +194,7 @@ def polish_decoder(folder: Path, device: torch.device) -> bool:
     average = copy.deepcopy(decoder).requires_grad_(requires_grad=False)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=_POLISH_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
 
-    def state() -> dict[str, Any]:
-        return {
-            "decoder": decoder.state_dict(),
-            "average": average.state_dict(),
-            "optimizer": optimizer.state_dict(),
-        }
-
-    stage = Stage(folder, "polish", POLISH_STEPS, state)
-    if saved := stage.resume():
-        decoder.load_state_dict(saved["decoder"])
-        average.load_state_dict(saved["average"])
-        optimizer.load_state_dict(saved["optimizer"])
+    stage = Stage(folder, "polish", POLISH_STEPS, {"decoder": decoder, "average": average, "optimizer": optimizer})
     for step, share, losses in stage.steps():
         rng = random.Random(-step - 1)
         torch.manual_seed(step)
@@ -258,9 +242,6 @@ def _draw_round_trips(vae: AutoencoderKL, path: Path) -> None:
     sheet = Image.new("RGB", (8 * 256, 3 * 256))
     for column, (picture, latent, copied) in enumerate(zip(pictures, latents, decoded, strict=True)):
         small = thumbnail(latent.cpu() * SCALING).resize((256, 256), Image.Resampling.NEAREST)
-        for row, shown in enumerate((picture, None, copied)):
-            image = small if shown is None else Image.fromarray(
-                ((shown.cpu().permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8)
-            )  # fmt: skip
-            sheet.paste(image, (256 * column, 256 * row))
+        for row, shown in enumerate((_to_image(picture), small, _to_image(copied))):
+            sheet.paste(shown, (256 * column, 256 * row))
     sheet.save(path)
