@@ -225,10 +225,15 @@ def style_of(image: Image.Image, scene: Scene) -> str | None:
 
 
 def sharpness(image: Image.Image, ideal: Image.Image) -> float:
-    """Return the picture's gradient energy over the ideal drawing's: 1 is as crisp as drawn, below is blurred."""
+    """Return the ideal drawing's edges as the picture has them, at half the size.
 
-    def energy(picture: Image.Image) -> float:
-        grey = np.asarray(picture.convert("L"), np.float32)
-        return float((np.diff(grey, axis=0) ** 2).sum() + (np.diff(grey, axis=1) ** 2).sum())
+    It is the projection of the brightness gradients on the ideal ones: 1 is as crisp as drawn, below is blurred or in
+    another place. Noise adds nothing to it.
+    """
+    got, wanted = _gradients(image), _gradients(ideal)
+    return float(got @ wanted / max(wanted @ wanted, 1.0))
 
-    return energy(image) / max(energy(ideal), 1.0)
+
+def _gradients(picture: Image.Image) -> Array:
+    grey = np.asarray(picture.convert("L").reduce(2), np.float32)
+    return np.concatenate([np.diff(grey, axis=axis).ravel() for axis in (0, 1)])

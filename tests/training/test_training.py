@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from training.batches import edit_examples, first_examples, refinement_examples
 from training.captions import VOCABULARY, caption_of
@@ -79,10 +80,13 @@ def test_the_detector_says_no_to_a_picture_of_nothing() -> None:
     assert find_objects(pixels_of(blank)) == []
 
 
-def test_a_blurred_picture_is_less_sharp() -> None:
+def test_a_blurred_picture_is_less_sharp_and_a_noisy_one_is_not_sharper() -> None:
     picture = draw(Scene("shape", shape="star", colour="red", background="white"), antialias=2)
     assert sharpness(picture, picture) == 1
     assert sharpness(picture.resize((64, 64)).resize((512, 512)), picture) < 0.5
+    noise = np.random.default_rng(0).normal(0, 20, (512, 512, 3))
+    noisy = Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8))
+    assert sharpness(noisy, picture) < 1.01
 
 
 def test_no_training_caption_has_a_held_out_combination(rng: random.Random) -> None:
