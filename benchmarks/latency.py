@@ -11,8 +11,10 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -24,22 +26,26 @@ _REQUESTS = 40
 _PROMPT = "a red circle on a blue background"
 
 
-def _start() -> tuple[subprocess.Popen[str], str, float]:
-    """Start the service, and return it, its URL, and the seconds until it was ready."""
+@contextmanager
+def _service() -> Iterator[tuple[str, float]]:
+    """Run the service; yield its URL and the seconds until it was ready."""
     began = time.perf_counter()
     environment = os.environ | {"TURBO_MODEL": "demo", "TURBO_PORT": "0"}
-    command = [sys.executable, "-m", "app", "serve"]
-    server = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    for line in server.stderr:
-        if match := re.search(r"Uvicorn running on http://[^:]+:([0-9]+)", line):
-            url = f"http://127.0.0.1:{match[1]}"
-            break
-    else:
-        raise RuntimeError(f"the service ended with {server.wait()}")
-    while not httpx.get(f"{url}/healthz/ready").is_success:
-        time.sleep(0.02)
-    return server, url, time.perf_counter() - began
+    with tempfile.NamedTemporaryFile("r") as log:
+        command = [sys.executable, "-m", "app", "serve"]
+        with Path(log.name).open("w") as stderr:
+            server = subprocess.Popen(command, env=environment, stderr=stderr)
+        try:
+            while not (match := re.search(r"Uvicorn running on (http://\S+)", Path(log.name).read_text())):
+                if server.poll() is not None:
+                    raise RuntimeError(f"the service ended with {server.returncode}")
+                time.sleep(0.02)
+            while not httpx.get(f"{match[1]}/healthz/ready").is_success:
+                time.sleep(0.02)
+            yield match[1], time.perf_counter() - began
+        finally:
+            server.terminate()
+            server.wait()
 
 
 def _timed(call: Callable[[], object]) -> float:
@@ -50,22 +56,20 @@ def _timed(call: Callable[[], object]) -> float:
 
 def main() -> None:
     """Print the figures."""
-    server, url, started = _start()
     pipeline = AutoPipelineForText2Image.from_pretrained(_DEMO, variant="fp16", dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    with httpx.Client(base_url=url, timeout=60) as client:
+
+    def call() -> None:
+        pipeline(_PROMPT, num_inference_steps=1, guidance_scale=0.0, width=512, height=512)
+
+    with _service() as (url, started), httpx.Client(base_url=url, timeout=60) as client:
 
         def ask() -> None:
             client.post("/txt2img", json={"prompt": _PROMPT}).raise_for_status()
 
-        def call() -> None:
-            pipeline(_PROMPT, num_inference_steps=1, guidance_scale=0.0, width=512, height=512)
-
         ask()
         call()
         requests, calls = zip(*((_timed(ask), _timed(call)) for _ in range(_REQUESTS)), strict=True)
-    server.terminate()
-    server.wait()
     p50, p95 = statistics.median(requests), statistics.quantiles(requests, n=20)[-1]
     bare = statistics.median(calls)
     print(f"ready after             {started:6.2f} s")

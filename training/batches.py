@@ -97,12 +97,12 @@ def refinement_examples(rng: random.Random, count: int, firsts: Batch, pictures:
     """Make examples of later steps from `firsts` and what the model made of them: `pictures` (B, 4, h, w)."""
     rows = [rng.randrange(len(firsts)) for _ in range(count)]
     timesteps = [_random_timestep(rng) for _ in range(count)]
-    # Ancestral sampling keeps a little of the first noise.
+    # Ancestral sampling from pure noise keeps a little of it, and so has a little less of the picture.
     kept = (SIGMAS[timesteps] / SIGMAS[LAST]).view(-1, 1, 1, 1)
     fresh = torch.randn(count, *firsts.noise.shape[1:])
     own = torch.tensor([rng.random() < 0.7 for _ in rows]).view(-1, 1, 1, 1)
     return Batch(
-        base=torch.where(own, pictures[rows], firsts.targets[rows]),
+        base=(1 - kept**2) * torch.where(own, pictures[rows], firsts.targets[rows]),
         noise=kept * firsts.noise[rows] + (1 - kept**2).sqrt() * fresh,
         timesteps=torch.tensor(timesteps),
         targets=firsts.targets[rows],

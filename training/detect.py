@@ -1,10 +1,13 @@
 """Classical picture checks, nothing learned: what is in a picture, by colours, connected components and templates.
 
-Shapes are compared with the ten templates. Animals are compared with a drawing of each animal in each accessory, in
-the place, size and colours that the caption asks for, on the background that the picture has.
+Shapes are compared with the ten templates, and nothing else may be in the picture. Of animals and landscapes it is
+asked which drawing is nearest: that of the caption, or one that differs in the attribute, in the same place, size and
+colours and on the background that the picture has.
 """
 
 import functools
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,10 +20,13 @@ from training.scenes import (
     ANIMALS,
     COLOURS,
     ELEMENTS,
+    EMPTY_PROMPT,
+    POSITIONS,
     SHAPES,
     SIZES,
     SKY,
     STYLES,
+    Layout,
     Scene,
     colours_of,
     draw,
@@ -30,41 +36,44 @@ from training.scenes import (
 Array = np.ndarray[Any, np.dtype[Any]]
 _SIDE = 128
 _TEMPLATE = 48
+# The least overlap with a template, in which drawn shapes have at least 0.81.
+_LIKE = 0.72
+# The largest thing that is overlooked beside an object, as a part of its area.
+_CRUMB = 0.1
 
 
 @dataclass(frozen=True)
 class Found:
-    """An object: its colour's and shape's names, and its bounding box in fractions of width and height."""
+    """An object: its names, its box's centre in fractions of width and height, and its size.
+
+    `radius` is half of the box's longer side in fractions of the picture's shorter side, `area` a number of pixels.
+    """
 
     colour: str
-    shape: str
+    shape: str | None
     x: float
     y: float
-    width: float
-    height: float
+    radius: float
+    area: int
 
     @property
     def position(self) -> str:
         """The nearest of the nine positions."""
         column = 0 if self.x < 0.42 else 2 if self.x > 0.58 else 1
         row = 0 if self.y < 0.42 else 2 if self.y > 0.58 else 1
-        names = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
-        return names[3 * row + column]
+        return POSITIONS[3 * row + column]
 
     @property
-    def radius(self) -> float:
-        """Half of the longer side."""
-        return max(self.width, self.height) / 2
-
-
-def size_name(radius: float) -> str:
-    """Return the nearest of the three sizes."""
-    return min(SIZES, key=lambda name: abs(SIZES[name] - radius))
+    def size(self) -> str:
+        """The nearest of the three sizes."""
+        return min(SIZES, key=lambda name: abs(SIZES[name] - self.radius))
 
 
 def pixels_of(image: Image.Image) -> Array:
-    """Return the picture as 128x128 RGB values of 0 to 255, whatever its size."""
-    return np.asarray(image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float32)
+    """Return the picture as RGB values of 0 to 255, its shorter side scaled to 128: (H, W, 3)."""
+    scale = _SIDE / min(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BOX), np.float32)
 
 
 def background_rgb(pixels: Array) -> Array:
@@ -81,16 +90,17 @@ def nearest_colour(rgb: Array, style: str | None = None) -> str:
     return names[int(np.abs(palette - rgb).sum(1).argmin())]
 
 
-def find_objects(pixels: Array, count: int = 1, style: str | None = None) -> list[Found]:
-    """Return the largest connected things that are not background, the largest first; fewer if there are fewer."""
+def find_objects(pixels: Array, style: str | None = None) -> list[Found]:
+    """Return the connected things that are not background, the largest first."""
+    height, width = pixels.shape[:2]
     distance = np.abs(pixels - background_rgb(pixels)).sum(-1)
     labels, number = ndimage.label(distance > (20 if style else 55))
-    sizes = ndimage.sum_labels(np.ones_like(labels), labels, range(1, number + 1))
+    areas = ndimage.sum_labels(np.ones_like(labels), labels, range(1, number + 1))
     found = []
-    for label in (np.argsort(sizes)[::-1] + 1)[:count]:
-        mask = labels == label
-        if mask.sum() < 16:
-            continue
+    for index in np.argsort(areas)[::-1]:
+        if areas[index] < 16:
+            break
+        mask = labels == index + 1
         rows, columns = np.where(mask)
         core = mask & (distance >= np.percentile(distance[mask], 40))
         x0, x1, y0, y1 = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
@@ -98,10 +108,10 @@ def find_objects(pixels: Array, count: int = 1, style: str | None = None) -> lis
             Found(
                 colour=nearest_colour(np.median(pixels[core], 0), style),
                 shape=_shape_of(mask[y0:y1, x0:x1]),
-                x=(x0 + x1) / 2 / _SIDE,
-                y=(y0 + y1) / 2 / _SIDE,
-                width=(x1 - x0) / _SIDE,
-                height=(y1 - y0) / _SIDE,
+                x=(x0 + x1) / 2 / width,
+                y=(y0 + y1) / 2 / height,
+                radius=max(x1 - x0, y1 - y0) / 2 / _SIDE,
+                area=int(areas[index]),
             )
         )
     return found
@@ -127,111 +137,119 @@ def _templates() -> dict[str, Array]:
     return templates
 
 
-def _shape_of(mask: Array) -> str:
+def _shape_of(mask: Array) -> str | None:
     square = _squared(mask)
-    overlap = {name: (square & t).sum() / (square | t).sum() for name, t in _templates().items()}
-    return max(overlap, key=lambda name: overlap[name])
+    overlap = {name: float((square & t).sum() / (square | t).sum()) for name, t in _templates().items()}
+    best = max(overlap, key=lambda name: overlap[name])
+    return best if overlap[best] >= _LIKE else None
 
 
-def _nearest_drawing(pixels: Array, scenes: list[Scene], width: int, height: int) -> Scene:
-    background = tuple(int(v) for v in background_rgb(pixels))
-    best, least = scenes[0], np.inf
-    for scene in scenes:
-        drawing = pixels_of(draw(scene, width=width // 4, height=height // 4))
-        if scene.kind == "animal" and not scene.background:
-            plain = np.abs(drawing - np.array(colours_of(scene)[0])).sum(-1) < 2
-            drawing[plain] = background
-        difference = float(np.abs(drawing - pixels).mean())
-        if difference < least:
-            best, least = scene, difference
-    return best
+def _nearest_drawing(pixels: Array, scenes: Iterable[Scene], layout: Layout | None = None) -> Scene:
+    """Return the scene whose drawing is nearest to the picture, in the picture's own background where none is named."""
+    height, width = pixels.shape[:2]
+    background = background_rgb(pixels).round()
+
+    def difference(scene: Scene) -> float:
+        drawing = np.array(draw(scene, layout=layout, width=width, height=height), np.float32)
+        if scene.kind != "landscape" and not scene.background:
+            plain = styled(np.array(colours_of(scene)[0]), scene.style)
+            drawing[np.abs(drawing - plain).sum(-1) < 3] = background
+        return float(np.abs(drawing - pixels).mean())
+
+    return min(scenes, key=difference)
 
 
-def check(image: Image.Image, scene: Scene) -> dict[str, bool]:
-    """Say of everything that the scene names whether the picture has it."""
+def check(image: Image.Image, scene: Scene, layout: Layout | None = None) -> dict[str, bool]:
+    """Say of everything that the scene names whether the picture has it.
+
+    `layout` is where the object is if the caption does not say it. In monochrome pictures no colour is asked for.
+    """
     pixels = pixels_of(image)
-    width, height = image.size
     results: dict[str, bool] = {}
+    if scene.style:
+        drawings = [replace(scene, style=style) for style in (None, *STYLES)]
+        results["style"] = _nearest_drawing(pixels, drawings, layout).style == scene.style
     if scene.kind == "landscape":
-        return _check_landscape(pixels, scene, width, height)
+        return results | _check_landscape(pixels, scene)
     if scene.background and scene.style != "monochrome":
         results["background"] = nearest_colour(background_rgb(pixels), scene.style) == scene.background
     if scene.kind == "animal":
-        return results | _check_animal(pixels, scene, width, height)
-    found = find_objects(pixels, 2 if scene.kind == "pair" else 1, scene.style)
+        return results | _check_animal(pixels, scene, layout)
+    found = find_objects(pixels, scene.style)
     if scene.kind == "pair":
-        results["pair"] = _is_pair(found, scene)
-        return results
+        return results | {"pair": _is_pair(found, scene)}
     first = found[0] if found else None
     if scene.shape:
-        results["shape"] = first is not None and first.shape == scene.shape
+        results["shape"] = first is not None and first.shape == scene.shape and _are_all(found, 1)
     if scene.colour and scene.style != "monochrome":
         results["colour"] = first is not None and first.colour == scene.colour
     if scene.position:
         results["position"] = first is not None and first.position == scene.position
     if scene.size:
-        side = min(width, height)
-        radius = max(first.width * width, first.height * height) / 2 / side if first else 0.0
-        results["size"] = first is not None and size_name(radius) == scene.size
+        results["size"] = first is not None and first.size == scene.size
     return results
 
 
-def _check_animal(pixels: Array, scene: Scene, width: int, height: int) -> dict[str, bool]:
-    kinds = [
-        replace(scene, animal=animal, accessory=accessory) for animal in ANIMALS for accessory in (None, *ACCESSORIES)
-    ]
-    seen = _nearest_drawing(pixels, kinds, width, height)
-    results = {"animal": seen.animal == scene.animal, "accessory": seen.accessory == scene.accessory}
+def _are_all(found: list[Found], count: int) -> bool:
+    """Whether there is nothing else beside the largest objects."""
+    return len(found) == count or (len(found) > count and found[count].area < _CRUMB * found[count - 1].area)
+
+
+def _check_animal(pixels: Array, scene: Scene, layout: Layout | None) -> dict[str, bool]:
+    kinds = itertools.product(ANIMALS, (None, *ACCESSORIES))
+    seen = _nearest_drawing(pixels, [replace(scene, animal=a, accessory=b) for a, b in kinds], layout)
+    wears = "accessory" if scene.accessory else "no accessory"
+    results = {"animal": seen.animal == scene.animal, wears: seen.accessory == scene.accessory}
+    for name, field in (("fur colour", "colour"), ("accessory colour", "accessory_colour")):
+        if (asked := getattr(scene, field)) and scene.style != "monochrome":
+            drawings = [replace(scene, **{field: colour}) for colour in COLOURS]  # type: ignore[arg-type]
+            results[name] = getattr(_nearest_drawing(pixels, drawings, layout), field) == asked
+    if scene.size:
+        drawings = [replace(scene, size=size) for size in SIZES]
+        results["size"] = _nearest_drawing(pixels, drawings).size == scene.size
     if scene.position:
-        ideal = find_objects(pixels_of(draw(scene, width=width, height=height)), style=scene.style)
-        found = find_objects(pixels, style=scene.style)
-        apart = [max(abs(a.x - b.x), abs(a.y - b.y)) for a, b in zip(ideal, found, strict=False)]
-        results["position"] = bool(apart) and apart[0] < 0.08
+        drawings = [replace(scene, position=position) for position in POSITIONS]
+        results["position"] = _nearest_drawing(pixels, drawings).position == scene.position
     return results
 
 
 def _is_pair(found: list[Found], scene: Scene) -> bool:
     """Whether both objects are there, in their shapes and colours, and in the relation that the caption asks for."""
-    if len(found) < 2:
+    if not _are_all(found, 2):
         return False
     axis = "x" if scene.relation in ("left of", "right of") else "y"
-    a, b = sorted(found, key=lambda thing: getattr(thing, axis), reverse=scene.relation in ("right of", "below"))
+    a, b = sorted(found[:2], key=lambda thing: getattr(thing, axis), reverse=scene.relation in ("right of", "below"))
     apart = abs(getattr(a, axis) - getattr(b, axis)) > 0.2
     shapes = (a.shape, b.shape) == (scene.shape, scene.other_shape)
     colours = scene.style == "monochrome" or (a.colour, b.colour) == (scene.colour, scene.other_colour)
     return apart and shapes and colours
 
 
-def _check_landscape(pixels: Array, scene: Scene, width: int, height: int) -> dict[str, bool]:
+def _check_landscape(pixels: Array, scene: Scene) -> dict[str, bool]:
     results = {}
-    if scene.time and not scene.style:
+    if scene.time:
         top = np.median(pixels[:6].reshape(-1, 3), 0)
-        names = list(SKY)
-        results["time"] = names[int(np.argmin([np.abs(np.array(SKY[n][0]) - top).sum() for n in names]))] == scene.time
-    wrong = 0
+        skies = {time: styled(np.array(colours[0]), scene.style) for time, colours in SKY.items()}
+        results["time"] = min(skies, key=lambda time: float(np.abs(skies[time] - top).sum())) == scene.time
+    asked = scene.elements if scene.elements or scene.time or scene.style else EMPTY_PROMPT
+    timed = replace(scene, time=scene.time or "day")  # or a drawing without elements would be the empty prompt's
+    right = []
     for element in ELEMENTS:
-        has = tuple(e for e in ELEMENTS if e in scene.elements or e == element)
-        lacks = tuple(e for e in ELEMENTS if e in scene.elements and e != element)
-        with_it, without = replace(scene, elements=has), replace(scene, elements=lacks)
-        wrong += _nearest_drawing(pixels, [with_it, without], width, height).elements != scene.elements
-    results["elements"] = wrong == 0
-    return results
-
-
-def style_of(image: Image.Image, scene: Scene) -> str | None:
-    """Return the style in which a drawing of the scene is nearest to the picture."""
-    drawings = [replace(scene, style=style) for style in (None, *STYLES)]
-    return _nearest_drawing(pixels_of(image), drawings, *image.size).style
+        has = tuple(e for e in ELEMENTS if e in asked or e == element)
+        lacks = tuple(e for e in ELEMENTS if e in asked and e != element)
+        drawings = [replace(timed, elements=elements) for elements in (has, lacks)]
+        right.append(_nearest_drawing(pixels, drawings).elements == asked)
+    return results | {"elements": all(right)}
 
 
 def sharpness(image: Image.Image, ideal: Image.Image) -> float:
-    """Return the ideal drawing's edges as the picture has them, at half the size.
+    """Return how much of the ideal drawing's edges the picture has, at half the size.
 
-    It is the projection of the brightness gradients on the ideal ones: 1 is as crisp as drawn, below is blurred or in
-    another place. Noise adds nothing to it.
+    It is the projection of the brightness gradients on the ideal ones: 1 is as crisp as drawn (and the most), below is
+    blurred or in another place. Noise and contrast add nothing to it.
     """
     got, wanted = _gradients(image), _gradients(ideal)
-    return float(got @ wanted / max(wanted @ wanted, 1.0))
+    return min(1.0, float(got @ wanted / max(wanted @ wanted, 1.0)))
 
 
 def _gradients(picture: Image.Image) -> Array:

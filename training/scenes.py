@@ -35,12 +35,14 @@ SIZES = {"small": 0.12, "medium": 0.20, "large": 0.31}
 POSITIONS = (
     "top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right",
 )  # fmt: skip
-RELATIONS = ("left of", "right of", "above", "below")
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+RELATIONS = tuple(OPPOSITE)
 ANIMALS = ("raccoon", "cat", "fox", "panda", "bear", "rabbit")
 ACCESSORIES = ("robe", "hat", "crown", "scarf")
 TIMES = ("day", "sunset", "night")
 ELEMENTS = ("mountains", "sea", "trees", "house", "snow")
 STYLES = ("night", "pastel", "monochrome")
+EMPTY_PROMPT = ("mountains", "trees")  # what a landscape of which nothing is named shows
 KINDS = ("shape", "pair", "animal", "landscape")
 CODES = 12
 NO_CODES = (0.0,) * CODES
@@ -83,10 +85,27 @@ class Scene:
 
     @property
     def is_held_out(self) -> bool:
-        """Whether the scene is for measuring only. One in ten is, by its combination's checksum; "a cat" is not."""
+        """Whether the scene is never trained on. One in ten is, by its combination's checksum; "a cat" is not."""
         named = self.combination.split()[1:]
         together = sum(name != "None" for name in named) > 1
         return together and zlib.crc32(self.combination.encode()) % 10 == 0
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the scene is for measuring: held out, and so is the other caption that asks for the same picture."""
+        same = self
+        if self.kind == "pair":
+            same = replace(
+                self,
+                shape=self.other_shape,
+                colour=self.other_colour,
+                other_shape=self.shape,
+                other_colour=self.colour,
+                relation=OPPOSITE[self.relation or "left of"],
+            )
+        elif self.kind == "landscape" and self.time in (None, "day"):
+            same = replace(self, time=None if self.time else "day")
+        return self.is_held_out and same.is_held_out
 
 
 @dataclass(frozen=True)
@@ -98,11 +117,11 @@ class Layout:
     radius: float
 
 
-def random_scene(rng: random.Random, kind: str | None = None, *, held_out: bool = False) -> Scene:
-    """Draw a scene from the training set, or from the held-out tenth."""
+def random_scene(rng: random.Random, kind: str | None = None, *, new: bool = False) -> Scene:
+    """Draw a scene to train on, or one to measure with."""
     while True:
         scene = _random_scene(rng, kind)
-        if scene.is_held_out == held_out:
+        if scene.is_new if new else not scene.is_held_out:
             return scene
 
 
@@ -393,7 +412,7 @@ def _draw_landscape(  # noqa: C901, PLR0912, PLR0915 - one thing after the other
     time = scene.time or "day"
     elements = scene.elements
     if not scene.time and not elements and not scene.style:
-        elements = ("mountains", "trees")  # an empty prompt
+        elements = EMPTY_PROMPT
     horizon = 0.6
     rows = np.clip((np.arange(height) + 0.5) / height / horizon, 0, 1)[:, None]
     top, bottom = (np.array(colour, np.float32) for colour in SKY[time])

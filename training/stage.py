@@ -30,15 +30,15 @@ class Stage:
     def __init__(self, folder: Path, name: str, steps: int, parts: Mapping[str, Part]) -> None:
         """Keep `name`'s checkpoint, losses and pictures in `folder`; load `parts` if a run was here before."""
         self._checkpoint = folder / f"{name}.pt"
-        self._losses = folder / f"{name}.csv"
+        self._table = folder / f"{name}.csv"
+        self._losses: list[tuple[int, str, float]] = []
         self._name, self._steps, self._parts = name, steps, parts
         self.done = 0
         folder.mkdir(parents=True, exist_ok=True)
         if not self._checkpoint.exists():
-            self._losses.unlink(missing_ok=True)
             return
         saved = torch.load(self._checkpoint, map_location="cpu")
-        self.done = saved["step"]
+        self.done, self._losses = saved["step"], saved["losses"]
         for key, part in parts.items():
             part.load_state_dict(saved[key])
 
@@ -65,7 +65,7 @@ class Stage:
                 if self.done % _LOG_STEPS == 0 and sums:
                     means = {key: sum(values) / len(values) for key, values in sums.items()}
                     bar.set_postfix({key: f"{value:.4f}" for key, value in means.items()})
-                    self._log(means)
+                    self._losses += [(self.done, key, value) for key, value in means.items()]
                     sums.clear()
                 if time.monotonic() - saved > _SAVE_S:
                     self._save()
@@ -76,36 +76,27 @@ class Stage:
 
     def _save(self) -> None:
         scratch = self._checkpoint.with_suffix(".tmp")
-        torch.save({"step": self.done} | {key: part.state_dict() for key, part in self._parts.items()}, scratch)
+        parts = {key: part.state_dict() for key, part in self._parts.items()}
+        torch.save({"step": self.done, "losses": self._losses} | parts, scratch)
         scratch.replace(self._checkpoint)
-        self._draw_curves()
-
-    def _log(self, means: dict[str, float]) -> None:
-        is_new = not self._losses.exists()
-        with self._losses.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if is_new:
-                writer.writerow(["step", "loss", "value"])
-            writer.writerows([self.done, key, f"{value:.6f}"] for key, value in means.items())
+        with self._table.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("step", "loss", "value"), *self._losses])
+        if self._losses:
+            self._draw_curves()
 
     def _draw_curves(self) -> None:
-        if not self._losses.exists():
-            return
         import matplotlib as mpl  # noqa: PLC0415 - slow to import, and needed here only
 
         mpl.use("Agg")
         from matplotlib import pyplot as plt  # noqa: PLC0415 - as above
 
-        curves: dict[str, list[tuple[int, float]]] = {}
-        with self._losses.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                curves.setdefault(row["loss"], []).append((int(row["step"]), float(row["value"])))
         figure, axes = plt.subplots(figsize=(7, 4))
-        for key, points in curves.items():
-            axes.plot(*zip(*points, strict=True), label=key)
+        for name in dict.fromkeys(name for _, name, _ in self._losses):
+            points = [(step, value) for step, of, value in self._losses if of == name]
+            axes.plot(*zip(*points, strict=True), label=name)
         axes.set(xlabel="step", ylabel="loss", title=self._name, yscale="log")
         axes.legend()
-        figure.savefig(self._losses.with_suffix(".png"), dpi=100)
+        figure.savefig(self._table.with_suffix(".png"), dpi=100)
         plt.close(figure)
 
 

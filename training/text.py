@@ -61,7 +61,7 @@ def attributes_of(scene: Scene) -> list[int]:
 def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> torch.Tensor:
     """Return token ids (B, 77)."""
     ids: torch.Tensor = tokenizer(
-        list(captions), padding="max_length", truncation=True, max_length=77, return_tensors="pt"
+        list(captions), padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
     ).input_ids
     return ids
 

@@ -257,6 +257,7 @@ class UnetStage:
         factor = rate(share, step, warm_up=100, decay=0.4)
         for optimizer, base in ((self.adam, _ADAM_RATE), (self.muon, _MUON_RATE)):
             optimizer.param_groups[0]["lr"] = base * factor
+        torch.manual_seed(step)  # drawing may be in other processes
         firsts = int((batch.timesteps == LAST).sum())
         if refinements and (last := self._lasts.get(batch.noise.shape[1:])):
             batch = batch + refinement_examples(random.Random(step), refinements, *last)

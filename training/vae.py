@@ -16,15 +16,15 @@ from PIL import Image
 from torch.nn import functional
 
 from training.captions import caption_of
-from training.latents import LAST, SCALING, SIGMAS, codes_of, image_latents, thumbnail
+from training.latents import SCALING, codes_of, image_latents, thumbnail
 from training.models import make_unet, make_vae
 from training.scenes import draw, random_codes, random_layout, random_scene
 from training.stage import Stage, move_average, rate
 from training.text import TextStage
-from training.unet import predict
+from training.unet import LOOK_AT, sample
 
 STEPS = 2_500
-POLISH_STEPS = 600
+POLISH_STEPS = 900
 _RATE = 8e-4
 _POLISH_RATE = 3e-4
 
@@ -62,7 +62,7 @@ def _disturbed(latents: torch.Tensor, rng: random.Random) -> torch.Tensor:
     latents = latents + rng.choice((0, 0.01, 0.03, 0.06)) * torch.randn_like(latents)
     if rng.random() < 0.4:
         line = torch.tensor([1.0, 2.0, 1.0]) / 4
-        kernel = (line[:, None] * line).expand(4, 1, 3, 3)
+        kernel = (line[:, None] * line).expand(4, 1, 3, 3).to(latents.device)
         soft = functional.conv2d(functional.pad(latents, (1, 1, 1, 1), mode="replicate"), kernel, groups=4)
         latents = torch.lerp(latents, soft, rng.uniform(0.2, 0.8))
     return latents
@@ -195,15 +195,18 @@ def polish_decoder(folder: Path, device: torch.device) -> bool:
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=_POLISH_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
 
     stage = Stage(folder, "polish", POLISH_STEPS, {"decoder": decoder, "average": average, "optimizer": optimizer})
-    for step, share, losses in stage.steps():
+
+    def look() -> None:
+        _draw_decoded(unet, text, vae, average, folder / "polish-sheet.png")
+
+    for step, share, losses in stage.steps(look=look):
         rng = random.Random(-step - 1)
         torch.manual_seed(step)
         optimizer.param_groups[0]["lr"] = _POLISH_RATE * rate(share, step, warm_up=30, decay=0.7)
         # Half-size pictures are cheap; whole ones are what counts.
         side = 512 if step % 2 else 256
-        noise = torch.randn(1 if side > 400 else 3, 4, side // 8, side // 8)
-        latents, pictures = (t.to(device) for t in _own_latents(rng, noise, unet, text))
-        if step % 4 >= 2:
+        latents, pictures = (t.to(device) for t in _own_latents(rng, 1 if side > 400 else 3, side, unet, text))
+        if step % 6 >= 4:
             latents = image_latents(pictures)
         decoded = decoder(vae.post_quant_conv(latents))
         loss = drawing_loss(decoded, pictures, image_latents(pictures))
@@ -217,20 +220,34 @@ def polish_decoder(folder: Path, device: torch.device) -> bool:
 
 
 def _own_latents(
-    rng: random.Random, noise: torch.Tensor, unet: UNet2DConditionModel, text: TextStage
+    rng: random.Random, count: int, side: int, unet: UNet2DConditionModel, text: TextStage
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the UNet's unscaled one-step latents from unit noise, and the pictures that they should become."""
-    count, side = len(noise), 8 * noise.shape[-1]
+    """Return the UNet's unscaled latents, of one step or of four, and the pictures that they should become."""
+    seed, shape = rng.randrange(1 << 30), (count, 4, side // 8, side // 8)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     scenes = [random_scene(rng) for _ in range(count)]
-    captions = [caption_of(scene, rng) for scene in scenes]
+    captions = tuple(caption_of(scene, rng) for scene in scenes)
     pictures = [
         draw(scene, codes_of(own), width=side, height=side, antialias=2)
         for scene, own in zip(scenes, noise, strict=True)
     ]
-    with torch.no_grad():
-        timesteps = torch.full((count,), LAST, device=unet.device)
-        latents = predict(unet, (noise * SIGMAS[LAST]).to(unet.device), timesteps, text(captions))
+    latents = sample(unet, text, captions, steps=rng.choice((1, 1, 4)), seed=seed, size=shape[2:])
     return latents / SCALING, _to_tensor(pictures)
+
+
+@torch.no_grad()
+def _draw_decoded(
+    unet: UNet2DConditionModel, text: TextStage, vae: AutoencoderKL, decoder: torch.nn.Module, path: Path
+) -> None:
+    """Draw what the UNet and the decoder make of captions: one step above, four steps below."""
+    side = 256
+    sheet = Image.new("RGB", (len(LOOK_AT) * side, 2 * side))
+    for row, steps in enumerate((1, 4)):
+        latents = sample(unet, text, LOOK_AT, steps=steps, seed=0, size=(64, 64)).to(unet.device) / SCALING
+        for column in range(len(LOOK_AT)):
+            decoded = decoder(vae.post_quant_conv(latents[column : column + 1])).clamp(-1, 1)
+            sheet.paste(_to_image(decoded[0]).resize((side, side)), (column * side, row * side))
+    sheet.save(path)
 
 
 @torch.no_grad()

@@ -6,7 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
+import app.weights.store
 from app.errors import WeightsError
 from app.weights.source import DemoSource, FolderSource, HubSource
 from app.weights.store import locate, pull
@@ -106,6 +108,15 @@ def test_the_record_lists_every_file_with_its_size(store: Path) -> None:
     assert {name: entry["size_bytes"] for name, entry in record["files"].items()} == {
         str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()
     }
+
+
+def test_the_wheel_carries_the_demo() -> None:
+    project = Path(app.weights.store.__file__).parents[2]
+    packed = {file.distribution_path for file in WheelBuilder(str(project)).recurse_included_files()}
+    demo = project / "app" / "weights" / "demo"
+    files = {str(path.relative_to(project)) for path in demo.rglob("*") if path.is_file()}
+    assert "app/weights/demo/unet/diffusion_pytorch_model.fp16.safetensors" in files
+    assert files <= packed
 
 
 def test_the_demo_is_in_the_package_and_readable_by_every_user(tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""The measures of the demo model, seen from models that draw ideal or wrong pictures."""
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import training.evaluate
+from training.evaluate import (
+    CAPTIONS,
+    Model,
+    Question,
+    as_markdown,
+    measure_image_to_image,
+    measure_text_to_image,
+    measure_variety,
+    new_questions,
+)
+from training.latents import codes_of
+from training.scenes import CODES, Layout, Scene, draw
+
+FEW = {"shape": 6, "pair": 4, "animal": 4, "landscape": 4}
+LAYOUT = Layout(0.35, 0.6, 0.2)
+
+
+class Painter(Model):
+    """Knows the scene behind each caption, and draws it as `see` sees it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, see: Callable[[Scene], Scene] = lambda scene: scene) -> None:
+        self._scenes: dict[str, Scene] = {}
+        self._see = see
+        monkeypatch.setattr(training.evaluate, "caption_of", self._caption_of)
+        monkeypatch.setattr(training.evaluate, "random_layout", lambda _: LAYOUT)
+
+    def _caption_of(self, scene: Scene, _: object) -> str:
+        self._scenes[caption := f"caption {len(self._scenes)}"] = scene
+        return caption
+
+    def draw(self, caption: str, *, seed: int, steps: int = 1, size: tuple[int, int] = (512, 512)) -> Image.Image:
+        assert 1 <= steps <= 4
+        noise = torch.randn(1, 4, size[1] // 8, size[0] // 8, generator=torch.Generator().manual_seed(seed))[0]
+        scene = self._see(self._scenes[caption])
+        return draw(scene, codes_of(noise), width=size[0], height=size[1], antialias=2)
+
+    def change(self, image: Image.Image, caption: str, *, seed: int, steps: int, strength: float) -> Image.Image:
+        assert (image.size, steps, seed >= 0) == ((512, 512), 2 if strength < 1 else 1, True)
+        layout = LAYOUT if strength < 1 else None
+        return draw(self._see(self._scenes[caption]), (0.5,) * CODES, layout=layout, antialias=2)
+
+
+def test_ideal_pictures_score_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    painter = Painter(monkeypatch)
+    for size in ((512, 512), (512, 768)):
+        table = measure_text_to_image(painter, new_questions(FEW, 1), steps=1, size=size, name="")
+        assert table.pop("combinations") == 18
+        assert table.pop("sharpness") == pytest.approx(1)
+        assert {key: cell["share"] for key, cell in table.items()} == dict.fromkeys(table, 1)
+        assert {"shape", "colour", "background", "pair", "animal", "elements", "overall", "whole caption"} <= set(table)
+    for steps, strength in ((2, 0.5), (1, 1.0)):
+        shares = measure_image_to_image(painter, steps=steps, strength=strength, pairs=6, name="")
+        assert {key: cell["share"] for key, cell in shares.items()} == dict.fromkeys(shares, 1)
+        assert ("position kept" in shares) == (strength < 1)
+    assert measure_variety(painter)["background differs"]["share"] > 0.8
+
+
+def test_a_model_that_knows_only_circles_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def circle(scene: Scene) -> Scene:
+        return replace(scene, kind="shape", shape="circle", colour=scene.colour or "grey")
+
+    painter = Painter(monkeypatch, circle)
+    table = measure_text_to_image(painter, new_questions(FEW, 1), steps=1, size=(512, 512), name="")
+    assert table["background"]["share"] == table["colour"]["share"] == 1
+    assert table["pair"]["share"] == table["elements"]["share"] == 0
+    assert table["whole caption"]["share"] < 0.3
+    shares = measure_image_to_image(painter, steps=2, strength=0.5, pairs=12, name="")
+    assert shares["position kept"]["share"] > 0.9
+    assert shares["whole pair"]["share"] < 0.5
+
+
+def test_a_model_that_heeds_no_caption_scores_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    painter = Painter(monkeypatch, lambda _: Scene("shape", shape="circle", colour="grey", background="grey"))
+    table = measure_text_to_image(painter, new_questions(FEW, 1), steps=1, size=(512, 512), name="")
+    assert table["overall"]["share"] < 0.25
+    assert table["whole caption"]["share"] == 0
+    assert measure_variety(painter)["background differs"]["share"] == 0
+
+
+def test_questions_are_new_and_hardly_ever_asked_twice() -> None:
+    questions = new_questions(CAPTIONS, 1)
+    assert len(questions) >= 500
+    assert len({question.scene.combination for question in questions}) > 400
+    for scene, other in itertools.pairwise(question.scene for question in questions):
+        assert scene.is_held_out
+        if scene.kind == other.kind == "pair":
+            exchanged = replace(
+                scene,
+                shape=scene.other_shape,
+                colour=scene.other_colour,
+                other_shape=scene.shape,
+                other_colour=scene.colour,
+            )
+            assert exchanged.is_held_out
+
+
+def test_the_tables_show_shares_with_their_numbers() -> None:
+    share = {"share": 0.975, "of": 40}
+    tables = {
+        "text to image": {"1 step": {"colour": share, "sharpness": 0.912}, "256x256": {"colour": share}},
+        "variety": {"background differs": share},
+    }
+    assert as_markdown(tables).splitlines() == [
+        "| | 1 step | 256x256 |",
+        "|---|---|---|",
+        "| colour | 97.5 % of 40 | 97.5 % of 40 |",
+        "| sharpness | 0.91 |  |",
+        "",
+        "**variety**: background differs 97.5 % of 40",
+    ]
+
+
+def test_the_model_card_shows_the_scores_that_were_measured() -> None:
+    project = Path(training.evaluate.__file__).parents[1]
+    scores = json.loads((project / "training" / "scores.json").read_text())
+    assert as_markdown(scores) in (project / "app" / "weights" / "demo" / "README.md").read_text()
+
+
+def test_a_question_remembers_its_seed() -> None:
+    assert new_questions(FEW, 1) == new_questions(FEW, 1) != new_questions(FEW, 2)
+    assert isinstance(new_questions(FEW, 1)[0], Question)
