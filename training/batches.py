@@ -51,13 +51,11 @@ class Batch:
         return len(self.captions)
 
 
-def random_size(rng: random.Random, *, early: bool) -> tuple[int, int]:
-    """Draw a batch's latent size. Small ones cost a quarter, so more of them come early."""
-    small = 0.7 if early else 0.25
-    share = rng.random()
-    if share < small:
-        return _SMALL
-    return _USUAL if share < small + (1 - small) * 0.85 else rng.choice(_OTHERS)
+def random_size(rng: random.Random, share: float) -> tuple[int, int]:
+    """Draw a batch's latent size for a share of the training. Small ones cost a quarter, so more of them come early."""
+    small = 0.7 if share < 0.25 else 0.25
+    others = 0.05 if share < 0.25 else 0.12 if share < 0.6 else 0.25
+    return rng.choices((_SMALL, _USUAL, rng.choice(_OTHERS)), (small, 1 - small - others, others))[0]
 
 
 def first_examples(rng: random.Random, count: int, size: tuple[int, int]) -> Batch:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from training.scenes import NO_CODES, Layout, Scene, draw
 
-# Scaled latents are colours of -1 to 1 times this.
-SCALING = 1.5
+# Scaled latents are colours of -1 to 1 times this. The more, the better a picture shows through later steps' noise.
+SCALING = 3.0
 _EDGE_GAIN, _EDGE_SHIFT = 2.0, -0.25
 
 # SDXL's noise schedule: sigma of each training timestep.

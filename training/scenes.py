@@ -126,7 +126,7 @@ def random_scene(rng: random.Random, kind: str | None = None, *, new: bool = Fal
 
 
 def _random_scene(rng: random.Random, kind: str | None) -> Scene:
-    kind = kind or rng.choices(KINDS, (0.40, 0.20, 0.25, 0.15))[0]
+    kind = kind or rng.choices(KINDS, (0.30, 0.32, 0.23, 0.15))[0]
 
     def maybe(share: float, names: tuple[str, ...] | list[str]) -> str | None:
         return rng.choice(names) if rng.random() < share else None

@@ -18,16 +18,17 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
 from training.batches import Batch, edit_examples, first_examples, random_size, refinement_examples
-from training.latents import LAST, SIGMAS, codes_of, thumbnail
+from training.latents import LAST, SCALING, SIGMAS, codes_of, thumbnail
 from training.models import make_scheduler, make_unet
 from training.scenes import CODES
 from training.stage import Part, Stage, move_average, rate
 from training.text import TextStage
 
-STEPS = 8_000
+STEPS = 12_000
 _BATCH = 14  # at 64x64 latents; more of smaller ones
 _MUON_RATE, _ADAM_RATE = 0.012, 1.2e-3
 _PASSED = 4  # channels of the noise
+_LOSS_UNIT = 1.5 / SCALING  # the losses' weights are for colours of -1.5 to 1.5
 
 LOOK_AT = (
     "a red circle on a blue background", "a small yellow star on a purple background, top left",
@@ -216,9 +217,9 @@ class _Examples(IterableDataset[tuple[Batch, int]]):
             rng = random.Random(step)
             torch.manual_seed(step)
             share = step / self._steps
-            size = random_size(rng, early=share < 0.25)
+            size = random_size(rng, share)
             total = max(2, int(_BATCH * min(4, 4096 / (size[0] * size[1]))))
-            later = 0 if share < 0.1 else round(total * 0.5)
+            later = round(total * (0 if share < 0.1 else 0.5 if share < 0.6 else 0.6))
             batch = first_examples(rng, total - later, size)
             refinements = later * 2 // 5
             if later > refinements:
@@ -264,7 +265,8 @@ class UnetStage:
         sigma = SIGMAS[batch.timesteps].view(-1, 1, 1, 1)
         noisy, targets = ((t.to(self._device)) for t in (batch.base + sigma * batch.noise, batch.targets))
         self.helpers.clear()
-        pictures = predict(self.unet, noisy, batch.timesteps.to(self._device), self.text(batch.captions))
+        latents = predict(self.unet, noisy, batch.timesteps.to(self._device), self.text(batch.captions))
+        pictures, targets = _LOSS_UNIT * latents, _LOSS_UNIT * targets
         weights = object_weights(targets)
         l1 = 0.2 + 0.8 * max(0.0, share - 0.4) / 0.6
         first = picture_loss(pictures[:firsts], targets[:firsts], weights[:firsts], l1)
@@ -284,7 +286,7 @@ class UnetStage:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         move_average(self.average, self.unet, step, 0.998)
-        self._lasts[batch.noise.shape[1:]] = (batch[:firsts], pictures[:firsts].detach().cpu())
+        self._lasts[batch.noise.shape[1:]] = (batch[:firsts], latents[:firsts].detach().cpu())
         return losses
 
 
