@@ -35,8 +35,7 @@ SIZES = {"small": 0.12, "medium": 0.20, "large": 0.31}
 POSITIONS = (
     "top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right",
 )  # fmt: skip
-OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-RELATIONS = tuple(OPPOSITE)
+RELATIONS = ("left of", "right of", "above", "below")
 ANIMALS = ("raccoon", "cat", "fox", "panda", "bear", "rabbit")
 ACCESSORIES = ("robe", "hat", "crown", "scarf")
 TIMES = ("day", "sunset", "night")
@@ -101,7 +100,6 @@ class Scene:
                 colour=self.other_colour,
                 other_shape=self.shape,
                 other_colour=self.colour,
-                relation=OPPOSITE[self.relation or "left of"],
             )
         elif self.kind == "landscape" and self.time in (None, "day"):
             same = replace(self, time=None if self.time else "day")

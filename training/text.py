@@ -99,9 +99,10 @@ def train_text(folder: Path) -> bool:
     torch.manual_seed(0)
     text_encoder, text_encoder_2 = make_text_encoders()
     heads = TextHeads(PROJECTION, HIDDEN, HIDDEN_2)
-    parts = torch.nn.ModuleDict({"text_encoder": text_encoder, "text_encoder_2": text_encoder_2, "heads": heads})
-    optimizer = torch.optim.AdamW(parts.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    stage = Stage(folder, "text", STEPS, {"parts": parts, "optimizer": optimizer})
+    modules = {"text_encoder": text_encoder, "text_encoder_2": text_encoder_2, "heads": heads}
+    parameters = [parameter for module in modules.values() for parameter in module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    stage = Stage(folder, "text", STEPS, {**modules, "optimizer": optimizer})
     tokenizer = make_tokenizer(folder / "tokenizer", pad=END)
     tokenizer_2 = make_tokenizer(folder / "tokenizer_2", pad="!")
     rows = torch.arange(_BATCH)
@@ -119,7 +120,7 @@ def train_text(folder: Path) -> bool:
         encoded = text_encoder_2(ids_2[:, :length], output_hidden_states=True)
         loss, right = heads.loss(encoded.text_embeds, hidden[rows, end], encoded.hidden_states[-2][rows, end], answers)
         torch.autograd.backward(loss + 1e-3 * encoded.text_embeds.square().mean())
-        torch.nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.update(loss=loss.item(), captions_not_understood=1 - right)
@@ -132,11 +133,9 @@ class TextStage(torch.nn.Module):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.text_encoder, self.text_encoder_2 = make_text_encoders()
-        parts = torch.load(folder / "text.pt", map_location="cpu")["parts"]
-        for name in ("text_encoder", "text_encoder_2"):
-            prefix = f"{name}."
-            state = {key.removeprefix(prefix): value for key, value in parts.items() if key.startswith(prefix)}
-            getattr(self, name).load_state_dict(state)
+        saved = torch.load(folder / "text.pt", map_location="cpu")
+        self.text_encoder.load_state_dict(saved["text_encoder"])
+        self.text_encoder_2.load_state_dict(saved["text_encoder_2"])
         self._tokenizer = make_tokenizer(folder / "tokenizer", pad=END)
         self._tokenizer_2 = make_tokenizer(folder / "tokenizer_2", pad="!")
         self.eval().requires_grad_(requires_grad=False)
