@@ -2,7 +2,7 @@
 
 There are three kinds of examples. *First* examples are pure noise at the last timestep, as text to image begins.
 *Edits* are another drawing under less noise, as image to image begins; what the caption names changes, the rest stays.
-*Refinements* are the model's own first pictures under less noise, as the second and later steps see them.
+*Refinements* are the model's own pictures under less noise, as the second and later steps see them.
 """
 
 import random
@@ -16,7 +16,9 @@ from training.latents import LAST, SIGMAS, codes_of, scene_latents
 from training.scenes import Scene, edited, layout_of, random_codes, random_layout, random_scene
 
 # Those of 1 to 4 trailing steps, the likelier ones more often.
-_TIMESTEPS = (749, 749, 749, 666, 499, 499, 499, 499, 499, 333, 249, 249)
+_TIMESTEPS = (749, 749, 666, 499, 499, 499, 499, 333, 249, 249, 249)
+# What is seen of 4, 3 and 2 steps is what the last one makes.
+_FINAL = (249, 249, 333, 499)
 # At more noise than this a caption may also move and resize.
 _KEEPS_LAYOUT = 600
 # Latent height and width.
@@ -64,12 +66,21 @@ def first_examples(rng: random.Random, count: int, size: tuple[int, int]) -> Bat
     base, noises, targets, captions = [], [], [], []
     for _ in range(count):
         noise = torch.randn(4, *size)
-        scene = random_scene(rng)
+        scene = _practice(rng)
         targets.append(scene_latents(scene, codes_of(noise), width=width, height=height))
         captions.append(caption_of(scene, rng))
         noises.append(noise)
         base.append(_any_latents(rng, width, height) if rng.random() < 0.25 else torch.zeros(4, *size))
     return _batch(base, noises, [LAST] * count, targets, captions)
+
+
+def _practice(rng: random.Random) -> Scene:
+    """Draw a scene, in which one of a pair is a hexagon more often than by chance: it is the last to be learned."""
+    scene = random_scene(rng)
+    if scene.kind == "pair" and rng.random() < 0.3:
+        hexagon = replace(scene, **{rng.choice(("shape", "other_shape")): "hexagon"})  # type: ignore[arg-type]
+        return scene if hexagon.is_held_out else hexagon
+    return scene
 
 
 def edit_examples(rng: random.Random, count: int, size: tuple[int, int]) -> Batch:
@@ -91,20 +102,23 @@ def edit_examples(rng: random.Random, count: int, size: tuple[int, int]) -> Batc
     return _batch(base, list(torch.randn(count, 4, *size)), timesteps, targets, captions)
 
 
-def refinement_examples(rng: random.Random, count: int, firsts: Batch, pictures: torch.Tensor) -> Batch:
-    """Make examples of later steps from `firsts` and what the model made of them: `pictures` (B, 4, h, w)."""
-    rows = [rng.randrange(len(firsts)) for _ in range(count)]
-    timesteps = [_random_timestep(rng) for _ in range(count)]
-    # Ancestral sampling from pure noise keeps a little of it, and so has a little less of the picture.
-    kept = (SIGMAS[timesteps] / SIGMAS[LAST]).view(-1, 1, 1, 1)
-    fresh = torch.randn(count, *firsts.noise.shape[1:])
+def refinement_examples(rng: random.Random, count: int, last: Batch, pictures: torch.Tensor) -> Batch:
+    """Make examples of the steps that come after those of `last`, which made `pictures` of them: (B, 4, h, w)."""
+    unfinished = [row for row, timestep in enumerate(last.timesteps.tolist()) if timestep > _FINAL[0]]
+    rows = [rng.choice(unfinished) for _ in range(count)]
+    timesteps = [rng.choice(_FINAL) if rng.random() < 0.5 else _random_timestep(rng) for _ in rows]
+    before = last.timesteps[rows]
+    timesteps = [t if t < limit else _FINAL[0] for t, limit in zip(timesteps, before.tolist(), strict=True)]
     own = torch.tensor([rng.random() < 0.7 for _ in rows]).view(-1, 1, 1, 1)
+    # What ancestral sampling keeps of the latents before, and the noise that it adds.
+    kept = (SIGMAS[timesteps] / SIGMAS[before]).view(-1, 1, 1, 1)
+    fresh = torch.randn(count, *last.noise.shape[1:])
     return Batch(
-        base=(1 - kept**2) * torch.where(own, pictures[rows], firsts.targets[rows]),
-        noise=kept * firsts.noise[rows] + (1 - kept**2).sqrt() * fresh,
+        base=(1 - kept**2) * torch.where(own, pictures[rows], last.targets[rows]) + kept**2 * last.base[rows],
+        noise=kept * last.noise[rows] + (1 - kept**2).sqrt() * fresh,
         timesteps=torch.tensor(timesteps),
-        targets=firsts.targets[rows],
-        captions=[firsts.captions[row] for row in rows],
+        targets=last.targets[rows],
+        captions=[last.captions[row] for row in rows],
     )
 
 

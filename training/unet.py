@@ -24,10 +24,11 @@ from training.scenes import CODES
 from training.stage import Part, Stage, move_average, rate
 from training.text import TextStage
 
-STEPS = 12_000
+STEPS = 15_000
 _BATCH = 14  # at 64x64 latents; more of smaller ones
 _MUON_RATE, _ADAM_RATE = 0.012, 1.2e-3
 _PASSED = 4  # channels of the noise
+_MOST = 4.0  # times the weight of pure noise's examples is what those of little noise have
 _LOSS_UNIT = 1.5 / SCALING  # the losses' weights are for colours of -1.5 to 1.5
 
 LOOK_AT = (
@@ -68,14 +69,22 @@ def _velocity(
     return v
 
 
-def object_weights(targets: torch.Tensor) -> torch.Tensor:
-    """Weigh objects, and the rim around them, as much as the plain background of the corner's colour: (B, 1, h, w)."""
-    corner = targets[:, :3, :3, :3].mean((2, 3), keepdim=True)
-    inside = ((targets[:, :3] - corner).abs().sum(1, keepdim=True) > 0.3).float()
-    area = inside.mean((1, 2, 3), keepdim=True)
+def object_weights(targets: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """Weigh objects, wanted or drawn, and the rim around them, as much as the plain background: (B, 1, h, w).
+
+    The background is what has the corner's colour. Were drawn ones not counted, an object too many would cost little.
+    """
+    wanted = _inside(targets)
+    area = wanted.mean((1, 2, 3), keepdim=True)
     gain = (0.5 / (area + 0.02)).clamp(0, 8) * (area < 0.6)
-    weights = 1 + functional.max_pool2d(inside, 5, 1, 2) * gain
+    either = torch.maximum(wanted, _inside(drawn))
+    weights = 1 + functional.max_pool2d(either, 5, 1, 2) * gain
     return 1.5 * weights / weights.mean((1, 2, 3), keepdim=True)
+
+
+def _inside(latents: torch.Tensor) -> torch.Tensor:
+    corner = latents[:, :3, :3, :3].mean((2, 3), keepdim=True)
+    return ((latents[:, :3] - corner).abs().sum(1, keepdim=True) > 0.3).float()
 
 
 def picture_loss(predicted: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, l1: float) -> torch.Tensor:
@@ -221,7 +230,7 @@ class _Examples(IterableDataset[tuple[Batch, int]]):
             total = max(2, int(_BATCH * min(4, 4096 / (size[0] * size[1]))))
             later = round(total * (0 if share < 0.1 else 0.5 if share < 0.6 else 0.6))
             batch = first_examples(rng, total - later, size)
-            refinements = later * 2 // 5
+            refinements = later * (2 if share < 0.6 else 3) // 5
             if later > refinements:
                 batch = batch + edit_examples(rng, later - refinements, size)
             yield batch, refinements
@@ -267,12 +276,14 @@ class UnetStage:
         self.helpers.clear()
         latents = predict(self.unet, noisy, batch.timesteps.to(self._device), self.text(batch.captions))
         pictures, targets = _LOSS_UNIT * latents, _LOSS_UNIT * targets
-        weights = object_weights(targets)
+        weights = object_weights(targets, pictures.detach())
         l1 = 0.2 + 0.8 * max(0.0, share - 0.4) / 0.6
         first = picture_loss(pictures[:firsts], targets[:firsts], weights[:firsts], l1)
         loss, losses = first * firsts / len(batch), {"first": first.item()}
         if firsts < len(batch):
-            later = picture_loss(pictures[firsts:], targets[firsts:], weights[firsts:], l1)
+            # As if the loss were of the UNet's own output: at little noise, little of it is left in the picture.
+            strong = ((sigma**2 + 1) / sigma**2).clamp(max=_MOST)[firsts:].to(self._device)
+            later = picture_loss(pictures[firsts:], targets[firsts:], strong * weights[firsts:], l1)
             loss = loss + later * (len(batch) - firsts) / len(batch)
             losses["later"] = later.item()
         codes = self.helpers.codes_loss(batch.noise[:firsts])
@@ -286,7 +297,7 @@ class UnetStage:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         move_average(self.average, self.unet, step, 0.998)
-        self._lasts[batch.noise.shape[1:]] = (batch[:firsts], latents[:firsts].detach().cpu())
+        self._lasts[batch.noise.shape[1:]] = (batch, latents.detach().cpu())
         return losses
 
 

@@ -11,7 +11,7 @@ from diffusers import AutoPipelineForText2Image
 from PIL import Image
 
 from training.__main__ import assemble
-from training.batches import edit_examples, first_examples, refinement_examples
+from training.batches import Batch, edit_examples, first_examples, refinement_examples
 from training.captions import VOCABULARY, caption_of
 from training.latents import LAST, SCALING, SIGMAS, codes_of, image_latents, picture_latents, scene_latents
 from training.models import END, make_scheduler, make_tokenizer, make_unet
@@ -140,16 +140,43 @@ def test_batches_begin_with_pure_noise_and_go_on_from_own_pictures(rng: random.R
     firsts = first_examples(rng, 6, (16, 24))
     assert firsts.targets.shape == firsts.noise.shape == (6, 4, 16, 24)
     assert set(firsts.timesteps.tolist()) == {LAST}
-    pictures = torch.full((6, 4, 16, 24), 9.0)
-    batch = firsts + refinement_examples(rng, 40, firsts, pictures)
-    assert len(batch) == len(batch.captions) == 46
-    # What is kept of the noise is lacking in the picture, as after a step of the sampler.
-    kept = (SIGMAS[batch.timesteps[6:]] / SIGMAS[LAST]).view(-1, 1, 1, 1)
-    own = torch.isclose(batch.base[6:], 9 * (1 - kept**2)).all(1).all(1).all(1)
-    assert 15 < own.sum() < 40
-    assert int(batch.timesteps[6:].max()) < LAST
-    for row in range(6, 46):
-        assert any(torch.equal(batch.targets[row], target) for target in firsts.targets)
+    refined = refinement_examples(rng, 40, firsts, torch.full((6, 4, 16, 24), 9.0))
+    assert len(firsts + refined) == len((firsts + refined).captions) == 46
+    assert int(refined.timesteps.max()) < LAST
+    again = refinement_examples(rng, 40, refined, torch.zeros(40, 4, 16, 24))
+    assert any(t < max(refined.timesteps.tolist()) for t in again.timesteps.tolist())
+    for one in [*refined.targets, *again.targets]:
+        assert any(torch.equal(one, target) for target in firsts.targets)
+
+
+def test_a_refinement_is_what_the_sampler_s_next_step_sees(rng: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = make_scheduler()
+    shape = (40, 4, 8, 8)
+    last = Batch(
+        torch.randn(shape), torch.randn(shape), torch.full((40,), 749), torch.randn(shape), [str(i) for i in range(40)]
+    )
+    pictures = torch.randn(shape)
+    torch.manual_seed(7)
+    refined = refinement_examples(rng, 40, last, pictures)
+    torch.manual_seed(7)
+    fresh = torch.randn(shape)
+    found = {"own": 0, "right": 0}
+    for i in (i for i, timestep in enumerate(refined.timesteps.tolist()) if timestep == 499):
+        row = int(refined.captions[i])
+        sigma = SIGMAS[749]
+        noisy = (last.base + sigma * last.noise)[row : row + 1]
+        seen = (refined.base + SIGMAS[499] * refined.noise)[i]
+        monkeypatch.setattr(
+            "diffusers.schedulers.scheduling_euler_ancestral_discrete.randn_tensor",
+            lambda *_, i=i, **__: fresh[i : i + 1],
+        )
+        for name, clean in (("own", pictures[row]), ("right", last.targets[row])):
+            scheduler.set_timesteps(4)
+            velocity = (noisy / (sigma**2 + 1) - clean) * (sigma**2 + 1).sqrt() / sigma
+            stepped = scheduler.step(velocity, scheduler.timesteps[1], noisy).prev_sample[0]
+            found[name] += torch.allclose(stepped, seen, atol=1e-3)
+    assert found["own"] > found["right"] > 0
+    assert sum(found.values()) == refined.timesteps.tolist().count(499)
 
 
 def test_orthogonal_updates_have_singular_values_near_one() -> None:
