@@ -25,7 +25,7 @@ from training.scenes import (
 )
 from training.stage import Stage
 from training.text import TextStage, train_text
-from training.unet import _orthogonal, sample, train_unet
+from training.unet import _orthogonal, object_weights, sample, train_unet
 from training.vae import polish_decoder, train_vae
 
 
@@ -177,6 +177,16 @@ def test_a_refinement_is_what_the_sampler_s_next_step_sees(rng: random.Random, m
             found[name] += torch.allclose(stepped, seen, atol=1e-3)
     assert found["own"] > found["right"] > 0
     assert sum(found.values()) == refined.timesteps.tolist().count(499)
+
+
+def test_an_object_too_many_weighs_as_much_as_one_that_lacks() -> None:
+    plain = torch.zeros(1, 4, 16, 16)
+    with_object = plain.clone()
+    with_object[:, :3, 6:10, 6:10] = 1.0
+    for wanted, drawn in ((plain, with_object), (with_object, plain)):
+        weights = object_weights(wanted, drawn)[0, 0]
+        assert weights[8, 8] > 4 * weights[1, 1]
+    assert object_weights(plain, plain).std() == 0
 
 
 def test_orthogonal_updates_have_singular_values_near_one() -> None:
