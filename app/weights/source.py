@@ -48,6 +48,10 @@ class HubSource:
     repo_id: str
     revision: str = "main"
 
+    def __str__(self) -> str:
+        """Spell the source as TURBO_MODEL does, with its revision."""
+        return f"{self.hub}:{self.repo_id}@{self.revision}"
+
     @property
     def name(self) -> str:
         """The repository as OWNER/NAME."""

@@ -6,6 +6,7 @@ last, so that a record means a finished and verified download; `locate` compares
 
 import fcntl
 import hashlib
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -15,9 +16,11 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import WeightsError
-from app.weights.hub import download
+from app.weights.hub import Download, download
 from app.weights.layout import check_layout
 from app.weights.source import DemoSource, FolderSource, HubSource, WeightsSource
+
+_log = logging.getLogger(__name__)
 
 _DEMO_FOLDER = Path(__file__).parent / "demo"
 
@@ -83,17 +86,21 @@ def pull(source: WeightsSource, weights_dir: Path) -> Path:
 def _alone_in(weights_dir: Path) -> Iterator[None]:
     """Wait until no other process pulls into the folder, and keep others out."""
     with (weights_dir / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.info("waiting for another process that pulls into %s", weights_dir)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _pull_alone(source: HubSource, weights_dir: Path) -> Path:
     with suppress(WeightsError):
         return locate(source, weights_dir)  # another process has pulled meanwhile
-    folder = download(source, weights_dir)
-    check_layout(folder)
-    _write_record(_record_path(source, weights_dir), folder, weights_dir)
-    return folder
+    done = download(source, weights_dir)
+    check_layout(done.folder)
+    _write_record(_record_path(source, weights_dir), done, weights_dir)
+    return done.folder
 
 
 def _record_path(source: HubSource, weights_dir: Path) -> Path:
@@ -101,14 +108,12 @@ def _record_path(source: HubSource, weights_dir: Path) -> Path:
     return weights_dir / f"{name}.json"
 
 
-def _write_record(path: Path, folder: Path, weights_dir: Path) -> None:
-    names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    digests = _sha256_of([folder / name for name in names])
+def _write_record(path: Path, done: Download, weights_dir: Path) -> None:
     record = _Record(
-        folder=str(folder.resolve().relative_to(weights_dir.resolve())),
+        folder=str(done.folder.resolve().relative_to(weights_dir.resolve())),
         files={
-            name: _FileRecord(size_bytes=(folder / name).stat().st_size, sha256=digest)
-            for name, digest in zip(names, digests, strict=True)
+            name: _FileRecord(size_bytes=(done.folder / name).stat().st_size, sha256=sha256)
+            for name, sha256 in sorted(done.sha256.items())
         },
     )
     scratch = path.with_suffix(".tmp")

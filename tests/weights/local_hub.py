@@ -1,69 +1,125 @@
-"""A hub on loopback that the real clients download from: openMind Hub's REST calls and the Hugging Face Hub's.
+"""A hub on loopback that the real clients download from: openMind Hub's REST calls and the Hugging Face Hub's."""
 
-It serves one repository, OWNER/NAME, at one commit, out of a folder. Faults are switched on by the tests.
-"""
-
+import asyncio
 import hashlib
-import re
+import socket
+import threading
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import unquote
 
+import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 REPOSITORY = "PyTorch-NPU/sdxl-turbo"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+ALWAYS = 1_000_000
+_NEXT_COMMIT = "1123456789abcdef0123456789abcdef01234567"
 _LFS_BYTES = 1 << 16
 _CREATED = "2025-01-01T00:00:00Z"
 
 
+@dataclass
+class Fault:
+    """What goes wrong with the next so many requests whose address has `at` in it.
+
+    A number answers with that status. `damage` turns a byte of the file over; `cut` sends half of what was asked for
+    and hangs up; `hold` sends half, and the rest once the hub is told to `go_on`; `redirect` sends a signed address at
+    another host. In what the hub tells of a file, `huge` is a size for which no disk has room, and `move` is a commit
+    that came after the list.
+    """
+
+    kind: int | Literal["damage", "cut", "hold", "redirect", "huge", "move"]
+    at: str = ""
+    times: int = ALWAYS
+
+
 class LocalHub:
-    """The hub's state: its files, what was asked of it, and how often a file still goes out damaged."""
+    """Serves one repository at one commit out of a folder, from `start` to `stop`, and notes what it was asked for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, certificate: Path | None) -> None:
         self.folder = folder
-        self.requests: list[str] = []
-        self.damage: dict[str, int] = {}
-        self.app = FastAPI()
-        self.app.middleware("http")(self._note)
-        self.app.get("/api/v1/model/{owner}/{name}")(self._openmind_model)
-        self.app.get("/api/v1/file/{owner}/{name}")(self._openmind_tree)
-        self.app.get("/api/v1/file/{owner}/{name}/info")(self._openmind_info)
-        self.app.get("/api/v1/file/{owner}/{name}/{revision}/media/{path:path}")(self._openmind_media)
-        self.app.get("/api/models/{owner}/{name}/revision/{revision}")(self._hugging_face_model)
-        self.app.get("/api/models/{owner}/{name}/tree/{revision}")(self._hugging_face_tree)
-        self.app.api_route("/{owner}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])(
-            self._hugging_face_file
-        )
+        self.faults: list[Fault] = []
+        self.go_on = threading.Event()
+        self.downloads: Counter[str] = Counter()
+        """How often the bytes of each file were asked for."""
+        self.sent_bytes: Counter[str] = Counter()
+        self.port = 0
+        self._certificate = certificate
+        self._routes = FastAPI()
+        self._routes.get("/api/v1/model/{owner}/{name}")(self._openmind_model)
+        self._routes.get("/api/v1/file/{owner}/{name}")(self._openmind_tree)
+        self._routes.get("/api/v1/file/{owner}/{name}/info")(self._openmind_info)
+        self._routes.get("/api/v1/file/{owner}/{name}/{revision}/media/{path:path}")(self._file)
+        self._routes.get("/api/models/{owner}/{name}/revision/{revision}")(self._hugging_face_model)
+        self._routes.head("/{owner}/{name}/resolve/{revision}/{path:path}")(self._hugging_face_head)
+        self._routes.get("/{owner}/{name}/resolve/{revision}/{path:path}")(self._file)
 
-    @property
-    def downloads(self) -> set[str]:
-        """The files whose bytes were asked for."""
-        matches = (re.fullmatch(r"GET .*/(?:[^/]+/media|resolve/[^/]+)/(.+)", request) for request in self.requests)
-        return {match[1] for match in matches if match}
+    def start(self) -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        # asyncio sets it on sockets of its own making alone; without it each answer waits 40 ms for the one before.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.port = listener.getsockname()[1]
+        config = uvicorn.Config(self, log_config=None, lifespan="off", ssl_certfile=self._certificate)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]})
+        self._thread.start()
 
-    async def _note(self, request: Request, call_next: Any) -> Response:
-        self.requests.append(f"{request.method} {request.url.path}")
-        if REPOSITORY not in request.url.path:
-            return JSONResponse({"code": "repo_not_found", "msg": "repo_not_found", "data": None}, 404)
-        response: Response = await call_next(request)
-        return response
+    def stop(self) -> None:
+        self.go_on.set()
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        address = f"{scope['path']}?{unquote(scope['query_string'].decode())}"
+        answer: ASGIApp = self._routes
+        if fault := self._fault(address, *range(400, 600)):
+            answer = JSONResponse({"code": "", "msg": "", "data": None}, int(fault.kind))
+        elif REPOSITORY not in address:
+            answer = _not_found("repo_not_found", "RepoNotFound")
+        elif "main" not in address and COMMIT not in address:
+            answer = _not_found("ref_not_exist", "RevisionNotFound")
+        await answer(scope, receive, send)
+
+    def _fault(self, address: str, *kinds: object) -> Fault | None:
+        for fault in self.faults:
+            if fault.kind in kinds and fault.at in address and fault.times > 0:
+                fault.times -= 1
+                return fault
+        return None
 
     def _paths(self) -> list[str]:
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
 
-    def _etag(self, path: str) -> str:
+    def _size(self, path: str) -> int:
+        return 1 << 60 if self._fault(path, "huge") else (self.folder / path).stat().st_size
+
+    def etag(self, path: str) -> str:
         data = (self.folder / path).read_bytes()
         if len(data) > _LFS_BYTES:
             return hashlib.sha256(data).hexdigest()
         return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
-    def _content(self, path: str) -> bytes:
+    def _file(self, path: str, request: Request) -> Any:
+        self.downloads[path] += 1
         data = (self.folder / path).read_bytes()
-        if self.damage.get(path, 0) > 0:
-            self.damage[path] -= 1
-            return data[:-1] + bytes([data[-1] ^ 255])
-        return data
+        headers = {"ETag": f'"{self.etag(path)}"', "X-Repo-Commit": COMMIT}
+        start = int(request.headers.get("Range", "bytes=0-")[6:-1])
+        if start and start >= len(data):
+            return Response(status_code=416)
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        fault = self._fault(path, "damage", "cut", "hold", "redirect")
+        kind = fault.kind if fault else None
+        if kind == "redirect":
+            return RedirectResponse("https://elsewhere.example/file?signature=secret")
+        if kind == "damage":
+            data = data[:-1] + bytes([data[-1] ^ 255])
+        return _Body(data[start:], 206 if start else 200, headers, hub=self, path=path, fault=kind)
 
     # openMind Hub, as openmind_hub 1.3.0 asks it.
 
@@ -92,33 +148,57 @@ class LocalHub:
         return _data({"tree": entries, "last_commit": {"commit": commit}})
 
     def _openmind_info(self, path: str) -> Any:
-        return _data({"name": Path(path).name, "path": path, "branch_last_commit": COMMIT, **self._facts(path)})
+        commit = _NEXT_COMMIT if self._fault(path, "move") else COMMIT
+        return _data({"name": Path(path).name, "path": path, "branch_last_commit": commit, **self._facts(path)})
 
     def _facts(self, path: str) -> dict[str, Any]:
-        etag = self._etag(path)
-        return {"size": (self.folder / path).stat().st_size, "etag": etag, "is_lfs": len(etag) == 64}
-
-    def _openmind_media(self, path: str) -> Response:
-        return Response(self._content(path))
+        etag = self.etag(path)
+        return {"size": self._size(path), "etag": etag, "is_lfs": len(etag) == 64}
 
     # The Hugging Face Hub, as huggingface_hub 2.4 asks it.
 
     def _hugging_face_model(self, owner: str, name: str) -> Any:
-        return {"id": f"{owner}/{name}", "sha": COMMIT, "siblings": [{"rfilename": path} for path in self._paths()]}
+        return {"id": f"{owner}/{name}", "sha": COMMIT, "siblings": [self._sibling(path) for path in self._paths()]}
 
-    def _hugging_face_tree(self) -> Any:
-        return [
-            {"type": "file", "path": path, "oid": self._etag(path), "size": self._facts(path)["size"]}
-            for path in self._paths()
-        ]
+    def _sibling(self, path: str) -> dict[str, Any]:
+        size, etag = self._size(path), self.etag(path)
+        lfs = {"sha256": etag, "size": size, "pointerSize": 1}
+        return {"rfilename": path, "size": size, "blobId": etag[:40], **({"lfs": lfs} if len(etag) == 64 else {})}
 
-    def _hugging_face_file(self, path: str, request: Request) -> Response:
-        headers = {"ETag": f'"{self._etag(path)}"', "X-Repo-Commit": COMMIT}
-        if request.method == "HEAD":
-            headers["Content-Length"] = str((self.folder / path).stat().st_size)
-            return Response(headers=headers)
-        return Response(self._content(path), headers=headers)
+    def _hugging_face_head(self, path: str) -> Response:
+        size = str((self.folder / path).stat().st_size)
+        return Response(headers={"ETag": f'"{self.etag(path)}"', "X-Repo-Commit": COMMIT, "Content-Length": size})
+
+
+class _Body(Response):
+    """A file's bytes in two halves, with what may go wrong between them."""
+
+    def __init__(
+        self, data: bytes, status: int, headers: dict[str, str], *, hub: LocalHub, path: str, fault: int | str | None
+    ) -> None:
+        super().__init__(data, status, headers)
+        self._hub = hub
+        self._path = path
+        self._fault = fault
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await self._send(send, self.body[: len(self.body) // 2], more=True)
+        if self._fault == "cut":
+            return  # the server hangs up on an answer that was left unfinished
+        while self._fault == "hold" and not self._hub.go_on.is_set():  # noqa: ASYNC110 - set by another thread
+            await asyncio.sleep(0.01)
+        await self._send(send, self.body[len(self.body) // 2 :], more=False)
+
+    async def _send(self, send: Send, data: bytes | memoryview, *, more: bool) -> None:
+        await send({"type": "http.response.body", "body": bytes(data), "more_body": more})
+        self._hub.sent_bytes[self._path] += len(data)
 
 
 def _data(data: Any) -> dict[str, Any]:
     return {"code": "", "msg": "", "data": data}
+
+
+def _not_found(openmind_code: str, hugging_face_code: str) -> Response:
+    content = {"code": openmind_code, "msg": "", "data": None}
+    return JSONResponse(content, 404, {"X-Error-Code": hugging_face_code})

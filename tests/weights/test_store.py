@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from hatchling.builders.wheel import WheelBuilder
 
 import app.weights.store
 from app.errors import WeightsError
+from app.weights.hub import Download
 from app.weights.source import DemoSource, FolderSource, HubSource
 from app.weights.store import locate, pull
 
@@ -25,11 +27,15 @@ class Downloads:
         self.count = 0
         self.allowed = True
 
-    def __call__(self, _: HubSource, weights_dir: Path) -> Path:
+    def __call__(self, _: HubSource, weights_dir: Path) -> Download:
         assert self.allowed, "nothing needs to be downloaded"
         self.count += 1
         time.sleep(0.1)
-        return shutil.copytree(self.folder, weights_dir / "turbo", dirs_exist_ok=True)
+        folder = shutil.copytree(self.folder, weights_dir / "turbo", dirs_exist_ok=True)
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return Download(
+            folder, {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        )
 
 
 @pytest.fixture
@@ -58,6 +64,12 @@ def test_weights_that_were_never_pulled_are_an_error_that_says_how(tmp_path: Pat
 
 def test_weights_that_are_here_and_whole_are_not_pulled_again(store: Path, downloads: Downloads) -> None:
     downloads.allowed = False
+    assert pull(SOURCE, store) == store / "turbo"
+
+
+def test_weights_that_are_here_and_whole_need_no_folder_that_can_be_written(store: Path) -> None:
+    (store / ".lock").unlink()
+    (store / ".lock").mkdir()
     assert pull(SOURCE, store) == store / "turbo"
 
 
