@@ -13,6 +13,8 @@ from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image
 from PIL import Image
 
 import app.weights.store
+from app.pipelines.base import Mode, Txt2ImgParams
+from app.pipelines.sdxl_turbo import load_sdxl_turbo
 from tests.conftest import ServerProcess, opened
 from training.detect import background_rgb, check, find_objects, pixels_of
 from training.scenes import Layout, Scene, draw
@@ -167,3 +169,17 @@ def test_diffusers_loads_it_by_its_two_auto_pipelines() -> None:
     assert text.unet.config.addition_embed_type == "text_time"
     assert text.vae_scale_factor == 8
     assert text.scheduler.config.timestep_spacing == "trailing"
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_in_fp16_as_accelerators_run_it_the_pictures_are_those_of_fp32(steps: int) -> None:
+    pictures = []
+    for dtype in ("fp32", "fp16"):
+        loaded = load_sdxl_turbo(FOLDER, model="demo", device_name="cpu", dtype_name=dtype)
+        params = [
+            Txt2ImgParams(prompt=prompt, seed=1, num_inference_steps=steps, width=128, height=128)
+            for prompt in ("a red circle", "a cat with a hat at night", "a green hexagon left of a blue star")
+        ]
+        made = loaded.by_mode[Mode.TXT2IMG](params)
+        pictures.append(np.array([np.asarray(one.image, dtype=int) for one in made]))
+    assert np.abs(pictures[0] - pictures[1]).max() <= 4

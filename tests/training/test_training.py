@@ -14,7 +14,7 @@ from training.__main__ import assemble
 from training.batches import Batch, edit_examples, first_examples, refinement_examples
 from training.captions import VOCABULARY, caption_of
 from training.latents import LAST, SCALING, SIGMAS, codes_of, image_latents, picture_latents, scene_latents
-from training.models import END, make_scheduler, make_tokenizer, make_unet
+from training.models import END, fit_fp16, make_scheduler, make_tokenizer, make_unet
 from training.scenes import (
     CODES,
     Scene,
@@ -239,6 +239,8 @@ def test_the_stages_make_a_pipeline_that_computes_what_they_trained(
         monkeypatch.setattr(f"training.{looking}.LOOK_AT", ("a cat", "a circle"))
     monkeypatch.setattr("training.unet._BATCH", 2)
     monkeypatch.setattr("training.stage._LOG_STEPS", 1)
+    # After two steps the activations are as small as the norms' epsilon: nothing to scale down.
+    monkeypatch.setattr("training.models._FP16_SCALE", 1)
     work, model, cpu = tmp_path / "work", tmp_path / "model", torch.device("cpu")
     assert train_text(work)
     assert train_vae(work, cpu)
@@ -267,3 +269,21 @@ def test_the_stages_make_a_pipeline_that_computes_what_they_trained(
         output_type="latent",
     ).images
     assert torch.allclose(mine, theirs, atol=0.02)
+
+
+@torch.no_grad()
+def test_a_unet_that_fits_fp16_computes_what_it_did_with_a_smaller_last_level() -> None:
+    torch.manual_seed(0)
+    unet = make_unet().eval()
+    below = unet.up_blocks[-2].upsamplers[0].conv
+    for convolution in (below, *(resnet.conv2 for resnet in unet.up_blocks[-1].resnets)):
+        convolution.weight.mul_(1000)  # as after training; else a group's variance is as small as the norm's epsilon
+    last: list[float] = []
+    unet.up_blocks[-1].register_forward_hook(lambda _module, _inputs, output: last.append(output.abs().max().item()))
+    sample, prompt = torch.randn(1, 4, 16, 16), torch.randn(1, 77, 192)
+    conditions = {"text_embeds": torch.randn(1, 192), "time_ids": torch.full((1, 6), 128.0)}
+    before = unet(sample, 500, prompt, added_cond_kwargs=conditions).sample
+    fit_fp16(unet)
+    after = unet(sample, 500, prompt, added_cond_kwargs=conditions).sample
+    torch.testing.assert_close(after, before, rtol=0.02, atol=0.02)
+    assert last[1] == pytest.approx(last[0] / 64, rel=0.05)
