@@ -11,7 +11,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^cpu = \["\(torch[^"]*\)"\]$$/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run pull test lint format train-demo eval-demo clean
+.PHONY: help run pull test lint check-pins format train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -25,6 +25,7 @@ pull: $(VENV)/.run ## Set up, and bring the weights that TURBO_MODEL names (defa
 
 test: $(VENV)/.test ## Set up, and run the tests
 	$(BIN)/pytest
+	$(BIN)/pytest tests/npu
 
 lint: $(VENV)/.test ## Check style, types, layers and the Dockerfile
 	$(BIN)/ruff check
@@ -32,6 +33,17 @@ lint: $(VENV)/.test ## Check style, types, layers and the Dockerfile
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
+
+# uv reads none of pip's configuration: the index is handed on (none: uv's default), and uv trusts what the system trusts.
+check-pins: export UV_DEFAULT_INDEX ?= $(or $(PIP_INDEX_URL),$(shell $(BIN)/python -m pip config get global.index-url 2>/dev/null))
+check-pins: export UV_SYSTEM_CERTS ?= true
+check-pins: $(VENV)/.test ## Find wheels for all that the Ascend image pins and needs; asks the index, installs nothing
+	@for python in 3.11 3.12; do for machine in x86_64 aarch64; do \
+	  pins=$$($(BIN)/uv pip compile --quiet --extra npu --only-binary :all: --python-version $$python \
+	    --python-platform $$machine-manylinux_2_28 pyproject.toml) \
+	  || { echo "The npu extra of pyproject.toml cannot be installed with Python $$python on $$machine."; exit 1; }; \
+	  echo "Python $$python, $$machine: $$(echo "$$pins" | grep '^torch' | xargs)"; \
+	done; done
 
 format: $(VENV)/.test ## Format the code
 	$(BIN)/ruff check --fix

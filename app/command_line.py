@@ -1,4 +1,4 @@
-"""The command line: `python -m app [serve|pull] [--flags]`."""
+"""The command line: `python -m app [serve|pull|doctor] [--flags]`."""
 
 import logging
 import os
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pydantic
 
+from app.doctor import examine, report
 from app.errors import TurboError
 from app.main import create_app, pull_weights
 from app.server import START_FAILED, serve
@@ -17,7 +18,8 @@ _log = logging.getLogger(__name__)
 
 _COMMANDS = {
     "serve": "Serve the model over HTTP (the default command). The weights must be on this disk: see pull.",
-    "pull": "Download the weights, or build the demo model, and verify them; then exit.",
+    "pull": "Download the weights and verify them; then exit.",
+    "doctor": "Look at everything that serving needs, and say what is wrong and what helps; --json for programs.",
 }
 
 _USAGE_ERROR = 2
@@ -31,6 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     if command not in _COMMANDS:
         print(f"There is no command {command!r}. Commands: {', '.join(_COMMANDS)}.", file=sys.stderr)  # noqa: T201
         return _USAGE_ERROR
+    as_json = command == "doctor" and "--json" in flags
+    if as_json:
+        flags = [flag for flag in flags if flag != "--json"]
     try:
         settings = settings_from_command_line(flags, program=f"python -m app {command}", description=_help(command))
     except pydantic.ValidationError as error:
@@ -39,9 +44,11 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{name}={fault['input']}: {fault['msg']}", file=sys.stderr)  # noqa: T201
         return _USAGE_ERROR
     configure_logging(log_format=settings.log_format, level=settings.log_level)
+    if command == "doctor":
+        return report(examine(settings), as_json=as_json)
     for name, nearest in unknown_variables(os.environ):
         _log.warning("%s is no setting%s", name, f"; did you mean {nearest}?" if nearest else "")
-    return serve(create_app(settings), settings) if command == "serve" else _pull(settings)
+    return serve(create_app, settings) if command == "serve" else _pull(settings)
 
 
 def _help(command: str) -> str:

@@ -12,6 +12,8 @@ class TurboError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
+    retryable: ClassVar[bool] = True
+    """False where the same request would fail again; SDKs that retry by themselves are then told not to."""
 
     def __init__(self, detail: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
         """Make an error.
@@ -130,8 +132,15 @@ class InferenceError(TurboError):
     code = "inference_failed"
 
 
+class DeadPictureError(InferenceError):
+    """The model's output is no picture: it has values that are no numbers, or one single value."""
+
+    code = "dead_picture"
+    retryable = False
+
+
 class DeviceOutOfMemoryError(TurboError):
-    """The device has no memory for this request at present."""
+    """The device has no memory for this request at present, also after its cache was emptied."""
 
     status = 503
     code = "out_of_memory"
@@ -143,8 +152,10 @@ class DeviceLostError(TurboError):
     status = 503
     code = "device_lost"
 
-    def __init__(self, detail: str = "The device failed; the service is being replaced.") -> None:
+    def __init__(self, detail: str = "The device failed; the service is being replaced.", *, remedy: str = "") -> None:
+        """Make an error; `detail` may say how the device failed, and `remedy`, for the log, what an operator can do."""
         super().__init__(detail, retry_after_s=30)
+        self.remedy = remedy
 
 
 class NotReadyError(TurboError):

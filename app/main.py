@@ -1,7 +1,8 @@
 """The composition root: settings in, FastAPI app out. Nothing is loaded before the lifespan starts."""
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -16,13 +17,14 @@ from app.api.edge import EdgeMiddleware
 from app.api.error_handlers import add_error_handlers
 from app.api.limits import BodyMiddleware
 from app.api.openapi import add_openapi
-from app.errors import TurboError
+from app.errors import DeviceLostError, DeviceUnavailableError, TurboError
 from app.inference.device_lock import DeviceLock
+from app.inference.device_watch import DeviceWatch
 from app.inference.engine import Engine
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import LoadedPipelines, PipelineLoader
 from app.pipelines.fake import load_fake
-from app.settings import Settings
+from app.settings import Settings, parse_sizes
 from app.telemetry import Metrics
 from app.weights.source import FakeSource, parse_source
 from app.weights.store import locate, pull
@@ -38,23 +40,35 @@ _CODEC_THREADS = 4
 """Pictures that are read or written at once. Each holds at most TURBO_MAX_UPLOAD_PIXELS x 4 bytes a few times over."""
 
 
-def create_app(settings: Settings | None = None, *, load_pipelines: PipelineLoader | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    load_pipelines: PipelineLoader | None = None,
+    on_device_lost: Callable[[], None] = lambda: None,
+) -> FastAPI:
     """Put the service together.
 
     Args:
         settings: Read from the environment if left out.
         load_pipelines: Loads the pipelines when the lifespan starts; by default what `settings.model` names.
+        on_device_lost: Called once, on the event loop, when the device has failed and cannot be trusted any more. What
+            runs the service should then end the process, by `os._exit` if a call hangs: a normal exit would wait for
+            it for ever. By default the health checks fail and that is all.
     """
     settings = settings or Settings()
     device_lock = DeviceLock()
-    registry = PipelineRegistry(load_pipelines or partial(_load, settings), device_lock)
+    registry = PipelineRegistry(
+        load_pipelines or partial(_load, settings), device_lock, warm_up_sizes=parse_sizes(settings.warm_up_sizes)
+    )
     engine = Engine(
         registry,
         device_lock,
         max_queue=settings.max_queue,
         deadline_s=settings.deadline_s,
         hang_limit_s=settings.hang_limit_s,
+        on_device_lost=on_device_lost,
     )
+    watch = DeviceWatch(engine, device_lock, hang_limit_s=settings.hang_limit_s, idle_check_s=settings.idle_check_s)
     codec_threads = ThreadPoolExecutor(_CODEC_THREADS, thread_name_prefix="codec")
 
     @asynccontextmanager
@@ -63,12 +77,17 @@ def create_app(settings: Settings | None = None, *, load_pipelines: PipelineLoad
             stack.callback(codec_threads.shutdown, wait=False, cancel_futures=True)
             try:
                 await stack.enter_async_context(registry)
+            except DeviceLostError as error:
+                _log.critical("cannot start: %s %s", error, error.remedy, exc_info=error.__cause__)
+                raise
             except TurboError as error:
                 _log.critical("cannot start: %s", error)
                 raise
             except Exception:
                 _log.critical("cannot start", exc_info=True)
                 raise
+            watching = asyncio.create_task(watch.run())
+            stack.callback(watching.cancel)
             yield
 
     app = FastAPI(
@@ -105,9 +124,34 @@ def _load(settings: Settings) -> LoadedPipelines:
     folder = locate(source, settings.weights_dir)
     # Here and not above, because importing torch and diffusers takes seconds that the command line need not pay, and
     # because torch is then first touched on the device thread.
-    from app.pipelines.sdxl_turbo import load_sdxl_turbo  # noqa: PLC0415
+    try:
+        from app.pipelines.sdxl_turbo import load_sdxl_turbo  # noqa: PLC0415
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+    ) as error:  # torch imports torch_npu, which needs CANN
+        raise DeviceUnavailableError(
+            f"torch and diffusers cannot be imported ({_root(error)}). Where torch_npu is installed, source CANN's "
+            "set_env.sh first; `python -m app doctor` looks into it."
+        ) from error
 
-    return load_sdxl_turbo(folder, model=source.name, device_name=settings.device, dtype_name=settings.dtype)
+    return load_sdxl_turbo(
+        folder,
+        model=source.name,
+        device_name=settings.device,
+        dtype_name=settings.dtype,
+        vae_dtype_name=settings.vae_dtype,
+        attention=settings.attention,
+        npu_graphs=settings.npu_graphs,
+    )
+
+
+def _root(error: BaseException) -> str:
+    """Return the first line of what was raised first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def pull_weights(settings: Settings) -> Path | None:

@@ -6,8 +6,9 @@ import os
 import signal
 import time
 import uuid
+from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import h11
 import uvicorn
@@ -25,6 +26,7 @@ START_FAILED = 3
 """Exit code of a start that failed; uvicorn's own."""
 
 _GAVE_UP = 1
+_DEVICE_LOST = 4
 _LAST_BYTES_S = 5
 """Seconds that are left for answers under way, and bodies that trickle in, once nobody is waiting for a picture."""
 
@@ -41,7 +43,8 @@ class _DrainingServer(uvicorn.Server):
         self._engine = engine
         self._drain_s = drain_s
         self._drain_until: float | None = None
-        self.gave_up = False
+        self._gave_up = False
+        self.exit_code = 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start to drain at the first signal; stop at once at the second, or when the service is still starting."""
@@ -53,18 +56,29 @@ class _DrainingServer(uvicorn.Server):
         if self._drain_until is not None:
             _log.warning("second %s: stopping at once", signal.Signals(sig).name)
             _exit_now(128 + sig)
-        self._drain_until = time.monotonic() + self._drain_s
-        self._engine.drain()
         _log.info("%s: draining, %d requests in flight", signal.Signals(sig).name, self._engine.in_flight)
+        self._drain()
+
+    def device_lost(self) -> None:
+        """End as at a signal, with an exit code that has the process replaced. Called on the event loop."""
+        _log.critical("ending the process, to be replaced")
+        self.exit_code = _DEVICE_LOST
+        self._drain()
+
+    def _drain(self) -> None:
+        if self._drain_until is None:
+            self._drain_until = time.monotonic() + self._drain_s
+        self._engine.drain()
 
     async def on_tick(self, counter: int) -> bool:
         """Stop when the last accepted request is answered; when the time to drain is over, with an error."""
         if self._drain_until is not None:
             if not self._engine.in_flight:
                 self.should_exit = True
-            elif time.monotonic() >= self._drain_until and not self.gave_up:
+            elif time.monotonic() >= self._drain_until and not self._gave_up:
                 _log.error("drain time is over: giving up on %d requests", self._engine.in_flight)
-                self.gave_up = True
+                self._gave_up = True
+                self.exit_code = self.exit_code or _GAVE_UP
                 self._engine.give_up()
         return await super().on_tick(counter)
 
@@ -98,13 +112,25 @@ def _exit_now(code: int) -> NoReturn:
     os._exit(code)
 
 
-def serve(app: FastAPI, settings: Settings) -> int:
-    """Serve until a signal ends it.
+class AppMaker(Protocol):
+    """Makes the app; `app.main.create_app` is one."""
+
+    def __call__(self, settings: Settings, /, *, on_device_lost: Callable[[], None]) -> FastAPI:
+        """Put the service together."""
+
+
+def serve(make_app: AppMaker, settings: Settings) -> int:
+    """Serve until a signal ends it, or the loss of the device.
 
     Returns:
         The exit code of a start that failed. A service that has started ends the process itself, because a normal end
         would join the device thread.
     """
+
+    def on_device_lost() -> None:
+        server.device_lost()
+
+    app = make_app(settings, on_device_lost=on_device_lost)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -124,4 +150,4 @@ def serve(app: FastAPI, settings: Settings) -> int:
         _exit_now(_GAVE_UP)
     if not server.started:
         return START_FAILED
-    _exit_now(_GAVE_UP if server.gave_up else 0)
+    _exit_now(server.exit_code)

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,9 +12,32 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "TURBO_"
 
+_SIDES = frozenset(range(64, 2048 + 1, 8))
+"""Sides in pixels that a picture can have; `app.inference.image_codec` has the same bounds."""
+
 
 def _default_weights_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdxl-turbo-server"
+
+
+def parse_sizes(text: str) -> list[tuple[int, int]]:
+    """Read sizes such as `512x512,768x1024` as (width, height) in pixels.
+
+    Raises:
+        ValueError: One is no size that a picture can have; the text says which.
+    """
+    sizes = []
+    for word in text.split(","):
+        match = re.fullmatch(r"\s*(\d{2,4})x(\d{2,4})\s*", word, re.ASCII)
+        if match is None or not {int(side) for side in match.groups()} <= _SIDES:
+            raise ValueError(f"{word!r} is no WIDTHxHEIGHT with sides that are multiples of 8 from 64 to 2048")
+        sizes.append((int(match[1]), int(match[2])))
+    return sizes
+
+
+def _check_sizes(text: str) -> str:
+    parse_sizes(text)
+    return text
 
 
 class Settings(BaseSettings):
@@ -49,6 +73,20 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """Number format of the weights in memory; `auto` is fp16 on npu and cuda, fp32 on cpu."""
 
+    vae_dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """Number format of the VAE, settled when it is loaded; `auto` is that of the other weights, but fp32 where that is
+    fp16 and the VAE's config says that it overflows (SDXL-Turbo's does)."""
+
+    attention: Literal["sdpa", "npu_flash"] = "sdpa"
+    """Attention: `sdpa` is torch's own choice of kernel, `npu_flash` diffusers' processor for npu in fp16 or bf16."""
+
+    npu_graphs: bool = False
+    """Compile the UNet with torch_npu's `npugraph_ex` (npu only): while warming up, and in a request at a size that is
+    not among the warm-up sizes."""
+
+    warm_up_sizes: Annotated[str, AfterValidator(_check_sizes)] = "512x512"
+    """Sizes at which each mode makes a picture before the port opens, such as `512x512,768x1024`: width x height."""
+
     max_queue: int = Field(default=32, ge=0, le=10_000)
     """Requests that may wait for the device; the next is answered 429."""
 
@@ -59,7 +97,11 @@ class Settings(BaseSettings):
     """Seconds that accepted requests have to finish after SIGTERM."""
 
     hang_limit_s: float = Field(default=120, gt=0, le=3600)
-    """Seconds after which a running device call counts as hung; liveness and readiness then fail."""
+    """Seconds after which a running device call counts as hung: liveness and readiness fail, everybody who waits gets
+    503, and the process ends. A first call at a new size may compile: leave it the time."""
+
+    idle_check_s: float = Field(default=30, gt=0, le=3600)
+    """Seconds of idleness after which the device is made to compute a known value, so that its death is noticed."""
 
     max_pixels: int = Field(default=1_048_576, ge=64 * 64, le=2048 * 2048)
     """Pixels (width x height) that an output picture may have."""

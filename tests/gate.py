@@ -7,8 +7,28 @@ from app.pipelines.base import GenerationParams, LoadedPipelines, Mode, Pipeline
 from app.pipelines.fake import FakePipeline
 
 
+class CheckedDevice:
+    """A device that counts what is asked of it, and fails its checks with `error` while there is one."""
+
+    def __init__(self) -> None:
+        self.checks = 0
+        self.times_freed = 0
+        self.error: Exception | None = None
+
+    def check(self) -> None:
+        self.checks += 1
+        if self.error is not None:
+            raise self.error
+
+    def free_memory(self) -> None:
+        self.times_freed += 1
+
+
 class GatedPipeline:
-    """A fake that counts its calls, their threads, and how many ran at once. The gate is open at first."""
+    """A fake that counts its calls, their threads, and how many ran at once. The gate is open at first.
+
+    Calls raise `errors` one after the other, and then `error` as long as there is one.
+    """
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -18,6 +38,8 @@ class GatedPipeline:
         self.thread_ids: set[int] = set()
         self.peak = 0
         self.error: Exception | None = None
+        self.errors: list[Exception] = []
+        self.device = CheckedDevice()
         self._inside = 0
         self._mutex = threading.Lock()
         self._fake = FakePipeline()
@@ -31,6 +53,8 @@ class GatedPipeline:
         try:
             self.entered.release()
             assert self.gate.wait(timeout=60), "nobody opened the gate"
+            if self.errors:
+                raise self.errors.pop(0)
             if self.error is not None:
                 raise self.error
             return self._fake(batch)
@@ -45,7 +69,9 @@ class GatedPipeline:
     def load(self) -> LoadedPipelines:
         """Be the `PipelineLoader` too."""
         self.thread_ids.add(threading.get_ident())
-        return LoadedPipelines(by_mode=dict.fromkeys(Mode, self), model="gated", device="none", dtype="none")
+        return LoadedPipelines(
+            by_mode=dict.fromkeys(Mode, self), device=self.device, model="gated", device_name="none", dtype="none"
+        )
 
     def close(self) -> None:
         """Let calls stop here from now on; forget the warm-up's."""

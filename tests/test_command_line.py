@@ -155,6 +155,16 @@ def test_a_device_that_is_not_there_ends_the_start() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_library_that_cannot_be_imported_ends_the_start_with_its_reason(start_server: StartServer) -> None:
+    """As torch_npu without CANN's libraries: torch imports it, and diffusers asks for it."""
+    server = start_server(prelude="import sys; sys.modules['diffusers'] = None", model="demo")
+    assert server.wait(60) == 3
+    reason = errors(server.log)[0]
+    assert "cannot be imported (import of diffusers halted" in reason
+    assert "python -m app doctor" in reason
+    assert "Traceback" not in server.log
+
+
 def test_a_port_that_is_taken_ends_the_start() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = run(model="fake", port=taken.getsockname()[1])
@@ -355,7 +365,7 @@ def test_the_help_lists_every_setting_as_a_flag() -> None:
 @pytest.mark.parametrize(
     ("arguments", "settings", "reason"),
     [
-        (["bake"], {}, "There is no command 'bake'. Commands: serve, pull."),
+        (["bake"], {}, "There is no command 'bake'. Commands: serve, pull, doctor."),
         (["--max-queue", "many"], {}, "TURBO_MAX_QUEUE=many: "),
         (["--nothing", "1"], {}, "unrecognized arguments: --nothing"),
         ([], {"port": "tcp://10.0.0.1:8000"}, "TURBO_PORT=tcp://10.0.0.1:8000: Input should be a valid integer"),

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings, settings_from_command_line, unknown_variables
+from app.inference.image_codec import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
+from app.settings import Settings, parse_sizes, settings_from_command_line, unknown_variables
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +58,25 @@ def test_devices_that_can_be_asked_for(device: str) -> None:
 def test_devices_that_cannot(device: str) -> None:
     with pytest.raises(ValidationError):
         Settings(device=device)
+
+
+def test_warm_up_sizes_are_read_as_width_by_height() -> None:
+    assert parse_sizes("512x512, 768x1024") == [(512, 512), (768, 1024)]
+
+
+def test_the_service_can_be_warmed_up_at_the_sides_that_it_can_be_asked_for_and_at_no_other() -> None:
+    for side in range(MAX_SIDE + 16):
+        if MIN_SIDE <= side <= MAX_SIDE and side % SIDE_MULTIPLE == 0:
+            assert Settings(warm_up_sizes=f"{side}x512").warm_up_sizes == f"{side}x512"
+        else:
+            with pytest.raises(ValidationError, match="multiples of 8 from 64 to 2048"):
+                Settings(warm_up_sizes=f"{side}x512")
+
+
+@pytest.mark.parametrize("sizes", ["512", "512x", "512x512,", "512*512", "512x512x3", "512x512 512x512", "٥١٢x512"])  # noqa: RUF001
+def test_what_is_no_size_is_refused_by_its_name(sizes: str) -> None:
+    with pytest.raises(ValidationError, match="is no WIDTHxHEIGHT"):
+        Settings(warm_up_sizes=sizes)
 
 
 def test_unknown_variables_are_named_with_the_nearest_setting() -> None:

@@ -120,6 +120,8 @@ def problem_response(
     sent_headers = {"Cache-Control": "no-store", **(headers or {})}
     if error.retry_after_s is not None:
         sent_headers["Retry-After"] = str(error.retry_after_s)
+    if not error.retryable:
+        sent_headers["X-Should-Retry"] = "false"  # read by OpenAI's SDKs, which else retry every 5xx
     if isinstance(error, DrainingError | BodyTooLargeError):
         sent_headers["Connection"] = "close"
     return JSONResponse(

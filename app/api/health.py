@@ -46,7 +46,7 @@ def _readiness(context: ApiContext) -> Readiness:
         warm=status.warm,
         model=loaded and loaded.model,
         modes=list(loaded.by_mode) if loaded else [],
-        device=loaded and loaded.device,
+        device=loaded and loaded.device_name,
         dtype=loaded and loaded.dtype,
         queue=QueueState(waiting=status.waiting, limit=context.engine.max_queue, running_s=round(status.running_s, 3)),
         version=__version__,
@@ -54,10 +54,10 @@ def _readiness(context: ApiContext) -> Readiness:
 
 
 def _word(status: EngineStatus) -> Literal["ready", "draining", "device_lost", "hung", "starting"]:
-    if status.device_lost:
-        return "device_lost"
     if status.hung:
         return "hung"
+    if status.device_lost:
+        return "device_lost"
     if status.draining:
         return "draining"
     return "ready" if status.warm else "starting"

@@ -21,6 +21,7 @@ class DeviceLock:
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
         self._running_since: float | None = None
+        self._idle_since = time.monotonic()
 
     @property
     def busy(self) -> bool:
@@ -32,6 +33,11 @@ class DeviceLock:
         """Seconds that the running call has been running; 0.0 when none is. Never blocks."""
         since = self._running_since
         return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last call ended; 0.0 while one runs. Never blocks."""
+        return 0.0 if self.busy else time.monotonic() - self._idle_since
 
     async def run(self, call: Callable[[], T], *, on_turn: Callable[[], None] | None = None) -> T:
         """Wait for the device, run `call` on the device thread, and return what it returns or raises.
@@ -51,6 +57,7 @@ class DeviceLock:
 
     def _release(self, _: asyncio.Future[T]) -> None:
         self._running_since = None
+        self._idle_since = time.monotonic()
         self._lock.release()
 
     def close(self) -> None:

@@ -1,11 +1,13 @@
 """The engine: who is let in, how long it may take, and the call itself."""
 
 import asyncio
+import logging
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from app.errors import (
     DeadlineExceededError,
@@ -15,9 +17,14 @@ from app.errors import (
     QueueFullError,
     TurboError,
 )
+from app.inference.device_guard import DeviceGuard
 from app.inference.device_lock import DeviceLock
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import GenerationParams, PipelineImage
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = (1, 120)
 """Bounds of Retry-After: no SDK waits for less than a second; the OpenAI SDK never retries above 120."""
@@ -58,15 +65,27 @@ class EngineStatus:
 
 
 class Place:
-    """An admitted request's place. It counts as waiting until the device begins with it."""
+    """An admitted request's place: waiting until the device begins with it, served once it has its pictures."""
 
     def __init__(self, time_left: asyncio.Timeout) -> None:
         self.time_left = time_left
         self.waiting = True
+        self.served = False
+        self.ended_by: TurboError | None = None
+
+    def end(self, error: TurboError) -> None:
+        """Answer the request with `error`, now."""
+        if not self.time_left.expired():
+            self.ended_by = error
+            self.time_left.reschedule(asyncio.get_running_loop().time())
 
 
 class Engine:
-    """Admission, deadline and the device call. Lives on the event loop; nothing in it blocks."""
+    """Admission, deadline, the device call, and what becomes of a device that fails.
+
+    Lives on the event loop; nothing in it blocks. `on_device_lost` is called once, there, when the device has failed
+    and everybody who waited for it is being told; the process should then be replaced.
+    """
 
     def __init__(
         self,
@@ -76,16 +95,18 @@ class Engine:
         max_queue: int,
         deadline_s: float,
         hang_limit_s: float,
+        on_device_lost: Callable[[], None],
     ) -> None:
         self._registry = registry
         self._device_lock = device_lock
         self._max_queue = max_queue
         self._deadline_s = deadline_s
         self._hang_limit_s = hang_limit_s
+        self._on_device_lost = on_device_lost
         self._places: set[Place] = set()
         self._draining = False
-        self._given_up = False
-        self._device_lost = False
+        self._lost: DeviceLostError | None = None
+        self._told_of_loss = False
         self._mean_request_s: float | None = None
 
     @property
@@ -95,7 +116,7 @@ class Engine:
         return EngineStatus(
             warm=self._registry.warm,
             draining=self._draining,
-            device_lost=self._device_lost,
+            device_lost=self._lost is not None,
             hung=running_s > self._hang_limit_s,
             waiting=self._waiting,
             running_s=running_s,
@@ -117,10 +138,23 @@ class Engine:
 
     def give_up(self) -> None:
         """Answer everybody who is in with an error, now: the time to drain is over."""
-        self._given_up = True
         for place in self._places:
-            if not place.time_left.expired():
-                place.time_left.reschedule(asyncio.get_running_loop().time())
+            place.end(DrainingError("The service stopped before the request was done.", retry_after_s=1))
+
+    def lose_device(self, error: DeviceLostError) -> None:
+        """Answer everybody who waits for the device with `error`, admit nobody any more, and have the process replaced.
+
+        Requests that have their pictures, which the device made in good health, are finished.
+        """
+        if self._told_of_loss:
+            return
+        self._told_of_loss = True
+        self._lost = error
+        _log.critical("the device is lost: %s %s", error, error.remedy, exc_info=error.__cause__)
+        for place in self._places:
+            if not place.served:
+                place.end(self._lost_error())
+        self._on_device_lost()
 
     def check_admission(self) -> None:
         """Raise what `admit` would raise now, so that a body need not be read in vain.
@@ -130,10 +164,10 @@ class Engine:
             DeviceLostError: The device has failed.
             QueueFullError: As many requests wait as may wait.
         """
+        if self._lost is not None:
+            raise self._lost_error()
         if self._draining:
             raise DrainingError("The service is shutting down.", retry_after_s=self._retry_after_s())
-        if self._device_lost:
-            raise DeviceLostError
         if self._waiting + self._device_lock.busy > self._max_queue:
             raise QueueFullError(f"{self._waiting} requests are waiting already.", retry_after_s=self._retry_after_s())
 
@@ -144,6 +178,7 @@ class Engine:
         Raises:
             DeadlineExceededError: The deadline passed inside the `async with`.
             DrainingError: The time to drain was over inside the `async with`.
+            DeviceLostError: The device was lost inside the `async with`.
             TurboError: As `check_admission`.
         """
         self.check_admission()
@@ -153,8 +188,8 @@ class Engine:
             async with place.time_left:
                 yield place
         except TimeoutError:
-            if self._given_up:
-                raise DrainingError("The service stopped before the request was done.", retry_after_s=1) from None
+            if place.ended_by is not None:
+                raise place.ended_by from None
             raise DeadlineExceededError(
                 f"The request was not done within {self._deadline_s:g} s.", retry_after_s=self._retry_after_s()
             ) from None
@@ -167,8 +202,10 @@ class Engine:
         Raises:
             DeviceOutOfMemoryError: The device has no memory for this request.
             DeviceLostError: The device failed, now or before.
+            DeadPictureError: What the model made is no picture.
             InferenceError: The pipeline failed in any other way.
         """
+        guard = DeviceGuard(self._registry.loaded.device)
         pipeline = self._registry[batch[0].mode]
         entered = time.monotonic()
         queue_s = inference_s = 0.0
@@ -180,25 +217,49 @@ class Engine:
 
         def call() -> list[PipelineImage]:
             nonlocal inference_s
-            if self._device_lost:
-                raise DeviceLostError
             started = time.monotonic()
-            try:
-                images = pipeline(batch)
-            except DeviceLostError:
-                self._device_lost = True  # here, on the device thread, so that the next call finds it
-                raise
+            images = guard.call(pipeline, batch)
             inference_s = time.monotonic() - started
             self._learn(inference_s)  # also of calls that nobody waits for any more
             return images
 
         try:
-            images = await self._device_lock.run(call, on_turn=on_turn)
+            images = await self._run(call, on_turn=on_turn)
         except TurboError:
             raise
         except Exception as error:  # the pipeline is foreign code: whatever it raises, this request alone fails
             raise InferenceError("The pipeline failed on this request.") from error
+        place.served = True
         return GenerationResult(images=images, queue_s=queue_s, inference_s=inference_s)
+
+    async def check_device(self) -> None:
+        """Have the device prove that it computes, in turn with the calls.
+
+        Raises:
+            DeviceLostError: It does not.
+            DeviceOutOfMemoryError: It has no memory even for that.
+        """
+        await self._run(self._registry.loaded.device.check)
+
+    async def _run(self, call: Callable[[], T], *, on_turn: Callable[[], None] | None = None) -> T:
+        """Run `call` on the device thread in its turn, unless the device is lost; note it if it is lost then."""
+        loop = asyncio.get_running_loop()
+
+        def run() -> T:
+            if self._lost is not None:
+                raise self._lost_error()
+            try:
+                return call()
+            except DeviceLostError as error:
+                self._lost = error  # here, on the device thread, so that the next call finds it
+                loop.call_soon_threadsafe(self.lose_device, error)
+                raise
+
+        return await self._device_lock.run(run, on_turn=on_turn)
+
+    def _lost_error(self) -> DeviceLostError:
+        """Return a new error for each request: one that is raised again and again keeps every traceback."""
+        return DeviceLostError(str(self._lost))
 
     @property
     def _waiting(self) -> int:

@@ -2,11 +2,13 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from PIL import Image
 
+from app.inference.device_guard import DeviceGuard
 from app.inference.device_lock import DeviceLock
 from app.pipelines.base import (
     GenerationParams,
@@ -20,16 +22,19 @@ from app.pipelines.base import (
 
 _log = logging.getLogger(__name__)
 
-_WARM_UP_SIZE = (512, 512)
-"""Pixels; what SDXL-Turbo is best at (model card) and what requests get by default."""
-
 
 class PipelineRegistry:
-    """An async context manager: entering loads and warms every mode on the device thread, leaving lets them go."""
+    """An async context manager: entering loads and warms every mode on the device thread, leaving lets them go.
 
-    def __init__(self, load: PipelineLoader, device_lock: DeviceLock) -> None:
+    Every mode is warmed up at each of `warm_up_sizes`, (width, height) in pixels: the first call at a size may compile.
+    """
+
+    def __init__(
+        self, load: PipelineLoader, device_lock: DeviceLock, *, warm_up_sizes: Sequence[tuple[int, int]]
+    ) -> None:
         self._load = load
         self._device_lock = device_lock
+        self._warm_up_sizes = warm_up_sizes
         self._loaded: LoadedPipelines | None = None
         self._warm_call_s = 0.0
 
@@ -77,20 +82,22 @@ class PipelineRegistry:
         started = time.monotonic()
         loaded = self._load()
         _log.info("loaded %s on %s as %s in %.1f s", *_describe(loaded), time.monotonic() - started)
-        for params in _warm_up_params():
-            call_started = time.monotonic()
-            loaded.by_mode[params.mode]([params])
-            self._warm_call_s = time.monotonic() - call_started
-            _log.info("warmed up %s at %dx%d in %.2f s", params.mode, *_WARM_UP_SIZE, self._warm_call_s)
+        loaded.device.check()
+        guard = DeviceGuard(loaded.device)
+        for size in self._warm_up_sizes:
+            for params in _warm_up_params(*size):
+                call_started = time.monotonic()
+                guard.call(loaded.by_mode[params.mode], [params])
+                self._warm_call_s = time.monotonic() - call_started
+                _log.info("warmed up %s at %dx%d in %.2f s", params.mode, *size, self._warm_call_s)
         return loaded
 
 
 def _describe(loaded: LoadedPipelines) -> tuple[str, str, str]:
-    return loaded.model, loaded.device, loaded.dtype
+    return loaded.model, loaded.device_name, loaded.dtype
 
 
-def _warm_up_params() -> tuple[GenerationParams, ...]:
-    width, height = _WARM_UP_SIZE
+def _warm_up_params(width: int, height: int) -> tuple[GenerationParams, ...]:
     return (
         Txt2ImgParams(prompt="warm-up", seed=0, num_inference_steps=1, width=width, height=height),
         Img2ImgParams(
@@ -98,6 +105,6 @@ def _warm_up_params() -> tuple[GenerationParams, ...]:
             seed=0,
             num_inference_steps=2,
             strength=0.5,
-            image=Image.new("RGB", _WARM_UP_SIZE, "gray"),
+            image=Image.new("RGB", (width, height), "gray"),
         ),
     )

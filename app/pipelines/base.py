@@ -98,16 +98,33 @@ class Pipeline(Protocol):
         Raises:
             DeviceOutOfMemoryError: The device has no memory for this call; the next may succeed.
             DeviceLostError: The device cannot be trusted any more.
+            DeadPictureError: What the model made is no picture.
         """
+
+
+class Device(Protocol):
+    """The device behind the pipelines. Calls block, and come from the device thread alone."""
+
+    def check(self) -> None:
+        """Prove that the device still computes: have it work out a value that is known here.
+
+        Raises:
+            DeviceLostError: The value is wrong, or the device raised.
+            DeviceOutOfMemoryError: The device has no memory even for this.
+        """
+
+    def free_memory(self) -> None:
+        """Give back the memory that is held and not in use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedPipelines:
-    """What a loader hands over: a pipeline per mode, and what health checks and logs say of it."""
+    """What a loader hands over: a pipeline per mode, their device, and what health checks and logs say of it."""
 
     by_mode: Mapping[Mode, Pipeline]
+    device: Device
     model: str
-    device: str
+    device_name: str
     dtype: str
 
 

@@ -1,20 +1,61 @@
-"""The device: find it, open it, and turn its errors into ours. The one place that imports torch_npu."""
+"""The device: find it, open it, have it prove itself."""
 
-import importlib
-import importlib.util
+import gc
 import logging
-from typing import Any
+import os
 
 import torch
 
-from app.errors import DeviceLostError, DeviceOutOfMemoryError, DeviceUnavailableError
+from app.errors import DeviceLostError, DeviceUnavailableError
+from app.pipelines import npu
+from app.pipelines.device_errors import device_errors
 
 _log = logging.getLogger(__name__)
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
+_CHECKS = 1000
+"""Different values that checks ask for in turn; all are exact in fp32."""
 
-def open_device(name: str) -> torch.device:
+
+class TorchDevice:
+    """An opened device; the contract is `app.pipelines.base.Device`. On the device thread alone."""
+
+    def __init__(self, torch_device: torch.device) -> None:
+        self.torch_device = torch_device
+        self._checked = 0
+
+    def check(self) -> None:
+        """Have the device compute a sum that differs from time to time.
+
+        It has to be computed: copies to and from an NPU go on working when its task queue is dead (torch_npu 2.13). And
+        it has to differ: the memory that a dead queue leaves as it is may well hold the right answer of the last time.
+        """
+        self._checked = self._checked % _CHECKS + 1
+        with device_errors(self.torch_device):
+            numbers = torch.arange(8, dtype=torch.float32, device=self.torch_device) + self._checked
+            found = numbers.sum().item()
+        if found != (expected := sum(range(8)) + 8 * self._checked):
+            raise DeviceLostError(
+                f"The device does not compute any more: {found:g} came where {expected} was due; "
+                "the service is being replaced."
+            )
+
+    def free_memory(self) -> None:
+        """Give back what torch's allocator holds and no tensor uses."""
+        gc.collect()  # the traceback of what failed holds tensors in a cycle
+        if self.torch_device.type != "cpu":
+            with device_errors(self.torch_device):
+                torch.get_device_module(self.torch_device).empty_cache()
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was given."""
+        if self.torch_device.type != "cpu":
+            with device_errors(self.torch_device):
+                torch.get_device_module(self.torch_device).synchronize()
+
+
+def open_device(name: str) -> TorchDevice:
     """Find the device that `name` asks for and make it current on the calling thread.
 
     Args:
@@ -26,43 +67,34 @@ def open_device(name: str) -> torch.device:
     """
     kind, _, index = (_first_available() if name == "auto" else name).partition(":")
     if kind == "npu":
-        return _open_npu(int(index or 0))
+        return TorchDevice(_open_npu(int(index or 0)))
     if kind == "cuda":
-        return _open_cuda(int(index or 0))
-    return torch.device("cpu")
+        return TorchDevice(_open_cuda(int(index or 0)))
+    return TorchDevice(torch.device("cpu"))
+
+
+def describe(device: TorchDevice) -> tuple[str, int, int]:
+    """Return the device's name, and its free and its whole memory in bytes."""
+    if device.torch_device.type == "cpu":
+        page_bytes = os.sysconf("SC_PAGE_SIZE")
+        return "CPU", os.sysconf("SC_AVPHYS_PAGES") * page_bytes, os.sysconf("SC_PHYS_PAGES") * page_bytes
+    module = torch.get_device_module(device.torch_device)
+    free_bytes, total_bytes = module.mem_get_info(device.torch_device)
+    return f"{module.get_device_name(device.torch_device)} ({device.torch_device})", free_bytes, total_bytes
 
 
 def _first_available() -> str:
-    if importlib.util.find_spec("torch_npu") is not None:
-        if _torch_npu().is_available():
+    if npu.is_installed():
+        if npu.visible_devices():
             return "npu"
         _log.warning("torch_npu is installed, but no NPU is visible")
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _torch_npu() -> Any:
-    """Import torch_npu and return its `npu` module, which it also installs as `torch.npu`."""
-    try:
-        return importlib.import_module("torch_npu").npu
-    except (ImportError, OSError, RuntimeError) as error:
-        raise DeviceUnavailableError(
-            f"torch_npu cannot be loaded ({error}). Install the torch_npu that matches torch {torch.__version__}, "
-            "source CANN's set_env.sh, or set TURBO_DEVICE=cpu."
-        ) from error
-
-
 def _open_npu(index: int) -> torch.device:
-    npu = _torch_npu()  # before anything names the device: torch learns the word from it
-    count = npu.device_count() if npu.is_available() else 0
     hint = "Check npu-smi info, ASCEND_RT_VISIBLE_DEVICES and the container's /dev/davinci*."
-    _check_index("npu", index, count, hint=hint)
-    # Without these, 310P and 910 compile each new shape and use a private tensor layout; both are slow at new sizes.
-    # Source: torch_npu's documentation of set_compile_mode and npu.config.
-    npu.set_compile_mode(jit_compile=False)
-    npu.config.allow_internal_format = False
-    device = torch.device("npu", index)
-    npu.set_device(device)  # the current device is per thread and starts at 0
-    return device
+    _check_index("npu", index, npu.visible_devices(), hint=hint)
+    return npu.open_npu(index)
 
 
 def _open_cuda(index: int) -> torch.device:
@@ -70,7 +102,8 @@ def _open_cuda(index: int) -> torch.device:
     hint = "Check nvidia-smi, CUDA_VISIBLE_DEVICES and that torch is a CUDA build."
     _check_index("cuda", index, count, hint=hint)
     device = torch.device("cuda", index)
-    torch.cuda.set_device(device)
+    with device_errors(device):
+        torch.cuda.set_device(device)
     return device
 
 
@@ -88,17 +121,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[name]
 
 
-def as_turbo_error(error: RuntimeError, device: torch.device) -> DeviceOutOfMemoryError | DeviceLostError | None:
-    """Say what a RuntimeError of a device call means for the service; None if it is not the device's.
+def choose_vae_dtype(name: str, dtype: torch.dtype, *, force_upcast: bool) -> torch.dtype:
+    """Return the VAE's dtype that a setting names.
 
-    On an accelerator every error but the allocator's is fatal: after one asynchronous error torch_npu's task queue is
-    dead, and later calls return normally with stale memory. The allocator's own error begins "NPU out of memory"; the
-    same class raised from the queue does not. Source: torch_npu 2.13, NPUCachingAllocator.cpp and NPUQueue.cpp.
+    `auto` is the other models' dtype, but fp32 where that is fp16 and the VAE's config says `force_upcast`: SDXL's VAE
+    overflows in fp16 and its pictures turn black (diffusers does the same, but around every single picture).
     """
-    if isinstance(error, torch.OutOfMemoryError):
-        if device.type != "npu" or str(error).startswith("NPU out of memory"):
-            return DeviceOutOfMemoryError("The device is out of memory for a picture of this size.", retry_after_s=5)
-        return DeviceLostError()
-    if device.type == "cpu":
-        return None
-    return DeviceLostError()
+    if name == "auto":
+        return torch.float32 if dtype == torch.float16 and force_upcast else dtype
+    return _DTYPES[name]

@@ -45,7 +45,19 @@ class FakePipeline:
         )
 
 
+class FakeDevice:
+    """A device that never fails."""
+
+    def check(self) -> None:
+        """Find nothing wrong; the contract is `Device.check`."""
+
+    def free_memory(self) -> None:
+        """Hold nothing, so give nothing back."""
+
+
 def load_fake(*, inference_s: float = 0.0) -> LoadedPipelines:
     """Load the fake for both modes; the contract is `PipelineLoader`."""
     pipeline = FakePipeline(inference_s=inference_s)
-    return LoadedPipelines(by_mode=dict.fromkeys(Mode, pipeline), model="fake", device="none", dtype="none")
+    return LoadedPipelines(
+        by_mode=dict.fromkeys(Mode, pipeline), device=FakeDevice(), model="fake", device_name="none", dtype="none"
+    )

@@ -1,6 +1,8 @@
 """SDXL-Turbo on diffusers: load both modes from one set of weights, and make pictures with them."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from diffusers import AutoencoderKL, AutoPipelineForImage2Image, AutoPipelineFor
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from app.errors import InferenceError, WeightsError
+from app.errors import DeadPictureError, WeightsError
+from app.pipelines import npu
 from app.pipelines.base import (
     MAX_PROMPT_TOKENS,
     GenerationParams,
@@ -20,7 +23,8 @@ from app.pipelines.base import (
     Mode,
     PipelineImage,
 )
-from app.pipelines.device import as_turbo_error, choose_dtype, open_device
+from app.pipelines.device import TorchDevice, choose_dtype, choose_vae_dtype, open_device
+from app.pipelines.device_errors import device_errors
 
 _MODELS = {
     "text_encoder": CLIPTextModel,
@@ -38,7 +42,7 @@ class SdxlTurboPipeline:
     and back around every picture when its config has `force_upcast`; here its dtype is settled when it is loaded.
     """
 
-    def __init__(self, pipe: Any, device: torch.device) -> None:
+    def __init__(self, pipe: Any, device: TorchDevice) -> None:
         """Wrap `pipe` (a StableDiffusionXLPipeline or StableDiffusionXLImg2ImgPipeline) that is already on `device`."""
         self._pipe = pipe
         self._vae: AutoencoderKL = pipe.vae
@@ -49,13 +53,31 @@ class SdxlTurboPipeline:
 
         The contract is `Pipeline.__call__`.
         """
-        try:
-            with torch.inference_mode():
-                return [self._generate(params) for params in batch]
-        except RuntimeError as error:
-            if (ours := as_turbo_error(error, self._device)) is not None:
-                raise ours from error
-            raise
+        with device_errors(self._device.torch_device), torch.inference_mode():
+            return [self._generate(params) for params in batch]
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """The number format of each model, such as `float16`."""
+        return {name: str(getattr(self._pipe, name).dtype).removeprefix("torch.") for name in _MODELS}
+
+    @contextmanager
+    def timed_stages(self) -> Iterator[dict[str, float]]:
+        """Collect the seconds that each stage takes meanwhile. Waits for the device around each, which slows it."""
+        stages = {
+            "text": (self._pipe.text_encoder, self._pipe.text_encoder_2),
+            "unet": (self._pipe.unet,),
+            "vae encode": (self._vae.encoder,),
+            "vae decode": (self._vae.decoder,),
+        }
+        seconds: dict[str, float] = {}
+        with ExitStack() as hooks:
+            for name, modules in stages.items():
+                clock = _Stopwatch(name, seconds, self._device)
+                for module in modules:
+                    hooks.callback(module.register_forward_pre_hook(clock.start).remove)
+                    hooks.callback(module.register_forward_hook(clock.stop).remove)
+            yield seconds
 
     def _generate(self, params: GenerationParams) -> PipelineImage:
         # Noise comes from the CPU on every device: the same seed gives the same noise everywhere, and torch_npu takes
@@ -88,7 +110,7 @@ class SdxlTurboPipeline:
 
     def _encode(self, image: Image.Image, generator: torch.Generator) -> torch.Tensor:
         """Return the latents of an RGB picture, drawn from the VAE's posterior as diffusers' img2img does."""
-        pixels = self._pipe.image_processor.preprocess(image).to(self._device, self._vae.dtype)
+        pixels = self._pipe.image_processor.preprocess(image).to(self._device.torch_device, self._vae.dtype)
         latents: torch.Tensor = self._vae.encode(pixels).latent_dist.sample(generator) * self._vae.config.scaling_factor
         return latents.to(self._pipe.unet.dtype)
 
@@ -96,11 +118,10 @@ class SdxlTurboPipeline:
         """Return the RGB picture of one picture's latents.
 
         Raises:
-            InferenceError: It has NaN or infinities, which would show as black.
+            DeadPictureError: It is none.
         """
         pixels = self._vae.decode(latents.to(self._vae.dtype) / self._vae.config.scaling_factor).sample
-        if not torch.isfinite(pixels).all():
-            raise InferenceError("The model's output is not a picture: it has values that are no numbers.")
+        _check_alive(pixels)
         image: Image.Image = self._pipe.image_processor.postprocess(pixels, output_type="pil")[0]
         return image
 
@@ -109,7 +130,50 @@ class SdxlTurboPipeline:
         return max(len(tokenizer(prompt).input_ids) for tokenizer in (self._pipe.tokenizer, self._pipe.tokenizer_2))
 
 
-def load_sdxl_turbo(folder: Path, *, model: str, device_name: str, dtype_name: str) -> LoadedPipelines:
+class _Stopwatch:
+    """Adds up the seconds between a module's hooks."""
+
+    def __init__(self, stage: str, seconds: dict[str, float], device: TorchDevice) -> None:
+        self._stage, self._seconds, self._device = stage, seconds, device
+        self._started = 0.0
+
+    def start(self, *_: object) -> None:
+        self._device.synchronize()
+        self._started = time.monotonic()
+
+    def stop(self, *_: object) -> None:
+        self._device.synchronize()
+        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + time.monotonic() - self._started
+
+
+def _check_alive(pixels: torch.Tensor) -> None:
+    """Check one picture of shape (1, 3, height, width) as the VAE made it, before anything is clamped.
+
+    NaN shows as black. On Ascend 310P and 910 it saturates to 0 on the way, so that what arrives is finite and the same
+    everywhere; what a VAE really decodes never is, not even for a white picture.
+
+    Raises:
+        DeadPictureError: It has values that are no numbers, or one single value in each channel.
+    """
+    finite = torch.isfinite(pixels).all()
+    constant = (pixels.amax(dim=(-2, -1)) == pixels.amin(dim=(-2, -1))).all()
+    is_finite, is_constant = torch.stack((finite, constant)).tolist()  # one wait for the device
+    if not is_finite:
+        raise DeadPictureError("The model's output is no picture: it has values that are no numbers.")
+    if is_constant:
+        raise DeadPictureError("The model's output is no picture: every pixel has the same value.")
+
+
+def load_sdxl_turbo(
+    folder: Path,
+    *,
+    model: str,
+    device_name: str = "auto",
+    dtype_name: str = "auto",
+    vae_dtype_name: str = "auto",
+    attention: npu.Attention = "sdpa",
+    npu_graphs: bool = False,
+) -> LoadedPipelines:
     """Open the device and load both modes from one set of weights; the contract is `PipelineLoader`.
 
     Args:
@@ -117,9 +181,14 @@ def load_sdxl_turbo(folder: Path, *, model: str, device_name: str, dtype_name: s
         model: The name to report.
         device_name: As `open_device` takes it.
         dtype_name: As `choose_dtype` takes it.
+        vae_dtype_name: As `choose_vae_dtype` takes it.
+        attention: `sdpa`, or diffusers' own processor for NPUs.
+        npu_graphs: Whether to compile the UNet into NPU graphs; that happens in its first call at each size.
 
     Raises:
-        DeviceUnavailableError: The device is not there.
+        DeviceUnavailableError: The device is not there, or cannot do what is asked for.
+        DeviceLostError: The device failed.
+        DeviceOutOfMemoryError: The weights do not fit into its memory.
         WeightsError: diffusers cannot load the folder.
     """
     # diffusers would log the part of a prompt that it cuts, transformers that it is long. The response says both.
@@ -129,7 +198,9 @@ def load_sdxl_turbo(folder: Path, *, model: str, device_name: str, dtype_name: s
     transformers.utils.logging.disable_progress_bar()
 
     device = open_device(device_name)
-    dtype = choose_dtype(dtype_name, device)
+    torch_device = device.torch_device
+    dtype = choose_dtype(dtype_name, torch_device)
+    npu.check_options(torch_device, dtype, attention=attention, graphs=npu_graphs)
     try:
         txt2img = AutoPipelineForText2Image.from_pretrained(
             str(folder),
@@ -137,14 +208,17 @@ def load_sdxl_turbo(folder: Path, *, model: str, device_name: str, dtype_name: s
             local_files_only=True,
             add_watermarker=False,
         )
-        _settle_vae_dtype(txt2img.vae)
-        txt2img.to(device)
     except WeightsError:
         raise
     except Exception as error:  # foreign code on files of any content: the operator needs the folder and the reason
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(f"The weights in {folder} cannot be loaded: {first_line}") from error
     txt2img.set_progress_bar_config(disable=True)
+    _settle_vae_dtype(txt2img.vae, vae_dtype_name, dtype)
+    with device_errors(torch_device):
+        txt2img.to(torch_device)
+    if npu.is_installed():
+        npu.fit(txt2img.unet, attention=attention, graphs=npu_graphs)
     # The scheduler holds the step index, so each mode has its own (huggingface/diffusers#7851); all else is shared.
     scheduler = type(txt2img.scheduler).from_config(txt2img.scheduler.config)
     img2img = AutoPipelineForImage2Image.from_pipe(txt2img, scheduler=scheduler)
@@ -154,8 +228,9 @@ def load_sdxl_turbo(folder: Path, *, model: str, device_name: str, dtype_name: s
             Mode.TXT2IMG: SdxlTurboPipeline(txt2img, device),
             Mode.IMG2IMG: SdxlTurboPipeline(img2img, device),
         },
+        device=device,
         model=model,
-        device=str(device),
+        device_name=str(torch_device),
         dtype=str(dtype).removeprefix("torch."),
     )
 
@@ -180,8 +255,7 @@ def _load_model(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     return model
 
 
-def _settle_vae_dtype(vae: AutoencoderKL) -> None:
-    """Keep the VAE in fp32 for good where its config says that it overflows in fp16 (black pictures otherwise)."""
-    if vae.dtype == torch.float16 and vae.config.force_upcast:
-        vae.to(torch.float32)
+def _settle_vae_dtype(vae: AutoencoderKL, name: str, dtype: torch.dtype) -> None:
+    """Give the VAE its dtype for good; what goes in and out is cast at its border."""
+    vae.to(choose_vae_dtype(name, dtype, force_upcast=vae.config.force_upcast))
     vae.register_to_config(force_upcast=False)

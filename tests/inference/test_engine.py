@@ -1,6 +1,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from unittest.mock import Mock
 
 import pytest
 
@@ -23,12 +24,25 @@ MakeEngine = Callable[..., Engine]
 
 
 @pytest.fixture
-async def make_engine(pipeline: GatedPipeline) -> AsyncIterator[MakeEngine]:
+def losses() -> Mock:
+    """What is told of a lost device."""
+    return Mock()
+
+
+@pytest.fixture
+async def make_engine(pipeline: GatedPipeline, losses: Mock) -> AsyncIterator[MakeEngine]:
     lock = DeviceLock()
-    async with PipelineRegistry(pipeline.load, lock) as registry:
+    async with PipelineRegistry(pipeline.load, lock, warm_up_sizes=[(64, 64)]) as registry:
 
         def make(*, max_queue: int = 2, deadline_s: float = 30, hang_limit_s: float = 30) -> Engine:
-            return Engine(registry, lock, max_queue=max_queue, deadline_s=deadline_s, hang_limit_s=hang_limit_s)
+            return Engine(
+                registry,
+                lock,
+                max_queue=max_queue,
+                deadline_s=deadline_s,
+                hang_limit_s=hang_limit_s,
+                on_device_lost=losses,
+            )
 
         yield make
         pipeline.gate.set()
@@ -261,7 +275,7 @@ async def test_out_of_memory_is_passed_on_and_the_next_request_is_served(
 
 
 async def test_after_a_lost_device_nothing_reaches_it_any_more(
-    make_engine: MakeEngine, pipeline: GatedPipeline
+    make_engine: MakeEngine, pipeline: GatedPipeline, losses: Mock
 ) -> None:
     engine = make_engine()
     tasks = await occupy(engine, pipeline, waiting=2)
@@ -274,6 +288,43 @@ async def test_after_a_lost_device_nothing_reaches_it_any_more(
         await generate(engine)
     assert not engine.status.live
     assert not engine.status.ready
+    losses.assert_called_once_with()
+
+
+async def test_a_device_that_is_lost_when_nobody_waits_any_more_is_lost_too(
+    make_engine: MakeEngine, pipeline: GatedPipeline, losses: Mock
+) -> None:
+    engine = make_engine()
+    (task,) = await occupy(engine, pipeline, waiting=0)
+    task.cancel()
+    pipeline.error = DeviceLostError("gone")
+    pipeline.gate.set()
+    await until(lambda: losses.called)
+    with pytest.raises(DeviceLostError, match="gone"):
+        await generate(engine)
+
+
+async def test_a_request_that_has_its_pictures_is_finished_when_the_device_is_lost(
+    make_engine: MakeEngine, losses: Mock
+) -> None:
+    engine = make_engine()
+    async with engine.admit() as place:
+        result = await engine.generate([params()], place)
+        engine.lose_device(DeviceLostError())
+        await asyncio.sleep(0.01)  # where an encoder would be at work
+        assert result.images
+    losses.assert_called_once_with()
+
+
+async def test_requests_that_wait_are_told_at_once_when_the_device_is_lost_though_its_call_never_returns(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine()
+    tasks = await occupy(engine, pipeline, waiting=2)
+    engine.lose_device(DeviceLostError("hung"))
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [(type(result), str(result)) for result in results] == [(DeviceLostError, "hung")] * 3
+    assert engine.in_flight == 0
 
 
 async def test_a_call_past_the_hang_limit_is_noticed_while_it_runs(

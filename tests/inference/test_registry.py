@@ -1,18 +1,22 @@
 import pytest
 
-from app.errors import WeightsError
+from app.errors import DeviceLostError, WeightsError
 from app.inference.device_lock import DeviceLock
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import LoadedPipelines, Mode
 from tests.gate import GatedPipeline
 
+SIZES = [(512, 512), (768, 256)]
 
-async def test_entering_loads_once_and_warms_every_mode_up_at_512(pipeline: GatedPipeline) -> None:
-    async with PipelineRegistry(pipeline.load, DeviceLock()) as registry:
+
+async def test_entering_loads_once_and_warms_every_mode_up_at_every_size(pipeline: GatedPipeline) -> None:
+    async with PipelineRegistry(pipeline.load, DeviceLock(), warm_up_sizes=SIZES) as registry:
         assert registry.warm
         assert [(batch[0].mode, batch[0].width, batch[0].height) for batch in pipeline.calls] == [
             (Mode.TXT2IMG, 512, 512),
             (Mode.IMG2IMG, 512, 512),
+            (Mode.TXT2IMG, 768, 256),
+            (Mode.IMG2IMG, 768, 256),
         ]
         assert registry[Mode.TXT2IMG] is pipeline
     assert not registry.warm
@@ -20,7 +24,7 @@ async def test_entering_loads_once_and_warms_every_mode_up_at_512(pipeline: Gate
 
 async def test_load_warm_up_and_calls_share_one_thread(pipeline: GatedPipeline) -> None:
     lock = DeviceLock()
-    async with PipelineRegistry(pipeline.load, lock) as registry:
+    async with PipelineRegistry(pipeline.load, lock, warm_up_sizes=SIZES) as registry:
         await lock.run(lambda: registry[Mode.TXT2IMG](pipeline.calls[0]))
     assert len(pipeline.thread_ids) == 1
 
@@ -29,7 +33,7 @@ async def test_a_failed_load_leaves_the_registry_cold() -> None:
     def load() -> LoadedPipelines:
         raise WeightsError("unet is missing")
 
-    registry = PipelineRegistry(load, DeviceLock())
+    registry = PipelineRegistry(load, DeviceLock(), warm_up_sizes=SIZES)
     with pytest.raises(WeightsError, match="unet is missing"):
         await registry.__aenter__()
     assert not registry.warm
@@ -38,9 +42,15 @@ async def test_a_failed_load_leaves_the_registry_cold() -> None:
 async def test_a_failed_warm_up_fails_the_start(pipeline: GatedPipeline) -> None:
     pipeline.error = RuntimeError("no kernel")
     with pytest.raises(RuntimeError, match="no kernel"):
-        await PipelineRegistry(pipeline.load, DeviceLock()).__aenter__()
+        await PipelineRegistry(pipeline.load, DeviceLock(), warm_up_sizes=SIZES).__aenter__()
+
+
+async def test_a_device_that_does_not_compute_fails_the_start(pipeline: GatedPipeline) -> None:
+    pipeline.device.error = DeviceLostError()
+    with pytest.raises(DeviceLostError):
+        await PipelineRegistry(pipeline.load, DeviceLock(), warm_up_sizes=SIZES).__aenter__()
 
 
 async def test_a_cold_registry_says_so(pipeline: GatedPipeline) -> None:
     with pytest.raises(RuntimeError, match="not been entered"):
-        _ = PipelineRegistry(pipeline.load, DeviceLock()).loaded
+        _ = PipelineRegistry(pipeline.load, DeviceLock(), warm_up_sizes=SIZES).loaded

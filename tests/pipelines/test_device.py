@@ -1,21 +1,15 @@
 import pytest
 import torch
 
-from app.errors import DeviceLostError, DeviceOutOfMemoryError, DeviceUnavailableError
-from app.pipelines.device import as_turbo_error, choose_dtype, open_device
+from app.errors import DeviceUnavailableError
+from app.pipelines.device import choose_dtype, choose_vae_dtype, open_device
 
-CPU, CUDA, NPU = torch.device("cpu"), torch.device("cuda", 0), "npu"
-
-
-class Npu:
-    """Stands for a torch.device of type npu, which plain torch cannot name before a backend takes the name."""
-
-    type = "npu"
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="auto finds the GPU first")
 def test_auto_falls_to_the_cpu_where_there_is_nothing_else() -> None:
-    assert open_device("auto") == CPU
+    assert open_device("auto").torch_device == CPU
 
 
 def test_an_npu_without_torch_npu_is_a_clear_error() -> None:
@@ -46,20 +40,26 @@ def test_the_dtype_follows_the_setting_and_then_the_device(
 
 
 @pytest.mark.parametrize(
-    ("error", "device", "expected"),
+    ("name", "dtype", "force_upcast", "expected"),
     [
-        (torch.OutOfMemoryError("NPU out of memory. Tried to allocate 2.00 GiB"), Npu, DeviceOutOfMemoryError),
-        (torch.OutOfMemoryError("The Inner error is reported as above."), Npu, DeviceLostError),
-        (RuntimeError("ACL stream synchronize failed, error code is 507011"), Npu, DeviceLostError),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), CUDA, DeviceOutOfMemoryError),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), CUDA, DeviceLostError),
+        ("auto", torch.float16, True, torch.float32),
+        ("auto", torch.float16, False, torch.float16),
+        ("auto", torch.bfloat16, True, torch.bfloat16),
+        ("auto", torch.float32, True, torch.float32),
+        ("fp32", torch.float16, False, torch.float32),
+        ("bf16", torch.float16, True, torch.bfloat16),
+        ("fp16", torch.float16, True, torch.float16),
     ],
 )
-def test_an_accelerator_s_error_is_fatal_unless_it_is_the_allocator_s(
-    error: RuntimeError, device: torch.device, expected: type[Exception]
+def test_the_vae_s_dtype_follows_the_setting_and_then_its_config(
+    name: str, dtype: torch.dtype, *, force_upcast: bool, expected: torch.dtype
 ) -> None:
-    assert type(as_turbo_error(error, device)) is expected
+    assert choose_vae_dtype(name, dtype, force_upcast=force_upcast) is expected
 
 
-def test_an_error_on_the_cpu_is_the_request_s_own() -> None:
-    assert as_turbo_error(RuntimeError("shapes differ"), CPU) is None
+def test_a_sound_device_passes_check_after_check() -> None:
+    device = open_device("cpu")
+    for _ in range(2500):  # more than there are different values
+        device.check()
+    device.free_memory()
+    device.synchronize()

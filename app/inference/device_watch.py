@@ -1,0 +1,54 @@
+"""The watch: finds the call that hangs, and the device that dies while nobody asks anything of it."""
+
+import asyncio
+import logging
+
+from app.errors import DeviceLostError, DeviceOutOfMemoryError
+from app.inference.device_lock import DeviceLock
+from app.inference.engine import Engine
+
+_log = logging.getLogger(__name__)
+
+_LOOKS_PER_LIMIT = 20
+"""How often it is looked for a hung call within the limit: it is found at most a twentieth too late."""
+
+
+class DeviceWatch:
+    """Watches the device from the event loop for as long as `run` runs, and reports its loss to the engine."""
+
+    def __init__(self, engine: Engine, device_lock: DeviceLock, *, hang_limit_s: float, idle_check_s: float) -> None:
+        self._engine = engine
+        self._device_lock = device_lock
+        self._hang_limit_s = hang_limit_s
+        self._idle_check_s = idle_check_s
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._find_hung_calls())
+                tasks.create_task(self._check_when_idle())
+        except Exception:  # nobody awaits a watch
+            _log.exception("the device is not watched any more")
+            raise
+
+    async def _find_hung_calls(self) -> None:
+        while self._device_lock.running_s <= self._hang_limit_s:  # noqa: ASYNC110 - a hung call sets no event
+            await asyncio.sleep(self._hang_limit_s / _LOOKS_PER_LIMIT)
+        self._engine.lose_device(
+            DeviceLostError(
+                f"A device call did not return within {self._hang_limit_s:g} s; the service is being replaced."
+            )
+        )
+
+    async def _check_when_idle(self) -> None:
+        """Check a device that has been idle for a while, so that its death is not a user's to find."""
+        while True:
+            await asyncio.sleep(max(self._idle_check_s - self._device_lock.idle_s, self._idle_check_s / 10))
+            if self._device_lock.idle_s >= self._idle_check_s:
+                try:
+                    await self._engine.check_device()
+                except DeviceOutOfMemoryError as error:
+                    _log.warning("the idle device could not be checked: %s", error)
+                except DeviceLostError:
+                    return  # the engine knows

@@ -1,0 +1,87 @@
+"""What a host brings for an NPU: CANN, the driver, npu-smi and the device files. Reads files; needs no torch.
+
+Where they are: the installation guides of CANN (instg_0064 at hiascend.com) and of Ascend/mind-cluster.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_TOOLKITS = ("usr/local/Ascend/cann", "usr/local/Ascend/ascend-toolkit/latest")
+_DRIVER = "usr/local/Ascend/driver/version.info"
+_SHARED_DEVICES = ("davinci_manager", "devmm_svm", "hisi_hdc")
+_NPU_SMI_TIMEOUT_S = 20
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFile:
+    """A file under /dev that CANN opens; `usable` tells whether this user may read and write it."""
+
+    path: Path
+    exists: bool
+    usable: bool
+
+
+def cann_version(environ: Mapping[str, str], root: Path = Path("/")) -> str | None:
+    """Return CANN's version from the toolkit that is set up, or lies where it is installed by default; None without."""
+    homes = [Path(environ["ASCEND_HOME_PATH"])] if environ.get("ASCEND_HOME_PATH") else []
+    homes += [root / toolkit for toolkit in _TOOLKITS]
+    for home in homes:
+        for path in sorted(home.glob("*-linux/ascend_toolkit_install.info")):
+            if found := _value_in(path, "version"):
+                return found
+    return None
+
+
+def driver_version(root: Path = Path("/")) -> str | None:
+    """Return the driver's version; None where its file is not there, as in a container that it is not mounted into."""
+    return _value_in(root / _DRIVER, "Version")
+
+
+def _value_in(path: Path, key: str) -> str | None:
+    """Return the value of a `key=value` line."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    match = re.search(rf"^{key}=(.+)$", text, re.MULTILINE)
+    return match[1].strip() if match else None
+
+
+def device_files(environ: Mapping[str, str], index: int, root: Path = Path("/")) -> list[DeviceFile]:
+    """Return the device files that the NPU needs; `index` counts the devices that the process may use."""
+    visible = [word for word in environ.get("ASCEND_RT_VISIBLE_DEVICES", "").split(",") if word.strip().isdigit()]
+    number = int(visible[index]) if index < len(visible) else index
+    names = (f"davinci{number}", *_SHARED_DEVICES)
+    paths = [root / "dev" / name for name in names]
+    return [DeviceFile(path, path.exists(), os.access(path, os.R_OK | os.W_OK)) for path in paths]
+
+
+def npu_smi() -> Iterator[tuple[str, str]]:
+    """Ask npu-smi for each device's name and health ("OK" when it is well).
+
+    Raises:
+        OSError: npu-smi is not there or does not work; the text says which.
+    """
+    if shutil.which("npu-smi") is None:
+        raise FileNotFoundError("npu-smi is not in PATH")
+    try:
+        done = subprocess.run(
+            ["npu-smi", "info"],  # noqa: S607 - where the driver puts it differs
+            capture_output=True,
+            text=True,
+            timeout=_NPU_SMI_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"npu-smi did not answer within {_NPU_SMI_TIMEOUT_S} s") from error
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise OSError(f"npu-smi failed: {lines[0] if lines else f'exit code {done.returncode}'}")
+    # | 0     910B3               | OK            | 101.8       43                0    / 0             |
+    for match in re.finditer(r"^\|\s*\d+\s+(\w*\d\w*)\s*\|\s*([A-Za-z]+)\s*\|", done.stdout, re.MULTILINE):
+        yield match[1], match[2]

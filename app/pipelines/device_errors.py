@@ -1,0 +1,147 @@
+"""Foreign errors become ours, here alone: what torch and the drivers raise, and what it means for the service."""
+
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from app.errors import DeviceLostError, DeviceOutOfMemoryError
+
+_NPU_ALLOCATOR = "NPU out of memory"
+"""How the text of torch_npu's allocators begins. The same class from the task queue begins otherwise, and is fatal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What a device's error says of itself: how it is recognised, what it means, and what an operator does about it."""
+
+    sign: str
+    meaning: str
+    remedy: str = "Look into CANN's log (~/ascend/log), and report it if it comes again."
+
+
+NPU_FAULTS = (
+    Fault(r"\b507010\b", "the device's scheduler does not answer", "Reset the device (npu-smi set -t reset)."),
+    Fault(
+        r"\b507014\b|\b507034\b",
+        "an AI Core or vector core ran into its timeout",
+        "Look for other users of the device (npu-smi info) and into CANN's log.",
+    ),
+    Fault(
+        r"\b50701[56]\b|\b50703[56]\b|\b50704[2-5]\b|\b50705[0]\b|aicore error exception|aivec error exception",
+        "an AI Core or vector core raised an exception",
+        "Look into CANN's log for the operator; check that torch_npu, CANN and driver match (python -m app doctor).",
+    ),
+    Fault(r"\b507017\b|\b507018\b|\b507900\b|\bE39999\b", "an AI CPU operator failed"),
+    Fault(
+        r"\b507011\b|\b507046\b|\b507047\b|\b50704[89]\b|\b107020\b|\bEE1002\b",
+        "the device did not finish its work",
+        "Look for other users of the device (npu-smi info) and into CANN's log.",
+    ),
+    Fault(
+        r"\b507033\b|\b207004\b|\bEL0001\b",
+        "the device cannot be started or is gone",
+        "Check npu-smi info and the driver; reset the device.",
+    ),
+    Fault(
+        r"\b507053\b|UCE ERROR|device mem error",
+        "the device's memory has an error that cannot be corrected",
+        "Check `npu-smi info -t ecc`; reset the device; have it replaced if it comes again.",
+    ),
+    Fault(
+        r"\b507054\b|HBM MULTI BIT ECC ERROR|[Mm]ulti-bit ECC",
+        "the device's memory has an ECC error of several bits",
+        "Check `npu-smi info -t ecc`; have the device replaced.",
+    ),
+    Fault(
+        r"\b50705[57]\b|SUSPECT (MEM|REMOTE) ERROR|suspect (device mem|remote) error",
+        "the device suspects another device's memory",
+        "Check the health of all devices of the machine (npu-smi info).",
+    ),
+    Fault(
+        r"\b507056\b|(HCCS|UB) LINK ERROR", "the link between devices is broken", "Check npu-smi info and the links."
+    ),
+    Fault(r"\b10702[23]\b|FORCE STOP|device task abort", "the device's work was aborted from outside"),
+    Fault(
+        r"\b207001\b|\b207018\b|\b24500[02]\b|\bEL0004\b|Failed to allocate",
+        "memory could not be had outside of torch's allocator, so that work was dropped",
+        "Free memory of the device, or set TURBO_MAX_PIXELS lower; TASK_QUEUE_ENABLE=1 makes this rarer.",
+    ),
+    Fault(
+        r"\b207000\b|\b207019\b|driver and firmware packages do not match",
+        "driver, firmware and CANN do not match",
+        "Install a driver that CANN's release notes name.",
+    ),
+    Fault(
+        r"\b207006\b|\bEL0007\b",
+        "this user may not use the device",
+        "Run as a member of the group that owns /dev/davinci* (HwHiAiUser).",
+    ),
+    Fault(r"\b20700[5789]\b|\b207010\b|\bEL00(06|08|09|10)\b", "the device has no streams, events or models left"),
+    Fault(
+        r"\b107001\b|\bEL0002\b|\bEE1001\b|Invalid device ID",
+        "the device's number is not there, or an argument is not valid",
+        "Check TURBO_DEVICE, ASCEND_RT_VISIBLE_DEVICES and the container's /dev/davinci*.",
+    ),
+    Fault(r"\b107002\b", "a thread used the device before it was set there"),
+    Fault(
+        r"\b100039\b|\b148049\b",
+        "CANN's environment is not set",
+        "Source CANN's set_env.sh before the service starts.",
+    ),
+    Fault(r"\b507899\b|\b507901\b|\bEL9999\b", "the driver failed", "Check dmesg and npu-smi info; reset the device."),
+    Fault(r"\bEZ9999\b", "an operator failed on the device"),
+    Fault(r"The Inner error is reported as above", "an operation failed on the device some time before"),
+)
+"""What torch_npu's errors mean, the more telling first, as several signs can stand in one text.
+
+The numbers are CANN's aclError codes, the letters its components' (E, the module, four digits), the capitals
+torch_npu's own (torch_npu/csrc/core/npu/NPUException.h and NPUErrorCodes.h of Ascend/pytorch). None of them is
+survived: afterwards torch_npu raises the same for ever or, worse, drops what it is given without a word.
+"""
+
+_UNKNOWN = Fault("", "an error that is not in the table")
+
+
+def explain(error: BaseException) -> Fault:
+    """Say what an NPU's error means."""
+    return next((fault for fault in NPU_FAULTS if re.search(fault.sign, str(error))), _UNKNOWN)
+
+
+@contextmanager
+def device_errors(device: torch.device) -> Iterator[None]:
+    """Turn what torch raises inside into our errors; what is none of the device's passes."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        ours = as_turbo_error(error, device)
+        if ours is None:
+            raise
+        traceback.clear_frames(error.__traceback__)  # the failed call's tensors go now, not with the last traceback
+        raise ours from error
+
+
+def as_turbo_error(error: Exception, device: torch.device) -> DeviceOutOfMemoryError | DeviceLostError | None:
+    """Say what an error of a device call means for the service; None if it is not the device's.
+
+    On an accelerator every RuntimeError but the allocator's is fatal, because torch does not say which ones are the
+    device's own, and a device that has failed is not to be believed. On a CPU there is nothing to lose but memory.
+    """
+    if _is_out_of_memory(error, device):
+        return DeviceOutOfMemoryError("The device is out of memory for a picture of this size.", retry_after_s=5)
+    if device.type == "cpu":
+        return None
+    if device.type != "npu":
+        return DeviceLostError()
+    fault = explain(error)
+    return DeviceLostError(f"The device failed ({fault.meaning}); the service is being replaced.", remedy=fault.remedy)
+
+
+def _is_out_of_memory(error: Exception, device: torch.device) -> bool:
+    if isinstance(error, torch.OutOfMemoryError):
+        return device.type != "npu" or str(error).startswith(_NPU_ALLOCATOR)
+    # The host's own: Python's error, and that of torch's CPU allocator.
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)

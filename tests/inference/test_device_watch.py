@@ -1,0 +1,82 @@
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from unittest.mock import Mock
+
+import pytest
+
+from app.errors import DeviceLostError, DeviceOutOfMemoryError
+from app.inference.device_lock import DeviceLock
+from app.inference.device_watch import DeviceWatch
+from app.inference.engine import Engine
+from app.inference.registry import PipelineRegistry
+from tests.conftest import until
+from tests.gate import GatedPipeline
+
+
+@contextlib.asynccontextmanager
+async def watched(
+    pipeline: GatedPipeline, *, hang_limit_s: float = 30, idle_check_s: float = 30
+) -> AsyncIterator[tuple[Engine, DeviceLock, Mock]]:
+    lock, on_device_lost = DeviceLock(), Mock()
+    async with PipelineRegistry(pipeline.load, lock, warm_up_sizes=[(64, 64)]) as registry:
+        engine = Engine(
+            registry, lock, max_queue=2, deadline_s=30, hang_limit_s=hang_limit_s, on_device_lost=on_device_lost
+        )
+        watch = DeviceWatch(engine, lock, hang_limit_s=hang_limit_s, idle_check_s=idle_check_s)
+        pipeline.device.checks = 0
+        watching = asyncio.create_task(watch.run())
+        yield engine, lock, on_device_lost
+        watching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await watching
+
+
+async def test_a_call_that_hangs_is_found_and_reported_once(pipeline: GatedPipeline) -> None:
+    async with watched(pipeline, hang_limit_s=0.1) as (engine, lock, on_device_lost):
+        pipeline.gate.clear()
+        call = asyncio.create_task(lock.run(pipeline.gate.wait))
+        await until(lambda: on_device_lost.called)
+        with pytest.raises(DeviceLostError, match=r"did not return within 0\.1 s"):
+            engine.check_admission()
+        await asyncio.sleep(0.15)
+        on_device_lost.assert_called_once_with()
+        pipeline.gate.set()
+        await call
+
+
+async def test_calls_below_the_limit_are_left_alone_however_many_there_are(pipeline: GatedPipeline) -> None:
+    async with watched(pipeline, hang_limit_s=0.2) as (engine, lock, on_device_lost):
+        pipeline.gate.clear()
+        for _ in range(6):
+            await lock.run(lambda: pipeline.gate.wait(0.06))
+        assert engine.status.live
+        assert not on_device_lost.called
+
+
+async def test_an_idle_device_is_checked_again_and_again(pipeline: GatedPipeline) -> None:
+    async with watched(pipeline, idle_check_s=0.05):
+        await until(lambda: pipeline.device.checks >= 3)
+
+
+async def test_a_busy_device_is_not(pipeline: GatedPipeline) -> None:
+    async with watched(pipeline, idle_check_s=0.2) as (_, lock, _lost):
+        for _ in range(20):
+            await lock.run(lambda: None)
+            await asyncio.sleep(0.02)
+        assert pipeline.device.checks == 0
+
+
+async def test_a_device_that_dies_while_idle_is_reported(pipeline: GatedPipeline) -> None:
+    async with watched(pipeline, idle_check_s=0.05) as (engine, _, on_device_lost):
+        pipeline.device.error = DeviceLostError("it does not compute")
+        await until(lambda: on_device_lost.called)
+        assert not engine.status.live
+
+
+async def test_an_idle_device_without_memory_for_a_check_is_not_lost(pipeline: GatedPipeline) -> None:
+    async with watched(pipeline, idle_check_s=0.05) as (engine, _, on_device_lost):
+        pipeline.device.error = DeviceOutOfMemoryError("full")
+        await until(lambda: pipeline.device.checks >= 2)
+        assert engine.status.live
+        assert not on_device_lost.called

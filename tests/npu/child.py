@@ -1,0 +1,27 @@
+"""Imported first in a server of its own process: simulates the NPU there, and makes it fail at SIGUSR1.
+
+How it fails is said by the variable NPU_FAULT: error, dying, dead or hang.
+"""
+
+import os
+import signal
+import threading
+
+from tests.npu.simulator import install
+
+_npu = install()
+
+
+def _fail(*_: object) -> None:
+    match os.environ["NPU_FAULT"]:
+        case "error":
+            _npu.error = RuntimeError("NPU function error: AclSynchronizeStream, error code is 507015")
+        case "hang":
+            _npu.hang = threading.Event()
+        case "dying":
+            _npu.queue = "dying"
+        case _:
+            _npu.queue = "dead"
+
+
+signal.signal(signal.SIGUSR1, _fail)

@@ -1,0 +1,79 @@
+"""The simulated NPU, which has to be there before diffusers is imported: so these tests have a process of their own."""
+
+import contextlib
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from app.main import create_app
+from app.settings import Settings
+from app.telemetry import configure_logging
+from tests.conftest import serving
+from tests.npu.simulator import Npu, install
+
+install()
+# As the command line does; structlog's own default shows the variables of every frame, and tensors take their time.
+configure_logging(log_format="json", level="info")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep no log records: they keep a failed call's tensors with its error, and the device's memory is counted."""
+    config.pluginmanager.unregister(name="logging-plugin")
+
+
+@pytest.fixture
+def npu() -> Iterator[Npu]:
+    """The simulated hardware, sound, with one device."""
+    hardware = install()
+    hardware.heal()
+    yield hardware
+    if hardware.hang is not None:
+        hardware.hang.set()
+    hardware.heal()
+
+
+class Service:
+    """A client of a service, and how often that reported the loss of its device, where it runs in this process."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self.client = client
+        self.losses: list[None] = []
+
+    def txt2img(self, **fields: object) -> httpx.Response:
+        body = {"prompt": "a red circle on a blue background", "seed": 1, "width": 128, "height": 128, **fields}
+        return self.client.post("/txt2img", json=body)
+
+    def img2img(self, image: bytes, **fields: object) -> httpx.Response:
+        form = {"prompt": "a green square", "seed": 1, "width": 128, "height": 128, **fields}
+        return self.client.post("/img2img", data=form, files={"image": image})
+
+    def health(self) -> tuple[int, int, str]:
+        """Status codes of liveness and readiness, and the word for the state."""
+        live, ready = self.client.get("/healthz/live"), self.client.get("/healthz/ready")
+        return live.status_code, ready.status_code, (ready.json().get("health") or ready.json())["status"]
+
+
+@contextlib.contextmanager
+def asking(url: str) -> Iterator[Service]:
+    """A client of the service at `url`."""
+    with httpx.Client(base_url=url, timeout=60) as client:
+        yield Service(client)
+
+
+@contextlib.contextmanager
+def service_on_npu(**settings: object) -> Iterator[Service]:
+    """Serve the demo model on the simulated NPU: in fp32, as a CPU is slow in fp16, and warmed up at a small size."""
+    all_settings = {"device": "npu", "dtype": "fp32", "warm_up_sizes": "128x128", **settings}
+    losses: list[None] = []
+    app = create_app(Settings.model_validate(all_settings), on_device_lost=lambda: losses.append(None))
+    with serving(app) as url, asking(url) as client:
+        client.losses = losses
+        yield client
+
+
+@pytest.fixture
+def service(npu: Npu) -> Iterator[Service]:
+    with service_on_npu() as service:
+        npu.calls.clear()
+        yield service

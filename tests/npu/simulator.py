@@ -1,0 +1,573 @@
+"""A simulated NPU: torch's PrivateUse1 device as `npu`, in pure Python, with stand-ins for `torch.npu` and `torch_npu`.
+
+A tensor on the simulated device is host memory under another name (a DLPack capsule that is relabelled, no copy), and
+every operation on it runs on the CPU. So pictures in fp32 are the CPU's, byte for byte, and what a CPU does not notice
+is noticed: tensors of one operation on different devices, a generator of the wrong device, fp64, names that torch_npu
+does not have. It fails on demand in each way that torch_npu is known to.
+
+`install` works once per process, before diffusers is imported.
+"""
+
+import ctypes
+import importlib.machinery
+import importlib.metadata
+import sys
+import threading
+import types
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch._dynamo
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils.backend_registration import (
+    _DummyDeviceGuard,
+    _DummyPrivateUse1Hook,
+    _setup_privateuseone_for_python_backend,
+)
+
+aten = torch.ops.aten
+
+INNER_ERROR = (
+    "The Inner error is reported as above. The process exits for this inner error, and the current working operator "
+    "name is {name}.\n[ERROR] ERR00100 PTA call acl api failed."
+)
+"""What torch_npu 2.13 raises from its task queue, whatever the cause."""
+
+_NAMES = frozenset(Path(__file__).with_name("torch_npu_names.txt").read_text(encoding="utf-8").split())
+"""Public names of torch.npu, from torch_npu/npu/__init__.py of Ascend/pytorch."""
+
+_ON_CPU, _ON_NPU = 1, 12  # DLPack's device types kDLCPU and kDLExtDev; the second is torch's PrivateUse1
+_MIXED = {
+    "aten::_copy_from",
+    "aten::_copy_from_and_resize",
+    "aten::index",
+    "aten::index_put_",
+    "aten::_index_put_impl_",
+}
+"""Operations that take tensors of the CPU beside those of a device."""
+
+_COLOURS = 3
+
+
+@dataclass
+class Npu:
+    """The simulated hardware: what it is, what was asked of it, and how it is to fail."""
+
+    version: str = torch.__version__.partition("+")[0]
+    """The version of torch_npu that is installed; it has to go with torch's."""
+
+    count: int = 1
+    capacity_bytes: int = 64 << 30
+    allocated_bytes: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
+    """How often each operation, and each function of torch.npu and torch_npu, was called."""
+
+    allocations_to_fail: int = 0
+    """Allocations that raise what the caching allocator raises when memory is short."""
+
+    error: Exception | None = None
+    """Raised by the next operation, once."""
+
+    queue: Literal["alive", "dying", "dead"] = "alive"
+    """`dying`: the next operation raises the queue's error, and then it is dead. `dead`: operations return normally and
+    compute nothing; results are what the memory held before. Copies to and from the host go on."""
+
+    picture_value: float | None = None
+    """What a convolution to three channels gives in every pixel, as when the VAE overflows."""
+
+    hang: threading.Event | None = None
+    """The next operations wait for it."""
+
+    cache: dict[int, torch.Tensor] = field(default_factory=dict)
+    """Of each size in bytes the last result: the block that the caching allocator would hand out again."""
+
+    def enter(self, name: str) -> None:
+        """Begin an operation: count it, and fail as is wanted."""
+        self.calls[name] += 1
+        if self.hang is not None:
+            self.hang.wait()
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        if self.queue == "dying":
+            self.queue = "dead"
+            raise RuntimeError(INNER_ERROR.format(name=name))
+
+    def allocate(self, size_bytes: int, index: int) -> None:
+        """Take memory, or raise as torch_npu's caching allocator does."""
+        if self.allocated_bytes + size_bytes > self.capacity_bytes:
+            self.cache.clear()  # the allocator does so itself before it gives up
+        if self.allocations_to_fail:
+            self.allocations_to_fail -= 1
+        elif self.allocated_bytes + size_bytes <= self.capacity_bytes:
+            self.allocated_bytes += size_bytes
+            return
+        raise torch.OutOfMemoryError(
+            f"NPU out of memory. Tried to allocate {size_bytes / 2**20:.2f} MiB (NPU {index}; "
+            f"{self.capacity_bytes / 2**30:.2f} GiB total capacity; "
+            f"{self.allocated_bytes / 2**30:.2f} GiB already allocated)"
+        )
+
+    def free(self, size_bytes: int) -> None:
+        self.allocated_bytes -= size_bytes
+
+    def heal(self) -> None:
+        """Be as new, but for what is allocated."""
+        self.version = torch.__version__.partition("+")[0]
+        self.count, self.capacity_bytes, self.allocations_to_fail = 1, 64 << 30, 0
+        self.error, self.queue, self.picture_value, self.hang = None, "alive", None, None
+        self.cache.clear()
+        self.calls.clear()
+
+
+npu = Npu()
+_thread = threading.local()  # torch_npu's current device is per thread, and 0 at first
+_libraries: list[torch.library.Library] = []
+
+
+# Tensors: from the device's point of view and from the host's.
+
+
+class _DeviceStruct(ctypes.Structure):
+    _fields_ = (("type", ctypes.c_int32), ("index", ctypes.c_int32))
+
+
+class _TensorStruct(ctypes.Structure):
+    """The beginning of DLManagedTensor, as far as the device."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("device", _DeviceStruct))
+
+
+_pointer_in = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer_in.restype, _pointer_in.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+
+
+def _relabelled(tensor: torch.Tensor, kind: int, index: int) -> torch.Tensor:
+    capsule = torch._C._to_dlpack(tensor.detach() if tensor.requires_grad else tensor)
+    struct = _TensorStruct.from_address(_pointer_in(capsule, b"dltensor"))
+    struct.device.type, struct.device.index = kind, index
+    with torch.inference_mode(mode=False):  # an inference tensor can be no view of a parameter
+        aliased: torch.Tensor = torch._C._from_dlpack(capsule)
+    return aliased
+
+
+def on_host(tensor: torch.Tensor) -> torch.Tensor:
+    """The same memory as a tensor of the CPU."""
+    return _relabelled(tensor, _ON_CPU, 0)
+
+
+def _on_device(tensor: torch.Tensor, index: int) -> torch.Tensor:
+    """The same memory as a tensor of the device."""
+    if tensor.dtype == torch.float64:
+        raise RuntimeError("fp64 is not supported on npu")
+    return _relabelled(tensor.resolve_conj().resolve_neg(), _ON_NPU, index)
+
+
+class _Owned:
+    """Dies with the storage that it is attached to."""
+
+
+def _new(tensor: torch.Tensor, index: int) -> torch.Tensor:
+    """Make a result that was computed on the host a tensor of the device, in memory of its own."""
+    storage = tensor.untyped_storage()
+    size_bytes = storage.nbytes()
+    npu.allocate(size_bytes, index)
+    storage._simulated = _Owned()  # type: ignore[attr-defined] # kept for as long as the C++ storage lives
+    weakref.finalize(storage._simulated, npu.free, size_bytes)  # type: ignore[attr-defined]
+    npu.cache[size_bytes] = tensor
+    return _on_device(tensor, index)
+
+
+def _stale(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of that shape with what the memory that it gets held before."""
+    stale = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype).zero_()
+    before = npu.cache.get(stale.untyped_storage().nbytes())
+    if before is not None:
+        stale.untyped_storage().copy_(before.untyped_storage())
+    return stale
+
+
+def _index_of(device: Any) -> int:
+    """The index that a device means on this thread."""
+    index: int | None = None if device is None else torch.device(device).index
+    if index is None:
+        index = getattr(_thread, "index", 0)
+    if index >= npu.count:
+        raise RuntimeError(f"Invalid device ID: npu:{index} of {npu.count}. EE1001: The argument is invalid.")
+    return index
+
+
+# Operations. All that have no kernel of their own below come here.
+
+
+def _tensors_in(values: Sequence[Any]) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors_in(value)
+
+
+def _check_devices(name: str, tensors: Sequence[torch.Tensor]) -> int | None:
+    """Return the one device's index, None without a tensor on one."""
+    devices = {tensor.device for tensor in tensors if tensor.device.type == "npu"}
+    if name not in _MIXED:  # a tensor of no dimension counts as a number
+        devices |= {tensor.device for tensor in tensors if tensor.device.type != "npu" and tensor.dim() > 0}
+    if len(devices) > 1:
+        found = " and ".join(sorted(map(str, devices)))
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but found at least two devices, {found}! ({name})"
+        )
+    return next((device.index for device in devices if device.type == "npu"), None)
+
+
+def _on_cpu(op: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run one operation on the CPU, with the device's tensors taken for the host's."""
+    name = op._schema.name
+    npu.enter(name)
+    tensors = list(_tensors_in([*args, *kwargs.values()]))
+    index = _check_devices(name, tensors)
+    if index is None:
+        index = _index_of(kwargs.get("device"))
+    if kwargs.get("generator") is not None:
+        raise RuntimeError("Expected a 'npu' device type for generator but found 'cpu'")
+
+    aliases = {id(tensor): on_host(tensor) for tensor in tensors if tensor.device.type == "npu"}
+    grown = _growing_outputs(op, kwargs)
+    aliases |= {id(tensor): torch.empty(0, dtype=tensor.dtype) for tensor in grown}
+
+    if npu.queue == "dead" and op._schema.is_mutable and not grown:
+        return _written(op, args, kwargs)  # in place: nothing is written
+    host = partial(_for_host, aliases)
+    result = op(*map(host, args), **{key: host(value) for key, value in kwargs.items()})
+    if npu.picture_value is not None and name.startswith("aten::convolution") and result.shape[1] == _COLOURS:
+        result = torch.full_like(result, npu.picture_value)
+    for tensor in grown:
+        made = aliases[id(tensor)]
+        tensor.data = _new(_stale(made) if npu.queue == "dead" else made, index)
+    ours = {id(aliases[id(tensor)]): tensor for tensor in tensors if id(tensor) in aliases}
+    memory = {alias.untyped_storage().data_ptr() for alias in aliases.values() if alias.numel()}
+    return _for_device(ours, memory, index, result)
+
+
+def _for_host(aliases: dict[int, torch.Tensor], value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return aliases.get(id(value), value)
+    if isinstance(value, list | tuple):
+        return type(value)(_for_host(aliases, item) for item in value)
+    return torch.device("cpu") if isinstance(value, torch.device) else value
+
+
+def _for_device(ours: dict[int, torch.Tensor], memory: set[int], index: int, value: Any) -> Any:
+    """Turn a result of the CPU into the device's: the caller's own tensor, a view of one, or a new one."""
+    if isinstance(value, list | tuple):
+        return type(value)(_for_device(ours, memory, index, item) for item in value)
+    if not isinstance(value, torch.Tensor):
+        return value
+    if id(value) in ours:  # written in place
+        return ours[id(value)]
+    if value.numel() and value.untyped_storage().data_ptr() in memory:
+        return _on_device(value, index)
+    return _new(_stale(value) if npu.queue == "dead" else value, index)
+
+
+def _growing_outputs(op: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The `out` tensors that arrive empty and that the kernel resizes, which an alias cannot be."""
+    outputs = [kwargs.get(argument.name) for argument in op._schema.arguments if argument.is_out]
+    return [tensor for tensor in outputs if isinstance(tensor, torch.Tensor) and tensor.numel() == 0]
+
+
+def _written(op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """The tensors that an operation writes into, which it also returns."""
+    named = dict(zip((argument.name for argument in op._schema.arguments), args, strict=False)) | kwargs
+    written = [
+        named[argument.name]
+        for argument in op._schema.arguments
+        if argument.alias_info is not None and argument.alias_info.is_write and argument.name in named
+    ]
+    return written[0] if len(written) == 1 else tuple(written)
+
+
+def _empty(size: Any, *, dtype: Any = None, device: Any = None, memory_format: Any = None, **_: Any) -> torch.Tensor:
+    npu.enter("aten::empty")
+    made = torch.empty(size, dtype=dtype, memory_format=memory_format or torch.contiguous_format)
+    return _new(_stale(made) if npu.queue == "dead" else made, _index_of(device))
+
+
+def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, device: Any = None, **_: Any) -> torch.Tensor:
+    npu.enter("aten::empty_strided")
+    made = torch.empty_strided(size, stride, dtype=dtype)
+    return _new(_stale(made) if npu.queue == "dead" else made, _index_of(device))
+
+
+def _copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+    """Copy within a device, which the queue does, or between device and host, which it does not."""
+    del non_blocking
+    npu.enter("aten::_copy_from")
+    within = source.device.type == target.device.type == "npu"
+    if not (within and npu.queue == "dead"):
+        from_ = on_host(source) if source.device.type == "npu" else source
+        to = on_host(target) if target.device.type == "npu" else target
+        to.copy_(from_)
+    return target
+
+
+def _convolution(*args: Any) -> Any:
+    return _on_cpu(aten.convolution.default, *args)
+
+
+_WHOLE_KERNELS = (
+    "native_group_norm",
+    "native_layer_norm",
+    "mean.dim",
+    "upsample_nearest2d",
+    "linear",
+    "softmax.int",
+    "_softmax",
+    "addmm",
+    "silu",
+    "gelu",
+    "div.Tensor",
+    "scaled_dot_product_attention",
+)
+"""Operations that torch would take apart for a device without a kernel; the CPU's own kernel rounds otherwise."""
+
+
+def _whole(name: str) -> Callable[..., Any]:
+    packet, _, overload = name.partition(".")
+    op = getattr(getattr(aten, packet), overload or "default")
+    return lambda *args, **kwargs: _on_cpu(op, *args, **kwargs)
+
+
+def _whole_or_traced(name: str) -> Callable[..., Any]:
+    """As `_whole`, for what is taken apart before the device is asked; torch.compile's fake tensors may be."""
+    op = getattr(aten, name).default
+    whole = _whole(name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(tensor, FakeTensor) for tensor in _tensors_in(args)):
+            return op.decompose(*args, **kwargs)
+        return whole(*args, **kwargs)
+
+    return call
+
+
+# torch.npu and torch_npu.
+
+
+class _NpuModule(types.ModuleType):
+    """Has only names that torch_npu has; of those the ones that are used here."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        assert name in _NAMES or name.startswith("_"), f"torch.npu.{name} does not exist"
+        super().__setattr__(name, value)
+
+
+class _Config:
+    """torch.npu.config: write-only in torch_npu 2.13."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        assert name == "allow_internal_format", f"torch.npu.config.{name} does not exist"
+        npu.calls[f"config.{name}={value}"] += 1
+
+
+class _Functions:
+    """The functions of torch.npu."""
+
+    @staticmethod
+    def is_available() -> bool:
+        return npu.count > 0
+
+    @staticmethod
+    def device_count() -> int:
+        return npu.count
+
+    @staticmethod
+    def is_initialized() -> bool:
+        return True
+
+    @staticmethod
+    def current_device() -> int:
+        return getattr(_thread, "index", 0)
+
+    @staticmethod
+    def set_device(device: Any) -> None:
+        _thread.index = _index_of(torch.device("npu", device) if isinstance(device, int) else device)
+
+    @staticmethod
+    def synchronize(device: Any = None) -> None:
+        del device
+        npu.enter("synchronize")
+
+    @staticmethod
+    def empty_cache() -> None:
+        npu.cache.clear()
+
+    @staticmethod
+    def mem_get_info(device: Any = None) -> tuple[int, int]:
+        del device
+        return npu.capacity_bytes - npu.allocated_bytes, npu.capacity_bytes
+
+    @staticmethod
+    def get_device_name(device: Any = None) -> str:
+        del device
+        return "Ascend910B4"
+
+    @staticmethod
+    def set_compile_mode(*, jit_compile: bool) -> None:
+        npu.calls[f"jit_compile={jit_compile}"] += 1
+
+    @staticmethod
+    def manual_seed_all(seed: int) -> None:
+        del seed
+
+    @staticmethod
+    def get_amp_supported_dtype() -> list[torch.dtype]:
+        return [torch.float16, torch.bfloat16]
+
+
+def _torch_npu_npu() -> types.ModuleType:
+    module = _NpuModule("torch.npu")
+    for name, function in vars(_Functions).items():
+        if isinstance(function, staticmethod):
+            setattr(module, name, partial(_counted, name, function))
+    module.__dict__["_is_in_bad_fork"] = lambda: False
+    module.config = _Config()
+    module.__spec__ = importlib.machinery.ModuleSpec("torch.npu", None)
+    return module
+
+
+def _counted(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    npu.calls[f"torch.npu.{name}"] += 1
+    return function(*args, **kwargs)
+
+
+def _torch_npu() -> types.ModuleType:
+    """A stand-in for torch_npu with the fused kernels that diffusers 0.42 calls for SDXL."""
+    module = types.ModuleType("torch_npu")
+    module.__dict__.update(
+        __version__=npu.version,
+        __path__=[],
+        __spec__=importlib.machinery.ModuleSpec("torch_npu", None),
+        npu=sys.modules["torch.npu"],
+        npu_geglu=torch.ops.npu.npu_geglu,
+        npu_fusion_attention=_npu_fusion_attention,
+    )
+    return module
+
+
+def _npu_geglu(x: torch.Tensor, dim: int = -1, approximate: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """GEGLU with GELU's exact form (approximate=0) or its approximation by tanh (1), and the activated gate."""
+    npu.enter("torch_npu.npu_geglu")
+    left, gate = on_host(x).chunk(2, dim=dim)
+    activated = torch.nn.functional.gelu(gate, approximate="tanh" if approximate else "none")
+    return _new(left * activated, x.device.index), _new(activated, x.device.index)
+
+
+def _traced_geglu(x: torch.Tensor, dim: int = -1, approximate: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    del approximate
+    left, gate = x.chunk(2, dim=dim)
+    return torch.empty_like(left), torch.empty_like(gate)
+
+
+def _npu_fusion_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, head_num: int, input_layout: str, **options: Any
+) -> tuple[torch.Tensor]:
+    del head_num
+    npu.enter("torch_npu.npu_fusion_attention")
+    for tensor in (query, key, value):
+        assert tensor.device.type == "npu"
+        assert tensor.dtype in (torch.float16, torch.bfloat16), "npu_fusion_attention: fp16 or bf16 is needed"
+    assert input_layout == "BNSD"
+    assert options.get("atten_mask") is None
+    made = torch.nn.functional.scaled_dot_product_attention(
+        on_host(query), on_host(key), on_host(value), scale=options["scale"]
+    )
+    return (_new(made, query.device.index),)
+
+
+def _npugraph_ex(graph: Any, _: object, **settings: Any) -> Any:
+    """torch_npu's backend for torch.compile, without the graphs."""
+    options = settings["options"]
+    assert set(options) <= {"clone_output"}
+    npu.calls["npugraph_ex"] += 1
+    return graph.forward
+
+
+class _Finder:
+    """Lets importlib find torch_npu and its version, which diffusers, transformers and accelerate look for."""
+
+    def find_spec(self, name: str, *_: object) -> importlib.machinery.ModuleSpec | None:
+        return sys.modules["torch_npu"].__spec__ if name == "torch_npu" else None
+
+    def find_distributions(self, context: Any = None) -> list[importlib.metadata.Distribution]:
+        named = getattr(context, "name", None)
+        return [_Distribution()] if named in (None, "torch_npu", "torch-npu") else []
+
+
+class _Distribution(importlib.metadata.Distribution):
+    def read_text(self, filename: str) -> str | None:
+        is_metadata = filename == "METADATA"
+        return f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {npu.version}\n" if is_metadata else None
+
+    def locate_file(self, path: Any) -> Any:
+        return path
+
+
+class _Hook(_DummyPrivateUse1Hook):
+    def is_available(self) -> bool:
+        return npu.count > 0
+
+
+def install() -> Npu:
+    """Make `npu` a device of torch, and torch_npu importable; return the hardware."""
+    if _libraries:
+        return npu
+    module = _torch_npu_npu()
+    _setup_privateuseone_for_python_backend(
+        "npu", backend_module=module, hook=_Hook(), device_guard=_DummyDeviceGuard()
+    )
+    sys.modules["torch.npu"] = module
+    _register_kernels()
+    _mend_deepcopy()
+    sys.modules["torch_npu"] = _torch_npu()
+    torch._dynamo.register_backend(_npugraph_ex, name="npugraph_ex")
+    sys.meta_path.insert(0, _Finder())  # finds that one package only
+    return npu
+
+
+def _register_kernels() -> None:
+    everything = torch.library.Library("_", "IMPL")
+    everything.fallback(_on_cpu, "PrivateUse1")
+    kernels = torch.library.Library("aten", "IMPL")
+    kernels.impl("empty.memory_format", _empty, "PrivateUse1")
+    kernels.impl("empty_strided", _empty_strided, "PrivateUse1")
+    kernels.impl("_copy_from", _copy_from, "PrivateUse1")
+    kernels.impl("convolution_overrideable", _convolution, "PrivateUse1")
+    for name in _WHOLE_KERNELS:
+        kernels.impl(name, _whole(name), "PrivateUse1")
+    for name in ("linear", "scaled_dot_product_attention"):
+        kernels.impl(name, _whole_or_traced(name), "AutogradPrivateUse1")
+    fused = torch.library.Library("npu", "DEF")
+    fused.define("npu_geglu(Tensor self, int dim=-1, int approximate=1) -> (Tensor, Tensor)")
+    fused.impl("npu_geglu", _npu_geglu, "PrivateUse1")
+    torch.library.register_fake("npu::npu_geglu", _traced_geglu)
+    _libraries.extend([everything, kernels, fused])
+
+
+def _mend_deepcopy() -> None:
+    """Copy the device's tensors by an operation: torch's own way needs an allocator in C++."""
+    stock = torch.Tensor.__deepcopy__
+
+    def deepcopy(tensor: torch.Tensor, memo: dict[int, Any]) -> Any:
+        if tensor.device.type == "npu" and type(tensor) is torch.Tensor:
+            return memo.setdefault(id(tensor), tensor.detach().clone())
+        return stock(tensor, memo)
+
+    torch.Tensor.__deepcopy__ = deepcopy  # type: ignore[method-assign]

@@ -1,0 +1,174 @@
+"""The doctor on the simulated NPU: healthy, and with each fault."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app import doctor
+from app.doctor import Finding, examine
+from app.settings import Settings
+from tests.ascend_files import NPU_SMI, lay_out, put_npu_smi
+from tests.npu.simulator import Npu
+
+Examine = Callable[..., dict[str, Finding]]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    lay_out(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def findings(root: Path, npu: Npu, monkeypatch: pytest.MonkeyPatch) -> Examine:
+    """Examines a host that is sound but for what the test harms: findings by check, FAILs before others."""
+    monkeypatch.setitem(doctor._CANN_OF_TORCH_NPU, npu.version.rpartition(".")[0], "9.1")  # torch is newer than CANN
+    monkeypatch.setenv("PATH", f"{root / 'bin'}:/usr/bin:/bin")
+    put_npu_smi(root / "bin")
+
+    def run(**settings: object) -> dict[str, Finding]:
+        all_settings = {"device": "npu", "port": 0, "dtype": "fp32", "warm_up_sizes": "128x128", **settings}
+        found: dict[str, Finding] = {}
+        for finding in examine(Settings.model_validate(all_settings), root=root):
+            if finding.check not in found or found[finding.check].level != "FAIL":
+                found[finding.check] = finding
+        return found
+
+    return run
+
+
+def failed(found: dict[str, Finding]) -> list[str]:
+    return [name for name, finding in found.items() if finding.level == "FAIL"]
+
+
+def test_a_sound_npu_is_found_sound(findings: Examine) -> None:
+    found = findings()
+    assert {name: finding.level for name, finding in found.items()} == dict.fromkeys(
+        [
+            "python",
+            "port",
+            "torch_npu",
+            "torch",
+            "weights",
+            "scheduler",
+            "cann",
+            "driver",
+            "npu-smi",
+            "device files",
+            "device",
+            "canary",
+            "load",
+            "txt2img",
+            "img2img",
+        ],
+        "OK",
+    )
+    assert found["cann"].detail == "9.1.0"
+    assert found["driver"].detail == "25.0.rc1"
+    assert found["npu-smi"].detail == "1 devices, all well: 910B4."
+    assert "Ascend910B4 (npu:0)" in found["device"].detail
+    assert "unet 0." in found["txt2img"].detail
+
+
+def test_versions_that_do_not_go_together_fail_before_anything_is_imported(findings: Examine, npu: Npu) -> None:
+    torch_minor = npu.version.rpartition(".")[0]
+    npu.version = "2.11.0"
+    found = findings()
+    assert failed(found) == ["torch_npu"]
+    assert f"torch-npu=={torch_minor}.*" in found["torch_npu"].remedy
+    assert "canary" not in found
+
+
+def test_a_cann_of_another_pair_is_to_be_looked_at(findings: Examine, root: Path) -> None:
+    info = next(root.rglob("ascend_toolkit_install.info"))
+    info.write_text("version=8.2.RC1\n")
+    finding = findings()["cann"]
+    assert (finding.level, finding.remedy) == ("WARN", "Install that pair.")
+    assert "documented with 9.1" in finding.detail
+
+
+def test_a_host_without_cann_fails_with_what_to_source(findings: Examine, root: Path) -> None:
+    next(root.rglob("ascend_toolkit_install.info")).unlink()
+    found = findings()
+    assert failed(found) == ["cann"]
+    assert "set_env.sh" in found["cann"].remedy
+
+
+def test_a_driver_that_is_not_mounted_is_to_be_looked_at(findings: Examine, root: Path) -> None:
+    (root / "usr/local/Ascend/driver/version.info").unlink()
+    assert findings()["driver"].level == "WARN"
+
+
+def test_an_npu_smi_that_is_missing_is_to_be_looked_at(findings: Examine, root: Path) -> None:
+    (root / "bin" / "npu-smi").unlink()
+    finding = findings()["npu-smi"]
+    assert finding.level == "WARN"
+    assert "mount /usr/local/bin/npu-smi" in finding.remedy
+
+
+def test_a_device_that_npu_smi_calls_ill_fails(findings: Examine, root: Path) -> None:
+    put_npu_smi(root / "bin", NPU_SMI.replace("HEALTH", "Alarm "))
+    finding = findings()["npu-smi"]
+    assert (finding.level, finding.detail) == ("FAIL", "910B4 is Alarm.")
+
+
+def test_a_device_file_that_is_not_there_fails_and_is_named(findings: Examine, root: Path) -> None:
+    (root / "dev" / "davinci0").unlink()
+    finding = findings()["device files"]
+    assert finding.level == "FAIL"
+    assert str(root / "dev" / "davinci0") in finding.detail
+    assert "--device" in finding.remedy
+
+
+def test_no_visible_npu_fails(findings: Examine, npu: Npu) -> None:
+    npu.count = 0
+    found = findings()
+    assert failed(found) == ["device"]
+    assert "0 visible npu devices" in found["device"].detail
+    assert "canary" not in found
+
+
+def test_little_memory_is_to_be_looked_at_where_sdxl_turbo_is_to_be_served(findings: Examine, npu: Npu) -> None:
+    npu.capacity_bytes = 8 << 30
+    assert findings()["device"].level == "OK"  # the demo model is small
+    assert findings(model="app/weights/demo")["device"].level == "WARN"
+
+
+def test_a_queue_that_is_dead_fails_the_canary(findings: Examine, npu: Npu) -> None:
+    npu.queue = "dead"
+    found = findings()
+    assert failed(found) == ["canary"]
+    assert "does not compute any more" in found["canary"].detail
+    assert "txt2img" not in found
+
+
+def test_an_error_of_the_device_is_explained_with_its_remedy(findings: Examine, npu: Npu) -> None:
+    npu.error = RuntimeError("NPU function error: x, error code is 507054")
+    found = findings()
+    assert failed(found) == ["canary"]
+    assert found["canary"].detail == "The device failed (the device's memory has an ECC error of several bits)."
+    assert "npu-smi info -t ecc" in found["canary"].remedy
+
+
+def test_weights_that_do_not_fit_fail_the_load(findings: Examine, npu: Npu) -> None:
+    npu.capacity_bytes = npu.allocated_bytes + (1 << 20)
+    assert failed(findings()) == ["load"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.0])
+def test_a_picture_that_is_none_fails_in_its_mode(findings: Examine, npu: Npu, value: float) -> None:
+    npu.picture_value = value
+    found = findings()
+    assert failed(found) == ["txt2img", "img2img"]
+    assert "no picture" in found["txt2img"].detail
+
+
+def test_what_is_asked_for_of_the_npu_is_checked_too(findings: Examine) -> None:
+    found = findings(attention="npu_flash")
+    assert failed(found) == ["load"]
+    assert "fp16 and bf16" in found["load"].detail
+
+
+def test_bf16_keeps_the_vae_in_bf16(findings: Examine) -> None:
+    assert "VAE in bfloat16" in findings(dtype="bf16")["load"].detail

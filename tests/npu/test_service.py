@@ -1,0 +1,142 @@
+"""The whole service on the simulated NPU, through HTTP, with the demo model."""
+
+import numpy as np
+import pytest
+import torch
+
+from app.errors import DeviceUnavailableError
+from app.pipelines.base import Mode
+from app.pipelines.sdxl_turbo import load_sdxl_turbo
+from app.settings import Settings
+from app.weights.source import DemoSource
+from app.weights.store import locate
+from tests.conftest import StartServer, opened, png
+from tests.npu.conftest import Service, asking, service_on_npu
+from tests.npu.simulator import Npu
+
+
+def pictures(service: Service) -> list[bytes]:
+    """Pictures of both modes in every number of steps."""
+    made = [service.txt2img(num_inference_steps=steps) for steps in (1, 2, 3, 4)]
+    made += [
+        service.img2img(made[0].content, num_inference_steps=steps, strength=strength)
+        for steps, strength in ((1, 1.0), (2, 0.5), (4, 0.6))
+    ]
+    for response in made:
+        assert response.status_code == 200, response.text
+    return [response.content for response in made]
+
+
+def test_in_fp32_every_picture_is_the_cpu_s_byte_for_byte(npu: Npu, start_server: StartServer) -> None:
+    """The CPU's come from a process that has never heard of an NPU."""
+    url = start_server(model="demo", device="cpu").wait_until_started()
+    with asking(url) as cpu, service_on_npu() as service:
+        assert service.client.get("/healthz/ready").json()["device"] == "npu:0"
+        assert pictures(service) == pictures(cpu)
+    assert npu.calls["aten::convolution"] > 100
+    assert npu.calls["torch_npu.npu_geglu"] > 0
+
+
+@pytest.mark.usefixtures("npu")
+def test_by_default_it_runs_in_fp16_and_paints_the_same() -> None:
+    with service_on_npu() as service:
+        exact = pictures(service)
+    with service_on_npu(dtype="auto") as service:
+        ready = service.client.get("/healthz/ready").json()
+        assert (ready["device"], ready["dtype"]) == ("npu:0", "float16")
+        half = pictures(service)
+    for one, other in zip(exact, half, strict=True):
+        difference = np.abs(np.asarray(opened(one), dtype=int) - np.asarray(opened(other), dtype=int))
+        assert difference.mean() < 0.5
+
+
+def test_every_component_is_on_the_npu_that_was_asked_for(npu: Npu) -> None:
+    npu.count = 2
+    loaded = load_sdxl_turbo(locate(DemoSource(), Settings().weights_dir), model="demo", device_name="npu:1")
+    assert loaded.device_name == "npu:1"
+    for mode in Mode:
+        components = loaded.by_mode[mode]._pipe.components  # type: ignore[attr-defined] # what is behind the seam
+        modules = [part for part in components.values() if isinstance(part, torch.nn.Module)]
+        assert len(modules) == 4
+        assert {tensor.device for part in modules for tensor in (*part.parameters(), *part.buffers())} == {
+            torch.device("npu", 1)
+        }
+
+
+def test_the_second_npu_serves_too_and_is_the_device_thread_s_current_one(npu: Npu) -> None:
+    npu.count = 2
+    with service_on_npu(device="npu:1") as service:
+        assert len(pictures(service)) == 7
+    assert npu.calls["torch.npu.set_device"] == 1
+
+
+def test_torch_npu_is_told_not_to_compile_every_shape_nor_to_keep_private_layouts(npu: Npu) -> None:
+    with service_on_npu():
+        assert npu.calls["jit_compile=False"] == 1
+        assert npu.calls["config.allow_internal_format=False"] == 1
+
+
+@pytest.mark.usefixtures("npu")
+def test_auto_takes_the_npu_where_there_is_one() -> None:
+    with service_on_npu(device="auto") as service:
+        assert service.client.get("/healthz/ready").json()["device"] == "npu:0"
+
+
+def test_the_cpu_can_be_asked_for_where_torch_npu_is_installed(npu: Npu) -> None:
+    """diffusers calls torch_npu's kernels for tensors of the CPU too, which they do not take."""
+    with service_on_npu(device="cpu") as service:
+        npu.calls.clear()
+        assert service.txt2img().status_code == 200
+    assert npu.calls["torch_npu.npu_geglu"] == 0
+
+
+@pytest.mark.usefixtures("npu")
+def test_an_npu_that_is_not_there_is_a_clear_error() -> None:
+    with pytest.raises(DeviceUnavailableError, match=r"TURBO_DEVICE=npu:1 is not there: 1 visible npu devices"):
+        load_sdxl_turbo(locate(DemoSource(), Settings().weights_dir), model="demo", device_name="npu:1")
+
+
+def test_flash_attention_is_diffusers_own_processor_and_paints_the_same(npu: Npu) -> None:
+    with service_on_npu(dtype="fp16") as service:
+        plain = opened(service.txt2img().content)
+    assert npu.calls["torch_npu.npu_fusion_attention"] == 0
+    with service_on_npu(dtype="fp16", attention="npu_flash") as service:
+        flash = opened(service.txt2img().content)
+    assert npu.calls["torch_npu.npu_fusion_attention"] > 0
+    assert np.abs(np.asarray(plain, dtype=int) - np.asarray(flash, dtype=int)).mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"attention": "npu_flash", "dtype_name": "fp32"}, "works in fp16 and bf16"),
+        ({"attention": "npu_flash", "device_name": "cpu"}, "npu_flash needs an NPU"),
+        ({"npu_graphs": True, "device_name": "cpu"}, "TURBO_NPU_GRAPHS needs an NPU"),
+    ],
+)
+@pytest.mark.usefixtures("npu")
+def test_options_that_cannot_work_are_refused_at_start(settings: dict[str, object], reason: str) -> None:
+    folder = locate(DemoSource(), Settings().weights_dir)
+    with pytest.raises(DeviceUnavailableError, match=reason):
+        load_sdxl_turbo(folder, **{"model": "demo", "device_name": "npu", **settings})  # type: ignore[arg-type]
+
+
+def test_graphs_are_compiled_while_warming_up_and_not_in_a_request_of_that_size(npu: Npu) -> None:
+    with service_on_npu(npu_graphs=True) as service:
+        compiled = npu.calls["npugraph_ex"]
+        assert compiled > 0
+        assert service.txt2img().status_code == 200
+        assert npu.calls["npugraph_ex"] == compiled
+
+
+@pytest.mark.usefixtures("npu")
+def test_the_vae_keeps_the_dtype_that_it_was_given_at_load() -> None:
+    folder = locate(DemoSource(), Settings().weights_dir)
+    loaded = load_sdxl_turbo(folder, model="demo", device_name="npu", vae_dtype_name="bf16")
+    pipe = loaded.by_mode[Mode.TXT2IMG]._pipe  # type: ignore[attr-defined] # what is behind the seam
+    assert (pipe.unet.dtype, pipe.vae.dtype) == (torch.float16, torch.bfloat16)
+
+
+def test_a_white_upload_that_is_kept_white_is_a_picture(service: Service) -> None:
+    made = service.img2img(png((128, 128), "white"), prompt="a red circle on a white background", strength=0.5)
+    assert made.status_code == 200
