@@ -1,29 +1,48 @@
-# The service's image. `docker build --target cpu .` needs no accelerator and carries the demo model.
+# The service's images. `docker build --target cpu .` needs no accelerator; `--target npu` is for Huawei Ascend, on a CANN
+# image. Both carry the demo model.
 #
-# BASE_IMAGE is any Debian-like image with python3 (3.11 to 3.13) and its venv module; both stages use it, so that the
-# environment that the first makes works in the second.
+# BASE_IMAGE is any Linux image with bash, python3 (3.11 to 3.13) and its venv module; the stages that build and those that run
+# share it, so that the environment made in the one works in the other. For npu:
+#   --build-arg BASE_IMAGE=quay.io/ascend/cann:9.1.0-910b-ubuntu22.04-py3.12
 ARG BASE_IMAGE=python:3.12-slim-bookworm
-
-FROM ${BASE_IMAGE} AS build-cpu
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+FROM ${BASE_IMAGE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
 COPY pyproject.toml ./
+# Not with the base image's packages: which those are, and how old, differs from image to image.
+RUN python3 -m venv /opt/venv && mkdir /weights
+
+FROM build AS build-cpu
+ARG TORCH_INDEX
 # torch by itself: it is the largest layer and changes least. Its version range stands in pyproject.toml alone.
-RUN python3 -m venv /opt/venv \
-    && /opt/venv/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" \
+RUN /opt/venv/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" \
        "$(sed -n 's/^cpu = \["\(torch[^"]*\)"\]$/\1/p' pyproject.toml)"
 COPY README.md LICENSE ./
 COPY app ./app
-RUN /opt/venv/bin/pip install ".[cpu]" && mkdir /weights
+RUN /opt/venv/bin/pip install ".[cpu]"
 
-FROM ${BASE_IMAGE} AS cpu
+FROM build AS build-npu
+ARG TORCH_INDEX
+# Another torch_npu than the one that pyproject.toml pins.
+ARG TORCH_NPU=
+# torch_npu X.Y.Z.postN requires torch X.Y.Z, and torch's CPU build is the one that it extends.
+RUN if [ -n "${TORCH_NPU}" ]; then sed -i "s/\"torch-npu==[^\"]*\"/\"torch-npu==${TORCH_NPU}\"/" pyproject.toml; fi \
+    && torch=$(sed -n 's/.*"torch-npu==\([0-9.]*[0-9]\).*/\1/p' pyproject.toml) \
+    && /opt/venv/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" "torch==${torch}"
+COPY README.md LICENSE ./
+COPY app ./app
+RUN /opt/venv/bin/pip install ".[npu]"
+
+FROM ${BASE_IMAGE} AS runtime
 LABEL org.opencontainers.image.title="sdxl-turbo-server" \
-      org.opencontainers.image.description="SDXL-Turbo behind HTTP, for CPU" \
       org.opencontainers.image.licenses="Apache-2.0"
-COPY --from=build-cpu /opt/venv /opt/venv
+# The user has a name and a home there: torch names a cache after the user, and CANN's log folder is below this home, whatever
+# HOME says.
+RUN echo "turbo:x:10001:10001::/tmp:/usr/sbin/nologin" >> /etc/passwd && echo "turbo:x:10001:" >> /etc/group
 # Empty, and owned by the user, so that a volume that is laid over it can be pulled into.
-COPY --from=build-cpu --chown=10001:10001 /weights /weights
+COPY --from=build --chown=10001:10001 /weights /weights
 # HOME is where libraries may leave caches: the only place that can be written when the root is read-only.
 ENV PATH=/opt/venv/bin:${PATH} \
     HOME=/tmp \
@@ -31,11 +50,30 @@ ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     TURBO_HOST=0.0.0.0 \
     TURBO_WEIGHTS_DIR=/weights
+# CANN's compiler leaves files in the working directory.
 WORKDIR /tmp
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=3 \
+# The start period is for gigabytes of weights on a slow disk. A service that cannot start exits, and the first success ends it.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=600s --retries=3 \
     CMD ["python", "-c", "import http.client, os, sys; ready = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('TURBO_PORT') or 8000), timeout=4); ready.request('GET', '/healthz/ready'); sys.exit(ready.getresponse().status != 200)"]
 ENTRYPOINT ["python", "-m", "app"]
 CMD ["serve"]
+
+FROM runtime AS npu
+LABEL org.opencontainers.image.description="SDXL-Turbo behind HTTP, for Huawei Ascend NPUs"
+# `python` in this image is a wrapper that sees to CANN's environment, also when the entrypoint is replaced.
+COPY --chmod=755 deploy/python-with-cann /opt/cann/bin/python
+COPY --chmod=755 deploy/python-with-cann /opt/cann/bin/python3
+COPY --from=build-npu /opt/venv /opt/venv
+# TASK_QUEUE_ENABLE: with 2 an operator that finds no memory for its workspace ends the queue, and with it the process; with 1
+# it raises OutOfMemoryError, and the request alone fails (NPUWorkspaceAllocator and OpParamMaker.cpp in Ascend/pytorch).
+# TURBO_DEVICE: on a host whose NPUs the container does not see it ends with a reason, and does not run on CPU.
+ENV PATH=/opt/cann/bin:${PATH} \
+    TASK_QUEUE_ENABLE=1 \
+    TURBO_DEVICE=npu
+
+FROM runtime AS cpu
+LABEL org.opencontainers.image.description="SDXL-Turbo behind HTTP, for CPU"
+COPY --from=build-cpu /opt/venv /opt/venv
