@@ -1,9 +1,10 @@
-"""Times one client: how long the service takes to start with the demo model, and how long a picture takes.
+"""Times one client: how long the service takes to start, and how long a picture takes.
 
     .venv/bin/python benchmarks/latency.py
 
-Pictures are 512x512 in one step. Requests alternate with diffusers' own pipeline call in this process, on the same
-machine in the same minutes, so that the ratio means something on a noisy machine too.
+The model is TURBO_MODEL (the demo model if unset) on TURBO_DEVICE; the weights must be on this disk. Pictures are
+512x512 in one step. Requests alternate with diffusers' own pipeline call in this process, on the same machine in the
+same minutes, so that the ratio means something on a noisy machine too.
 """
 
 import os
@@ -18,10 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import torch
 from diffusers import AutoPipelineForText2Image
 
-_DEMO = Path(__file__).parents[1] / "app" / "weights" / "demo"
+from app.pipelines.device import choose_dtype, open_device
+from app.settings import Settings
+from app.weights.source import FakeSource, parse_source
+from app.weights.store import locate
+
 _REQUESTS = 40
 _PROMPT = "a red circle on a blue background"
 
@@ -30,7 +34,7 @@ _PROMPT = "a red circle on a blue background"
 def _service() -> Iterator[tuple[str, float]]:
     """Run the service; yield its URL and the seconds until it was ready."""
     began = time.perf_counter()
-    environment = os.environ | {"TURBO_MODEL": "demo", "TURBO_PORT": "0"}
+    environment = os.environ | {"TURBO_PORT": "0"}
     with tempfile.NamedTemporaryFile("r") as log:
         command = [sys.executable, "-m", "app", "serve"]
         with Path(log.name).open("w") as stderr:
@@ -56,7 +60,13 @@ def _timed(call: Callable[[], object]) -> float:
 
 def main() -> None:
     """Print the figures."""
-    pipeline = AutoPipelineForText2Image.from_pretrained(_DEMO, variant="fp16", dtype=torch.float32)
+    settings = Settings()
+    source = parse_source(settings.model)
+    if isinstance(source, FakeSource):
+        sys.exit("The fake has no weights to compare with. Set TURBO_MODEL.")
+    folder, device = locate(source, settings.weights_dir), open_device(settings.device).torch_device
+    dtype = choose_dtype(settings.dtype, device)
+    pipeline = AutoPipelineForText2Image.from_pretrained(folder, variant="fp16", dtype=dtype).to(device)
     pipeline.set_progress_bar_config(disable=True)
 
     def call() -> None:
@@ -72,6 +82,7 @@ def main() -> None:
         requests, calls = zip(*((_timed(ask), _timed(call)) for _ in range(_REQUESTS)), strict=True)
     p50, p95 = statistics.median(requests), statistics.quantiles(requests, n=20)[-1]
     bare = statistics.median(calls)
+    print(f"{source.name} on {device} as {str(dtype).removeprefix('torch.')}")
     print(f"ready after             {started:6.2f} s")
     print(f"POST /txt2img, p50      {p50:6.3f} s")
     print(f"POST /txt2img, p95      {p95:6.3f} s")

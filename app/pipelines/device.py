@@ -43,7 +43,7 @@ class TorchDevice:
 
     def free_memory(self) -> None:
         """Give back what torch's allocator holds and no tensor uses."""
-        gc.collect()  # the traceback of what failed holds tensors in a cycle
+        gc.collect()  # what failed may have left tensors in cycles
         if self.torch_device.type != "cpu":
             with device_errors(self.torch_device):
                 torch.get_device_module(self.torch_device).empty_cache()
