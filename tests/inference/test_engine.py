@@ -304,6 +304,17 @@ async def test_a_device_that_is_lost_when_nobody_waits_any_more_is_lost_too(
         await generate(engine)
 
 
+async def test_a_lost_device_is_not_touched_any_more(make_engine: MakeEngine, pipeline: GatedPipeline) -> None:
+    engine = make_engine()
+    calls, checks = len(pipeline.calls), pipeline.device.checks
+    engine.lose_device(DeviceLostError("gone"))
+    with pytest.raises(DeviceLostError, match="gone"):
+        await engine.check_device()
+    with pytest.raises(DeviceLostError, match="gone"):
+        await generate(engine)
+    assert (len(pipeline.calls), pipeline.device.checks) == (calls, checks)
+
+
 async def test_a_request_that_has_its_pictures_is_finished_when_the_device_is_lost(
     make_engine: MakeEngine, losses: Mock
 ) -> None:
