@@ -304,6 +304,7 @@ def _pictures(settings: Settings, folder: Path) -> Iterator[Finding]:
             dtype_name=settings.dtype,
             vae_dtype_name=settings.vae_dtype,
             attention=settings.attention,
+            npu_graphs=settings.npu_graphs,
         ),
     )
     if loaded is None:

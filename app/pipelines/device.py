@@ -74,13 +74,14 @@ def open_device(name: str) -> TorchDevice:
 
 
 def describe(device: TorchDevice) -> tuple[str, int, int]:
-    """Return the device's name, and its free and its whole memory in bytes."""
+    """Return the device's name and place among the visible ones, and its free and its whole memory in bytes."""
     if device.torch_device.type == "cpu":
         page_bytes = os.sysconf("SC_PAGE_SIZE")
         return "CPU", os.sysconf("SC_AVPHYS_PAGES") * page_bytes, os.sysconf("SC_PHYS_PAGES") * page_bytes
     module = torch.get_device_module(device.torch_device)
     free_bytes, total_bytes = module.mem_get_info(device.torch_device)
-    return f"{module.get_device_name(device.torch_device)} ({device.torch_device})", free_bytes, total_bytes
+    name = module.get_device_name(device.torch_device)
+    return f"{name} ({device.torch_device}, of {module.device_count()} visible)", free_bytes, total_bytes
 
 
 def _first_available() -> str:

@@ -93,8 +93,10 @@ def fit(unet: UNet2DConditionModel, *, attention: Attention, graphs: bool) -> No
     if graphs:
         # As docs/zh/npugraph_ex/quick_start.md of Ascend/torchair says; for inference on A2 and A3. Without
         # clone_output what a call returns is overwritten by the next one. torch.compile's default backend is no choice:
-        # it made a job 6.5 times slower on a 910B (sgl-project/sglang#20687).
-        unet.compile(backend="npugraph_ex", fullgraph=True, dynamic=False, options={"clone_output": True})
+        # it made a job 6.5 times slower on a 910B (sgl-project/sglang#20687). `forward` alone: hooks stay outside.
+        unet.forward = torch.compile(
+            unet.forward, backend="npugraph_ex", fullgraph=True, dynamic=False, options={"clone_output": True}
+        )
 
 
 class _ErfGeglu(GEGLU):  # type: ignore[misc] # diffusers publishes no types

@@ -124,6 +124,7 @@ class Npu:
         self.error, self.queue, self.picture_value, self.hang = None, "alive", None, None
         self.cache.clear()
         self.calls.clear()
+        torch._dynamo.reset()  # graphs of one model serve the next of the same shapes
 
 
 npu = Npu()

@@ -1,5 +1,6 @@
 """The doctor on the simulated NPU: healthy, and with each fault."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,8 +68,8 @@ def test_a_sound_npu_is_found_sound(findings: Examine) -> None:
     assert found["cann"].detail == "9.1.0"
     assert found["driver"].detail == "25.0.rc1"
     assert found["npu-smi"].detail == "1 devices, all well: 910B4."
-    assert "Ascend910B4 (npu:0)" in found["device"].detail
-    assert "unet 0." in found["txt2img"].detail
+    assert "Ascend910B4 (npu:0, of 1 visible)" in found["device"].detail
+    assert re.search(r"text \d+\.\d{3}, unet \d+\.\d{3}, vae decode \d+\.\d{3}", found["txt2img"].detail)
 
 
 def test_versions_that_do_not_go_together_fail_before_anything_is_imported(findings: Examine, npu: Npu) -> None:
@@ -172,3 +173,10 @@ def test_what_is_asked_for_of_the_npu_is_checked_too(findings: Examine) -> None:
 
 def test_bf16_keeps_the_vae_in_bf16(findings: Examine) -> None:
     assert "VAE in bfloat16" in findings(dtype="bf16")["load"].detail
+
+
+def test_graphs_are_timed_as_they_would_be_served(findings: Examine, npu: Npu) -> None:
+    found = findings(npu_graphs=True)
+    assert failed(found) == []
+    assert npu.calls["npugraph_ex"] > 0
+    assert "unet" in found["txt2img"].detail
