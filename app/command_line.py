@@ -10,7 +10,7 @@ import pydantic
 from app.doctor import examine, report
 from app.errors import TurboError
 from app.main import create_app, pull_weights
-from app.server import START_FAILED, serve
+from app.server import START_FAILED, exit_now, serve
 from app.settings import PREFIX, Settings, settings_from_command_line, unknown_variables
 from app.telemetry import configure_logging
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         return _USAGE_ERROR
     configure_logging(log_format=settings.log_format, level=settings.log_level)
     if command == "doctor":
-        return report(examine(settings), as_json=as_json)
+        exit_now(report(examine(settings), as_json=as_json))  # a device that is ill can hang a normal end
     for name, nearest in unknown_variables(os.environ):
         _log.warning("%s is no setting%s", name, f"; did you mean {nearest}?" if nearest else "")
     return serve(create_app, settings) if command == "serve" else _pull(settings)

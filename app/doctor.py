@@ -1,21 +1,25 @@
 """The doctor: looks at everything that serving needs, and says of each what is wrong and what helps."""
 
+import errno
 import importlib.metadata
 import json
 import os
 import platform
+import queue
 import re
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
 from PIL import Image
 
-from app.errors import DeviceLostError, TurboError
+from app.errors import DeviceLostError, TurboError, first_line, root_cause
 from app.pipelines import ascend_host
 from app.pipelines.base import GenerationParams, Img2ImgParams, Mode, Txt2ImgParams
 from app.settings import Settings, parse_sizes, unknown_variables
@@ -26,12 +30,13 @@ T = TypeVar("T")
 Level = Literal["OK", "WARN", "FAIL"]
 
 _PYTHONS = ((3, 11), (3, 13))
-_CANN_OF_TORCH_NPU = {"2.12": "9.1", "2.11": "9.1", "2.10": "9.1"}
-"""The pairs that COMPATIBILITY.md of Ascend/pytorch names, as far as they matter here."""
+_CANN_OF_TORCH_NPU = {"2.12": "9.1"}
+"""The pairs that COMPATIBILITY.md of Ascend/pytorch names, of the versions of torch that the service takes."""
 
 _NEEDED_BYTES = 12 << 30
 """Device memory that SDXL-Turbo's fp16 weights (7 GB, from their files' sizes) need with a picture's tensors."""
 
+_STDOUT, _STDERR = 1, 2  # file descriptors
 _OUT_OF_GROUP = "Run as a member of the group that owns it (docker: --group-add $(stat -c %g /dev/davinci0))."
 
 
@@ -48,26 +53,49 @@ class Finding:
         return f"{self.level:<5} {self.check:<14} {' '.join([self.detail, self.remedy]).strip()}"
 
 
+Findings = Generator[Finding, None, T]
+"""Findings as they come, and in the end a value for the checks that follow."""
+
+
 def report(findings: Iterable[Finding], *, as_json: bool) -> int:
-    """Print the findings as they come, or as JSON in the end, and return the exit code: 1 if one failed."""
+    """Print the findings as they come, or as JSON in the end, and return the exit code: 1 if one failed.
+
+    Stdout is the report's alone; what libraries write there, CANN's included, goes to stderr.
+    """
     levels: list[Level] = []
     shown: list[dict[str, Any]] = []
-    for finding in findings:
-        levels.append(finding.level)
-        shown.append(asdict(finding))
-        if not as_json:
-            print(finding, flush=True)  # noqa: T201 - the report
-    if as_json:
-        print(json.dumps({"healthy": "FAIL" not in levels, "findings": shown}, indent=1))  # noqa: T201 - the report
-    else:
-        print(f"{levels.count('FAIL')} failed, {levels.count('WARN')} to look at")  # noqa: T201 - the report
+    with _stdout_to_ourselves() as stdout, suppress(BrokenPipeError):  # `doctor | head` has read enough
+        for finding in findings:
+            levels.append(finding.level)
+            shown.append(asdict(finding))
+            if not as_json:
+                print(finding, file=stdout, flush=True)
+        if as_json:
+            print(json.dumps({"healthy": "FAIL" not in levels, "findings": shown}, indent=1), file=stdout, flush=True)
+        else:
+            print(f"{levels.count('FAIL')} failed, {levels.count('WARN')} to look at", file=stdout, flush=True)
     return int("FAIL" in levels)
+
+
+@contextmanager
+def _stdout_to_ourselves() -> Iterator[TextIO]:
+    """Yield stdout; what anybody else writes to it meanwhile goes to stderr."""
+    sys.stdout.flush()
+    ours = os.dup(_STDOUT)
+    os.dup2(_STDERR, _STDOUT)
+    try:
+        with suppress(BrokenPipeError), os.fdopen(os.dup(ours), "w", encoding="utf-8") as stdout:
+            yield stdout
+    finally:
+        os.dup2(ours, _STDOUT)
+        os.close(ours)
 
 
 def examine(settings: Settings, *, root: Path = Path("/")) -> Iterator[Finding]:
     """Look at everything, in an order in which the first that fails is the one to mend first.
 
-    What needs something that has failed is left out. Blocks; opens the device on the calling thread.
+    What needs something that has failed is left out, and whatever is raised becomes a finding. Blocks; the device is
+    opened on a thread of its own, which is left behind if the device hangs.
 
     Args:
         settings: What would be served, and how.
@@ -75,7 +103,7 @@ def examine(settings: Settings, *, root: Path = Path("/")) -> Iterator[Finding]:
     """
     yield _python()
     yield from _variables()
-    yield _port(settings)
+    yield from _caught("port", _port(settings))
     try:
         source = parse_source(settings.model)
     except TurboError as error:
@@ -84,12 +112,51 @@ def examine(settings: Settings, *, root: Path = Path("/")) -> Iterator[Finding]:
     if isinstance(source, FakeSource):
         yield Finding("model", "WARN", "The fake makes no real pictures and needs no device.", "Set TURBO_MODEL.")
         return
-    runs = yield from _packages(settings)
-    folder = yield from _weights(source, settings)
+    runs = yield from _caught("torch", _packages(settings))
+    folder = yield from _caught("weights", _weights(source, settings))
     if _wants_npu(settings):
         yield from _host(settings, root)
     if runs:
-        yield from _device(settings, folder)
+        yield from _unless_hung(_device(settings, folder), settings.hang_limit_s)
+
+
+def _caught(check: str, findings: Generator[Finding, None, T]) -> Generator[Finding, None, T | None]:
+    """Pass on findings and what they return; what they raise instead becomes a finding, and None is returned."""
+    try:
+        return (yield from findings)
+    except DeviceLostError as error:
+        yield Finding(check, "FAIL", re.sub(r"; the service is being replaced\.$", ".", str(error)), error.remedy)
+    except TurboError as error:
+        yield Finding(check, "FAIL", str(error))
+    except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the operator is told
+        yield Finding(check, "FAIL", f"{type(error).__name__}: {first_line(error)}.")
+    return None
+
+
+def _unless_hung(findings: Iterable[Finding], limit_s: float) -> Iterator[Finding]:
+    """Pass on findings from a thread that makes them, and give up on it after so long without one."""
+    made: queue.SimpleQueue[Finding | None] = queue.SimpleQueue()
+
+    def make() -> None:
+        for finding in findings:
+            made.put(finding)
+        made.put(None)
+
+    threading.Thread(target=make, name="doctor", daemon=True).start()
+    while True:
+        try:
+            finding = made.get(timeout=limit_s)
+        except queue.Empty:
+            yield Finding(
+                "device",
+                "FAIL",
+                f"It has not answered for {limit_s:g} s.",
+                "If it may still be loading or compiling, set TURBO_HANG_LIMIT_S higher; else reset the device.",
+            )
+            return
+        if finding is None:
+            return
+        yield finding
 
 
 def _python() -> Finding:
@@ -105,7 +172,7 @@ def _variables() -> Iterator[Finding]:
         yield Finding("settings", "WARN", f"{name} is no setting.", f"Did you mean {nearest}?" if nearest else "")
 
 
-def _port(settings: Settings) -> Finding:
+def _port(settings: Settings) -> Findings[None]:
     where = f"{settings.host}:{settings.port}"
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
@@ -113,44 +180,42 @@ def _port(settings: Settings) -> Finding:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
             listener.bind((settings.host, settings.port))
     except OSError as error:
-        return Finding(
-            "port", "FAIL", f"{where}: {error.strerror or error}.", "Set TURBO_PORT, or stop what listens there."
-        )
-    return Finding("port", "OK", f"{where} is free.")
+        remedies = {errno.EADDRINUSE: "Set TURBO_PORT, or stop what listens there.", errno.EACCES: "Set TURBO_PORT."}
+        remedy = remedies.get(error.errno or 0, "Set TURBO_HOST to an address of this machine.")
+        yield Finding("port", "FAIL", f"{where}: {error.strerror or error}.", remedy)
+    else:
+        yield Finding("port", "OK", f"{where} is free.")
 
 
 def _wants_npu(settings: Settings) -> bool:
     return settings.device.startswith("npu") or (settings.device == "auto" and _version_of("torch_npu") is not None)
 
 
-def _packages(settings: Settings) -> Generator[Finding, None, bool]:
+def _packages(settings: Settings) -> Findings[bool]:
     """Look at torch and torch_npu; return whether they can be used."""
     torch_version, npu_version = _version_of("torch"), _version_of("torch_npu")
     if torch_version is None:
         yield Finding("torch", "FAIL", "torch is not installed.", "Install the service's extra: cpu, cuda or npu.")
         return False
     if npu_version is None and _wants_npu(settings):
-        yield Finding(
-            "torch_npu",
-            "FAIL",
-            "torch_npu is not installed.",
-            f"Install torch-npu {_minor(torch_version)}.* beside torch {torch_version}, or set TURBO_DEVICE.",
-        )
+        remedy = f"Install torch-npu {_release(torch_version)} beside torch {torch_version}, or set TURBO_DEVICE."
+        yield Finding("torch_npu", "FAIL", "torch_npu is not installed.", remedy)
         return False
     if npu_version is not None:
-        if _minor(npu_version) != _minor(torch_version):
+        if _release(npu_version) != _release(torch_version):
             yield Finding(
                 "torch_npu",
                 "FAIL",
                 f"torch_npu {npu_version} does not go with torch {torch_version}.",
-                f"Install torch=={_minor(npu_version)}.* or torch-npu=={_minor(torch_version)}.*.",
+                f"Install torch=={_release(npu_version)} or torch-npu=={_release(torch_version)}.",
             )
             return False
         yield Finding("torch_npu", "OK", f"{npu_version}, beside torch {torch_version}.")
     try:
         from app.pipelines import sdxl_turbo  # noqa: F401, PLC0415 - the import is the check
-    except (ImportError, OSError, RuntimeError) as error:
-        yield Finding("torch", "FAIL", f"It cannot be imported: {_first_line(error)}.", "Source CANN's set_env.sh.")
+    except Exception as error:  # noqa: BLE001 - torch imports torch_npu, which needs CANN
+        remedy = "Install the service's extra again." if npu_version is None else "Source CANN's set_env.sh."
+        yield Finding("torch", "FAIL", f"It cannot be imported: {first_line(root_cause(error))}.", remedy)
         return False
     yield Finding("torch", "OK", f"{torch_version}, diffusers {_version_of('diffusers')}.")
     return True
@@ -167,14 +232,16 @@ def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def _weights(source: WeightsSource, settings: Settings) -> Generator[Finding, None, Path | None]:
+def _release(version: str) -> str:
+    """Return a version without what follows the numbers, as in 2.12.0.post2 and 2.12.0+cpu."""
+    match = re.match(r"[0-9]+(\.[0-9]+)*", version)
+    return match[0] if match else version
+
+
+def _weights(source: WeightsSource, settings: Settings) -> Findings[Path | None]:
     """Look at the weights; return their folder if they can be used."""
     started = time.monotonic()
-    try:
-        folder = locate(source, settings.weights_dir)
-    except TurboError as error:
-        yield Finding("weights", "FAIL", str(error))
-        return None
+    folder = locate(source, settings.weights_dir)
     size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     yield Finding(
         "weights",
@@ -182,64 +249,72 @@ def _weights(source: WeightsSource, settings: Settings) -> Generator[Finding, No
         f"{source.name}: {size_bytes / 1e9:.2f} GB in {folder}, verified in {time.monotonic() - started:.1f} s.",
     )
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-    yield Finding(
-        "scheduler", "OK", f"{config['_class_name']}, {config['timestep_spacing']} timesteps, as SDXL-Turbo needs them."
-    )
+    name = config.get("_class_name", "a scheduler without a name")
+    yield Finding("scheduler", "OK", f"{name}, {config['timestep_spacing']} timesteps, as SDXL-Turbo needs them.")
     return folder
 
 
 def _host(settings: Settings, root: Path) -> Iterator[Finding]:
     """Look at what the host brings for an NPU."""
-    yield _cann(root)
-    driver = ascend_host.driver_version(root)
-    if driver is None:
-        yield Finding(
-            "driver",
-            "WARN",
-            "The driver's version.info is not there.",
-            "On a host: install the driver. In a container: mount /usr/local/Ascend/driver/version.info (read-only).",
-        )
-    else:
-        yield Finding("driver", "OK", driver)
-    yield _npu_smi()
-    yield from _device_files(settings, root)
+    _, _, index = settings.device.partition(":")
+    number = ascend_host.device_number(os.environ, int(index or 0), root)
+    for check, findings in {
+        "cann": _cann(root),
+        "driver": _driver(root),
+        "npu-smi": _npu_smi(number),
+        "device files": _device_files(number, root),
+    }.items():
+        yield from _caught(check, findings)
 
 
-def _cann(root: Path) -> Finding:
+def _cann(root: Path) -> Findings[None]:
     version, npu_version = ascend_host.cann_version(os.environ, root), _version_of("torch_npu")
     if version is None:
-        return Finding(
-            "cann", "FAIL", "CANN is not found.", "Install it, and source its set_env.sh before the service starts."
-        )
-    expected = _CANN_OF_TORCH_NPU.get(_minor(npu_version)) if npu_version else None
-    if expected is None:
-        return Finding("cann", "WARN", f"{version}; with torch_npu {npu_version} it is not a documented pair.")
-    if _minor(version) != expected:
-        return Finding(
-            "cann", "WARN", f"{version}; torch_npu {npu_version} is documented with {expected}.", "Install that pair."
-        )
-    return Finding("cann", "OK", version)
+        remedy = "Install it, and source its set_env.sh before the service starts."
+        yield Finding("cann", "FAIL", "CANN is not found.", remedy)
+    elif npu_version is None or _minor(version) == _CANN_OF_TORCH_NPU.get(_minor(npu_version)):
+        yield Finding("cann", "OK", version)
+    else:
+        pairs = ", ".join(f"torch_npu {theirs} with CANN {cann}" for theirs, cann in _CANN_OF_TORCH_NPU.items())
+        yield Finding("cann", "WARN", f"{version}, beside torch_npu {npu_version}.", f"Documented: {pairs}.")
 
 
-def _npu_smi() -> Finding:
+def _driver(root: Path) -> Findings[None]:
+    version = ascend_host.driver_version(root)
+    if version is None:
+        remedy = (
+            "On a host: install the driver. In a container: mount /usr/local/Ascend/driver/version.info (read-only)."
+        )
+        yield Finding("driver", "WARN", "The driver's version.info is not there.", remedy)
+    else:
+        yield Finding("driver", "OK", version)
+
+
+def _npu_smi(number: int) -> Findings[None]:
+    """Look at the health of all devices; that of the one with this number, which would be used, decides."""
     try:
-        devices = list(ascend_host.npu_smi())
+        health_of = {its: (name, health) for its, name, health in ascend_host.npu_smi()}
+    except FileNotFoundError as error:
+        remedy = "In a container: mount /usr/local/bin/npu-smi and /usr/local/dcmi."
+        yield Finding("npu-smi", "WARN", f"{error}.", remedy)
+        return
     except OSError as error:
-        return Finding(
-            "npu-smi", "WARN", f"{error}.", "In a container: mount /usr/local/bin/npu-smi and /usr/local/dcmi."
-        )
-    if unwell := [f"{name} is {health}" for name, health in devices if health != "OK"]:
-        return Finding(
-            "npu-smi", "FAIL", f"{', '.join(unwell)}.", "Look at `npu-smi info -t health`; reset the device."
-        )
-    if not devices:
-        return Finding("npu-smi", "WARN", "It lists no device.", "Check that the driver runs.")
-    return Finding("npu-smi", "OK", f"{len(devices)} devices, all well: {devices[0][0]}.")
+        yield Finding("npu-smi", "WARN", f"{error}.", "Look at the driver: dmesg, and npu-smi on the host.")
+        return
+    unwell = {its: f"NPU {its} ({name}) is {health}" for its, (name, health) in health_of.items() if health != "OK"}
+    if unwell:
+        level: Level = "FAIL" if number in unwell and health_of[number][1] != "Warning" else "WARN"
+        remedy = "Look at `npu-smi info -t health`; reset the device."
+        yield Finding("npu-smi", level, f"{', '.join(unwell.values())}.", remedy)
+    elif not health_of:
+        yield Finding("npu-smi", "WARN", "It lists no device.", "Check that the driver runs.")
+    else:
+        names = ", ".join(sorted({name for name, _ in health_of.values()}))
+        yield Finding("npu-smi", "OK", f"{len(health_of)} devices, all well: {names}.")
 
 
-def _device_files(settings: Settings, root: Path) -> Iterator[Finding]:
-    _, _, index = settings.device.partition(":")
-    for file in ascend_host.device_files(os.environ, int(index or 0), root):
+def _device_files(number: int, root: Path) -> Findings[None]:
+    for file in ascend_host.device_files(number, root):
         if not file.exists:
             yield Finding(
                 "device files", "FAIL", f"{file.path} is not there.", "Load the driver; in a container: --device it."
@@ -252,74 +327,62 @@ def _device_files(settings: Settings, root: Path) -> Iterator[Finding]:
 
 def _device(settings: Settings, folder: Path | None) -> Iterator[Finding]:
     """Open the device, have it prove itself, and make a picture in each mode."""
-    from app.pipelines.device import describe, open_device  # noqa: PLC0415 - imports torch
-
-    opened = yield from _tried("device", lambda: open_device(settings.device))
+    opened = yield from _caught("device", _open(settings))
     if opened is None:
         return
+    sound = yield from _caught("canary", _canary(opened))
+    if sound and folder is not None:
+        pipelines = yield from _caught("load", _load(settings, folder))
+        if pipelines is not None:
+            for params in _questions(settings):
+                yield from _caught(params.mode, _picture(pipelines[params.mode], params))
+
+
+def _open(settings: Settings) -> Findings[Any]:
+    from app.pipelines.device import describe, open_device  # noqa: PLC0415 - imports torch
+
+    opened = open_device(settings.device)
     name, free_bytes, total_bytes = describe(opened)
     memory = f"{name}, {free_bytes / 2**30:.1f} of {total_bytes / 2**30:.1f} GiB free."
-    short = free_bytes < _NEEDED_BYTES and settings.model != "demo"
-    remedy = "SDXL-Turbo needs about 12 GiB: end what else uses the device." if short else ""
-    yield Finding("device", "WARN" if short else "OK", memory, remedy)
-
-    def check() -> Finding:
-        opened.check()
-        return Finding("canary", "OK", "The device computes what it should.")
-
-    canary = yield from _tried("canary", check)
-    if canary is not None:
-        yield canary
-        if folder is not None:
-            yield from _pictures(settings, folder)
+    if _wants_npu(settings) and opened.torch_device.type != "npu":
+        remedy = "Check the device files above; set TURBO_DEVICE=cpu if you want the CPU."
+        yield Finding("device", "FAIL", f"torch_npu sees no NPU, so `auto` takes another: {memory}", remedy)
+    elif free_bytes < _NEEDED_BYTES and settings.model != "demo":
+        remedy = "SDXL-Turbo needs about 12 GiB: end what else uses the device."
+        yield Finding("device", "WARN", memory, remedy)
+    else:
+        yield Finding("device", "OK", memory)
+    return opened
 
 
-def _tried(check: str, call: Callable[[], T]) -> Generator[Finding, None, T | None]:
-    """Return what the call returns, or None after a finding that says how it failed."""
-    try:
-        return call()
-    except DeviceLostError as error:
-        yield Finding(check, "FAIL", _public(error), error.remedy)
-    except TurboError as error:
-        yield Finding(check, "FAIL", str(error))
-    except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the operator is told
-        yield Finding(check, "FAIL", f"{type(error).__name__}: {_first_line(error)}.")
-    return None
+def _canary(device: Any) -> Findings[bool]:
+    device.check()
+    yield Finding("canary", "OK", "The device computes what it should.")
+    return True
 
 
-def _public(error: DeviceLostError) -> str:
-    return re.sub(r"; the service is being replaced\.$", ".", str(error))
-
-
-def _pictures(settings: Settings, folder: Path) -> Iterator[Finding]:
+def _load(settings: Settings, folder: Path) -> Findings[Mapping[Mode, Any]]:
     from app.pipelines.sdxl_turbo import load_sdxl_turbo  # noqa: PLC0415 - imports torch
 
     started = time.monotonic()
-    loaded = yield from _tried(
-        "load",
-        lambda: load_sdxl_turbo(
-            folder,
-            model=settings.model,
-            device_name=settings.device,
-            dtype_name=settings.dtype,
-            vae_dtype_name=settings.vae_dtype,
-            attention=settings.attention,
-            npu_graphs=settings.npu_graphs,
-        ),
-    )
-    if loaded is None:
-        return
-    pipelines: Mapping[Mode, Any] = loaded.by_mode  # the doctor looks behind the seam
+    pipelines: Mapping[Mode, Any] = load_sdxl_turbo(  # the doctor looks behind the seam
+        folder,
+        model=settings.model,
+        device_name=settings.device,
+        dtype_name=settings.dtype,
+        vae_dtype_name=settings.vae_dtype,
+        attention=settings.attention,
+        npu_graphs=settings.npu_graphs,
+    ).by_mode
     dtypes = pipelines[Mode.TXT2IMG].dtypes
     yield Finding(
         "load", "OK", f"{time.monotonic() - started:.1f} s; UNet in {dtypes['unet']}, VAE in {dtypes['vae']} for good."
     )
+    return pipelines
+
+
+def _questions(settings: Settings) -> tuple[GenerationParams, ...]:
     width, height = parse_sizes(settings.warm_up_sizes)[0]
-    for params in _questions(width, height):
-        yield from _picture(pipelines[params.mode], params)
-
-
-def _questions(width: int, height: int) -> tuple[GenerationParams, ...]:
     prompt = "a red circle on a blue background"
     image = Image.linear_gradient("L").resize((width, height)).convert("RGB")
     return (
@@ -328,23 +391,17 @@ def _questions(width: int, height: int) -> tuple[GenerationParams, ...]:
     )
 
 
-def _picture(pipeline: Any, params: GenerationParams) -> Iterator[Finding]:
+def _picture(pipeline: Any, params: GenerationParams) -> Findings[None]:
     """Make the same picture three times: cold, timed, and with its stages timed, which slows it."""
     times_s = []
     for _ in range(2):
         started = time.monotonic()
-        if (yield from _tried(params.mode, lambda: pipeline([params]))) is None:
-            return
+        pipeline([params])
         times_s.append(time.monotonic() - started)
     with pipeline.timed_stages() as stages_s:
-        if (yield from _tried(params.mode, lambda: pipeline([params]))) is None:
-            return
+        pipeline([params])
     stages = ", ".join(f"{name} {seconds:.3f}" for name, seconds in stages_s.items())
     cold_s, warm_s = times_s
     yield Finding(
         params.mode, "OK", f"{params.width}x{params.height} in {warm_s:.3f} s ({stages}); the first in {cold_s:.2f} s."
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -7,6 +7,18 @@ The first line of each docstring is the "when" column of the README's table of e
 from typing import ClassVar
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of a foreign error's text, for one of ours; its class's name if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the error that the others were raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 class TurboError(Exception):
     """Something inside the service failed."""
 

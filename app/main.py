@@ -17,7 +17,7 @@ from app.api.edge import EdgeMiddleware
 from app.api.error_handlers import add_error_handlers
 from app.api.limits import BodyMiddleware
 from app.api.openapi import add_openapi
-from app.errors import DeviceLostError, DeviceUnavailableError, TurboError
+from app.errors import DeviceLostError, DeviceUnavailableError, TurboError, first_line, root_cause
 from app.inference.device_lock import DeviceLock
 from app.inference.device_watch import DeviceWatch
 from app.inference.engine import Engine
@@ -126,14 +126,10 @@ def _load(settings: Settings) -> LoadedPipelines:
     # because torch is then first touched on the device thread.
     try:
         from app.pipelines.sdxl_turbo import load_sdxl_turbo  # noqa: PLC0415
-    except (
-        ImportError,
-        OSError,
-        RuntimeError,
-    ) as error:  # torch imports torch_npu, which needs CANN
+    except Exception as error:  # torch imports torch_npu, which needs CANN: what is raised then is anybody's
         raise DeviceUnavailableError(
-            f"torch and diffusers cannot be imported ({_root(error)}). Where torch_npu is installed, source CANN's "
-            "set_env.sh first; `python -m app doctor` looks into it."
+            f"torch and diffusers cannot be imported ({first_line(root_cause(error))}). Where torch_npu is "
+            "installed, source CANN's set_env.sh first; `python -m app doctor` looks into it."
         ) from error
 
     return load_sdxl_turbo(
@@ -145,13 +141,6 @@ def _load(settings: Settings) -> LoadedPipelines:
         attention=settings.attention,
         npu_graphs=settings.npu_graphs,
     )
-
-
-def _root(error: BaseException) -> str:
-    """Return the first line of what was raised first."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def pull_weights(settings: Settings) -> Path | None:

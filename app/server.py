@@ -52,10 +52,10 @@ class _DrainingServer(uvicorn.Server):
         if not self.started:
             # The thread that loads the model cannot be interrupted, and a normal exit would wait for it.
             _log.warning("stopped by %s during start", signal.Signals(sig).name)
-            _exit_now(128 + sig)
+            exit_now(128 + sig)
         if self._drain_until is not None:
             _log.warning("second %s: stopping at once", signal.Signals(sig).name)
-            _exit_now(128 + sig)
+            exit_now(128 + sig)
         _log.info("%s: draining, %d requests in flight", signal.Signals(sig).name, self._engine.in_flight)
         self._drain()
 
@@ -106,7 +106,7 @@ class _Protocol(H11Protocol):
         self.transport.close()
 
 
-def _exit_now(code: int) -> NoReturn:
+def exit_now(code: int) -> NoReturn:
     """End the process without joining the device thread, which may be in a call for minutes or for ever."""
     logging.shutdown()
     os._exit(code)
@@ -147,7 +147,7 @@ def serve(make_app: AppMaker, settings: Settings) -> int:
         server.run()
     except Exception:  # noqa: BLE001 - the process's edge
         _log.exception("the server failed")
-        _exit_now(_GAVE_UP)
+        exit_now(_GAVE_UP)
     if not server.started:
         return START_FAILED
-    _exit_now(server.exit_code)
+    exit_now(server.exit_code)

@@ -17,7 +17,14 @@ _SIDES = frozenset(range(64, 2048 + 1, 8))
 
 
 def _default_weights_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdxl-turbo-server"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sdxl-turbo-server"
+
+
+def _expand(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{error} Set it to a folder.") from error
 
 
 def parse_sizes(text: str) -> list[tuple[int, int]]:
@@ -64,7 +71,9 @@ class Settings(BaseSettings):
     """Weights to serve: `demo`, a folder, `openmind:OWNER/NAME[@REVISION]`, `hf:OWNER/NAME[@REVISION]`, or
     `fake[:SECONDS]`, which has no model and paints patterns in a fixed time, for testing clients."""
 
-    weights_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(default_factory=_default_weights_dir)
+    weights_dir: Annotated[Path, AfterValidator(_expand)] = Field(
+        default_factory=_default_weights_dir, validate_default=True
+    )
     """Folder that `pull` writes and `serve` loads from; `sdxl-turbo-server` in the user's cache folder if unset."""
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|(cuda|npu)(:\d{1,2})?)$")

@@ -105,3 +105,66 @@ def test_the_command_prints_a_line_each_and_its_exit_code_tells(model: str, tmp_
     else:
         assert (plain.returncode, as_json.returncode, answer["healthy"]) == (1, 1, False)
         assert any("python -m app pull" in line for line in lines)
+
+
+def test_an_address_of_another_machine_is_not_called_a_taken_port() -> None:
+    found = findings(model="fake", host="192.0.2.1")
+    assert failed(found) == ["port"]
+    assert "TURBO_HOST" in found["port"].remedy
+
+
+@pytest.mark.parametrize("host", ["ä..b", "no.such.host.invalid", "1" * 80])
+def test_a_host_that_is_no_name_fails_and_the_rest_is_looked_at(host: str) -> None:
+    found = findings(model="fake", host=host)
+    assert failed(found) == ["port"]
+    assert "model" in found
+
+
+def test_weights_that_may_not_be_read_fail_by_name(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "scheduler" / "scheduler_config.json").write_text("{")
+    found = findings(model=str(folder))
+    assert failed(found) == ["weights"]
+    assert "scheduler_config.json" in found["weights"].detail
+
+
+def test_what_cannot_be_imported_is_told_by_its_root_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "app.pipelines.sdxl_turbo":
+                raise RuntimeError("Failed to load the backend extension") from ImportError("libascend_hal.so: lost")
+
+    monkeypatch.delitem(sys.modules, "app.pipelines.sdxl_turbo", raising=False)
+    monkeypatch.delattr("app.pipelines.sdxl_turbo", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    found = findings()
+    assert failed(found) == ["torch"]
+    assert found["torch"].detail == "It cannot be imported: libascend_hal.so: lost."
+
+
+NOISE = """
+import os, sys
+from app import doctor
+look = doctor.examine
+def noisy(settings):
+    os.write(1, b"[INFO] RUNTIME\\n")
+    yield from look(settings)
+doctor.examine = noisy
+from app.command_line import main
+main(["doctor", "--model", "fake", "--port", "0", *sys.argv[1:]])
+"""
+
+
+def test_what_libraries_write_to_stdout_is_not_in_the_report() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NOISE, "--json"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert json.loads(done.stdout)["healthy"] is True
+    assert "[INFO] RUNTIME" in done.stderr
+
+
+def test_a_reader_who_has_read_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m app doctor --model fake --port 0 | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""

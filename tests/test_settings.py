@@ -41,6 +41,11 @@ def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings(weights_dir=Path("~/weights")).weights_dir == Path("/home/somebody/weights")
 
 
+def test_a_home_that_is_nobody_s_is_refused() -> None:
+    with pytest.raises(ValidationError, match="Set it to a folder"):
+        Settings(weights_dir=Path("~nobody-of-this-name/weights"))
+
+
 def test_flags_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURBO_PORT", "1")
     flags = ["--port", "2", "--no-image-metadata", "--log-prompts", "--max-pixels=65536"]

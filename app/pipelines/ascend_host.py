@@ -52,20 +52,32 @@ def _value_in(path: Path, key: str) -> str | None:
     return match[1].strip() if match else None
 
 
-def device_files(environ: Mapping[str, str], index: int, root: Path = Path("/")) -> list[DeviceFile]:
-    """Return the device files that the NPU needs; `index` counts the devices that the process may use."""
-    visible = [word for word in environ.get("ASCEND_RT_VISIBLE_DEVICES", "").split(",") if word.strip().isdigit()]
-    number = int(visible[index]) if index < len(visible) else index
-    names = (f"davinci{number}", *_SHARED_DEVICES)
-    paths = [root / "dev" / name for name in names]
+def device_number(environ: Mapping[str, str], index: int, root: Path = Path("/")) -> int:
+    """Return the number N in /dev/davinciN of the device that `npu:index` is.
+
+    CANN counts the devices that are there from 0, and ASCEND_RT_VISIBLE_DEVICES chooses among those; a container has
+    few of them, under the host's numbers.
+    """
+    visible = re.findall(r"[0-9]{1,4}", environ.get("ASCEND_RT_VISIBLE_DEVICES", ""))
+    position = int(visible[index]) if index < len(visible) else index
+    names = (path.name.removeprefix("davinci") for path in (root / "dev").glob("davinci*"))
+    numbers = sorted(int(name) for name in names if re.fullmatch(r"[0-9]{1,4}", name))
+    return numbers[position] if position < len(numbers) else position
+
+
+def device_files(number: int, root: Path = Path("/")) -> list[DeviceFile]:
+    """Return the device files that the NPU of that number needs."""
+    paths = [root / "dev" / name for name in (f"davinci{number}", *_SHARED_DEVICES)]
     return [DeviceFile(path, path.exists(), os.access(path, os.R_OK | os.W_OK)) for path in paths]
 
 
-def npu_smi() -> Iterator[tuple[str, str]]:
-    """Ask npu-smi for each device's name and health ("OK" when it is well).
+def npu_smi() -> Iterator[tuple[int, str, str]]:
+    """Ask npu-smi for each device's number, name and health (OK, Warning, Alarm, Critical or UNKNOWN).
 
     Raises:
-        OSError: npu-smi is not there or does not work; the text says which.
+        FileNotFoundError: npu-smi is not there.
+        TimeoutError: It does not answer.
+        OSError: It fails; the text says how.
     """
     if shutil.which("npu-smi") is None:
         raise FileNotFoundError("npu-smi is not in PATH")
@@ -73,15 +85,16 @@ def npu_smi() -> Iterator[tuple[str, str]]:
         done = subprocess.run(
             ["npu-smi", "info"],  # noqa: S607 - where the driver puts it differs
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_NPU_SMI_TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise OSError(f"npu-smi did not answer within {_NPU_SMI_TIMEOUT_S} s") from error
+        raise TimeoutError(f"npu-smi did not answer within {_NPU_SMI_TIMEOUT_S} s") from error
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
         raise OSError(f"npu-smi failed: {lines[0] if lines else f'exit code {done.returncode}'}")
     # | 0     910B3               | OK            | 101.8       43                0    / 0             |
-    for match in re.finditer(r"^\|\s*\d+\s+(\w*\d\w*)\s*\|\s*([A-Za-z]+)\s*\|", done.stdout, re.MULTILINE):
-        yield match[1], match[2]
+    for match in re.finditer(r"^\|\s*(\d+)\s+(\w*\d\w*)\s*\|\s*([A-Za-z]+)\s*\|", done.stdout, re.MULTILINE):
+        yield int(match[1]), match[2], match[3]

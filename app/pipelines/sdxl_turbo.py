@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, AutoPipelineForImage2Image, AutoPipelineFor
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from app.errors import DeadPictureError, WeightsError
+from app.errors import DeadPictureError, WeightsError, first_line
 from app.pipelines import npu
 from app.pipelines.base import (
     MAX_PROMPT_TOKENS,
@@ -211,8 +211,7 @@ def load_sdxl_turbo(
     except WeightsError:
         raise
     except Exception as error:  # foreign code on files of any content: the operator needs the folder and the reason
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"The weights in {folder} cannot be loaded: {first_line}") from error
+        raise WeightsError(f"The weights in {folder} cannot be loaded: {first_line(error)}.") from error
     txt2img.set_progress_bar_config(disable=True)
     _settle_vae_dtype(txt2img.vae, vae_dtype_name, dtype)
     with device_errors(torch_device):

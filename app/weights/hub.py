@@ -17,7 +17,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
 
-from app.errors import WeightsError
+from app.errors import WeightsError, first_line
 from app.weights.layout import FILE_PATTERNS
 from app.weights.source import HubSource
 
@@ -145,8 +145,8 @@ class _OpenMindHub(_Hub):
         super().__init__(source, weights_dir)
         if str(weights_dir).startswith(_OPENMIND_REFUSES):
             raise WeightsError(
-                f"openmind_hub does not write to {', '.join(_OPENMIND_REFUSES)}. Set TURBO_WEIGHTS_DIR to a folder "
-                f"elsewhere, not {weights_dir}."
+                f"openmind_hub does not write to paths that begin with {', '.join(_OPENMIND_REFUSES)}. Set "
+                f"TURBO_WEIGHTS_DIR to a folder elsewhere, not {weights_dir}."
             )
 
     def list_files(self) -> list[_HubFile]:
@@ -268,7 +268,7 @@ def _attempt(hub: _Hub, call: Callable[[], _T], file: _HubFile | None = None, *,
 def _explain(error: Exception, hub: _Hub, file: _HubFile | None) -> tuple[str, bool]:
     """Say what went wrong and what to do, and tell whether the fault may pass by itself.
 
-    The clients wrap an error in others, several deep. What counts is an HTTP status and, at the root, what the
+    The clients wrap an error in others, several deep. What counts is an HTTP status and, innermost, what the
     operating system said.
     """
     chain: list[BaseException] = [error]
@@ -282,11 +282,14 @@ def _explain(error: Exception, hub: _Hub, file: _HubFile | None) -> tuple[str, b
         return reason, status >= HTTPStatus.INTERNAL_SERVER_ERROR
     if file and any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain):
         return _no_space(hub, subject, file.size_bytes), False
-    reason = (str(chain[-1]).strip() or type(chain[-1]).__name__).splitlines()[0].rstrip(".")
+    reason = first_line(next((link for link in reversed(chain) if isinstance(link, OSError)), error))
     reason = re.sub(r"\?\S+", "", reason)  # the query of a signed address is a secret
     if any(_says_unreachable(link) for link in chain):
         remedy = "Check the network and its proxy (HTTPS_PROXY), or bring the weights here and name their folder"
         return f"{hub.name} cannot be reached for {subject}: {reason}. {remedy} in TURBO_MODEL.", False
+    if file is None and any(isinstance(link, ValueError | LookupError) for link in chain):
+        remedy = "Check the network: a proxy or a login page may stand before it"
+        return f"{hub.name} does not answer as a hub does for {subject}: {reason}. {remedy}.", True
     remedy = "Check the name, the network and the disk; `pull` goes on where it stopped"
     return f"{subject} could not be downloaded to {hub.weights_dir}: {reason}. {remedy}.", True
 

@@ -1,10 +1,12 @@
 """The doctor on the simulated NPU: healthy, and with each fault."""
 
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from app import doctor
 from app.doctor import Finding, examine
@@ -23,17 +25,19 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def findings(root: Path, npu: Npu, monkeypatch: pytest.MonkeyPatch) -> Examine:
-    """Examines a host that is sound but for what the test harms: findings by check, FAILs before others."""
+    """Examines a host that is sound but for what the test harms, `until` a check: findings by check, FAILs first."""
     monkeypatch.setitem(doctor._CANN_OF_TORCH_NPU, npu.version.rpartition(".")[0], "9.1")  # torch is newer than CANN
     monkeypatch.setenv("PATH", f"{root / 'bin'}:/usr/bin:/bin")
     put_npu_smi(root / "bin")
 
-    def run(**settings: object) -> dict[str, Finding]:
+    def run(until: str = "", **settings: object) -> dict[str, Finding]:
         all_settings = {"device": "npu", "port": 0, "dtype": "fp32", "warm_up_sizes": "128x128", **settings}
         found: dict[str, Finding] = {}
         for finding in examine(Settings.model_validate(all_settings), root=root):
             if finding.check not in found or found[finding.check].level != "FAIL":
                 found[finding.check] = finding
+            if finding.check == until:
+                break
         return found
 
     return run
@@ -73,50 +77,59 @@ def test_a_sound_npu_is_found_sound(findings: Examine) -> None:
 
 
 def test_versions_that_do_not_go_together_fail_before_anything_is_imported(findings: Examine, npu: Npu) -> None:
-    torch_minor = npu.version.rpartition(".")[0]
-    npu.version = "2.11.0"
+    torch_release = npu.version
+    npu.version = "2.11.0.post1"
     found = findings()
     assert failed(found) == ["torch_npu"]
-    assert f"torch-npu=={torch_minor}.*" in found["torch_npu"].remedy
+    assert found["torch_npu"].remedy == f"Install torch==2.11.0 or torch-npu=={torch_release}."
     assert "canary" not in found
 
 
 def test_a_cann_of_another_pair_is_to_be_looked_at(findings: Examine, root: Path) -> None:
     info = next(root.rglob("ascend_toolkit_install.info"))
     info.write_text("version=8.2.RC1\n")
-    finding = findings()["cann"]
-    assert (finding.level, finding.remedy) == ("WARN", "Install that pair.")
-    assert "documented with 9.1" in finding.detail
+    finding = findings(until="cann")["cann"]
+    assert finding.level == "WARN"
+    assert "8.2.RC1" in finding.detail
+    assert "with CANN 9.1" in finding.remedy
 
 
 def test_a_host_without_cann_fails_with_what_to_source(findings: Examine, root: Path) -> None:
     next(root.rglob("ascend_toolkit_install.info")).unlink()
-    found = findings()
+    found = findings(until="device files")
     assert failed(found) == ["cann"]
     assert "set_env.sh" in found["cann"].remedy
 
 
 def test_a_driver_that_is_not_mounted_is_to_be_looked_at(findings: Examine, root: Path) -> None:
     (root / "usr/local/Ascend/driver/version.info").unlink()
-    assert findings()["driver"].level == "WARN"
+    assert findings(until="driver")["driver"].level == "WARN"
 
 
 def test_an_npu_smi_that_is_missing_is_to_be_looked_at(findings: Examine, root: Path) -> None:
     (root / "bin" / "npu-smi").unlink()
-    finding = findings()["npu-smi"]
+    finding = findings(until="npu-smi")["npu-smi"]
     assert finding.level == "WARN"
     assert "mount /usr/local/bin/npu-smi" in finding.remedy
 
 
 def test_a_device_that_npu_smi_calls_ill_fails(findings: Examine, root: Path) -> None:
     put_npu_smi(root / "bin", NPU_SMI.replace("HEALTH", "Alarm "))
-    finding = findings()["npu-smi"]
-    assert (finding.level, finding.detail) == ("FAIL", "910B4 is Alarm.")
+    finding = findings(until="npu-smi")["npu-smi"]
+    assert (finding.level, finding.detail) == ("FAIL", "NPU 0 (910B4) is Alarm.")
+
+
+def test_a_warning_or_another_device_s_alarm_is_to_be_looked_at(findings: Examine, root: Path) -> None:
+    put_npu_smi(root / "bin", NPU_SMI.replace("HEALTH ", "Warning"))
+    assert findings(until="npu-smi")["npu-smi"].level == "WARN"
+    put_npu_smi(root / "bin", NPU_SMI.replace("HEALTH", "Alarm ").replace("| 0     910B4", "| 7     910B4"))
+    finding = findings(until="npu-smi")["npu-smi"]
+    assert (finding.level, finding.detail) == ("WARN", "NPU 7 (910B4) is Alarm.")
 
 
 def test_a_device_file_that_is_not_there_fails_and_is_named(findings: Examine, root: Path) -> None:
     (root / "dev" / "davinci0").unlink()
-    finding = findings()["device files"]
+    finding = findings(until="device files")["device files"]
     assert finding.level == "FAIL"
     assert str(root / "dev" / "davinci0") in finding.detail
     assert "--device" in finding.remedy
@@ -128,6 +141,41 @@ def test_no_visible_npu_fails(findings: Examine, npu: Npu) -> None:
     assert failed(found) == ["device"]
     assert "0 visible npu devices" in found["device"].detail
     assert "canary" not in found
+
+
+def test_auto_does_not_fall_back_to_the_cpu_in_silence_where_torch_npu_is_installed(
+    findings: Examine, npu: Npu
+) -> None:
+    npu.count = 0
+    found = findings(device="auto")
+    assert failed(found) == ["device"]
+    assert "takes another: CPU" in found["device"].detail
+    assert "TURBO_DEVICE=cpu" in found["device"].remedy
+
+
+def test_a_device_that_does_not_say_what_it_has_fails(
+    findings: Examine, npu: Npu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mem_get_info(*_: object) -> tuple[int, int]:
+        raise RuntimeError("rtMemGetInfoEx, error code is 507899")
+
+    monkeypatch.setattr(torch.npu, "mem_get_info", mem_get_info)  # type: ignore[attr-defined]
+    del npu
+    found = findings()
+    assert failed(found) == ["device"]
+    assert "507899" in found["device"].detail
+
+
+def test_a_device_that_hangs_is_given_up(findings: Examine, npu: Npu) -> None:
+    npu.hang = threading.Event()
+    found = findings(hang_limit_s=0.5)
+    assert failed(found) == ["device"]
+    assert "has not answered for 0.5 s" in found["device"].detail
+    left_behind = next(thread for thread in threading.enumerate() if thread.name == "doctor")
+    npu.error = RuntimeError("the thread that was left behind ends here")
+    npu.hang.set()
+    left_behind.join(timeout=60)
+    assert not left_behind.is_alive()
 
 
 def test_little_memory_is_to_be_looked_at_where_sdxl_turbo_is_to_be_served(findings: Examine, npu: Npu) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from app.pipelines.ascend_host import cann_version, device_files, driver_version, npu_smi
+from app.pipelines.ascend_host import cann_version, device_files, device_number, driver_version, npu_smi
 from tests.ascend_files import NPU_SMI, lay_out, put_npu_smi
 
 
@@ -39,29 +39,53 @@ def test_a_host_without_them_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("visible", "index", "expected"),
-    [("", 0, "davinci0"), ("", 3, "davinci3"), ("5", 0, "davinci5"), ("2,6", 1, "davinci6")],
+    [("", 0, 0), ("", 3, 3), ("5", 0, 5), ("2,6", 1, 6), ("²", 0, 0), ("9" * 5000, 0, 9999)],
 )
-def test_the_device_file_is_that_of_the_visible_device(root: Path, visible: str, index: int, expected: str) -> None:
-    files = device_files({"ASCEND_RT_VISIBLE_DEVICES": visible}, index, root)
-    assert [file.path.name for file in files] == [expected, "davinci_manager", "devmm_svm", "hisi_hdc"]
+def test_the_device_is_the_one_that_cann_is_told_to_use(root: Path, visible: str, index: int, expected: int) -> None:
+    assert device_number({"ASCEND_RT_VISIBLE_DEVICES": visible}, index, root) == expected
+
+
+def test_in_a_container_devices_are_counted_from_0_and_keep_the_host_s_numbers(tmp_path: Path) -> None:
+    lay_out(tmp_path, devices=0)
+    for number in (10, 3):
+        (tmp_path / "dev" / f"davinci{number}").touch()
+    assert [device_number({}, index, tmp_path) for index in (0, 1)] == [3, 10]
+    assert device_number({"ASCEND_RT_VISIBLE_DEVICES": "1"}, 0, tmp_path) == 10
+
+
+def test_a_device_has_a_file_of_its_own_and_those_that_all_share(root: Path) -> None:
+    files = device_files(3, root)
+    assert [file.path.name for file in files] == ["davinci3", "davinci_manager", "devmm_svm", "hisi_hdc"]
     assert all(file.exists and file.usable for file in files)
 
 
 def test_a_device_file_that_is_missing_is_named(root: Path) -> None:
     (root / "dev" / "hisi_hdc").unlink()
-    assert [file.path.name for file in device_files({}, 0, root) if not file.exists] == ["hisi_hdc"]
+    assert [file.path.name for file in device_files(0, root) if not file.exists] == ["hisi_hdc"]
 
 
 def test_npu_smi_names_each_device_and_its_health(tools: Path) -> None:
     put_npu_smi(tools)
-    assert list(npu_smi()) == [("910B4", "OK")]
+    assert list(npu_smi()) == [(0, "910B4", "OK")]
     put_npu_smi(tools, NPU_SMI.replace("HEALTH", "Alarm "))
-    assert list(npu_smi()) == [("910B4", "Alarm")]
+    assert list(npu_smi()) == [(0, "910B4", "Alarm")]
 
 
 def test_an_npu_smi_that_fails_says_why(tools: Path) -> None:
     put_npu_smi(tools, "#!/bin/sh\necho 'dcmi module initialize failed. ret is -8005' >&2\nexit 255\n")
     with pytest.raises(OSError, match=r"npu-smi failed: dcmi module initialize failed"):
+        list(npu_smi())
+
+
+def test_an_npu_smi_that_writes_what_is_no_text_is_read_all_the_same(tools: Path) -> None:
+    put_npu_smi(tools, "#!/bin/sh\nprintf '\\377\\n| 4     910B4               | OK            |\\n'\n")
+    assert list(npu_smi()) == [(4, "910B4", "OK")]
+
+
+def test_an_npu_smi_that_hangs_is_not_waited_for_for_ever(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.pipelines.ascend_host._NPU_SMI_TIMEOUT_S", 0.1)
+    put_npu_smi(tools, "#!/bin/sh\nexec sleep 60\n")
+    with pytest.raises(TimeoutError, match=r"did not answer within 0\.1 s"):
         list(npu_smi())
 
 
