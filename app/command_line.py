@@ -48,7 +48,9 @@ def main(arguments: Sequence[str]) -> int:
         exit_now(report(examine(settings), as_json=as_json))  # a device that is ill can hang a normal end
     for name, nearest in unknown_variables(os.environ):
         _log.warning("%s is no setting%s", name, f"; did you mean {nearest}?" if nearest else "")
-    return serve(create_app, settings) if command == "serve" else _pull(settings)
+    if command == "serve":
+        serve(create_app, settings)
+    return _pull(settings)
 
 
 def _help(command: str) -> str:

@@ -56,7 +56,7 @@ def create_app(
             it for ever. By default the health checks fail and that is all.
     """
     settings = settings or Settings()
-    device_lock = DeviceLock()
+    device_lock = DeviceLock(hang_limit_s=settings.hang_limit_s)
     registry = PipelineRegistry(
         load_pipelines or partial(_load, settings), device_lock, warm_up_sizes=parse_sizes(settings.warm_up_sizes)
     )
@@ -65,20 +65,21 @@ def create_app(
         device_lock,
         max_queue=settings.max_queue,
         deadline_s=settings.deadline_s,
-        hang_limit_s=settings.hang_limit_s,
         on_device_lost=on_device_lost,
     )
-    watch = DeviceWatch(engine, device_lock, hang_limit_s=settings.hang_limit_s, idle_check_s=settings.idle_check_s)
+    watch = DeviceWatch(engine, device_lock, idle_check_s=settings.idle_check_s)
     codec_threads = ThreadPoolExecutor(_CODEC_THREADS, thread_name_prefix="codec")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.callback(codec_threads.shutdown, wait=False, cancel_futures=True)
+            watching = asyncio.create_task(watch.run())
+            stack.callback(watching.cancel)
             try:
                 await stack.enter_async_context(registry)
             except DeviceLostError as error:
-                _log.critical("cannot start: %s %s", error, error.remedy, exc_info=error.__cause__)
+                engine.lose_device(error)
                 raise
             except TurboError as error:
                 _log.critical("cannot start: %s", error)
@@ -86,8 +87,6 @@ def create_app(
             except Exception:
                 _log.critical("cannot start", exc_info=True)
                 raise
-            watching = asyncio.create_task(watch.run())
-            stack.callback(watching.cancel)
             yield
 
     app = FastAPI(

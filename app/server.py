@@ -44,6 +44,7 @@ class _DrainingServer(uvicorn.Server):
         self._drain_s = drain_s
         self._drain_until: float | None = None
         self._gave_up = False
+        self._signalled = False
         self.exit_code = 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -53,15 +54,18 @@ class _DrainingServer(uvicorn.Server):
             # The thread that loads the model cannot be interrupted, and a normal exit would wait for it.
             _log.warning("stopped by %s during start", signal.Signals(sig).name)
             exit_now(128 + sig)
-        if self._drain_until is not None:
+        if self._signalled:
             _log.warning("second %s: stopping at once", signal.Signals(sig).name)
-            exit_now(128 + sig)
+            exit_now(self.exit_code or 128 + sig)
+        self._signalled = True
         _log.info("%s: draining, %d requests in flight", signal.Signals(sig).name, self._engine.in_flight)
         self._drain()
 
     def device_lost(self) -> None:
         """End as at a signal, with an exit code that has the process replaced. Called on the event loop."""
         _log.critical("ending the process, to be replaced")
+        if not self.started:
+            exit_now(_DEVICE_LOST)
         self.exit_code = _DEVICE_LOST
         self._drain()
 
@@ -119,12 +123,10 @@ class AppMaker(Protocol):
         """Put the service together."""
 
 
-def serve(make_app: AppMaker, settings: Settings) -> int:
-    """Serve until a signal ends it, or the loss of the device.
+def serve(make_app: AppMaker, settings: Settings) -> NoReturn:
+    """Serve until a signal ends it, or the loss of the device, and end the process.
 
-    Returns:
-        The exit code of a start that failed. A service that has started ends the process itself, because a normal end
-        would join the device thread.
+    A normal end would join the device thread, and wait for the device where torch_npu says good-bye to it.
     """
 
     def on_device_lost() -> None:
@@ -148,6 +150,4 @@ def serve(make_app: AppMaker, settings: Settings) -> int:
     except Exception:  # noqa: BLE001 - the process's edge
         _log.exception("the server failed")
         exit_now(_GAVE_UP)
-    if not server.started:
-        return START_FAILED
-    exit_now(server.exit_code)
+    exit_now(server.exit_code if server.started else START_FAILED)

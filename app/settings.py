@@ -90,8 +90,7 @@ class Settings(BaseSettings):
     """Attention: `sdpa` is torch's own choice of kernel, `npu_flash` diffusers' processor for npu in fp16 or bf16."""
 
     npu_graphs: bool = False
-    """Compile the UNet with torch_npu's `npugraph_ex` (npu only): while warming up, and in a request at a size that is
-    not among the warm-up sizes."""
+    """Compile the UNet with torch_npu's `npugraph_ex` (npu only), at the warm-up sizes; others run without graphs."""
 
     warm_up_sizes: Annotated[str, AfterValidator(_check_sizes)] = "512x512"
     """Sizes at which each mode makes a picture before the port opens, such as `512x512,768x1024`: width x height."""
@@ -106,8 +105,8 @@ class Settings(BaseSettings):
     """Seconds that accepted requests have to finish after SIGTERM."""
 
     hang_limit_s: float = Field(default=120, gt=0, le=3600)
-    """Seconds after which a running device call counts as hung: liveness and readiness fail, everybody who waits gets
-    503, and the process ends. A first call at a new size may compile: leave it the time."""
+    """Seconds for each picture of a device call, after which it counts as hung: liveness and readiness fail, everybody
+    who waits gets 503, and the process ends. A first call at a new size may compile: leave it the time."""
 
     idle_check_s: float = Field(default=30, gt=0, le=3600)
     """Seconds of idleness after which the device is made to compute a known value, so that its death is noticed."""

@@ -15,12 +15,17 @@ T = TypeVar("T")
 
 
 class DeviceLock:
-    """First come, first served access to one device. Belongs to the event loop; `run` alone touches the thread."""
+    """First come, first served access to one device. Belongs to the event loop; `run` alone touches the thread.
 
-    def __init__(self) -> None:
+    A call that runs for longer than `hang_limit_s` times its number of pictures is taken for hung.
+    """
+
+    def __init__(self, *, hang_limit_s: float) -> None:
+        self.hang_limit_s = hang_limit_s
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
         self._running_since: float | None = None
+        self._pictures = 1
         self._idle_since = time.monotonic()
 
     @property
@@ -30,24 +35,31 @@ class DeviceLock:
 
     @property
     def running_s(self) -> float:
-        """Seconds that the running call has been running; 0.0 when none is. Never blocks."""
+        """Seconds that the running call has been running, or trying again; 0.0 when none is. Never blocks."""
         since = self._running_since
         return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def hung(self) -> bool:
+        """Whether the running call has run for too long."""
+        return self.running_s > self.hang_limit_s * self._pictures
 
     @property
     def idle_s(self) -> float:
         """Seconds since the last call ended; 0.0 while one runs. Never blocks."""
         return 0.0 if self.busy else time.monotonic() - self._idle_since
 
-    async def run(self, call: Callable[[], T], *, on_turn: Callable[[], None] | None = None) -> T:
+    async def run(self, call: Callable[[], T], *, pictures: int = 1, on_turn: Callable[[], None] | None = None) -> T:
         """Wait for the device, run `call` on the device thread, and return what it returns or raises.
 
-        `on_turn` is called on the event loop at the moment when the wait is over.
+        `on_turn` is called on the event loop at the moment when the wait is over. `pictures` is how many times the hang
+        limit the call may take.
 
         Cancelled while it waits, it leaves the queue and `call` never runs. Cancelled later, `call` runs to its end,
         the device stays busy until then, and the result is dropped.
         """
         await self._lock.acquire()
+        self._pictures = pictures
         self._running_since = time.monotonic()
         if on_turn is not None:
             on_turn()
@@ -55,7 +67,13 @@ class DeviceLock:
         future.add_done_callback(self._release)
         return await asyncio.shield(future)
 
-    def _release(self, _: asyncio.Future[T]) -> None:
+    def restart_clock(self) -> None:
+        """Have the running call begin anew, as far as the hang limit is concerned. On the device thread."""
+        self._running_since = time.monotonic()
+
+    def _release(self, future: asyncio.Future[T]) -> None:
+        if not future.cancelled():
+            future.exception()  # asked for here, or asyncio complains of calls that fail when nobody waits any more
         self._running_since = None
         self._idle_since = time.monotonic()
         self._lock.release()

@@ -16,10 +16,9 @@ _LOOKS_PER_LIMIT = 20
 class DeviceWatch:
     """Watches the device from the event loop for as long as `run` runs, and reports its loss to the engine."""
 
-    def __init__(self, engine: Engine, device_lock: DeviceLock, *, hang_limit_s: float, idle_check_s: float) -> None:
+    def __init__(self, engine: Engine, device_lock: DeviceLock, *, idle_check_s: float) -> None:
         self._engine = engine
         self._device_lock = device_lock
-        self._hang_limit_s = hang_limit_s
         self._idle_check_s = idle_check_s
 
     async def run(self) -> None:
@@ -28,16 +27,20 @@ class DeviceWatch:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._find_hung_calls())
                 tasks.create_task(self._check_when_idle())
-        except Exception:  # nobody awaits a watch
-            _log.exception("the device is not watched any more")
+        except Exception:  # nobody awaits a watch, and a device that nobody watches is not to be trusted
+            _log.exception("the watch failed")
+            self._engine.lose_device(
+                DeviceLostError("The device is not watched any more; the service is being replaced.")
+            )
             raise
 
     async def _find_hung_calls(self) -> None:
-        while self._device_lock.running_s <= self._hang_limit_s:  # noqa: ASYNC110 - a hung call sets no event
-            await asyncio.sleep(self._hang_limit_s / _LOOKS_PER_LIMIT)
+        limit_s = self._device_lock.hang_limit_s
+        while not self._device_lock.hung:  # noqa: ASYNC110 - a hung call sets no event
+            await asyncio.sleep(limit_s / _LOOKS_PER_LIMIT)
         self._engine.lose_device(
             DeviceLostError(
-                f"A device call did not return within {self._hang_limit_s:g} s; the service is being replaced."
+                f"A device call did not return within {limit_s:g} s a picture; the service is being replaced."
             )
         )
 
@@ -45,7 +48,7 @@ class DeviceWatch:
         """Check a device that has been idle for a while, so that its death is not a user's to find."""
         while True:
             await asyncio.sleep(max(self._idle_check_s - self._device_lock.idle_s, self._idle_check_s / 10))
-            if self._device_lock.idle_s >= self._idle_check_s:
+            if self._engine.status.warm and self._device_lock.idle_s >= self._idle_check_s:
                 try:
                     await self._engine.check_device()
                 except DeviceOutOfMemoryError as error:

@@ -94,32 +94,29 @@ class Engine:
         *,
         max_queue: int,
         deadline_s: float,
-        hang_limit_s: float,
         on_device_lost: Callable[[], None],
     ) -> None:
         self._registry = registry
         self._device_lock = device_lock
         self._max_queue = max_queue
         self._deadline_s = deadline_s
-        self._hang_limit_s = hang_limit_s
         self._on_device_lost = on_device_lost
         self._places: set[Place] = set()
         self._draining = False
         self._lost: DeviceLostError | None = None
-        self._told_of_loss = False
+        self._checking = False
         self._mean_request_s: float | None = None
 
     @property
     def status(self) -> EngineStatus:
         """The state for health checks and metrics."""
-        running_s = self._device_lock.running_s
         return EngineStatus(
             warm=self._registry.warm,
             draining=self._draining,
             device_lost=self._lost is not None,
-            hung=running_s > self._hang_limit_s,
+            hung=self._device_lock.hung,
             waiting=self._waiting,
-            running_s=running_s,
+            running_s=self._device_lock.running_s,
         )
 
     @property
@@ -146,11 +143,11 @@ class Engine:
 
         Requests that have their pictures, which the device made in good health, are finished.
         """
-        if self._told_of_loss:
+        if self._lost is not None:
+            _log.warning("the device is lost, and more comes of it: %s", error, exc_info=error)
             return
-        self._told_of_loss = True
         self._lost = error
-        _log.critical("the device is lost: %s %s", error, error.remedy, exc_info=error.__cause__)
+        _log.critical("the device is lost: %s %s", error, error.remedy, exc_info=error)
         for place in self._places:
             if not place.served:
                 place.end(self._lost_error())
@@ -168,7 +165,7 @@ class Engine:
             raise self._lost_error()
         if self._draining:
             raise DrainingError("The service is shutting down.", retry_after_s=self._retry_after_s())
-        if self._waiting + self._device_lock.busy > self._max_queue:
+        if self._waiting + self._busy > self._max_queue:
             raise QueueFullError(f"{self._waiting} requests are waiting already.", retry_after_s=self._retry_after_s())
 
     @asynccontextmanager
@@ -205,7 +202,7 @@ class Engine:
             DeadPictureError: What the model made is no picture.
             InferenceError: The pipeline failed in any other way.
         """
-        guard = DeviceGuard(self._registry.loaded.device)
+        guard = DeviceGuard(self._registry.loaded.device, on_progress=self._device_lock.restart_clock)
         pipeline = self._registry[batch[0].mode]
         entered = time.monotonic()
         queue_s = inference_s = 0.0
@@ -224,7 +221,7 @@ class Engine:
             return images
 
         try:
-            images = await self._run(call, on_turn=on_turn)
+            images = await self._run(call, pictures=len(batch), on_turn=on_turn)
         except TurboError:
             raise
         except Exception as error:  # the pipeline is foreign code: whatever it raises, this request alone fails
@@ -239,10 +236,17 @@ class Engine:
             DeviceLostError: It does not.
             DeviceOutOfMemoryError: It has no memory even for that.
         """
-        await self._run(self._registry.loaded.device.check)
 
-    async def _run(self, call: Callable[[], T], *, on_turn: Callable[[], None] | None = None) -> T:
-        """Run `call` on the device thread in its turn, unless the device is lost; note it if it is lost then."""
+        def on_turn() -> None:
+            self._checking = True
+
+        try:
+            await self._run(self._registry.loaded.device.check, pictures=1, on_turn=on_turn)
+        finally:
+            self._checking = False
+
+    async def _run(self, call: Callable[[], T], *, pictures: int, on_turn: Callable[[], None]) -> T:
+        """Run `call` on the device thread in its turn, unless the device is lost; lose it if it turns out to be."""
         loop = asyncio.get_running_loop()
 
         def run() -> T:
@@ -251,15 +255,20 @@ class Engine:
             try:
                 return call()
             except DeviceLostError as error:
-                self._lost = error  # here, on the device thread, so that the next call finds it
+                # From here, as this request may not wait any more; and it comes before the next one has its turn.
                 loop.call_soon_threadsafe(self.lose_device, error)
                 raise
 
-        return await self._device_lock.run(run, on_turn=on_turn)
+        return await self._device_lock.run(run, pictures=pictures, on_turn=on_turn)
 
     def _lost_error(self) -> DeviceLostError:
         """Return a new error for each request: one that is raised again and again keeps every traceback."""
         return DeviceLostError(str(self._lost))
+
+    @property
+    def _busy(self) -> bool:
+        """Whether a request has the device; a check is over in no time."""
+        return self._device_lock.busy and not self._checking
 
     @property
     def _waiting(self) -> int:
@@ -272,6 +281,6 @@ class Engine:
     def _retry_after_s(self) -> int:
         """Estimate when the requests that are in will be done: their number times the measured time of one."""
         mean_s = self._registry.warm_call_s if self._mean_request_s is None else self._mean_request_s
-        requests = self._waiting + self._device_lock.busy
+        requests = self._waiting + self._busy
         lowest, highest = _RETRY_AFTER_S
         return max(lowest, min(highest, math.ceil(requests * mean_s)))

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +22,9 @@ from app.pipelines.base import (
 )
 
 _log = logging.getLogger(__name__)
+
+_LOAD_LIMITS = 10
+"""How many times the hang limit loading may take: gigabytes are read, and every file's hash is made."""
 
 
 class PipelineRegistry:
@@ -44,7 +48,17 @@ class PipelineRegistry:
         Raises:
             TurboError: The weights, the device or a warm-up call failed.
         """
-        self._loaded = await self._device_lock.run(self._load_and_warm_up)
+        loaded = await self._device_lock.run(self._load_and_log, pictures=_LOAD_LIMITS)
+        await self._device_lock.run(loaded.device.check)
+        guard = DeviceGuard(loaded.device, on_progress=self._device_lock.restart_clock)
+        for size in self._warm_up_sizes:
+            for params in _warm_up_params(*size):
+                started = time.monotonic()
+                await self._device_lock.run(partial(guard.call, loaded.by_mode[params.mode], [params]))
+                self._warm_call_s = time.monotonic() - started
+                _log.info("warmed up %s at %dx%d in %.2f s", params.mode, *size, self._warm_call_s)
+        await self._device_lock.run(loaded.on_warm)
+        self._loaded = loaded
         return self
 
     async def __aexit__(
@@ -78,18 +92,10 @@ class PipelineRegistry:
         """Seconds that the last warm-up call took: the first guess at what a request takes."""
         return self._warm_call_s
 
-    def _load_and_warm_up(self) -> LoadedPipelines:
+    def _load_and_log(self) -> LoadedPipelines:
         started = time.monotonic()
         loaded = self._load()
         _log.info("loaded %s on %s as %s in %.1f s", *_describe(loaded), time.monotonic() - started)
-        loaded.device.check()
-        guard = DeviceGuard(loaded.device)
-        for size in self._warm_up_sizes:
-            for params in _warm_up_params(*size):
-                call_started = time.monotonic()
-                guard.call(loaded.by_mode[params.mode], [params])
-                self._warm_call_s = time.monotonic() - call_started
-                _log.info("warmed up %s at %dx%d in %.2f s", params.mode, *size, self._warm_call_s)
         return loaded
 
 

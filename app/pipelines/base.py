@@ -1,6 +1,6 @@
 """The seam: what the service asks of a pipeline, in words that need no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Protocol
@@ -119,13 +119,17 @@ class Device(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedPipelines:
-    """What a loader hands over: a pipeline per mode, their device, and what health checks and logs say of it."""
+    """What a loader hands over: a pipeline per mode, their device, and what health checks and logs say of it.
+
+    `on_warm` is called once, on the device thread, when every mode is warm.
+    """
 
     by_mode: Mapping[Mode, Pipeline]
     device: Device
     model: str
     device_name: str
     dtype: str
+    on_warm: Callable[[], None] = lambda: None
 
 
 class PipelineLoader(Protocol):

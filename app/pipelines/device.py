@@ -45,6 +45,7 @@ class TorchDevice:
         """Give back what torch's allocator holds and no tensor uses."""
         gc.collect()  # what failed may have left tensors in cycles
         if self.torch_device.type != "cpu":
+            self.synchronize()  # torch_npu's empty_cache waits for the device too, but holds the GIL meanwhile
             with device_errors(self.torch_device):
                 torch.get_device_module(self.torch_device).empty_cache()
 

@@ -1,6 +1,7 @@
 """Foreign errors become ours, here alone: what torch and the drivers raise, and what it means for the service."""
 
 import re
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,6 +131,8 @@ def as_turbo_error(error: Exception, device: torch.device) -> DeviceOutOfMemoryE
     On an accelerator every RuntimeError but the allocator's is fatal, because torch does not say which ones are the
     device's own, and a device that has failed is not to be believed. On a CPU there is nothing to lose but memory.
     """
+    if _is_compiler_s(error):
+        return None
     if _is_out_of_memory(error, device):
         return DeviceOutOfMemoryError("The device is out of memory for a picture of this size.", retry_after_s=5)
     if device.type == "cpu":
@@ -138,6 +141,12 @@ def as_turbo_error(error: Exception, device: torch.device) -> DeviceOutOfMemoryE
         return DeviceLostError()
     fault = explain(error)
     return DeviceLostError(f"The device failed ({fault.meaning}); the service is being replaced.", remedy=fault.remedy)
+
+
+def _is_compiler_s(error: Exception) -> bool:
+    """Tell whether torch.compile raised it, which is a RuntimeError too and nothing of the device's."""
+    compiler = sys.modules.get("torch._dynamo.exc")  # not imported where nothing is compiled
+    return compiler is not None and isinstance(error, compiler.TorchDynamoException)
 
 
 def _is_out_of_memory(error: Exception, device: torch.device) -> bool:

@@ -13,6 +13,9 @@ from app.pipelines.device_errors import device_errors
 
 Attention = Literal["sdpa", "npu_flash"]
 
+_GRAPHS = 256
+"""Sizes that there can be graphs for."""
+
 
 def is_installed() -> bool:
     """Tell whether torch_npu can be found; that it can be loaded is another matter."""
@@ -91,12 +94,18 @@ def fit(unet: UNet2DConditionModel, *, attention: Attention, graphs: bool) -> No
         # `set_attention_backend("_native_npu")` does nothing here: SDXL's UNet has processors of the older kind.
         unet.enable_npu_flash_attention()
     if graphs:
+        torch._dynamo.config.recompile_limit = _GRAPHS  # noqa: SLF001 - documented, and 8 otherwise
         # As docs/zh/npugraph_ex/quick_start.md of Ascend/torchair says; for inference on A2 and A3. Without
         # clone_output what a call returns is overwritten by the next one. torch.compile's default backend is no choice:
         # it made a job 6.5 times slower on a 910B (sgl-project/sglang#20687). `forward` alone: hooks stay outside.
         unet.forward = torch.compile(
             unet.forward, backend="npugraph_ex", fullgraph=True, dynamic=False, options={"clone_output": True}
         )
+
+
+def stop_compiling() -> None:
+    """Run graphs at the sizes that there are graphs for, and everything else without, from now on."""
+    torch.compiler.set_stance("eager_on_recompile")
 
 
 class _ErfGeglu(GEGLU):  # type: ignore[misc] # diffusers publishes no types

@@ -121,7 +121,7 @@ class SdxlTurboPipeline:
             DeadPictureError: It is none.
         """
         pixels = self._vae.decode(latents.to(self._vae.dtype) / self._vae.config.scaling_factor).sample
-        _check_alive(pixels)
+        check_alive(pixels)
         image: Image.Image = self._pipe.image_processor.postprocess(pixels, output_type="pil")[0]
         return image
 
@@ -146,7 +146,7 @@ class _Stopwatch:
         self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + time.monotonic() - self._started
 
 
-def _check_alive(pixels: torch.Tensor) -> None:
+def check_alive(pixels: torch.Tensor) -> None:
     """Check one picture of shape (1, 3, height, width) as the VAE made it, before anything is clamped.
 
     NaN shows as black. On Ascend 310P and 910 it saturates to 0 on the way, so that what arrives is finite and the same
@@ -183,7 +183,7 @@ def load_sdxl_turbo(
         dtype_name: As `choose_dtype` takes it.
         vae_dtype_name: As `choose_vae_dtype` takes it.
         attention: `sdpa`, or diffusers' own processor for NPUs.
-        npu_graphs: Whether to compile the UNet into NPU graphs; that happens in its first call at each size.
+        npu_graphs: Whether to compile the UNet into NPU graphs, at the sizes that it is called at until it is warm.
 
     Raises:
         DeviceUnavailableError: The device is not there, or cannot do what is asked for.
@@ -231,6 +231,7 @@ def load_sdxl_turbo(
         model=model,
         device_name=str(torch_device),
         dtype=str(dtype).removeprefix("torch."),
+        on_warm=npu.stop_compiling if npu_graphs else lambda: None,
     )
 
 

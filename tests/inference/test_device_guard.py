@@ -10,7 +10,7 @@ BATCH = [Txt2ImgParams(prompt="a cat", seed=seed, num_inference_steps=1, width=6
 
 @pytest.fixture
 def guard(pipeline: GatedPipeline) -> DeviceGuard:
-    return DeviceGuard(pipeline.device)
+    return DeviceGuard(pipeline.device, on_progress=lambda: None)
 
 
 def test_no_picture_leaves_before_the_device_has_proved_itself(guard: DeviceGuard, pipeline: GatedPipeline) -> None:
@@ -51,6 +51,15 @@ def test_after_any_error_the_device_has_to_prove_itself(
     with pytest.raises(DeviceLostError, match="it does not compute"):
         guard.call(pipeline, BATCH)
     assert len(pipeline.calls) == 1
+
+
+def test_after_the_second_shortage_of_memory_too_the_device_has_to_prove_itself(
+    guard: DeviceGuard, pipeline: GatedPipeline
+) -> None:
+    pipeline.errors = [DeviceOutOfMemoryError("full"), DeviceOutOfMemoryError("full")]
+    with pytest.raises(DeviceOutOfMemoryError):
+        guard.call(pipeline, BATCH)
+    assert pipeline.device.checks == 2
 
 
 @pytest.mark.parametrize("error", [DeadPictureError("black"), ValueError("odd"), DeviceLostError("gone")])

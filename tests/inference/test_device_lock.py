@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -31,7 +32,7 @@ class Device:
 
 @pytest.fixture
 async def lock() -> AsyncIterator[DeviceLock]:
-    lock = DeviceLock()
+    lock = DeviceLock(hang_limit_s=30)
     yield lock
     lock.close()
 
@@ -107,3 +108,22 @@ async def test_an_error_reaches_the_caller_and_frees_the_device(lock: DeviceLock
     with pytest.raises(ValueError, match="no"):
         await lock.run(fail)
     assert await lock.run(lambda: 7) == 7
+
+
+async def test_a_call_that_fails_when_nobody_waits_any_more_is_no_complaint_of_asyncio_s(
+    lock: DeviceLock, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = threading.Event()
+
+    def fail() -> None:
+        go_on.wait(60)
+        raise RuntimeError("too late")
+
+    abandoned = asyncio.create_task(lock.run(fail))
+    await until(lambda: lock.running_s > 0)
+    abandoned.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    await until(lambda: not lock.busy)
+    gc.collect()
+    assert caplog.records == []

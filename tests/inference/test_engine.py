@@ -1,4 +1,5 @@
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from unittest.mock import Mock
@@ -31,18 +32,12 @@ def losses() -> Mock:
 
 @pytest.fixture
 async def make_engine(pipeline: GatedPipeline, losses: Mock) -> AsyncIterator[MakeEngine]:
-    lock = DeviceLock()
+    lock = DeviceLock(hang_limit_s=30)
     async with PipelineRegistry(pipeline.load, lock, warm_up_sizes=[(64, 64)]) as registry:
 
         def make(*, max_queue: int = 2, deadline_s: float = 30, hang_limit_s: float = 30) -> Engine:
-            return Engine(
-                registry,
-                lock,
-                max_queue=max_queue,
-                deadline_s=deadline_s,
-                hang_limit_s=hang_limit_s,
-                on_device_lost=losses,
-            )
+            lock.hang_limit_s = hang_limit_s
+            return Engine(registry, lock, max_queue=max_queue, deadline_s=deadline_s, on_device_lost=losses)
 
         yield make
         pipeline.gate.set()
@@ -336,6 +331,56 @@ async def test_requests_that_wait_are_told_at_once_when_the_device_is_lost_thoug
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [(type(result), str(result)) for result in results] == [(DeviceLostError, "hung")] * 3
     assert engine.in_flight == 0
+
+
+async def test_a_call_for_several_pictures_may_take_the_limit_for_each(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine(hang_limit_s=0.2)
+    pipeline.gate.clear()
+    call = asyncio.create_task(generate(engine, params(), params(), params(), params()))
+    await until(lambda: engine.status.running_s > 0.4)
+    assert not engine.status.hung
+    await until(lambda: engine.status.hung)
+    assert engine.status.running_s > 0.8
+    pipeline.gate.set()
+    await call
+
+
+async def test_a_second_try_has_the_whole_limit_again(make_engine: MakeEngine, pipeline: GatedPipeline) -> None:
+    engine = make_engine(hang_limit_s=30)
+    tasks = await occupy(engine, pipeline, waiting=0)
+    await until(lambda: engine.status.running_s > 0.2)
+    pipeline.errors = [DeviceOutOfMemoryError("full")]
+    slow = threading.Event()
+    pipeline.device.free_memory = lambda: slow.wait(60)  # type: ignore[method-assign,assignment]
+    pipeline.gate.set()
+    await until(lambda: 0 < engine.status.running_s < 0.2)
+    slow.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_check_takes_no_request_s_place(make_engine: MakeEngine, pipeline: GatedPipeline) -> None:
+    engine = make_engine(max_queue=0)
+    checked = threading.Event()
+    pipeline.device.check = lambda: checked.wait(60)  # type: ignore[method-assign,assignment]
+    check = asyncio.create_task(engine.check_device())
+    await until(lambda: engine.status.running_s > 0)
+    engine.check_admission()
+    checked.set()
+    await check
+
+
+async def test_what_becomes_of_a_lost_device_later_does_not_hide_how_it_was_lost(
+    make_engine: MakeEngine, losses: Mock, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make_engine()
+    engine.lose_device(DeviceLostError("it did not return"))
+    engine.lose_device(DeviceLostError("error 507014"))
+    with pytest.raises(DeviceLostError, match="it did not return"):
+        engine.check_admission()
+    assert "error 507014" in caplog.text
+    losses.assert_called_once_with()
 
 
 async def test_a_call_past_the_hang_limit_is_noticed_while_it_runs(

@@ -68,6 +68,9 @@ class Npu:
     calls: Counter[str] = field(default_factory=Counter)
     """How often each operation, and each function of torch.npu and torch_npu, was called."""
 
+    set_device_threads: list[str] = field(default_factory=list)
+    """The names of the threads that made a device current."""
+
     allocations_to_fail: int = 0
     """Allocations that raise what the caching allocator raises when memory is short."""
 
@@ -124,7 +127,9 @@ class Npu:
         self.error, self.queue, self.picture_value, self.hang = None, "alive", None, None
         self.cache.clear()
         self.calls.clear()
+        self.set_device_threads.clear()
         torch._dynamo.reset()  # graphs of one model serve the next of the same shapes
+        torch.compiler.set_stance("default")
 
 
 npu = Npu()
@@ -399,6 +404,7 @@ class _Functions:
 
     @staticmethod
     def set_device(device: Any) -> None:
+        npu.set_device_threads.append(threading.current_thread().name)
         _thread.index = _index_of(torch.device("npu", device) if isinstance(device, int) else device)
 
     @staticmethod

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -226,3 +227,37 @@ def test_a_call_that_never_returns_ends_the_process_and_everybody_who_waits_is_t
     assert {(response.status_code, response.json()["code"]) for response in told} == {(503, "device_lost")}
     assert "did not return within 1 s" in told[0].json()["detail"]
     assert server.wait(10) == DEVICE_LOST
+    assert "did not return within 1 s" in server.log
+
+
+@pytest.mark.parametrize("fault", ["error", "hang"])
+def test_a_device_that_fails_while_the_service_starts_ends_it_to_be_replaced(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setenv("NPU_FAULT", fault)
+    sizes = ",".join(["256x256"] * 20)
+    server = start_server(prelude=CHILD, model="demo", device="npu", dtype="fp32", hang_limit_s=2, warm_up_sizes=sizes)
+    server.wait_for_log("loaded demo")
+    os.kill(server.process.pid, signal.SIGUSR1)
+    assert server.wait(30) == DEVICE_LOST
+    assert "the device is lost" in server.log
+
+
+def test_an_idle_check_that_never_returns_ends_the_process(failing: Failing) -> None:
+    server, _ = failing("hang", hang_limit_s=1, idle_check_s=0.2)
+    os.kill(server.process.pid, signal.SIGUSR1)
+    assert server.wait(10) == DEVICE_LOST
+
+
+def test_a_signal_after_the_loss_does_not_hide_it(failing: Failing) -> None:
+    server, service = failing("dead")
+    address = service.client.base_url
+    with socket.create_connection((address.host, address.port or 0)) as slow:
+        slow.sendall(
+            b"POST /txt2img HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        )
+        os.kill(server.process.pid, signal.SIGUSR1)
+        time.sleep(0.1)
+        service.txt2img()
+        server.process.terminate()
+        assert server.wait(20) == DEVICE_LOST

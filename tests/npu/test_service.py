@@ -1,11 +1,13 @@
 """The whole service on the simulated NPU, through HTTP, with the demo model."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from app.errors import DeviceUnavailableError
-from app.pipelines.base import Mode
+from app.pipelines.base import Mode, Txt2ImgParams
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
 from app.settings import Settings
 from app.weights.source import DemoSource
@@ -67,7 +69,8 @@ def test_the_second_npu_serves_too_and_is_the_device_thread_s_current_one(npu: N
     npu.count = 2
     with service_on_npu(device="npu:1") as service:
         assert len(pictures(service)) == 7
-    assert npu.calls["torch.npu.set_device"] == 1
+    [thread] = npu.set_device_threads
+    assert thread.startswith("device")
 
 
 def test_torch_npu_is_told_not_to_compile_every_shape_nor_to_keep_private_layouts(npu: Npu) -> None:
@@ -121,12 +124,24 @@ def test_options_that_cannot_work_are_refused_at_start(settings: dict[str, objec
         load_sdxl_turbo(folder, **{"model": "demo", "device_name": "npu", **settings})  # type: ignore[arg-type]
 
 
-def test_graphs_are_compiled_while_warming_up_and_not_in_a_request_of_that_size(npu: Npu) -> None:
-    with service_on_npu(npu_graphs=True) as service:
+def test_graphs_are_compiled_while_warming_up_and_in_no_request_whatever_its_size(npu: Npu) -> None:
+    with service_on_npu(npu_graphs=True, warm_up_sizes="64x64,96x64") as service:
         compiled = npu.calls["npugraph_ex"]
-        assert compiled > 0
-        assert service.txt2img().status_code == 200
+        assert compiled == 4, "one for each mode and size"
+        for width in (64, 96, 256, 128):
+            assert service.txt2img(width=width, height=64).status_code == 200
         assert npu.calls["npugraph_ex"] == compiled
+
+
+@pytest.mark.usefixtures("npu")
+def test_the_number_of_graphs_is_the_service_s_own_limit_not_torch_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.pipelines.npu._GRAPHS", 1)  # torch's is 8
+    folder = locate(DemoSource(), Settings().weights_dir)
+    loaded = load_sdxl_turbo(folder, model="demo", device_name="npu", dtype_name="fp32", npu_graphs=True)
+    call = partial(Txt2ImgParams, prompt="a cat", seed=0, num_inference_steps=1, height=64)
+    assert loaded.by_mode[Mode.TXT2IMG]([call(width=64)])
+    with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
+        loaded.by_mode[Mode.TXT2IMG]([call(width=96)])
 
 
 @pytest.mark.usefixtures("npu")

@@ -167,3 +167,14 @@ def test_the_failed_call_s_tensors_are_free_while_its_error_is_still_held() -> N
         fail()
     assert held.value.__cause__ is not None
     assert tensors[0]() is None
+
+
+def test_what_torch_compile_raises_is_none_of_the_device_s() -> None:
+    def backend(*_: object, **__: object) -> None:
+        raise RuntimeError("no such operator")
+
+    compiled = torch.compile(torch.nn.functional.relu, backend=backend)
+    with pytest.raises(RuntimeError, match="no such operator") as raised, device_errors(NPU):  # type: ignore[arg-type]
+        compiled(torch.ones(3))
+    assert not isinstance(raised.value, DeviceLostError)
+    assert as_turbo_error(RuntimeError("no such operator"), NPU) is not None  # type: ignore[arg-type]

@@ -12,9 +12,9 @@ from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image, UNe
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from app.errors import DeviceUnavailableError, InferenceError, WeightsError
+from app.errors import DeadPictureError, DeviceUnavailableError, InferenceError, WeightsError
 from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, Mode, PipelineImage, Txt2ImgParams
-from app.pipelines.sdxl_turbo import load_sdxl_turbo
+from app.pipelines.sdxl_turbo import check_alive, load_sdxl_turbo
 
 START = Image.effect_mandelbrot((96, 64), (-2, -1, 1, 1), 20).convert("RGB")
 
@@ -249,3 +249,42 @@ def test_weights_that_diffusers_cannot_load_are_a_clear_error(tiny_folder: Path,
 def test_a_device_that_is_not_there_is_an_error_and_no_fallback(tiny_folder: Path) -> None:
     with pytest.raises(DeviceUnavailableError, match="TURBO_DEVICE=cuda:0 is not there"):
         load_sdxl_turbo(tiny_folder, model="demo", device_name="cuda", dtype_name="auto")
+
+
+# Pictures that are none, before anything is clamped.
+
+
+def picture(**pixels: float) -> torch.Tensor:
+    """A picture's tensor of noise; keyword arguments fill `all` of it, one `row`, or one `pixel`."""
+    tensor = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    places = {"all": tensor, "row": tensor[:, :, 0], "pixel": tensor[:, 1, 5, 7]}
+    for place, value in pixels.items():
+        places[place].fill_(value)
+    return tensor
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", ["pixel", "row", "all"])
+def test_one_value_that_is_no_number_makes_a_dead_picture(place: str, value: float) -> None:
+    with pytest.raises(DeadPictureError, match="no numbers"):
+        check_alive(picture(**{place: value}))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -7.0])
+def test_one_single_value_everywhere_makes_a_dead_picture(value: float) -> None:
+    with pytest.raises(DeadPictureError, match="the same value"):
+        check_alive(picture(all=value))
+
+
+def test_one_single_value_in_each_channel_makes_a_dead_picture() -> None:
+    with pytest.raises(DeadPictureError, match="the same value"):
+        check_alive(torch.tensor([1.0, 0.0, -1.0]).reshape(1, 3, 1, 1).expand(1, 3, 16, 16))
+
+
+def test_a_white_picture_as_a_vae_makes_it_is_alive() -> None:
+    """White ends up beyond 1, a little differently in each pixel; clamped, it would be one single value."""
+    check_alive(picture() * 0.01 + 1.5)
+
+
+def test_a_row_of_one_single_value_is_alive() -> None:
+    check_alive(picture(row=1.0, pixel=0.0))
