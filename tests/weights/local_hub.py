@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 REPOSITORY = "PyTorch-NPU/sdxl-turbo"
@@ -27,13 +27,13 @@ _CREATED = "2025-01-01T00:00:00Z"
 class Fault:
     """What goes wrong with the next so many requests whose address has `at` in it.
 
-    A number answers with that status. `damage` turns a byte of the file over; `cut` sends half of what was asked for
-    and hangs up; `hold` sends half, and the rest once the hub is told to `go_on`; `redirect` sends a signed address at
-    another host. In what the hub tells of a file, `huge` is a size for which no disk has room, and `move` is a commit
-    that came after the list.
+    A number answers with that status, `page` with a page for people. `damage` turns a byte of the file over; `cut`
+    sends half of what was asked for and hangs up; `hold` sends half, and the rest once the hub is told to `go_on`;
+    `redirect` sends a signed address at another host. In what the hub tells of a file, `huge` is a size for which no
+    disk has room, and `move` is a commit that came after the list.
     """
 
-    kind: int | Literal["damage", "cut", "hold", "redirect", "huge", "move"]
+    kind: int | Literal["page", "damage", "cut", "hold", "redirect", "huge", "move"]
     at: str = ""
     times: int = ALWAYS
 
@@ -79,6 +79,8 @@ class LocalHub:
         answer: ASGIApp = self._routes
         if fault := self._fault(address, *range(400, 600)):
             answer = JSONResponse({"code": "", "msg": "", "data": None}, int(fault.kind))
+        elif self._fault(address, "page"):
+            answer = HTMLResponse("<h1>Please log in</h1>")
         elif REPOSITORY not in address:
             answer = _not_found("repo_not_found", "RepoNotFound")
         elif "main" not in address and COMMIT not in address:

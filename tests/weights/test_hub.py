@@ -404,6 +404,13 @@ def test_a_hub_that_keeps_failing_is_a_clear_error_after_a_few_attempts(
     assert ALWAYS - hub.faults[0].times <= 7
 
 
+def test_a_login_page_in_the_hub_s_place_is_a_clear_error(hub: LocalHub, pull: StartPull, source: HubSource) -> None:
+    hub.faults = [Fault("page")]
+    reason = pull(prelude=HASTE).fails()
+    assert f"does not answer as a hub does for {source}: " in reason
+    assert "a proxy or a login page may stand before it" in reason
+
+
 def test_a_hub_that_cannot_be_reached_is_a_clear_error(hub: LocalHub, pull: StartPull, source: HubSource) -> None:
     hub.stop()
     reason = pull().fails()
