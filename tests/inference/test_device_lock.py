@@ -122,7 +122,9 @@ async def test_a_call_that_fails_when_nobody_waits_any_more_is_no_complaint_of_a
     abandoned = asyncio.create_task(lock.run(fail))
     await until(lambda: lock.running_s > 0)
     abandoned.cancel()
-    await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await abandoned
+    del abandoned
     go_on.set()
     await until(lambda: not lock.busy)
     gc.collect()

@@ -47,6 +47,8 @@ def test_when_memory_is_short_once_the_picture_is_made_all_the_same(service: Ser
     again = service.txt2img()
     assert (again.status_code, again.content) == (200, before)
     assert npu.calls["torch.npu.empty_cache"] == 1
+    order = list(npu.calls)
+    assert order.index("torch.npu.synchronize") < order.index("torch.npu.empty_cache"), "which would hold the GIL"
 
 
 def test_when_memory_is_short_twice_it_is_503_and_the_next_request_is_served(service: Service, npu: Npu) -> None:
@@ -249,7 +251,10 @@ def test_an_idle_check_that_never_returns_ends_the_process(failing: Failing) -> 
     assert server.wait(10) == DEVICE_LOST
 
 
-def test_a_signal_after_the_loss_does_not_hide_it(failing: Failing) -> None:
+@pytest.mark.parametrize("signals", [1, 2])
+def test_signals_after_the_loss_do_not_hide_it_and_the_second_ends_the_process_at_once(
+    failing: Failing, signals: int
+) -> None:
     server, service = failing("dead")
     address = service.client.base_url
     with socket.create_connection((address.host, address.port or 0)) as slow:
@@ -259,5 +264,8 @@ def test_a_signal_after_the_loss_does_not_hide_it(failing: Failing) -> None:
         os.kill(server.process.pid, signal.SIGUSR1)
         time.sleep(0.1)
         service.txt2img()
-        server.process.terminate()
+        for _ in range(signals):
+            server.terminate()
+            time.sleep(0.3)
         assert server.wait(20) == DEVICE_LOST
+    assert ("stopping at once" in server.log) is (signals == 2)
