@@ -168,9 +168,9 @@ def test_a_device_that_does_not_say_what_it_has_fails(
 
 def test_a_device_that_hangs_is_given_up(findings: Examine, npu: Npu) -> None:
     npu.hang = threading.Event()
-    found = findings(hang_limit_s=0.5)
+    found = findings(hang_limit_s=0.2)
     assert failed(found) == ["device"]
-    assert "has not answered for 0.5 s" in found["device"].detail
+    assert "has not answered for 0.6 s" in found["device"].detail
     left_behind = next(thread for thread in threading.enumerate() if thread.name == "doctor")
     npu.error = RuntimeError("the thread that was left behind ends here")
     npu.hang.set()
