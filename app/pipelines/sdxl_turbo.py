@@ -216,8 +216,7 @@ def load_sdxl_turbo(
     _settle_vae_dtype(txt2img.vae, vae_dtype_name, dtype)
     with device_errors(torch_device):
         txt2img.to(torch_device)
-    if npu.is_installed():
-        npu.fit(txt2img.unet, attention=attention, graphs=npu_graphs)
+    on_warm = npu.fit(txt2img.unet, attention=attention, graphs=npu_graphs)
     # The scheduler holds the step index, so each mode has its own (huggingface/diffusers#7851); all else is shared.
     scheduler = type(txt2img.scheduler).from_config(txt2img.scheduler.config)
     img2img = AutoPipelineForImage2Image.from_pipe(txt2img, scheduler=scheduler)
@@ -231,7 +230,7 @@ def load_sdxl_turbo(
         model=model,
         device_name=str(torch_device),
         dtype=str(dtype).removeprefix("torch."),
-        on_warm=npu.stop_compiling if npu_graphs else lambda: None,
+        on_warm=on_warm,
     )
 
 

@@ -129,7 +129,6 @@ class Npu:
         self.calls.clear()
         self.set_device_threads.clear()
         torch._dynamo.reset()  # graphs of one model serve the next of the same shapes
-        torch.compiler.set_stance("default")
 
 
 npu = Npu()

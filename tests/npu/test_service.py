@@ -129,7 +129,10 @@ def test_graphs_are_compiled_while_warming_up_and_in_no_request_whatever_its_siz
         compiled = npu.calls["npugraph_ex"]
         assert compiled == 4, "one for each mode and size"
         for width in (64, 96, 256, 128):
-            assert service.txt2img(width=width, height=64).status_code == 200
+            for steps in (1, 2, 4):
+                made = service.txt2img(width=width, height=64, num_inference_steps=steps)
+                changed = service.img2img(made.content, width=width, height=64, num_inference_steps=steps, strength=1)
+                assert (made.status_code, changed.status_code) == (200, 200)
         assert npu.calls["npugraph_ex"] == compiled
 
 
