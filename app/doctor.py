@@ -20,6 +20,7 @@ from typing import Any, Literal, TextIO, TypeVar
 from PIL import Image
 
 from app.errors import DeviceLostError, TurboError, first_line, root_cause
+from app.main import load_folder
 from app.pipelines import ascend_host
 from app.pipelines.base import GenerationParams, Img2ImgParams, Mode, Txt2ImgParams
 from app.settings import Settings, parse_sizes, unknown_variables
@@ -364,18 +365,9 @@ def _canary(device: Any) -> Findings[bool]:
 
 
 def _load(settings: Settings, folder: Path) -> Findings[Mapping[Mode, Any]]:
-    from app.pipelines.sdxl_turbo import load_sdxl_turbo  # noqa: PLC0415 - imports torch
-
     started = time.monotonic()
-    pipelines: Mapping[Mode, Any] = load_sdxl_turbo(  # the doctor looks behind the seam
-        folder,
-        model=settings.model,
-        device_name=settings.device,
-        dtype_name=settings.dtype,
-        vae_dtype_name=settings.vae_dtype,
-        attention=settings.attention,
-        npu_graphs=settings.npu_graphs,
-    ).by_mode
+    loaded = load_folder(folder, settings, model=settings.model)
+    pipelines: Mapping[Mode, Any] = loaded.by_mode  # the doctor looks behind the seam
     dtypes = pipelines[Mode.TXT2IMG].dtypes
     yield Finding(
         "load", "OK", f"{time.monotonic() - started:.1f} s; UNet in {dtypes['unet']}, VAE in {dtypes['vae']} for good."

@@ -120,7 +120,15 @@ def _load(settings: Settings) -> LoadedPipelines:
     source = parse_source(settings.model)
     if isinstance(source, FakeSource):
         return load_fake(inference_s=source.inference_s)
-    folder = locate(source, settings.weights_dir)
+    return load_folder(locate(source, settings.weights_dir), settings, model=source.name)
+
+
+def load_folder(folder: Path, settings: Settings, *, model: str) -> LoadedPipelines:
+    """Load a folder's weights onto the device, as the settings say; `model` is the name to report.
+
+    Raises:
+        TurboError: The weights or the device failed, or torch and diffusers cannot be imported.
+    """
     # Here and not above, because importing torch and diffusers takes seconds that the command line need not pay, and
     # because torch is then first touched on the device thread.
     try:
@@ -133,7 +141,7 @@ def _load(settings: Settings) -> LoadedPipelines:
 
     return load_sdxl_turbo(
         folder,
-        model=source.name,
+        model=model,
         device_name=settings.device,
         dtype_name=settings.dtype,
         vae_dtype_name=settings.vae_dtype,
