@@ -12,8 +12,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "TURBO_"
 
-_SIDES = frozenset(range(64, 2048 + 1, 8))
-"""Sides in pixels that a picture can have; `app.inference.image_codec` has the same bounds."""
+MIN_SIDE, MAX_SIDE = 64, 2048
+"""Bounds of a picture's sides in pixels."""
+
+SIDE_MULTIPLE = 8
+"""Sides are multiples of the VAE's scale factor."""
+
+_SIDES = range(MIN_SIDE, MAX_SIDE + 1, SIDE_MULTIPLE)
 
 
 def _default_weights_dir() -> Path:
@@ -36,8 +41,11 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
     sizes = []
     for word in text.split(","):
         match = re.fullmatch(r"\s*(\d{2,4})x(\d{2,4})\s*", word, re.ASCII)
-        if match is None or not {int(side) for side in match.groups()} <= _SIDES:
-            raise ValueError(f"{word!r} is no WIDTHxHEIGHT with sides that are multiples of 8 from 64 to 2048")
+        if match is None or not all(int(side) in _SIDES for side in match.groups()):
+            raise ValueError(
+                f"{word!r} is no WIDTHxHEIGHT with sides that are multiples of {SIDE_MULTIPLE} from {MIN_SIDE} to "
+                f"{MAX_SIDE}"
+            )
         sizes.append((int(match[1]), int(match[2])))
     return sizes
 
@@ -111,7 +119,7 @@ class Settings(BaseSettings):
     idle_check_s: float = Field(default=30, gt=0, le=3600)
     """Seconds of idleness after which the device is made to compute a known value, so that its death is noticed."""
 
-    max_pixels: int = Field(default=1_048_576, ge=64 * 64, le=2048 * 2048)
+    max_pixels: int = Field(default=1_048_576, ge=MIN_SIDE**2, le=MAX_SIDE**2)
     """Pixels (width x height) that an output picture may have."""
 
     max_upload_pixels: int = Field(default=16_777_216, ge=1, le=178_956_970)

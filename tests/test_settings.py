@@ -3,8 +3,15 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.inference.image_codec import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
-from app.settings import Settings, parse_sizes, settings_from_command_line, unknown_variables
+from app.settings import (
+    MAX_SIDE,
+    MIN_SIDE,
+    SIDE_MULTIPLE,
+    Settings,
+    parse_sizes,
+    settings_from_command_line,
+    unknown_variables,
+)
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from app.inference.image_codec import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, Size
+from app.inference.image_codec import Size
 from app.pipelines.base import Img2ImgParams, Mode, Txt2ImgParams, effective_img2img_steps
+from app.settings import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
 
 MAX_SEED = 2**32 - 1
 """Largest seed that every tool of the field takes."""

@@ -9,12 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from app.errors import ImageTooLargeError, InvalidImageError, UnsupportedImageError
-
-SIDE_MULTIPLE = 8
-"""Sides are multiples of the VAE's scale factor."""
-
-MIN_SIDE, MAX_SIDE = 64, 2048
-"""Bounds of an output's sides in pixels."""
+from app.settings import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
 
 _PREFERRED_PIXELS = 512 * 512
 """Area that SDXL-Turbo is best at (model card)."""
