@@ -50,7 +50,7 @@ class DeviceGuard:
             images = pipeline(batch)
         except (DeviceLostError, DeviceOutOfMemoryError):
             raise
-        except Exception:
+        except Exception:  # whatever it was, what a library swallowed before it may have been the device's death
             self._device.check()
             raise
         self._device.check()

@@ -122,12 +122,9 @@ class Npu:
 
     def heal(self) -> None:
         """Be as new, but for what is allocated."""
-        self.version = torch.__version__.partition("+")[0]
-        self.count, self.capacity_bytes, self.allocations_to_fail = 1, 64 << 30, 0
-        self.error, self.queue, self.picture_value, self.hang = None, "alive", None, None
-        self.cache.clear()
-        self.calls.clear()
-        self.set_device_threads.clear()
+        new = vars(Npu())
+        del new["allocated_bytes"]
+        vars(self).update(new)
         torch._dynamo.reset()  # graphs of one model serve the next of the same shapes
 
 
