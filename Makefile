@@ -11,7 +11,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^cpu = \["\(torch[^"]*\)"\]$$/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run pull test lint check-pins format train-demo eval-demo clean
+.PHONY: help run pull test lint check-pins format bench train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -48,6 +48,10 @@ check-pins: $(VENV)/.test ## Find wheels for all that the Ascend image pins and 
 format: $(VENV)/.test ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+bench: export TORCH_INDEX := $(TORCH_INDEX)
+bench: $(VENV)/.test ## Measure the service beside its peers on this machine, and write benchmarks/RESULTS.md (about 15 minutes)
+	@$(BIN)/python -m benchmarks.compare
 
 train-demo: $(VENV)/.test ## Train the demo model anew, in stages that go on where they were stopped (hours on 2 cores)
 	$(BIN)/python -m training train

@@ -101,7 +101,7 @@ def create_app(
         settings=settings,
         registry=registry,
         engine=engine,
-        metrics=Metrics(queue_depth=lambda: engine.status.waiting),
+        metrics=Metrics(queue_depth=lambda: engine.status.waiting, prompt_cache=registry.prompt_cache),
         codec_threads=codec_threads,
     )
     app.include_router(generation.router)
@@ -119,7 +119,8 @@ def _load(settings: Settings) -> LoadedPipelines:
     """Find the weights on this disk, check them, and load them onto the device."""
     source = parse_source(settings.model)
     if isinstance(source, FakeSource):
-        return load_fake(inference_s=source.inference_s)
+        max_batch = 1 if settings.batching == "off" else settings.max_batch
+        return load_fake(inference_s=source.inference_s, max_batch=max_batch)
     return load_folder(locate(source, settings.weights_dir), settings, model=source.name)
 
 
@@ -147,6 +148,11 @@ def load_folder(folder: Path, settings: Settings, *, model: str) -> LoadedPipeli
         vae_dtype_name=settings.vae_dtype,
         attention=settings.attention,
         npu_graphs=settings.npu_graphs,
+        vae_folder=settings.vae,
+        compile_mode=settings.compile,
+        batching=settings.batching,
+        max_batch=settings.max_batch,
+        prompt_cache_bytes=settings.prompt_cache_bytes,
     )
 
 

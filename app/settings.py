@@ -32,6 +32,10 @@ def _expand(path: Path) -> Path:
         raise ValueError(f"{error} Set it to a folder.") from error
 
 
+def _expand_if_set(path: Path | None) -> Path | None:
+    return path and _expand(path)
+
+
 def parse_sizes(text: str) -> list[tuple[int, int]]:
     """Read sizes such as `512x512,768x1024` as (width, height) in pixels.
 
@@ -94,11 +98,31 @@ class Settings(BaseSettings):
     """Number format of the VAE, settled when it is loaded; `auto` is that of the other weights, but fp32 where that is
     fp16 and the VAE's config says that it overflows (SDXL-Turbo's does)."""
 
+    vae: Annotated[Path | None, AfterValidator(_expand_if_set)] = None
+    """Folder of a VAE to use instead of the model's own, in diffusers' format: TAESDXL (`AutoencoderTiny`), which
+    decodes at a small part of the cost and a little softer, or another `AutoencoderKL` of SDXL."""
+
     attention: Literal["sdpa", "npu_flash"] = "sdpa"
     """Attention: `sdpa` is torch's own choice of kernel, `npu_flash` diffusers' processor for npu in fp16 or bf16."""
 
     npu_graphs: bool = False
     """Compile the UNet with torch_npu's `npugraph_ex` (npu only), at the warm-up sizes; others run without graphs."""
+
+    compile: Literal["off", "on"] = "off"
+    """Compile all networks into CUDA graphs (cuda only) while warming up, at the warm-up sizes and for 1, 2, 4, ... up
+    to `TURBO_MAX_BATCH` pictures at once: minutes at start. Other sizes run without."""
+
+    batching: Literal["off", "exact", "fast"] = "exact"
+    """Serve requests that wait and ask for the same mode, size, steps and strength by one call: `exact` only where the
+    same request gives the same bytes alone and in any company, `fast` always, where pictures may differ by rounding
+    (1 of 255 levels on the CPU), `off` never."""
+
+    max_batch: int = Field(default=8, ge=1, le=64)
+    """Pictures that one call makes at most."""
+
+    prompt_cache_bytes: ByteSize = Field(default=ByteSize(64 * 1024 * 1024), ge=0)
+    """Bytes of prompt embeddings kept on the device, so that a prompt that comes again is not encoded again;
+    SDXL-Turbo's take about 0.3 MB each in fp16. 0 keeps none."""
 
     warm_up_sizes: Annotated[str, AfterValidator(_check_sizes)] = "512x512"
     """Sizes at which each mode makes a picture before the port opens, such as `512x512,768x1024`: width x height."""

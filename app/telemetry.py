@@ -3,11 +3,15 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.pipelines.base import CacheStatistics
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -15,8 +19,8 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 class Metrics:
     """The service's Prometheus metrics, in a registry of their own, so that two apps in one process do not meet."""
 
-    def __init__(self, *, queue_depth: Callable[[], int]) -> None:
-        """Make the metrics; `queue_depth` is asked at each scrape."""
+    def __init__(self, *, queue_depth: Callable[[], int], prompt_cache: Callable[[], CacheStatistics]) -> None:
+        """Make the metrics; `queue_depth` and `prompt_cache` are asked at each scrape."""
         self.registry = CollectorRegistry()
         self.requests = Counter("turbo_requests", "Requests answered.", ["route", "status"], registry=self.registry)
         self.rejected = Counter(
@@ -28,8 +32,31 @@ class Metrics:
         self.inference_seconds = Histogram(
             "turbo_inference_seconds", "Seconds on the device.", ["mode"], buckets=_SECONDS, registry=self.registry
         )
+        self.batch_pictures = Histogram(
+            "turbo_batch_pictures",
+            "Pictures of the call that served a request.",
+            ["mode"],
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+            registry=self.registry,
+        )
+        self.registry.register(_PromptCacheCollector(prompt_cache))
         depth = Gauge("turbo_queue_depth", "Requests waiting for the device.", registry=self.registry)
         depth.set_function(queue_depth)
+
+
+class _PromptCacheCollector(Collector):
+    """Reads what the cache of prompts counts by itself."""
+
+    def __init__(self, statistics: Callable[[], CacheStatistics]) -> None:
+        self._statistics = statistics
+
+    def collect(self) -> Iterator[Metric]:
+        statistics = self._statistics()
+        asked = CounterMetricFamily("turbo_prompt_cache", "Prompts looked up, by outcome.", labels=["outcome"])
+        asked.add_metric(["hit"], statistics.hits)
+        asked.add_metric(["miss"], statistics.misses)
+        yield asked
+        yield GaugeMetricFamily("turbo_prompt_cache_bytes", "Bytes of embeddings kept.", statistics.size_bytes)
 
 
 def configure_logging(*, log_format: str, level: str) -> None:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 
-from app.pipelines.base import GenerationParams, LoadedPipelines, Mode, PipelineImage
+from app.pipelines.base import BatchKey, GenerationParams, LoadedPipelines, Mode, PipelineImage
 from app.pipelines.fake import FakePipeline
 
 
@@ -27,7 +27,8 @@ class CheckedDevice:
 class GatedPipeline:
     """A fake that counts its calls, their threads, and how many ran at once. The gate is open at first.
 
-    Calls raise `errors` one after the other, and then `error` as long as there is one.
+    Calls raise `errors` one after the other, and then `error` as long as there is one, and those for a picture whose
+    seed is in `poison` what stands there.
     """
 
     def __init__(self) -> None:
@@ -39,6 +40,7 @@ class GatedPipeline:
         self.peak = 0
         self.error: Exception | None = None
         self.errors: list[Exception] = []
+        self.poison: dict[int, Exception] = {}
         self.device = CheckedDevice()
         self._inside = 0
         self._mutex = threading.Lock()
@@ -57,10 +59,16 @@ class GatedPipeline:
                 raise self.errors.pop(0)
             if self.error is not None:
                 raise self.error
+            for params in batch:
+                if params.seed in self.poison:
+                    raise self.poison[params.seed]
             return self._fake(batch)
         finally:
             with self._mutex:
                 self._inside -= 1
+
+    def batch_limit(self, key: BatchKey) -> int:
+        return self._fake.batch_limit(key)
 
     @property
     def prompts(self) -> list[str]:

@@ -181,5 +181,5 @@ def test_in_fp16_as_accelerators_run_it_the_pictures_are_those_of_fp32(steps: in
             for prompt in ("a red circle", "a cat with a hat at night", "a green hexagon left of a blue star")
         ]
         made = loaded.by_mode[Mode.TXT2IMG](params)
-        pictures.append(np.array([np.asarray(one.image, dtype=int) for one in made]))
+        pictures.append(np.array([np.asarray(one.pixels, dtype=int) for one in made]))
     assert np.abs(pictures[0] - pictures[1]).max() <= 4

@@ -36,7 +36,9 @@ def setting_row(name: str, field: FieldInfo) -> str:
     default = field.default
     if isinstance(default, ByteSize):
         default = default.human_readable().replace(".0", "")
-    shown = "" if field.default_factory else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+    if isinstance(default, bool):
+        default = str(default).lower()
+    shown = "" if field.default_factory or default is None else f"`{default}`"
     meaning = " ".join((field.description or "").split()).replace("|", "\\|")
     return f"| `{PREFIX}{name.upper()}` | {shown} | {meaning} |"
 

@@ -164,13 +164,16 @@ async def _encode(
     started = time.monotonic()
     model = context.registry.loaded.model
     picture_type = MediaType.PNG if media_type == JSON else MediaType(media_type)
-    files = [
-        await asyncio.get_running_loop().run_in_executor(
-            context.codec_threads,
-            partial(encode_image, made.image, picture_type, text=_text(asked, context, model)),
+    loop = asyncio.get_running_loop()
+    files = await asyncio.gather(
+        *(
+            loop.run_in_executor(
+                context.codec_threads,
+                partial(encode_image, made.pixels, picture_type, text=_text(asked, context, model)),
+            )
+            for made, asked in zip(result.images, params, strict=True)
         )
-        for made, asked in zip(result.images, params, strict=True)
-    ]
+    )
     timings = Timings(
         decode_s=round(decode_s, 6),
         queue_s=round(result.queue_s, 6),
@@ -178,6 +181,8 @@ async def _encode(
         encode_s=round(time.monotonic() - started, 6),
     )
     used = _used_parameters(params[0], result, model)
+    request.state.log["batch"] = result.batch_pictures
+    context.metrics.batch_pictures.labels(used.mode).observe(result.batch_pictures)
     _record(used, timings, params[0].seed, request, context)
     headers = _headers(used, timings, params[0].seed)
     if media_type != JSON:

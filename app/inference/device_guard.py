@@ -8,9 +8,12 @@ from app.pipelines.base import Device, GenerationParams, Pipeline, PipelineImage
 
 _log = logging.getLogger(__name__)
 
+Outcome = list[PipelineImage] | Exception
+"""What became of one request: its pictures, or why there are none."""
+
 
 class DeviceGuard:
-    """Calls pipelines, tries again when memory is short, and asks the device to prove itself after every call.
+    """Calls pipelines, tries again what may go well, and asks the device to prove itself after every call.
 
     A device can die in silence: after one error torch_npu's task queue may drop all later work, calls return normally,
     and pictures are what the memory held before (torch_npu 2.13). Only a value that is computed anew shows it, so one
@@ -23,27 +26,47 @@ class DeviceGuard:
         self._device = device
         self._on_progress = on_progress
 
-    def call(self, pipeline: Pipeline, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
-        """Make the batch's pictures. If memory is short, empty the cache and try once more, one picture at a time.
+    def call(self, pipeline: Pipeline, requests: Sequence[Sequence[GenerationParams]]) -> list[Outcome]:
+        """Make the pictures of all requests as one batch, and return an outcome for each.
+
+        When memory is short, or one of several requests may be to blame, each picture is tried once more alone; before
+        that the cache is emptied if memory was short. So a request that fails takes no other along.
 
         Raises:
-            DeviceLostError: The device cannot be trusted any more.
-            DeviceOutOfMemoryError: Memory was short the second time too.
-            Exception: Whatever else the pipeline raises.
+            DeviceLostError: The device cannot be trusted any more; nobody has pictures.
         """
         try:
-            return self._attempt(pipeline, batch)
+            images = self._attempt(pipeline, [params for request in requests for params in request])
+        except DeviceLostError:
+            raise
         except DeviceOutOfMemoryError as error:
             _log.warning("%s Trying once more with an empty cache.", error)
+            memory_was_short = True
+        except Exception as error:  # noqa: BLE001 - the pipeline is foreign code, and its errors go to whom they concern
+            if len(requests) == 1:
+                return [error]
+            _log.warning("A batch of %d requests failed. Trying them one by one.", len(requests), exc_info=error)
+            memory_was_short = False
+        else:
+            made = iter(images)
+            return [[next(made) for _ in request] for request in requests]
         # Outside of the handler: what failed holds its tensors until the exception is gone.
         self._on_progress()
-        self._device.free_memory()
-        self._device.check()
-        try:
-            return [image for params in batch for image in self._attempt(pipeline, [params])]
-        except DeviceOutOfMemoryError:
+        if memory_was_short:
+            self._device.free_memory()
             self._device.check()
+        return [self._one_by_one(pipeline, request) for request in requests]
+
+    def _one_by_one(self, pipeline: Pipeline, request: Sequence[GenerationParams]) -> Outcome:
+        try:
+            return [image for params in request for image in self._attempt(pipeline, [params])]
+        except DeviceLostError:
             raise
+        except DeviceOutOfMemoryError as error:
+            self._device.check()
+            return error
+        except Exception as error:  # noqa: BLE001 - this request's own, whatever it is
+            return error
 
     def _attempt(self, pipeline: Pipeline, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
         try:

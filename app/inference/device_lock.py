@@ -1,29 +1,38 @@
 """The lock that puts calls in order, and the one thread that keeps them apart.
 
 A lock alone does not serialize: when a task is cancelled while it awaits a thread, `async with` frees the lock and the
-thread runs on. So the lock is freed by the end of the call, not by the end of the wait; and all calls run on one
+thread runs on. So this lock is freed by the end of the call, not by the end of the wait; and all calls run on one
 thread, which also is what Ascend needs, whose current device is per thread.
+
+Who gets the lock takes along those behind it that can be served by the same call. Nobody waits for company: when the
+lock is free, it is taken at once.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 class DeviceLock:
-    """First come, first served access to one device. Belongs to the event loop; `run` alone touches the thread.
+    """First come, first served access to one device. Belongs to the event loop; calls alone run on the thread.
 
     A call that runs for longer than `hang_limit_s` times its number of pictures is taken for hung.
     """
 
     def __init__(self, *, hang_limit_s: float) -> None:
         self.hang_limit_s = hang_limit_s
-        self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
+        self._waiters: deque[_Waiter] = deque()
+        self._busy = False
+        self._serving = False
         self._running_since: float | None = None
         self._pictures = 1
         self._idle_since = time.monotonic()
@@ -31,7 +40,12 @@ class DeviceLock:
     @property
     def busy(self) -> bool:
         """Whether a call runs, be it one that nobody waits for any more."""
-        return self._lock.locked()
+        return self._busy
+
+    @property
+    def serving(self) -> bool:
+        """Whether the running call serves items that have a key."""
+        return self._busy and self._serving
 
     @property
     def running_s(self) -> float:
@@ -58,26 +72,104 @@ class DeviceLock:
         Cancelled while it waits, it leaves the queue and `call` never runs. Cancelled later, `call` runs to its end,
         the device stays busy until then, and the result is dropped.
         """
-        await self._lock.acquire()
-        self._pictures = pictures
-        self._running_since = time.monotonic()
-        if on_turn is not None:
-            on_turn()
-        future = asyncio.get_running_loop().run_in_executor(self._thread, call)
-        future.add_done_callback(self._release)
-        return await asyncio.shield(future)
+        return await self.serve(None, lambda _: [call()], key=None, pictures=pictures, on_turn=on_turn)
+
+    async def serve(
+        self,
+        item: Item,
+        call: Callable[[Sequence[Item]], Sequence[T | Exception]],
+        *,
+        key: Hashable | None,
+        limit: int = 1,
+        pictures: int = 1,
+        on_turn: Callable[[], None] | None = None,
+    ) -> T:
+        """Wait for the device, have `call` serve the item on the device thread, and return or raise its outcome.
+
+        `call` is given the item that has waited longest and, in the order in which they came, others of the same key as
+        long as they have no more than `limit` pictures in all; it returns an outcome for each. What it raises, it
+        raises for all of them. Items without a key are served alone.
+
+        `pictures`, `on_turn` and what becomes of a cancelled wait are those of `run`: who leaves takes only its own
+        item along.
+        """
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(item, call, key, limit, pictures, on_turn, future)
+        self._waiters.append(waiter)
+        self._go_on()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            elif future.done() and not future.cancelled():
+                future.exception()  # asked for here, or asyncio complains of an error that nobody was told
+            raise
 
     def restart_clock(self) -> None:
         """Have the running call begin anew, as far as the hang limit is concerned. On the device thread."""
         self._running_since = time.monotonic()
 
-    def _release(self, future: asyncio.Future[T]) -> None:
-        if not future.cancelled():
-            future.exception()  # asked for here, or asyncio complains of calls that fail when nobody waits any more
-        self._running_since = None
-        self._idle_since = time.monotonic()
-        self._lock.release()
-
     def close(self) -> None:
         """End the thread once its call has ended, without waiting for that."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _go_on(self) -> None:
+        """Let the next waiters have the device, if it is free and there are any."""
+        if self._busy or not (served := self._take()):
+            return
+        self._busy = True
+        self._serving = served[0].key is not None
+        self._pictures = sum(waiter.pictures for waiter in served)
+        self._running_since = time.monotonic()
+        for waiter in served:
+            if waiter.on_turn is not None:
+                waiter.on_turn()
+        items = [waiter.item for waiter in served]
+        call = asyncio.get_running_loop().run_in_executor(self._thread, served[0].call, items)
+        call.add_done_callback(partial(self._end, served))
+
+    def _take(self) -> list["_Waiter"]:
+        """Take the oldest waiter out of the queue, and those behind it that fit into the same call."""
+        while self._waiters and self._waiters[0].future.done():  # cancelled, and not yet told
+            self._waiters.popleft()
+        if not self._waiters:
+            return []
+        first = self._waiters.popleft()
+        served, room = [first], first.limit - first.pictures
+        for waiter in tuple(self._waiters) if first.key is not None else ():
+            if waiter.key == first.key and waiter.pictures <= room and not waiter.future.done():
+                served.append(waiter)
+                room -= waiter.pictures
+                self._waiters.remove(waiter)
+        return served
+
+    def _end(self, served: Sequence["_Waiter"], call: asyncio.Future[Sequence[Any]]) -> None:
+        self._running_since = None
+        self._idle_since = time.monotonic()
+        self._busy = False
+        self._go_on()  # first of all: the device waits for nobody to collect what it made
+        if call.cancelled():
+            for waiter in served:
+                waiter.future.cancel()
+            return
+        error = call.exception()
+        outcomes = [error] * len(served) if error is not None else call.result()
+        for waiter, outcome in zip(served, outcomes, strict=True):
+            if waiter.future.done():
+                continue  # it left
+            if isinstance(outcome, BaseException):
+                waiter.future.set_exception(outcome)
+            else:
+                waiter.future.set_result(outcome)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    item: Any
+    call: Callable[[Sequence[Any]], Sequence[Any]]
+    key: Hashable | None
+    limit: int
+    pictures: int
+    on_turn: Callable[[], None] | None
+    future: asyncio.Future[Any]

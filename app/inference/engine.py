@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from app.errors import (
@@ -17,7 +18,6 @@ from app.errors import (
     QueueFullError,
     TurboError,
 )
-from app.inference.device_guard import DeviceGuard
 from app.inference.device_lock import DeviceLock
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import GenerationParams, PipelineImage
@@ -35,11 +35,16 @@ _EWMA_WEIGHT = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GenerationResult:
-    """The pictures of one request, and where its time went."""
+    """The pictures of one request, where its time went, and the pictures of the call that it was served by."""
 
     images: list[PipelineImage]
     queue_s: float
     inference_s: float
+    batch_pictures: int
+
+
+_Served = tuple[list[PipelineImage], float, int]
+"""A request's pictures, the seconds of the call that made them, and all the pictures of that call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +109,6 @@ class Engine:
         self._places: set[Place] = set()
         self._draining = False
         self._lost: DeviceLostError | None = None
-        self._checking = False
         self._mean_request_s: float | None = None
 
     @property
@@ -193,8 +197,8 @@ class Engine:
         finally:
             self._places.discard(place)
 
-    async def generate(self, batch: Sequence[GenerationParams], place: Place) -> GenerationResult:
-        """Make the pictures of one request, all of one mode, as one call on the device thread.
+    async def generate(self, request: Sequence[GenerationParams], place: Place) -> GenerationResult:
+        """Make the pictures of one request, which share a batch key, in one call with others that wait and have it too.
 
         Raises:
             DeviceOutOfMemoryError: The device has no memory for this request.
@@ -202,32 +206,40 @@ class Engine:
             DeadPictureError: What the model made is no picture.
             InferenceError: The pipeline failed in any other way.
         """
-        guard = DeviceGuard(self._registry.loaded.device, on_progress=self._device_lock.restart_clock)
-        pipeline = self._registry[batch[0].mode]
         entered = time.monotonic()
-        queue_s = inference_s = 0.0
+        queue_s = 0.0
 
         def on_turn() -> None:
             nonlocal queue_s
             place.waiting = False
             queue_s = time.monotonic() - entered
 
-        def call() -> list[PipelineImage]:
-            nonlocal inference_s
-            started = time.monotonic()
-            images = guard.call(pipeline, batch)
-            inference_s = time.monotonic() - started
-            self._learn(inference_s)  # also of calls that nobody waits for any more
-            return images
-
         try:
-            images = await self._run(call, pictures=len(batch), on_turn=on_turn)
+            images, inference_s, batch_pictures = await self._device_lock.serve(
+                request,
+                partial(self._serve, loop=asyncio.get_running_loop()),
+                key=request[0].batch_key,
+                limit=self._registry.batch_limit(request[0].batch_key),
+                pictures=len(request),
+                on_turn=on_turn,
+            )
         except TurboError:
             raise
         except Exception as error:  # the pipeline is foreign code: whatever it raises, this request alone fails
             raise InferenceError("The pipeline failed on this request.") from error
         place.served = True
-        return GenerationResult(images=images, queue_s=queue_s, inference_s=inference_s)
+        return GenerationResult(images=images, queue_s=queue_s, inference_s=inference_s, batch_pictures=batch_pictures)
+
+    def _serve(
+        self, requests: Sequence[Sequence[GenerationParams]], *, loop: asyncio.AbstractEventLoop
+    ) -> list[_Served | Exception]:
+        """Serve requests of one batch key by one call. On the device thread."""
+        started = time.monotonic()
+        outcomes = self._unless_lost(lambda: self._registry.call(requests), loop)
+        inference_s = time.monotonic() - started
+        self._learn(inference_s / len(requests))  # also of calls that nobody waits for any more
+        pictures = sum(len(request) for request in requests)
+        return [outcome if isinstance(outcome, Exception) else (outcome, inference_s, pictures) for outcome in outcomes]
 
     async def check_device(self) -> None:
         """Have the device prove that it computes, in turn with the calls.
@@ -236,30 +248,19 @@ class Engine:
             DeviceLostError: It does not.
             DeviceOutOfMemoryError: It has no memory even for that.
         """
-
-        def on_turn() -> None:
-            self._checking = True
-
-        try:
-            await self._run(self._registry.loaded.device.check, pictures=1, on_turn=on_turn)
-        finally:
-            self._checking = False
-
-    async def _run(self, call: Callable[[], T], *, pictures: int, on_turn: Callable[[], None]) -> T:
-        """Run `call` on the device thread in its turn, unless the device is lost; lose it if it turns out to be."""
         loop = asyncio.get_running_loop()
+        await self._device_lock.run(lambda: self._unless_lost(self._registry.loaded.device.check, loop))
 
-        def run() -> T:
-            if self._lost is not None:
-                raise self._lost_error()
-            try:
-                return call()
-            except DeviceLostError as error:
-                # From here, as this request may not wait any more; and it comes before the next one has its turn.
-                loop.call_soon_threadsafe(self.lose_device, error)
-                raise
-
-        return await self._device_lock.run(run, pictures=pictures, on_turn=on_turn)
+    def _unless_lost(self, call: Callable[[], T], loop: asyncio.AbstractEventLoop) -> T:
+        """Make a call unless the device is lost; lose it if it turns out to be. On the device thread."""
+        if self._lost is not None:
+            raise self._lost_error()
+        try:
+            return call()
+        except DeviceLostError as error:
+            # From here, as nobody may wait any more; and it comes before the next call has its turn.
+            loop.call_soon_threadsafe(self.lose_device, error)
+            raise
 
     def _lost_error(self) -> DeviceLostError:
         """Return a new error for each request: one that is raised again and again keeps every traceback."""
@@ -267,8 +268,8 @@ class Engine:
 
     @property
     def _busy(self) -> bool:
-        """Whether a request has the device; a check is over in no time."""
-        return self._device_lock.busy and not self._checking
+        """Whether requests have the device; a check is over in no time."""
+        return self._device_lock.serving
 
     @property
     def _waiting(self) -> int:

@@ -1,23 +1,22 @@
-"""Pictures in and out: bytes to a checked RGB image, and an image to PNG, WebP or JPEG."""
+"""Pictures in and out: bytes to a checked RGB image, and pixels to PNG, WebP or JPEG."""
 
 import io
 import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
 from app.errors import ImageTooLargeError, InvalidImageError, UnsupportedImageError
+from app.inference.png import encode_png
 from app.settings import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
 
 _PREFERRED_PIXELS = 512 * 512
 """Area that SDXL-Turbo is best at (model card)."""
 
 _UPLOAD_FORMATS = ("PNG", "JPEG", "WEBP")
-
-_PNG_LEVEL = 1
-"""zlib level: half the time of Pillow's default 6 for files a few percent larger."""
 
 _LOSSY_QUALITY = 90
 
@@ -124,27 +123,20 @@ def _allowed_side(side: float) -> int:
     return min(MAX_SIDE, max(MIN_SIDE, round(side / SIDE_MULTIPLE) * SIDE_MULTIPLE))
 
 
-def encode_image(image: Image.Image, media_type: MediaType, *, text: str | None = None) -> bytes:
+def encode_image(pixels: npt.NDArray[np.uint8], media_type: MediaType, *, text: str | None = None) -> bytes:
     """Turn an RGB picture into a file. Blocks; call it in a thread.
 
-    The bytes depend on the arguments alone: no clock, no host, no library's name.
+    The bytes depend on the arguments and the encoders alone: no clock, no host, no library's name.
 
     Args:
-        image: The picture.
+        pixels: The picture, of shape (height, width, 3).
         media_type: The file's format.
         text: What a PNG carries under the keyword `parameters`: as Latin-1 (tEXt) if it fits, else as UTF-8 (iTXt).
     """
+    if media_type is MediaType.PNG:
+        return encode_png(pixels, text=text)
     file = io.BytesIO()
-    match media_type:
-        case MediaType.PNG:
-            info = PngInfo()
-            if text is not None:
-                info.add_text("parameters", text)
-            image.save(file, "PNG", pnginfo=info, compress_level=_PNG_LEVEL)
-        case MediaType.WEBP:
-            image.save(file, "WEBP", quality=_LOSSY_QUALITY)
-        case MediaType.JPEG:
-            image.save(file, "JPEG", quality=_LOSSY_QUALITY)
+    Image.fromarray(pixels).save(file, media_type.removeprefix("image/"), quality=_LOSSY_QUALITY)
     return file.getvalue()
 
 

@@ -9,14 +9,14 @@ from typing import Self
 
 from PIL import Image
 
-from app.inference.device_guard import DeviceGuard
+from app.inference.device_guard import DeviceGuard, Outcome
 from app.inference.device_lock import DeviceLock
 from app.pipelines.base import (
+    BatchKey,
+    CacheStatistics,
     GenerationParams,
     Img2ImgParams,
     LoadedPipelines,
-    Mode,
-    Pipeline,
     PipelineLoader,
     Txt2ImgParams,
 )
@@ -30,7 +30,8 @@ _LOAD_LIMITS = 10
 class PipelineRegistry:
     """An async context manager: entering loads and warms every mode on the device thread, leaving lets them go.
 
-    Every mode is warmed up at each of `warm_up_sizes`, (width, height) in pixels: the first call at a size may compile.
+    Every mode is warmed up at each of `warm_up_sizes`, (width, height) in pixels, and with as many pictures at once as
+    the loader names: the first call of a kind may compile.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class PipelineRegistry:
         self._device_lock = device_lock
         self._warm_up_sizes = warm_up_sizes
         self._loaded: LoadedPipelines | None = None
+        self._warm = False
         self._warm_call_s = 0.0
 
     async def __aenter__(self) -> Self:
@@ -50,15 +52,22 @@ class PipelineRegistry:
         """
         loaded = await self._device_lock.run(self._load_and_log, pictures=_LOAD_LIMITS)
         await self._device_lock.run(loaded.device.check)
-        guard = DeviceGuard(loaded.device, on_progress=self._device_lock.restart_clock)
-        for size in self._warm_up_sizes:
-            for params in _warm_up_params(*size):
-                started = time.monotonic()
-                await self._device_lock.run(partial(guard.call, loaded.by_mode[params.mode], [params]))
-                self._warm_call_s = time.monotonic() - started
-                _log.info("warmed up %s at %dx%d in %.2f s", params.mode, *size, self._warm_call_s)
-        await self._device_lock.run(loaded.on_warm)
         self._loaded = loaded
+        for size in self._warm_up_sizes:
+            for pictures in loaded.warm_up_batches:
+                for batch in _warm_up_batches(*size, pictures=pictures):
+                    started = time.monotonic()
+                    await self._device_lock.run(partial(self._warm_up, batch), pictures=2 * pictures)
+                    self._warm_call_s = (time.monotonic() - started) / pictures
+                    _log.info(
+                        "warmed up %s at %dx%d, %d at once, in %.2f s",
+                        batch[0].mode,
+                        *size,
+                        pictures,
+                        time.monotonic() - started,
+                    )
+        await self._device_lock.run(loaded.on_warm)
+        self._warm = True
         return self
 
     async def __aexit__(
@@ -68,29 +77,44 @@ class PipelineRegistry:
         traceback: TracebackType | None,
     ) -> None:
         """Drop the pipelines and end the device thread."""
+        self._warm = False
         self._loaded = None
         self._device_lock.close()
 
-    def __getitem__(self, mode: Mode) -> Pipeline:
-        """Return the mode's warm pipeline."""
-        return self.loaded.by_mode[mode]
+    def call(self, requests: Sequence[Sequence[GenerationParams]]) -> list[Outcome]:
+        """Make the pictures of requests of one batch key; the contract is `DeviceGuard.call`. On the device thread."""
+        guard = DeviceGuard(self.loaded.device, on_progress=self._device_lock.restart_clock)
+        return guard.call(self.loaded.by_mode[requests[0][0].mode], requests)
+
+    def batch_limit(self, key: BatchKey) -> int:
+        """Return how many pictures of a kind are worth making in one call."""
+        return self.loaded.by_mode[key.mode].batch_limit(key)
 
     @property
     def warm(self) -> bool:
         """Whether the pipelines are loaded and warm."""
-        return self._loaded is not None
+        return self._warm
 
     @property
     def loaded(self) -> LoadedPipelines:
-        """What was loaded; only between entering and leaving."""
+        """What was loaded; only from the moment when it is to the end."""
         if self._loaded is None:
             raise RuntimeError("the registry has not been entered")
         return self._loaded
 
     @property
     def warm_call_s(self) -> float:
-        """Seconds that the last warm-up call took: the first guess at what a request takes."""
+        """Seconds a picture that the last warm-up call took: the first guess at what a request takes."""
         return self._warm_call_s
+
+    def prompt_cache(self) -> CacheStatistics:
+        """Return how the cache of prompts does; nothing of note before it is loaded. From any thread."""
+        return CacheStatistics() if self._loaded is None else self._loaded.prompt_cache()
+
+    def _warm_up(self, batch: Sequence[GenerationParams]) -> None:
+        (outcome,) = self.call([batch])
+        if isinstance(outcome, Exception):
+            raise outcome
 
     def _load_and_log(self) -> LoadedPipelines:
         started = time.monotonic()
@@ -103,14 +127,16 @@ def _describe(loaded: LoadedPipelines) -> tuple[str, str, str]:
     return loaded.model, loaded.device_name, loaded.dtype
 
 
-def _warm_up_params(width: int, height: int) -> tuple[GenerationParams, ...]:
+def _warm_up_batches(width: int, height: int, *, pictures: int) -> tuple[list[GenerationParams], ...]:
+    """Return a batch for each mode. Its pictures differ, as users' do."""
+    gray = Image.new("RGB", (width, height), "gray")
     return (
-        Txt2ImgParams(prompt="warm-up", seed=0, num_inference_steps=1, width=width, height=height),
-        Img2ImgParams(
-            prompt="warm-up",
-            seed=0,
-            num_inference_steps=2,
-            strength=0.5,
-            image=Image.new("RGB", (width, height), "gray"),
-        ),
+        [
+            Txt2ImgParams(prompt=f"warm-up {seed}", seed=seed, num_inference_steps=1, width=width, height=height)
+            for seed in range(pictures)
+        ],
+        [
+            Img2ImgParams(prompt=f"warm-up {seed}", seed=seed, num_inference_steps=2, strength=0.5, image=gray)
+            for seed in range(pictures)
+        ],
     )

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Protocol
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 MAX_PROMPT_TOKENS = 77
@@ -16,6 +18,17 @@ class Mode(StrEnum):
 
     TXT2IMG = "txt2img"
     IMG2IMG = "img2img"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchKey:
+    """What pictures must have in common to be made in one call. Sizes are in pixels."""
+
+    mode: Mode
+    width: int
+    height: int
+    num_inference_steps: int
+    strength: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +47,11 @@ class Txt2ImgParams:
     def effective_steps(self) -> int:
         """Denoising steps that really run."""
         return self.num_inference_steps
+
+    @property
+    def batch_key(self) -> BatchKey:
+        """What this picture has to share with those that are made in the same call."""
+        return BatchKey(self.mode, self.width, self.height, self.num_inference_steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,6 +81,11 @@ class Img2ImgParams:
         """Denoising steps that really run; the rule is `effective_img2img_steps`."""
         return effective_img2img_steps(self.num_inference_steps, self.strength)
 
+    @property
+    def batch_key(self) -> BatchKey:
+        """What this picture has to share with those that are made in the same call."""
+        return BatchKey(self.mode, self.width, self.height, self.num_inference_steps, self.strength)
+
 
 GenerationParams = Txt2ImgParams | Img2ImgParams
 
@@ -77,12 +100,13 @@ def effective_img2img_steps(num_inference_steps: int, strength: float) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PipelineImage:
-    """One finished picture: RGB, 8 bits a channel, of the size that the params name.
+    """One finished picture.
 
-    `prompt_tokens` counts the CLIP tokens of the prompt that were used, start and end marks included.
+    `pixels` has the shape (height, width, 3), red, green and blue from 0 to 255. `prompt_tokens` counts the CLIP tokens
+    of the prompt that were used, start and end marks included.
     """
 
-    image: Image.Image
+    pixels: npt.NDArray[np.uint8]
     prompt_tokens: int
     prompt_truncated: bool
 
@@ -91,15 +115,19 @@ class Pipeline(Protocol):
     """One warm pipeline of one mode. Calls block, and come one at a time from the device thread alone."""
 
     def __call__(self, batch: Sequence[GenerationParams], /) -> list[PipelineImage]:
-        """Make one picture for each member of the batch, in its order.
+        """Make one picture for each member of the batch, in its order. All have the same `batch_key`.
 
-        A picture depends on its own params alone, never on its neighbours.
+        A picture depends on its own params alone, never on its neighbours; to the last bit, or within 1/255 where the
+        pipeline was told that this is enough.
 
         Raises:
             DeviceOutOfMemoryError: The device has no memory for this call; the next may succeed.
             DeviceLostError: The device cannot be trusted any more.
             DeadPictureError: What the model made is no picture.
         """
+
+    def batch_limit(self, key: BatchKey) -> int:
+        """Return how many pictures of a kind are worth making in one call, at least 1. Never blocks, on any thread."""
 
 
 class Device(Protocol):
@@ -118,10 +146,20 @@ class Device(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStatistics:
+    """How often a cache was asked for what it had and had not, and the bytes that it holds."""
+
+    hits: int = 0
+    misses: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedPipelines:
     """What a loader hands over: a pipeline per mode, their device, and what health checks and logs say of it.
 
-    `on_warm` is called once, on the device thread, when every mode is warm.
+    Every mode wants to be warmed up with as many pictures in a call as each of `warm_up_batches` says. `on_warm` is
+    called once, on the device thread, when every mode is warm. `prompt_cache` may be asked from any thread.
     """
 
     by_mode: Mapping[Mode, Pipeline]
@@ -129,7 +167,9 @@ class LoadedPipelines:
     model: str
     device_name: str
     dtype: str
+    warm_up_batches: Sequence[int] = (1,)
     on_warm: Callable[[], None] = lambda: None
+    prompt_cache: Callable[[], CacheStatistics] = CacheStatistics
 
 
 class PipelineLoader(Protocol):

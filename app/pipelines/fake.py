@@ -4,10 +4,12 @@ import hashlib
 import time
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image
 
 from app.pipelines.base import (
     MAX_PROMPT_TOKENS,
+    BatchKey,
     GenerationParams,
     Img2ImgParams,
     LoadedPipelines,
@@ -22,13 +24,18 @@ class FakePipeline:
     Image to image blends the pattern over the input by `strength`. A word counts as one token.
     """
 
-    def __init__(self, *, inference_s: float = 0.0) -> None:
-        """Make a pipeline of which each picture takes `inference_s` seconds."""
+    def __init__(self, *, inference_s: float = 0.0, max_batch: int = 8) -> None:
+        """Make a pipeline of which each picture takes `inference_s` seconds, and each call up to `max_batch`."""
         self._inference_s = inference_s
+        self._max_batch = max_batch
 
     def __call__(self, batch: Sequence[GenerationParams], /) -> list[PipelineImage]:
         """Paint the batch; the contract is `Pipeline.__call__`."""
         return [self._paint(params) for params in batch]
+
+    def batch_limit(self, key: BatchKey) -> int:  # noqa: ARG002 - all kinds are alike here
+        """Return how many pictures a call takes; the contract is `Pipeline.batch_limit`."""
+        return self._max_batch
 
     def _paint(self, params: GenerationParams) -> PipelineImage:
         time.sleep(self._inference_s)
@@ -39,7 +46,7 @@ class FakePipeline:
             image = Image.blend(params.image, image, params.strength)
         tokens = len(params.prompt.split()) + 2
         return PipelineImage(
-            image=image,
+            pixels=np.asarray(image),
             prompt_tokens=min(tokens, MAX_PROMPT_TOKENS),
             prompt_truncated=tokens > MAX_PROMPT_TOKENS,
         )
@@ -55,9 +62,9 @@ class FakeDevice:
         """Hold nothing, so give nothing back."""
 
 
-def load_fake(*, inference_s: float = 0.0) -> LoadedPipelines:
+def load_fake(*, inference_s: float = 0.0, max_batch: int = 8) -> LoadedPipelines:
     """Load the fake for both modes; the contract is `PipelineLoader`."""
-    pipeline = FakePipeline(inference_s=inference_s)
+    pipeline = FakePipeline(inference_s=inference_s, max_batch=max_batch)
     return LoadedPipelines(
         by_mode=dict.fromkeys(Mode, pipeline), device=FakeDevice(), model="fake", device_name="none", dtype="none"
     )

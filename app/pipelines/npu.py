@@ -14,9 +14,6 @@ from app.pipelines.device_errors import device_errors
 
 Attention = Literal["sdpa", "npu_flash"]
 
-_GRAPHS = 256
-"""Sizes that there can be graphs for."""
-
 
 def is_installed() -> bool:
     """Tell whether torch_npu can be found; that it can be loaded is another matter."""
@@ -85,14 +82,10 @@ def check_options(device: torch.device, dtype: torch.dtype, *, attention: Attent
         raise DeviceUnavailableError("TURBO_ATTENTION=npu_flash works in fp16 and bf16, not with TURBO_DTYPE=fp32.")
 
 
-def fit(unet: UNet2DConditionModel, *, attention: Attention, graphs: bool) -> Callable[[], None]:
-    """Fit the UNet to torch_npu if that is installed, whatever device the UNet is on: diffusers asks no more either.
-
-    Returns:
-        What to call when it is warm, and not to be compiled any more.
-    """
+def fit(unet: UNet2DConditionModel, *, attention: Attention) -> None:
+    """Fit the UNet to torch_npu if that is installed, whatever device the UNet is on: diffusers asks no more either."""
     if not is_installed():
-        return _nothing
+        return
     for module in unet.modules():
         if type(module) is GEGLU:
             module.__class__ = _ErfGeglu
@@ -100,40 +93,19 @@ def fit(unet: UNet2DConditionModel, *, attention: Attention, graphs: bool) -> Ca
         # SDPA already becomes npu_fusion_attention on 910B and later (torch_npu's op-plugin), so this is no default.
         # `set_attention_backend("_native_npu")` does nothing here: SDXL's UNet has processors of the older kind.
         unet.enable_npu_flash_attention()
-    if not graphs:
-        return _nothing
-    forward = _GraphedForward(unet.forward)
-    unet.forward = forward  # and not the whole module: hooks stay outside of the graphs
-    return forward.stop_compiling
 
 
-def _nothing() -> None:
-    """Do nothing."""
+def graphs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function of tensors into NPU graphs, for each size of its own.
 
-
-class _GraphedForward:
-    """A forward by NPU graphs at the sizes that come until it is told to stop, and without graphs at all others."""
-
-    def __init__(self, forward: Callable[..., Any]) -> None:
-        torch._dynamo.config.recompile_limit = _GRAPHS  # noqa: SLF001 - documented, and 8 otherwise
-        self._plain = forward
-        # As docs/zh/npugraph_ex/quick_start.md of Ascend/torchair says; for inference on A2 and A3. Without
-        # clone_output what a call returns is overwritten by the next one. torch.compile's default backend is no choice:
-        # it made a job 6.5 times slower on a 910B (sgl-project/sglang#20687).
-        self._graphed = torch.compile(
-            forward, backend="npugraph_ex", fullgraph=True, dynamic=False, options={"clone_output": True}
-        )
-        self._compiling = True
-        self._sizes: set[torch.Size] = set()
-
-    def __call__(self, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if self._compiling:
-            self._sizes.add(sample.shape)
-        forward = self._graphed if sample.shape in self._sizes else self._plain
-        return forward(sample, *args, **kwargs)
-
-    def stop_compiling(self) -> None:
-        self._compiling = False
+    As docs/zh/npugraph_ex/quick_start.md of Ascend/torchair says; for inference on A2 and A3. Without clone_output what
+    a call returns is overwritten by the next one. torch.compile's default backend is no choice: it made a job 6.5 times
+    slower on a 910B (sgl-project/sglang#20687).
+    """
+    compiled: Callable[..., Any] = torch.compile(
+        function, backend="npugraph_ex", fullgraph=True, dynamic=False, options={"clone_output": True}
+    )
+    return compiled
 
 
 class _ErfGeglu(GEGLU):  # type: ignore[misc] # diffusers publishes no types

@@ -1,30 +1,41 @@
-"""SDXL-Turbo on diffusers: load both modes from one set of weights, and make pictures with them."""
+"""SDXL-Turbo's loader: one set of weights for both modes, settled on a device once and for all."""
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import json
+import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL, AutoPipelineForImage2Image, AutoPipelineForText2Image, UNet2DConditionModel
-from PIL import Image
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    AutoPipelineForImage2Image,
+    AutoPipelineForText2Image,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from app.errors import DeadPictureError, WeightsError, first_line
+from app.errors import DeviceUnavailableError, WeightsError, first_line
 from app.pipelines import npu
-from app.pipelines.base import (
-    MAX_PROMPT_TOKENS,
-    GenerationParams,
-    Img2ImgParams,
-    LoadedPipelines,
-    Mode,
-    PipelineImage,
-)
+from app.pipelines.base import LoadedPipelines, Mode
 from app.pipelines.device import TorchDevice, choose_dtype, choose_vae_dtype, open_device
 from app.pipelines.device_errors import device_errors
+from app.pipelines.diffusion import BatchSizes, SdxlTurboPipeline
+from app.pipelines.networks import (
+    Batching,
+    Networks,
+    compiled_networks,
+    plain_networks,
+    predicts_alike_in_a_batch,
+    traced_networks,
+    with_npu_graphs,
+)
+from app.pipelines.prompts import PromptEncoder
+
+_log = logging.getLogger(__name__)
 
 _MODELS = {
     "text_encoder": CLIPTextModel,
@@ -34,134 +45,14 @@ _MODELS = {
 }
 """The models of SDXL-Turbo's model_index.json."""
 
+_LATENT_CHANNELS = 4
 
-class SdxlTurboPipeline:
-    """One mode of SDXL-Turbo around a diffusers pipeline.
+_CPU_BATCH_PIXELS = 384 * 1024
+"""Pixels from which a batch gains nothing on a CPU: up to 256x256 it saves a third of the UNet's time, at 512x512 none
+(measured with small UNets on one thread), and those served first would wait for those served last."""
 
-    diffusers encodes the prompt and denoises; the VAE is called here. diffusers' own decode casts the whole VAE to fp32
-    and back around every picture when its config has `force_upcast`; here its dtype is settled when it is loaded.
-    """
-
-    def __init__(self, pipe: Any, device: TorchDevice) -> None:
-        """Wrap `pipe` (a StableDiffusionXLPipeline or StableDiffusionXLImg2ImgPipeline) that is already on `device`."""
-        self._pipe = pipe
-        self._vae: AutoencoderKL = pipe.vae
-        self._device = device
-
-    def __call__(self, batch: Sequence[GenerationParams], /) -> list[PipelineImage]:
-        """Make the batch's pictures one after the other, so that neighbours cannot change a picture's rounding.
-
-        The contract is `Pipeline.__call__`.
-        """
-        with device_errors(self._device.torch_device), torch.inference_mode():
-            return [self._generate(params) for params in batch]
-
-    @property
-    def dtypes(self) -> dict[str, str]:
-        """The number format of each model, such as `float16`."""
-        return {name: str(getattr(self._pipe, name).dtype).removeprefix("torch.") for name in _MODELS}
-
-    @contextmanager
-    def timed_stages(self) -> Iterator[dict[str, float]]:
-        """Collect the seconds that each stage takes meanwhile. Waits for the device around each, which slows it."""
-        stages = {
-            "text": (self._pipe.text_encoder, self._pipe.text_encoder_2),
-            "unet": (self._pipe.unet,),
-            "vae encode": (self._vae.encoder,),
-            "vae decode": (self._vae.decoder,),
-        }
-        seconds: dict[str, float] = {}
-        with ExitStack() as hooks:
-            for name, modules in stages.items():
-                clock = _Stopwatch(name, seconds, self._device)
-                for module in modules:
-                    hooks.callback(module.register_forward_pre_hook(clock.start).remove)
-                    hooks.callback(module.register_forward_hook(clock.stop).remove)
-            yield seconds
-
-    def _generate(self, params: GenerationParams) -> PipelineImage:
-        # Noise comes from the CPU on every device: the same seed gives the same noise everywhere, and torch_npu takes
-        # no CPU generator for an op of its own. diffusers draws on the generator's device and moves the result.
-        generator = torch.Generator("cpu").manual_seed(params.seed)
-        latents = self._denoise(params, generator)
-        tokens = self._count_tokens(params.prompt)
-        return PipelineImage(
-            image=self._decode(latents),
-            prompt_tokens=min(tokens, MAX_PROMPT_TOKENS),
-            prompt_truncated=tokens > MAX_PROMPT_TOKENS,
-        )
-
-    def _denoise(self, params: GenerationParams, generator: torch.Generator) -> torch.Tensor:
-        """Return latents of shape (1, 4, height / 8, width / 8)."""
-        common: dict[str, Any] = {
-            "prompt": params.prompt,
-            "num_inference_steps": params.num_inference_steps,
-            "guidance_scale": 0.0,  # SDXL-Turbo is trained without guidance (model card)
-            "generator": generator,
-            "output_type": "latent",
-        }
-        latents: torch.Tensor
-        if isinstance(params, Img2ImgParams):
-            start = self._encode(params.image, generator)
-            latents = self._pipe(image=start, strength=params.strength, **common).images
-        else:
-            latents = self._pipe(width=params.width, height=params.height, **common).images
-        return latents
-
-    def _encode(self, image: Image.Image, generator: torch.Generator) -> torch.Tensor:
-        """Return the latents of an RGB picture, drawn from the VAE's posterior as diffusers' img2img does."""
-        pixels = self._pipe.image_processor.preprocess(image).to(self._device.torch_device, self._vae.dtype)
-        latents: torch.Tensor = self._vae.encode(pixels).latent_dist.sample(generator) * self._vae.config.scaling_factor
-        return latents.to(self._pipe.unet.dtype)
-
-    def _decode(self, latents: torch.Tensor) -> Image.Image:
-        """Return the RGB picture of one picture's latents.
-
-        Raises:
-            DeadPictureError: It is none.
-        """
-        pixels = self._vae.decode(latents.to(self._vae.dtype) / self._vae.config.scaling_factor).sample
-        check_alive(pixels)
-        image: Image.Image = self._pipe.image_processor.postprocess(pixels, output_type="pil")[0]
-        return image
-
-    def _count_tokens(self, prompt: str) -> int:
-        """Count the prompt's CLIP tokens before the cut; both encoders read their own tokenizer's."""
-        return max(len(tokenizer(prompt).input_ids) for tokenizer in (self._pipe.tokenizer, self._pipe.tokenizer_2))
-
-
-class _Stopwatch:
-    """Adds up the seconds between a module's hooks."""
-
-    def __init__(self, stage: str, seconds: dict[str, float], device: TorchDevice) -> None:
-        self._stage, self._seconds, self._device = stage, seconds, device
-        self._started = 0.0
-
-    def start(self, *_: object) -> None:
-        self._device.synchronize()
-        self._started = time.monotonic()
-
-    def stop(self, *_: object) -> None:
-        self._device.synchronize()
-        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + time.monotonic() - self._started
-
-
-def check_alive(pixels: torch.Tensor) -> None:
-    """Check one picture of shape (1, 3, height, width) as the VAE made it, before anything is clamped.
-
-    NaN shows as black. On Ascend 310P and 910 it saturates to 0 on the way, so that what arrives is finite and the same
-    everywhere; what a VAE really decodes never is, not even for a white picture.
-
-    Raises:
-        DeadPictureError: It has values that are no numbers, or one single value in each channel.
-    """
-    finite = torch.isfinite(pixels).all()
-    constant = (pixels.amax(dim=(-2, -1)) == pixels.amin(dim=(-2, -1))).all()
-    is_finite, is_constant = torch.stack((finite, constant)).tolist()  # one wait for the device
-    if not is_finite:
-        raise DeadPictureError("The model's output is no picture: it has values that are no numbers.")
-    if is_constant:
-        raise DeadPictureError("The model's output is no picture: every pixel has the same value.")
+_VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+"""The VAEs that SDXL's can be replaced by."""
 
 
 def load_sdxl_turbo(
@@ -171,8 +62,13 @@ def load_sdxl_turbo(
     device_name: str = "auto",
     dtype_name: str = "auto",
     vae_dtype_name: str = "auto",
+    vae_folder: Path | None = None,
     attention: npu.Attention = "sdpa",
     npu_graphs: bool = False,
+    compile_mode: Literal["off", "on"] = "off",
+    batching: Batching = "exact",
+    max_batch: int = 8,
+    prompt_cache_bytes: int = 64 << 20,
 ) -> LoadedPipelines:
     """Open the device and load both modes from one set of weights; the contract is `PipelineLoader`.
 
@@ -182,8 +78,14 @@ def load_sdxl_turbo(
         device_name: As `open_device` takes it.
         dtype_name: As `choose_dtype` takes it.
         vae_dtype_name: As `choose_vae_dtype` takes it.
+        vae_folder: A diffusers folder of a VAE to take instead of the model's own.
         attention: `sdpa`, or diffusers' own processor for NPUs.
         npu_graphs: Whether to compile the UNet into NPU graphs, at the sizes that it is called at until it is warm.
+        compile_mode: Whether to compile all networks into CUDA graphs, likewise.
+        batching: Whether pictures are made together `off`, only where that changes none of their bits (`exact`), or
+            always (`fast`).
+        max_batch: Pictures at once that it is compiled for, and that `exact` looks at, up to this.
+        prompt_cache_bytes: Bytes of prompt embeddings that are kept.
 
     Raises:
         DeviceUnavailableError: The device is not there, or cannot do what is asked for.
@@ -198,43 +100,79 @@ def load_sdxl_turbo(
     transformers.utils.logging.disable_progress_bar()
 
     device = open_device(device_name)
-    torch_device = device.torch_device
-    dtype = choose_dtype(dtype_name, torch_device)
-    npu.check_options(torch_device, dtype, attention=attention, graphs=npu_graphs)
+    kind = device.torch_device.type
+    dtype = choose_dtype(dtype_name, device.torch_device)
+    npu.check_options(device.torch_device, dtype, attention=attention, graphs=npu_graphs)
+    if compile_mode == "on" and kind != "cuda":
+        raise DeviceUnavailableError(
+            f"TURBO_COMPILE=on makes CUDA graphs, and the device is {device.torch_device}."
+            + (" For an NPU there is TURBO_NPU_GRAPHS." if kind == "npu" else "")
+        )
+    txt2img = _load_pipeline(folder, vae_folder, dtype)
+    _settle_vae_dtype(txt2img.vae, vae_dtype_name, dtype)
+    with device_errors(device.torch_device):
+        txt2img.to(device.torch_device)
+    _settle_memory_format(txt2img, kind)
+    npu.fit(txt2img.unet, attention=attention)
+    # The scheduler holds the step index, so each mode has its own (huggingface/diffusers#7851); all else is shared.
+    scheduler = type(txt2img.scheduler).from_config(txt2img.scheduler.config)
+    img2img = AutoPipelineForImage2Image.from_pipe(txt2img, scheduler=scheduler)
+
+    by_graphs = compile_mode == "on" or npu_graphs
+    networks, stop_compiling = _settle_networks(
+        txt2img, device, batching=batching, compile_mode=compile_mode, npu_graphs=npu_graphs
+    )
+    prompts = PromptEncoder(
+        (txt2img.tokenizer, txt2img.tokenizer_2),
+        networks.encode_text,
+        device.torch_device,
+        cache_bytes=prompt_cache_bytes,
+    )
+    pipelines: dict[Mode, SdxlTurboPipeline] = {}
+    all_sizes: list[BatchSizes] = []
+    for mode, pipe in ((Mode.TXT2IMG, txt2img), (Mode.IMG2IMG, img2img)):
+        sizes = _batch_sizes(txt2img, networks, device, batching=batching, max_batch=max_batch, by_graphs=by_graphs)
+        all_sizes.append(sizes)
+        pipelines[mode] = SdxlTurboPipeline(pipe, networks, prompts, device, batch_sizes=sizes)
+
+    def on_warm() -> None:
+        stop_compiling()
+        for sizes in all_sizes:
+            sizes.stop_learning()
+        prompts.clear()
+
+    return LoadedPipelines(
+        by_mode=pipelines,
+        device=device,
+        model=model,
+        device_name=str(device.torch_device),
+        dtype=str(dtype).removeprefix("torch."),
+        warm_up_batches=(1,) if batching == "off" or kind == "cpu" else _buckets(max_batch),
+        on_warm=on_warm,
+        prompt_cache=lambda: prompts.statistics,
+    )
+
+
+def _buckets(max_batch: int) -> list[int]:
+    """Return the sizes of batches that there are graphs of, and that are tried: powers of two."""
+    return [1 << exponent for exponent in range(max_batch.bit_length())]
+
+
+def _load_pipeline(folder: Path, vae_folder: Path | None, dtype: torch.dtype) -> Any:
     try:
-        txt2img = AutoPipelineForText2Image.from_pretrained(
-            str(folder),
-            **{name: _load_model(kind, folder / name, dtype) for name, kind in _MODELS.items()},
-            local_files_only=True,
-            add_watermarker=False,
+        models = {name: _load_model(kind, folder / name, dtype, variant="fp16") for name, kind in _MODELS.items()}
+        if vae_folder is not None:
+            models["vae"] = _load_vae(vae_folder, dtype)
+        return AutoPipelineForText2Image.from_pretrained(
+            str(folder), **models, local_files_only=True, add_watermarker=False
         )
     except WeightsError:
         raise
     except Exception as error:  # foreign code on files of any content: the operator needs the folder and the reason
         raise WeightsError(f"The weights in {folder} cannot be loaded: {first_line(error)}.") from error
-    txt2img.set_progress_bar_config(disable=True)
-    _settle_vae_dtype(txt2img.vae, vae_dtype_name, dtype)
-    with device_errors(torch_device):
-        txt2img.to(torch_device)
-    on_warm = npu.fit(txt2img.unet, attention=attention, graphs=npu_graphs)
-    # The scheduler holds the step index, so each mode has its own (huggingface/diffusers#7851); all else is shared.
-    scheduler = type(txt2img.scheduler).from_config(txt2img.scheduler.config)
-    img2img = AutoPipelineForImage2Image.from_pipe(txt2img, scheduler=scheduler)
-    img2img.set_progress_bar_config(disable=True)
-    return LoadedPipelines(
-        by_mode={
-            Mode.TXT2IMG: SdxlTurboPipeline(txt2img, device),
-            Mode.IMG2IMG: SdxlTurboPipeline(img2img, device),
-        },
-        device=device,
-        model=model,
-        device_name=str(torch_device),
-        dtype=str(dtype).removeprefix("torch."),
-        on_warm=on_warm,
-    )
 
 
-def _load_model(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+def _load_model(kind: Any, folder: Path, dtype: torch.dtype, *, variant: str | None) -> Any:
     """Load one model, and refuse one with holes: transformers fills a missing tensor with random numbers.
 
     Which names belong where is the libraries' business, as they rename tensors of older files; so they are asked.
@@ -242,7 +180,7 @@ def _load_model(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     model, info = kind.from_pretrained(
         str(folder),
         dtype=dtype,
-        variant="fp16",
+        variant=variant,
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
@@ -254,7 +192,85 @@ def _load_model(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     return model
 
 
-def _settle_vae_dtype(vae: AutoencoderKL, name: str, dtype: torch.dtype) -> None:
+def _load_vae(folder: Path, dtype: torch.dtype) -> Any:
+    """Load the VAE that takes the place of the model's own."""
+    try:
+        name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
+        kind = _VAES[name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"TURBO_VAE={folder} is no folder of a VAE: its config.json has to name one of {', '.join(_VAES)}."
+        ) from error
+    variant = "fp16" if any(folder.glob("*.fp16.safetensors")) else None
+    try:
+        vae = _load_model(kind, folder, dtype, variant=variant)
+    except WeightsError:
+        raise
+    except Exception as error:  # as in _load_pipeline
+        raise WeightsError(f"The VAE in {folder} cannot be loaded: {first_line(error)}.") from error
+    if vae.config.latent_channels != _LATENT_CHANNELS:
+        raise WeightsError(f"The VAE in {folder} has {vae.config.latent_channels} latent channels, and SDXL's have 4.")
+    return vae
+
+
+def _settle_vae_dtype(vae: Any, name: str, dtype: torch.dtype) -> None:
     """Give the VAE its dtype for good; what goes in and out is cast at its border."""
-    vae.to(choose_vae_dtype(name, dtype, force_upcast=vae.config.force_upcast))
+    vae.to(choose_vae_dtype(name, dtype, force_upcast=vae.config.get("force_upcast", False)))
     vae.register_to_config(force_upcast=False)
+
+
+def _settle_memory_format(pipe: Any, kind: str) -> None:
+    """Lay convolutions' weights out channels last where that is faster.
+
+    On the CPU that is the VAE (in fp32 a quarter faster at 512x512; the UNet's convolutions are too small to gain), on
+    CUDA all of it, as tensor cores want it. Ascend has layouts of its own.
+    """
+    if kind in ("cpu", "cuda"):
+        pipe.vae.to(memory_format=torch.channels_last)
+    if kind == "cuda":
+        pipe.unet.to(memory_format=torch.channels_last)
+
+
+def _settle_networks(
+    pipe: Any, device: TorchDevice, *, batching: Batching, compile_mode: str, npu_graphs: bool
+) -> tuple[Networks, Callable[[], None]]:
+    """Return the networks in the form that is fastest on the device, and what to call when they are warm."""
+    plain = plain_networks(pipe)
+    if compile_mode == "on":
+        return compiled_networks(plain)
+    if npu_graphs:
+        return with_npu_graphs(plain, npu.graphs)
+    if _is_fp32_on_cpu(pipe, device):
+        return traced_networks(pipe, plain, exact=batching != "fast"), _nothing
+    return plain, _nothing
+
+
+def _is_fp32_on_cpu(pipe: Any, device: TorchDevice) -> bool:
+    return device.torch_device.type == "cpu" and pipe.unet.dtype == pipe.vae.dtype == torch.float32
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _batch_sizes(
+    pipe: Any,
+    networks: Networks,
+    device: TorchDevice,
+    *,
+    batching: Batching,
+    max_batch: int,
+    by_graphs: bool,
+) -> BatchSizes:
+    """Settle how many pictures may go through the networks at once."""
+    if batching == "off":
+        return BatchSizes([1])
+    any_size, buckets = range(1, max_batch + 1), _buckets(max_batch)
+    if device.torch_device.type != "cpu":
+        if batching == "exact":
+            return BatchSizes(buckets, learn=True)
+        return BatchSizes(buckets if by_graphs else any_size)
+    if batching == "fast" or (_is_fp32_on_cpu(pipe, device) and predicts_alike_in_a_batch(pipe, networks)):
+        return BatchSizes(any_size, max_pixels=_CPU_BATCH_PIXELS)
+    _log.warning("Pictures come out differently in a batch here, so that TURBO_BATCHING=exact makes them one by one.")
+    return BatchSizes([1])

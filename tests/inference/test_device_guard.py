@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from app.errors import DeadPictureError, DeviceLostError, DeviceOutOfMemoryError
@@ -13,32 +15,38 @@ def guard(pipeline: GatedPipeline) -> DeviceGuard:
     return DeviceGuard(pipeline.device, on_progress=lambda: None)
 
 
+def made(guard: DeviceGuard, pipeline: GatedPipeline, *batch: Txt2ImgParams) -> list[bytes]:
+    """The pixels that one request gets."""
+    (outcome,) = guard.call(pipeline, [batch])
+    assert not isinstance(outcome, Exception), outcome
+    return [image.pixels.tobytes() for image in outcome]
+
+
 def test_no_picture_leaves_before_the_device_has_proved_itself(guard: DeviceGuard, pipeline: GatedPipeline) -> None:
-    assert len(guard.call(pipeline, BATCH)) == 3
+    assert len(made(guard, pipeline, *BATCH)) == 3
     assert pipeline.device.checks == 1
     pipeline.device.error = DeviceLostError()
     with pytest.raises(DeviceLostError):
-        guard.call(pipeline, BATCH)
+        guard.call(pipeline, [BATCH])
 
 
 def test_when_memory_is_short_the_batch_is_tried_once_more_one_by_one_with_an_empty_cache(
     guard: DeviceGuard, pipeline: GatedPipeline
 ) -> None:
     pipeline.errors = [DeviceOutOfMemoryError("full")]
-    alone = [guard.call(pipeline, [params])[0].image.tobytes() for params in BATCH]
+    alone = [made(guard, pipeline, params)[0] for params in BATCH]
     pipeline.calls.clear()
     pipeline.errors = [DeviceOutOfMemoryError("full")]
-    images = guard.call(pipeline, BATCH)
+    assert made(guard, pipeline, *BATCH) == alone
     assert [len(batch) for batch in pipeline.calls] == [3, 1, 1, 1]
-    assert [image.image.tobytes() for image in images] == alone
 
 
 def test_the_cache_is_emptied_once_and_only_when_memory_is_short(guard: DeviceGuard, pipeline: GatedPipeline) -> None:
-    guard.call(pipeline, BATCH)
+    made(guard, pipeline, *BATCH)
     assert pipeline.device.times_freed == 0
     pipeline.errors = [DeviceOutOfMemoryError("full"), DeviceOutOfMemoryError("full")]
-    with pytest.raises(DeviceOutOfMemoryError):
-        guard.call(pipeline, BATCH)
+    (outcome,) = guard.call(pipeline, [BATCH])
+    assert isinstance(outcome, DeviceOutOfMemoryError)
     assert pipeline.device.times_freed == 1
 
 
@@ -49,7 +57,7 @@ def test_after_any_error_the_device_has_to_prove_itself(
     pipeline.errors = [error]
     pipeline.device.error = DeviceLostError("it does not compute")
     with pytest.raises(DeviceLostError, match="it does not compute"):
-        guard.call(pipeline, BATCH)
+        guard.call(pipeline, [BATCH])
     assert len(pipeline.calls) == 1
 
 
@@ -57,16 +65,46 @@ def test_after_the_second_shortage_of_memory_too_the_device_has_to_prove_itself(
     guard: DeviceGuard, pipeline: GatedPipeline
 ) -> None:
     pipeline.errors = [DeviceOutOfMemoryError("full"), DeviceOutOfMemoryError("full")]
-    with pytest.raises(DeviceOutOfMemoryError):
-        guard.call(pipeline, BATCH)
+    (outcome,) = guard.call(pipeline, [BATCH])
+    assert isinstance(outcome, DeviceOutOfMemoryError)
     assert pipeline.device.checks == 2
 
 
-@pytest.mark.parametrize("error", [DeadPictureError("black"), ValueError("odd"), DeviceLostError("gone")])
-def test_what_is_no_shortage_of_memory_is_not_tried_again(
+@pytest.mark.parametrize("error", [DeadPictureError("black"), ValueError("odd")])
+def test_the_error_of_one_request_alone_is_its_outcome_at_once(
     guard: DeviceGuard, pipeline: GatedPipeline, error: Exception
 ) -> None:
     pipeline.errors = [error]
-    with pytest.raises(type(error)):
-        guard.call(pipeline, BATCH)
+    assert guard.call(pipeline, [BATCH]) == [error]
     assert len(pipeline.calls) == 1
+
+
+def test_a_lost_device_is_not_tried_again(guard: DeviceGuard, pipeline: GatedPipeline) -> None:
+    pipeline.errors = [DeviceLostError("gone")]
+    with pytest.raises(DeviceLostError):
+        guard.call(pipeline, [BATCH, BATCH])
+    assert len(pipeline.calls) == 1
+
+
+@pytest.mark.parametrize("error", [DeadPictureError("black"), ValueError("odd"), DeviceOutOfMemoryError("full")])
+@pytest.mark.parametrize("place", [0, 3, 7])
+def test_a_poisoned_request_takes_no_other_of_its_batch_along(
+    guard: DeviceGuard, pipeline: GatedPipeline, place: int, error: Exception
+) -> None:
+    requests = [[dataclasses.replace(BATCH[0], seed=seed)] for seed in range(8)]
+    alone = [made(guard, pipeline, *request) for request in requests]
+    pipeline.poison = {place: error}
+    outcomes = guard.call(pipeline, requests)
+    assert outcomes[place] is error
+    for i, outcome in enumerate(outcomes):
+        if i != place:
+            assert not isinstance(outcome, Exception)
+            assert [image.pixels.tobytes() for image in outcome] == alone[i]
+
+
+def test_a_device_that_dies_of_one_request_of_a_batch_gives_nobody_a_picture(
+    guard: DeviceGuard, pipeline: GatedPipeline
+) -> None:
+    pipeline.poison = {3: DeviceLostError("gone")}
+    with pytest.raises(DeviceLostError):
+        guard.call(pipeline, [[dataclasses.replace(BATCH[0], seed=seed)] for seed in range(8)])

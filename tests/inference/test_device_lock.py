@@ -2,7 +2,7 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -129,3 +129,141 @@ async def test_a_call_that_fails_when_nobody_waits_any_more_is_no_complaint_of_a
     await until(lambda: not lock.busy)
     gc.collect()
     assert caplog.records == []
+
+
+# Items that are served together.
+
+
+class Together:
+    """Serves items, remembers with which others, and stops in each call while it is `closed`."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def call(self, items: Sequence[str]) -> list[str | Exception]:
+        self.batches.append(list(items))
+        assert self.go_on.wait(60)
+        return [ValueError(item) if item.startswith("bad") else item.upper() for item in items]
+
+
+async def ask(
+    lock: DeviceLock, together: Together, *items: str, key: str = "same", pictures: int = 1
+) -> list[asyncio.Task[str]]:
+    tasks = [
+        asyncio.create_task(lock.serve(item, together.call, key=key, limit=4, pictures=pictures)) for item in items
+    ]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def busy(lock: DeviceLock, together: Together) -> asyncio.Task[str]:
+    together.go_on.clear()
+    (task,) = await ask(lock, together, "first")
+    await until(lambda: together.batches)
+    return task
+
+
+async def test_who_finds_the_device_idle_is_served_at_once_and_alone(lock: DeviceLock) -> None:
+    together = Together()
+    for item in ("a", "b"):
+        (task,) = await ask(lock, together, item)
+        assert lock.busy
+        assert await task == item.upper()
+    assert together.batches == [["a"], ["b"]]
+
+
+async def test_those_who_wait_are_served_together_and_each_gets_its_own(lock: DeviceLock) -> None:
+    together = Together()
+    first = await busy(lock, together)
+    waiting = await ask(lock, together, "a", "b", "c")
+    together.go_on.set()
+    assert await asyncio.gather(first, *waiting) == ["FIRST", "A", "B", "C"]
+    assert together.batches == [["first"], ["a", "b", "c"]]
+
+
+async def test_a_call_serves_no_more_pictures_than_it_may(lock: DeviceLock) -> None:
+    together = Together()
+    tasks = [await busy(lock, together)]
+    tasks += await ask(lock, together, "a", "b", "c")
+    tasks += await ask(lock, together, "pair", pictures=2)
+    tasks += await ask(lock, together, "d")
+    tasks += await ask(lock, together, "crowd", pictures=9)
+    together.go_on.set()
+    await asyncio.gather(*tasks)
+    assert together.batches == [["first"], ["a", "b", "c", "d"], ["pair"], ["crowd"]]
+
+
+async def test_the_oldest_is_next_and_takes_along_its_own_kind_in_the_order_they_came(lock: DeviceLock) -> None:
+    together = Together()
+    tasks = [await busy(lock, together)]
+    for item, key in (("a1", "a"), ("b1", "b"), ("a2", "a"), ("c1", "c"), ("b2", "b"), ("a3", "a")):
+        tasks += await ask(lock, together, item, key=key)
+    together.go_on.set()
+    await asyncio.gather(*tasks)
+    assert together.batches == [["first"], ["a1", "a2", "a3"], ["b1", "b2"], ["c1"]]
+
+
+async def test_who_has_no_key_is_served_alone(lock: DeviceLock) -> None:
+    together = Together()
+    first = await busy(lock, together)
+    calls: list[int] = []
+    alone = [asyncio.create_task(lock.run(lambda i=i: calls.append(i))) for i in range(3)]  # type: ignore[misc] # bound i
+    together.go_on.set()
+    await asyncio.gather(first, *alone)
+    assert calls == [0, 1, 2]
+
+
+async def test_who_leaves_while_it_waits_is_not_served_and_who_leaves_later_takes_nobody_along(
+    lock: DeviceLock,
+) -> None:
+    together = Together()
+    first = await busy(lock, together)
+    a, b, c = await ask(lock, together, "a", "b", "c")
+    b.cancel()
+    await asyncio.sleep(0)
+    first.cancel()
+    together.go_on.set()
+    await until(lambda: len(together.batches) == 2)
+    assert together.batches == [["first"], ["a", "c"]]
+    assert [await a, await c] == ["A", "C"]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_who_leaves_during_the_call_that_it_shares_takes_nobody_along(lock: DeviceLock, place: int) -> None:
+    together = Together()
+    first = await busy(lock, together)
+    tasks = await ask(lock, together, "a", "b", "c")
+    together.go_on.set()
+    await first
+    together.go_on.clear()
+    await until(lambda: len(together.batches) == 2)
+    tasks[place].cancel()
+    await asyncio.sleep(0)
+    together.go_on.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results.pop(place), asyncio.CancelledError)
+    assert results == [item for item in ("A", "B", "C") if item != "ABC"[place]]
+
+
+async def test_an_outcome_that_is_an_error_is_one_waiter_s_alone(lock: DeviceLock) -> None:
+    together = Together()
+    first = await busy(lock, together)
+    waiting = await ask(lock, together, "a", "bad", "c")
+    together.go_on.set()
+    await first
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [results[0], results[2]] == ["A", "C"]
+    assert isinstance(results[1], ValueError)
+
+
+async def test_the_next_call_begins_before_the_last_one_s_results_are_collected(lock: DeviceLock) -> None:
+    together = Together()
+    first = await busy(lock, together)
+    (other,) = await ask(lock, together, "a", key="other")
+    running: list[bool] = []
+    first.add_done_callback(lambda _: running.append(lock.busy))
+    together.go_on.set()
+    await asyncio.gather(first, other)
+    assert running == [True]

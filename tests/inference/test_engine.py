@@ -1,10 +1,12 @@
 import asyncio
+import dataclasses
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from unittest.mock import Mock
 
 import pytest
+from PIL import Image
 
 from app.errors import (
     DeadlineExceededError,
@@ -17,7 +19,7 @@ from app.errors import (
 from app.inference.device_lock import DeviceLock
 from app.inference.engine import Engine, GenerationResult
 from app.inference.registry import PipelineRegistry
-from app.pipelines.base import Txt2ImgParams
+from app.pipelines.base import GenerationParams, Img2ImgParams, Txt2ImgParams
 from tests.conftest import until
 from tests.gate import GatedPipeline
 
@@ -47,7 +49,7 @@ def params(prompt: str = "a cat", seed: int = 0) -> Txt2ImgParams:
     return Txt2ImgParams(prompt=prompt, seed=seed, num_inference_steps=1, width=64, height=64)
 
 
-async def generate(engine: Engine, *batch: Txt2ImgParams) -> GenerationResult:
+async def generate(engine: Engine, *batch: GenerationParams) -> GenerationResult:
     async with engine.admit() as place:
         return await engine.generate(batch or (params(),), place)
 
@@ -65,7 +67,7 @@ async def occupy(engine: Engine, pipeline: GatedPipeline, *, waiting: int) -> li
 async def test_a_request_gets_its_pictures_and_its_timings(make_engine: MakeEngine) -> None:
     result = await generate(make_engine(), params(seed=1), params(seed=2))
     assert len(result.images) == 2
-    assert result.images[0].image.size == (64, 64)
+    assert result.images[0].pixels.shape == (64, 64, 3)
     assert result.queue_s >= 0
     assert result.inference_s > 0
 
@@ -80,7 +82,7 @@ async def test_the_request_after_the_last_that_may_wait_is_refused(
     assert caught.value.retry_after_s is not None
     pipeline.gate.set()
     await asyncio.gather(*tasks)
-    assert len(pipeline.calls) == 3
+    assert sum(len(batch) for batch in pipeline.calls) == 3
     await generate(engine)
 
 
@@ -393,3 +395,95 @@ async def test_a_call_past_the_hang_limit_is_noticed_while_it_runs(
     pipeline.gate.set()
     await asyncio.gather(*tasks)
     assert engine.status.live
+
+
+async def test_requests_that_wait_are_served_by_one_call_and_each_gets_its_own_pictures(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine(max_queue=8)
+    alone = (await generate(engine, params("waiting 1"))).images[0].pixels
+    tasks = await occupy(engine, pipeline, waiting=3)
+    pipeline.gate.set()
+    running, *waiting = await asyncio.gather(*tasks)
+    assert [len(batch) for batch in pipeline.calls] == [1, 3]
+    assert (running.batch_pictures, [result.batch_pictures for result in waiting]) == (1, [3, 3, 3])
+    assert (waiting[1].images[0].pixels == alone).all()
+    assert len({result.images[0].pixels.tobytes() for result in waiting}) == 3
+
+
+async def test_only_requests_of_the_same_mode_size_steps_and_strength_share_a_call(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine(max_queue=20)
+    first = params()
+    start = Image.new("RGB", (64, 64))
+    painted = Img2ImgParams(prompt="a", seed=1, num_inference_steps=2, strength=0.5, image=start)
+    kinds: list[GenerationParams] = [
+        first,
+        dataclasses.replace(first, width=72),
+        dataclasses.replace(first, height=72),
+        dataclasses.replace(first, num_inference_steps=2),
+        painted,
+        dataclasses.replace(painted, strength=1.0),
+        dataclasses.replace(painted, num_inference_steps=4),
+        dataclasses.replace(painted, image=Image.new("RGB", (72, 64))),
+    ]
+    tasks = await occupy(engine, pipeline, waiting=0)
+    for kind in kinds * 2:
+        tasks.append(asyncio.create_task(generate(engine, kind)))
+    await until(lambda: engine.status.waiting == 16)
+    pipeline.gate.set()
+    await asyncio.gather(*tasks)
+    served = [[params.batch_key for params in batch] for batch in pipeline.calls[1:]]
+    assert served == [[kind.batch_key] * 2 for kind in kinds]
+
+
+async def test_seven_of_eight_succeed_when_one_is_poisoned(make_engine: MakeEngine, pipeline: GatedPipeline) -> None:
+    engine = make_engine(max_queue=8)
+    tasks = await occupy(engine, pipeline, waiting=0)
+    pipeline.poison = {5: KeyError("secret")}
+    tasks += [asyncio.create_task(generate(engine, params(seed=seed))) for seed in range(8)]
+    await until(lambda: engine.status.waiting == 8)
+    pipeline.gate.set()
+    _, *results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [GenerationResult] * 5 + [InferenceError] + [GenerationResult] * 2
+    assert [len(batch) for batch in pipeline.calls] == [1, 8, *[1] * 8]
+    pipeline.poison = {}
+    await generate(engine)
+
+
+async def test_a_client_that_leaves_takes_only_its_own_request_out_of_the_batch(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine(max_queue=8)
+    running, gone, staying, late = await occupy(engine, pipeline, waiting=3)
+    gone.cancel()
+    await until(lambda: engine.status.waiting == 2)
+    pipeline.gate.set()
+    await running
+    await until(lambda: len(pipeline.calls) == 2)
+    late.cancel()
+    assert (await staying).batch_pictures == 2
+    assert [params.prompt for params in pipeline.calls[1]] == ["waiting 1", "waiting 2"]
+
+
+async def test_the_measured_time_of_a_call_is_shared_by_the_requests_that_it_serves(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine(max_queue=8)
+    tasks = await occupy(engine, pipeline, waiting=8)
+    pipeline.gate.set()
+    await tasks[0]
+    pipeline.gate.clear()
+    await until(lambda: len(pipeline.calls) == 2)
+    await asyncio.sleep(1.6)  # of eight requests: 0.2 s each
+    pipeline.gate.set()
+    await asyncio.gather(*tasks)
+    tasks = await occupy(engine, pipeline, waiting=8)
+    with pytest.raises(QueueFullError) as caught:
+        await generate(engine)
+    assert (
+        caught.value.retry_after_s == 1
+    )  # 9 x 0.2 s, less what is learned slowly; for a whole call each it would be 4
+    pipeline.gate.set()
+    await asyncio.gather(*tasks)

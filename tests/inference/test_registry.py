@@ -20,14 +20,29 @@ async def test_entering_loads_once_and_warms_every_mode_up_at_every_size(pipelin
             (Mode.TXT2IMG, 768, 256),
             (Mode.IMG2IMG, 768, 256),
         ]
-        assert registry[Mode.TXT2IMG] is pipeline
     assert not registry.warm
+
+
+async def test_every_mode_is_warmed_up_with_as_many_pictures_at_once_as_the_loader_names(
+    pipeline: GatedPipeline,
+) -> None:
+    def load() -> LoadedPipelines:
+        return dataclasses.replace(pipeline.load(), warm_up_batches=(1, 4))
+
+    async with PipelineRegistry(load, DeviceLock(hang_limit_s=30), warm_up_sizes=[(64, 64)]):
+        assert [(batch[0].mode, len(batch)) for batch in pipeline.calls] == [
+            (Mode.TXT2IMG, 1),
+            (Mode.IMG2IMG, 1),
+            (Mode.TXT2IMG, 4),
+            (Mode.IMG2IMG, 4),
+        ]
+        assert len({params.seed for params in pipeline.calls[2]}) == 4
 
 
 async def test_load_warm_up_and_calls_share_one_thread(pipeline: GatedPipeline) -> None:
     lock = DeviceLock(hang_limit_s=30)
     async with PipelineRegistry(pipeline.load, lock, warm_up_sizes=SIZES) as registry:
-        await lock.run(lambda: registry[Mode.TXT2IMG](pipeline.calls[0]))
+        await lock.run(lambda: registry.call([pipeline.calls[0]]))
     assert len(pipeline.thread_ids) == 1
 
 

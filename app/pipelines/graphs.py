@@ -1,0 +1,50 @@
+"""Graphs that a compiler makes of the networks, at the sizes that come while the service warms up and at no others."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_GRAPHS = 256
+"""Sizes that there can be graphs for."""
+
+
+class WarmGraphs:
+    """A function by graphs at the sizes that come until it is told to stop, and without graphs at all others.
+
+    `compiled` compiles at every new size when it is called, which takes from seconds to minutes: no request may wait
+    for that. On the device thread alone.
+    """
+
+    def __init__(self, plain: Callable[..., Any], compiled: Callable[..., Any]) -> None:
+        torch._dynamo.config.recompile_limit = _GRAPHS  # noqa: SLF001 - documented, and 8 otherwise
+        self._plain = plain
+        self._compiled = compiled
+        self._compiling = True
+        self._sizes: set[tuple[torch.Size, ...]] = set()
+
+    def __call__(self, *tensors: torch.Tensor) -> Any:
+        """Call one or the other."""
+        sizes = tuple(tensor.shape for tensor in tensors)
+        if self._compiling:
+            self._sizes.add(sizes)
+        return (self._compiled if sizes in self._sizes else self._plain)(*tensors)
+
+    def stop_compiling(self) -> None:
+        """Compile nothing from now on."""
+        self._compiling = False
+
+
+def cuda_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function of tensors with inductor and CUDA graphs, for each size of its own.
+
+    What a graph returns lies in the graph's own memory and is overwritten by its next run, so a copy is returned.
+    """
+    compiled = torch.compile(function, mode="reduce-overhead", fullgraph=True, dynamic=False)
+
+    def call(*tensors: torch.Tensor) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call] # torch types it so
+        result = compiled(*tensors)
+        return tuple(part.clone() for part in result) if isinstance(result, tuple) else result.clone()
+
+    return call

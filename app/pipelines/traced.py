@@ -1,0 +1,167 @@
+"""Networks on the CPU: recorded once, so that Python is not in the way, and with the same bits alone and in a batch.
+
+A network of many small layers spends half of its time in Python (diffusers' UNet of 12.6 million parameters at 128x128,
+one thread: 39 ms, and 17 ms recorded). So the operations are recorded by `torch.jit.trace`, which takes a second or so,
+where compiling takes minutes. The recording holds for every batch and every size.
+
+Rounding on the CPU depends on the batch's shape wherever a library chooses another kernel, another order of sums, or
+another place to leave vectors for single numbers. Those operations are recorded so that they take one sample at a time:
+
+- convolutions, whose kernel torch chooses by the batch's size too (`ConvParams::use_mkldnn` in its Convolution.cpp);
+- Linears of few rows a sample, where a sample alone is given to another kernel of the matrix product;
+- group norms, which in the channels-last layout may add up by thread;
+- functions such as SiLU, whose last elements are computed without vectors.
+
+The large matrix products, attention, layer norms and sums take the whole batch: what they make of a sample has been
+seen to be the same, and is looked at again at each start.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F  # noqa: N812 - torch's own habit
+from torch.overrides import TorchFunctionMode
+
+
+def trace(function: Callable[..., Any], example: Sequence[torch.Tensor], *, exact: bool) -> Callable[..., Any]:
+    """Record a function of tensors on the CPU; the recording takes tensors of any batch and size.
+
+    Args:
+        function: Calls networks whose weights want no gradients; they become part of the recording, uncopied.
+        example: What to call it with. Sizes that are 1, or equal to each other by chance, can be taken for constants.
+        exact: Whether a sample's result may not depend on the rest of the batch, to the last bit.
+    """
+    with warnings.catch_warnings(), torch.inference_mode():
+        # The tracer names every number that Python reads of a tensor: checks of channels, which are constant indeed.
+        warnings.simplefilter("ignore")
+        with _Recorded(exact=exact):
+            recording = torch.jit.trace(  # type: ignore[no-untyped-call] # torch types it so
+                function, tuple(example), check_trace=False, _store_inputs=False
+            )
+
+    def call(*tensors: torch.Tensor) -> Any:
+        # What TorchScript would optimize takes seconds at the first calls, and saves less than a tenth.
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined] # a public name that it forgets to export
+            return recording(*tensors)
+
+    return call
+
+
+class _Recorded(TorchFunctionMode):
+    """Replaces what is recorded: what does nothing by nothing, and what would round by the batch by loops over it."""
+
+    def __init__(self, *, exact: bool) -> None:
+        super().__init__()
+        self._replaced = _one_by_one() if exact else {}
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _DIVISIONS and not isinstance(args[1], torch.Tensor) and args[1] == 1:
+            return args[0]  # diffusers scales by 1 after every block
+        if func is F.dropout:
+            return args[0]
+        return self._replaced.get(func, func)(*args, **kwargs)
+
+
+_DIVISIONS = (torch.Tensor.div, torch.Tensor.__truediv__, torch.div)
+
+
+def _one_by_one() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Return what operations are replaced by, as TorchScript, which keeps the loops over the batch in the recording."""
+    conv2d = torch.jit.script(_conv2d)
+
+    def conv2d_by_pairs(  # noqa: PLR0917 - torch's order
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Any:
+        return conv2d(x, weight, bias, _pair(stride), _pair(padding), _pair(dilation), groups)
+
+    return {
+        F.linear: torch.jit.script(_linear),
+        F.conv2d: conv2d_by_pairs,
+        F.group_norm: torch.jit.script(_group_norm),
+        F.silu: torch.jit.script(_silu),
+        F.gelu: torch.jit.script(_gelu),
+        torch.sin: torch.jit.script(_sin),
+        torch.cos: torch.jit.script(_cos),
+    }
+
+
+def _pair(value: Any) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)
+
+
+# TorchScript: loops, torch's own names of arguments, and `Optional` where Python would write `| None`.
+# ruff: noqa: A002
+
+
+def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    enough_rows = 32  # a sample; what was seen to differ had one
+    if input.size(0) == 1 or input.numel() >= enough_rows * input.size(0) * input.size(-1):
+        return F.linear(input, weight, bias)
+    return torch.cat([F.linear(input[i : i + 1], weight, bias) for i in range(input.size(0))])
+
+
+def _conv2d(  # noqa: PLR0917 - torch's order
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> torch.Tensor:
+    if input.size(0) == 1:
+        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    return torch.cat(
+        [torch.conv2d(input[i : i + 1], weight, bias, stride, padding, dilation, groups) for i in range(input.size(0))]
+    )
+
+
+def _group_norm(
+    input: torch.Tensor,
+    num_groups: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+) -> torch.Tensor:
+    if input.size(0) == 1:
+        return F.group_norm(input, num_groups, weight, bias, eps)
+    return torch.cat([F.group_norm(input[i : i + 1], num_groups, weight, bias, eps) for i in range(input.size(0))])
+
+
+def _silu(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:  # noqa: ARG001 - torch's, never used
+    if input.size(0) == 1:
+        return F.silu(input)
+    return torch.cat([F.silu(input[i : i + 1]) for i in range(input.size(0))])
+
+
+def _gelu(input: torch.Tensor, approximate: str = "none") -> torch.Tensor:
+    if input.size(0) == 1:
+        return F.gelu(input, approximate=approximate)
+    return torch.cat([F.gelu(input[i : i + 1], approximate=approximate) for i in range(input.size(0))])
+
+
+def _sin(input: torch.Tensor) -> torch.Tensor:
+    if input.size(0) == 1:
+        return torch.sin(input)
+    return torch.cat([torch.sin(input[i : i + 1]) for i in range(input.size(0))])
+
+
+def _cos(input: torch.Tensor) -> torch.Tensor:
+    if input.size(0) == 1:
+        return torch.cos(input)
+    return torch.cat([torch.cos(input[i : i + 1]) for i in range(input.size(0))])

@@ -1,0 +1,23 @@
+"""The least that a start can take: load the pipeline, make one 512x512 picture in each mode, and say so."""
+
+import os
+from typing import Any
+
+import torch
+from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image
+
+
+def main() -> None:
+    """Do what the service does before it opens its port, and no more."""
+    pipe: Any = AutoPipelineForText2Image.from_pretrained(
+        os.environ["BENCH_MODEL"], dtype=torch.float32, variant="fp16"
+    )
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe("", num_inference_steps=1, guidance_scale=0.0, width=512, height=512).images[0]
+    other: Any = AutoPipelineForImage2Image.from_pipe(pipe)
+    other.set_progress_bar_config(disable=True)
+    other("", image=image, num_inference_steps=2, strength=0.5, guidance_scale=0.0)
+
+
+if __name__ == "__main__":
+    main()

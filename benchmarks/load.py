@@ -1,0 +1,88 @@
+"""The load: closed loops of clients that each wait for their picture, and open loops of arrivals by chance."""
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.http_client import Connection
+from benchmarks.pictures import Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one request. Status 0: no answer; the body is then the reason."""
+
+    picture: Picture
+    status: int
+    body: bytes
+    latency_s: float
+
+
+async def closed_loop(port: int, path: str, pictures: Sequence[Picture], *, clients: int) -> list[Outcome]:
+    """Ask for the pictures with so many clients, each of which asks again as soon as it is answered."""
+    waiting = iter(pictures)
+
+    async def client() -> list[Outcome]:
+        async with Connection(port) as connection:
+            return [await _ask(connection, path, picture, time.perf_counter()) for picture in waiting]
+
+    return list(itertools.chain.from_iterable(await asyncio.gather(*(client() for _ in range(clients)))))
+
+
+async def open_loop(port: int, path: str, pictures: Sequence[Picture], *, per_second: float) -> list[Outcome]:
+    """Ask for the pictures at moments drawn by a Poisson process, whether earlier ones are answered or not.
+
+    A latency counts from the moment that was drawn.
+    """
+    chance = random.Random(0)  # noqa: S311 - no secret
+    free: list[Connection] = []
+
+    async def ask(picture: Picture, due: float) -> Outcome:
+        await asyncio.sleep(due - time.perf_counter())
+        connection = free.pop() if free else Connection(port)
+        outcome = await _ask(connection, path, picture, due)
+        free.append(connection)
+        return outcome
+
+    due, asking = time.perf_counter(), []
+    for picture in pictures:
+        due += chance.expovariate(per_second)
+        asking.append(ask(picture, due))
+    outcomes = await asyncio.gather(*asking)
+    for connection in free:
+        connection.close()
+    return list(outcomes)
+
+
+async def _ask(connection: Connection, path: str, picture: Picture, since: float) -> Outcome:
+    try:
+        answer = await connection.post(path, picture.body)
+    except (OSError, asyncio.IncompleteReadError) as error:
+        return Outcome(picture, 0, repr(error).encode(), time.perf_counter() - since)
+    return Outcome(picture, answer.status, answer.body, time.perf_counter() - since)
+
+
+@dataclass
+class Probe:
+    """Asks one path over and over, every 20 ms, on a connection of its own."""
+
+    port: int
+    path: str
+
+    def __post_init__(self) -> None:
+        """Nothing is asked yet."""
+        self.latencies_s: list[float] = []
+        self.failures = 0
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        async with Connection(self.port) as connection:
+            while True:
+                began = time.perf_counter()
+                answer = await connection.get(self.path)
+                self.latencies_s.append(time.perf_counter() - began)
+                self.failures += answer.status != 200  # noqa: PLR2004 - HTTP's own
+                await asyncio.sleep(max(0.0, began + 0.02 - time.perf_counter()))

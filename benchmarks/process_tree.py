@@ -1,0 +1,74 @@
+"""What a process and all its descendants take: CPU-seconds and memory, read from /proc."""
+
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+def members(root: int) -> list[int]:
+    """List the process `root` and its descendants that are alive."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and (fields := _stat(int(folder.name))):
+            children.setdefault(int(fields[1]), []).append(int(folder.name))
+    found = [root] if _stat(root) else []
+    for pid in found:
+        found += children.get(pid, [])
+    return found
+
+
+def cpu_seconds(root: int) -> float:
+    """Sum the CPU time of the tree since its start, user and system, children that have ended included."""
+    ticks = 0
+    for pid in members(root):
+        if fields := _stat(pid):
+            ticks += sum(int(field) for field in fields[11:15])  # utime, stime, cutime, cstime
+    return ticks * _TICK_S
+
+
+def pss_bytes(root: int) -> int:
+    """Sum the proportional set size of the tree: memory that several processes share is counted once."""
+    total = 0
+    for pid in members(root):
+        with suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
+def end(root: int, *, patience_s: float = 10) -> None:
+    """Ask the tree to end, and kill what is left of it after `patience_s`."""
+    pids = [(pid, _born(pid)) for pid in members(root)]
+    with suppress(ProcessLookupError):
+        os.kill(root, signal.SIGTERM)
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline and any(_alive(pid, born) for pid, born in pids):
+        time.sleep(0.1)
+    for pid, born in pids:
+        if _alive(pid, born):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _alive(pid: int, born: str | None) -> bool:
+    """Tell whether the process lives and is the one that was born then, not another with its number."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] != "Z" and _born(pid) == born
+
+
+def _born(pid: int) -> str | None:
+    fields = _stat(pid)
+    return fields[19] if fields else None
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Read the fields of /proc/PID/stat (proc(5)) from the third, the state, on: the second can hold spaces."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None

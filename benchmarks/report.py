@@ -1,0 +1,311 @@
+"""The results in words: the table, and which targets are met."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.reactions import CONTROL
+from benchmarks.results import SCENARIOS, Key, Measurement, Results
+
+_TITLES = {contestant.key: contestant.title for contestant in CONTESTANTS}
+_SERVERS = ("plain", "litserve", "bentoml", "ray")
+"""The peers that speak HTTP: the best peer is one of these."""
+
+_NONE = "–"  # noqa: RUF001 - an empty cell
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One target and what was measured. No value: it was not measured."""
+
+    text: str
+    value: float | None
+    bound: float
+    at_most: bool
+    shown: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Met, missed or not measured."""
+        if self.value is None:
+            return "not measured"
+        return "met" if (self.value <= self.bound if self.at_most else self.value >= self.bound) else "**missed**"
+
+
+def targets(results: Results, ours: str = "ours") -> list[Target]:
+    """Compare the service with what it is meant to reach."""
+
+    def ratio(scenario: str, peer: str) -> float | None:
+        return results.cpu_ratio(ours, peer, scenario)
+
+    def gain(scenario: str, peer: str | None) -> float | None:
+        return results.cpu_ratio(peer, ours, scenario)
+
+    best_small, best_large = _best(results, Key.SMALL_EIGHT), _best(results, Key.LARGE_EIGHT)
+    memory = _over(results.memory_bytes(ours), results.memory_bytes("plain"))
+    reactions = [found for found in results.reactions if found.server == ours]
+    p99 = max((found.p99_s for found in reactions), default=None)
+    stall = max((found.net_lag_max_s for found in reactions), default=None)
+    eight_to_one = _over(results.cpu_s(ours, Key.LARGE_EIGHT), results.cpu_s(ours, Key.LARGE_FRESH))
+    cpu = "CPU time an image"
+    return [
+        Target(f"512 px, one client, one prompt: {cpu} over plain", ratio(Key.LARGE_KEPT, "plain"), 0.68, True),
+        Target(
+            f"512 px, one client, one prompt: {cpu} over OpenVINO GenAI", ratio(Key.LARGE_KEPT, "openvino"), 0.95, True
+        ),
+        Target(f"128 px, one client: {cpu} over plain", ratio(Key.SMALL_ONE, "plain"), 0.55, True),
+        Target(
+            f"128 px, eight clients: images for CPU time over the best peer{_named(results, best_small)}",
+            gain(Key.SMALL_EIGHT, best_small),
+            1.5,
+            False,
+        ),
+        Target("128 px, eight clients: images for CPU time over plain", gain(Key.SMALL_EIGHT, "plain"), 3, False),
+        Target(f"512 px: {cpu}, eight clients over one, fresh prompts", eight_to_one, 1.0, True),
+        Target(
+            f"512 px, eight clients: images for CPU time over the best peer{_named(results, best_large)}",
+            gain(Key.LARGE_EIGHT, best_large),
+            1.35,
+            False,
+        ),
+        Target("health probes under load, p99 in ms", p99 and p99 * 1000, 10, True),
+        Target("event loop's longest stall under load, net, in ms", stall and stall * 1000, 5, True),
+        Target("peak memory over plain", memory, 1.1, True),
+        Target(
+            "time until ready over the bare pipeline", _over(results.ready_s(ours), results.ready_s("bare")), 1.2, True
+        ),
+    ]
+
+
+def write(results: Results) -> str:
+    """Return RESULTS.md."""
+    return "\n".join(_lines(results)).rstrip() + "\n"
+
+
+def _lines(results: Results) -> Iterator[str]:
+    yield "# Results"
+    yield ""
+    yield "Written by `python -m benchmarks.compare`; [README.md](README.md) says what is measured and how to read it."
+    yield f"{results.date}; {', '.join(f'{name} {value}' for name, value in results.machine.items())}."
+    yield f"{', '.join(f'{name} {value}' for name, value in results.options.items())}."
+    if (others := results.others_share()) is not None:
+        yield f"Meanwhile everything else on the machine took {100 * others:.0f} % of its cores."
+    yield ""
+    yield from _cpu_section(results)
+    yield from _latency_section(results)
+    yield from _whole_section(results)
+    yield from _reaction_section(results)
+    yield from _target_section(results)
+    yield from _check_section(results)
+    yield from _version_section(results)
+
+
+def _cpu_section(results: Results) -> Iterator[str]:
+    yield "## CPU-milliseconds for each image"
+    yield ""
+    yield "Of the whole process tree: the median of the rounds, and in brackets the least and the most. Less is better."
+    yield ""
+    yield from _table(
+        ["", *(scenario.title for scenario in SCENARIOS)],
+        [
+            [_TITLES[server], *(_cost(results, server, scenario.key) for scenario in SCENARIOS)]
+            for server in _measured(results)
+        ],
+    )
+    yield from (
+        f"{_TITLES.get(server, server)} was not measured: {reason}." for server, reason in results.not_measured.items()
+    )
+    yield ""
+    yield "![CPU-milliseconds for each image](plots/cpu.svg)"
+    yield ""
+
+
+def _latency_section(results: Results) -> Iterator[str]:
+    def cell(server: str, scenario: str) -> str:
+        rate = results.images_per_s(server, scenario)
+        if rate is None:
+            return _NONE
+        p50, p99 = (_ms(results.latency_s(server, scenario, share)) for share in (0.5, 0.99))
+        return f"{rate:.1f}; {p50}, {p99}"
+
+    def open_cell(server: str) -> str:
+        rounds = results.of(server, Key.OPEN)
+        if not rounds or rounds[0].per_second is None:
+            return _NONE
+        p50, p99 = (_ms(results.latency_s(server, Key.OPEN, share)) for share in (0.5, 0.99))
+        return f"{rounds[0].per_second:.1f}; {p50}, {p99}"
+
+    yield "## Images a second; latency p50, p99 in ms"
+    yield ""
+    yield "By the clock, and so at the mercy of what else the machine did. The last column is an open loop: arrivals"
+    yield "by chance at 70 % of what the server itself did with eight clients; the first figure is that rate."
+    yield ""
+    yield from _table(
+        ["", *(scenario.title for scenario in SCENARIOS), "128 px, open loop"],
+        [
+            [_TITLES[server], *(cell(server, scenario.key) for scenario in SCENARIOS), open_cell(server)]
+            for server in _measured(results)
+        ],
+    )
+    yield "![Latency under load](plots/latency.svg)"
+    yield ""
+
+
+def _whole_section(results: Results) -> Iterator[str]:
+    yield "## Memory, start, and neighbours"
+    yield ""
+    yield "Memory is the peak of the tree's proportional set size under eight clients, no other server running. Same"
+    yield "bytes: answers among eight different requests at once that are byte for byte those of the same requests made"
+    yield "alone; where not all are, the largest difference of a channel stands beside."
+    yield ""
+    alone = {found.server: found for found in results.alone}
+    rows = []
+    for server in ("bare", *_measured(results)):
+        found = alone.get(server)
+        same = _NONE
+        if found and found.compared:
+            off = f", off by {found.largest_difference}/255" if found.identical < found.compared else ""
+            same = f"{found.identical} of {found.compared}{off}"
+        first = [start.first_picture_s for start in results.starts if start.server == server]
+        rows.append(
+            [
+                _TITLES.get(server, "bare pipeline"),
+                f"{found.peak_pss_bytes / 2**20:.0f}" if found else _NONE,
+                str(found.processes) if found else _NONE,
+                _s(results.ready_s(server)),
+                _s(sorted(first)[len(first) // 2] if first else None),
+                _s(results.start_cpu_s(server)),
+                same,
+            ]
+        )
+    yield from _table(
+        ["", "memory in MiB", "processes", "ready after s", "first picture after s", "CPU-s of a start", "same bytes"],
+        rows,
+    )
+
+
+def _reaction_section(results: Results) -> Iterator[str]:
+    yield "## Reactions under load"
+    yield ""
+    yield "In ms, with eight clients. Probes go to `/healthz/live` and `/healthz/ready` every 20 ms. A stall is what a"
+    yield "5 ms sleep on the event loop overslept; net leaves out its wait for a free core. The bare loop,"
+    yield "a process without work beside the service, shows what the machine itself takes."
+    yield ""
+    yield from _table(
+        ["", "size", "probes, failed", "probe p99", "max", "stall p99, raw", "max, raw", "p99, net", "max, net"],
+        [
+            [
+                _TITLES.get(found.server, found.server),
+                str(found.side),
+                f"{found.probes}, {found.failures}",
+                *(
+                    f"{1000 * seconds:.1f}"
+                    for seconds in (
+                        found.p99_s,
+                        found.max_s,
+                        found.raw_lag_p99_s,
+                        found.raw_lag_max_s,
+                        found.net_lag_p99_s,
+                        found.net_lag_max_s,
+                    )
+                ),
+            ]
+            for found in sorted(
+                results.reactions, key=lambda found: (found.server == CONTROL, found.server, found.side)
+            )
+        ],
+    )
+
+
+def _target_section(results: Results) -> Iterator[str]:
+    yield "## Targets"
+    yield ""
+    yield "Ratios of CPU time are medians over the rounds of the ratio within a round. The best peer is a server."
+    yield ""
+    for ours in [server for server in _measured(results) if server.startswith("ours")]:
+        yield f"{_TITLES[ours][0].upper()}{_TITLES[ours][1:]}:"
+        yield ""
+        yield from _table(
+            ["target", "bound", "measured", ""],
+            [
+                [
+                    target.text,
+                    f"{'≤' if target.at_most else '≥'} {target.bound:g}",
+                    _NONE if target.value is None else f"{target.value:.2f}",
+                    target.verdict,
+                ]
+                for target in targets(results, ours)
+            ],
+        )
+
+
+def _check_section(results: Results) -> Iterator[str]:
+    yield "## The answers"
+    yield ""
+    yield "Every answer was decoded and compared with the picture that diffusers' own pipeline makes for its prompt and"
+    yield "seed: equal in every pixel, within 1/255 in every channel, or bad. OpenVINO's stay in memory, not compared."
+    yield ""
+    servers = [server for server in _measured(results) if server != "openvino"]
+    rows = []
+    for server in servers:
+        rounds = [m for m in results.measurements if m.server == server]
+        bad = [reason for m in rounds for reason in m.bad]
+        bad += [reason for found in results.alone if found.server == server for reason in found.bad]
+        counts = [sum(_count(m) for m in rounds) for _count in _COUNTS]
+        rows.append([_TITLES[server], *map(str, counts), f"{len(bad)}{': ' + bad[0] if bad else ''}"])
+    yield from _table(["", "equal", "within 1/255", "bad"], rows)
+
+
+_COUNTS: tuple[Callable[[Measurement], int], ...] = (lambda m: m.exact, lambda m: m.near)
+
+
+def _version_section(results: Results) -> Iterator[str]:
+    yield "## Versions"
+    yield ""
+    for server, found in results.versions.items():
+        yield f"- {_TITLES[server]}: {', '.join(f'{name} {version}' for name, version in found.items())}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{' --- |' * len(head)}"
+    for row in rows:
+        yield f"| {' | '.join(cell.replace('|', ' ') for cell in row)} |"
+    yield ""
+
+
+def _measured(results: Results) -> list[str]:
+    servers = {m.server for m in results.measurements}
+    return [contestant.key for contestant in CONTESTANTS if contestant.key in servers]
+
+
+def _best(results: Results, scenario: str) -> str | None:
+    costs = {server: cost for server in _SERVERS if (cost := results.cpu_s(server, scenario))}
+    return min(costs, key=lambda server: costs[server]) if costs else None
+
+
+def _cost(results: Results, server: str, scenario: str) -> str:
+    extremes = results.cpu_range_s(server, scenario)
+    if extremes is None:
+        return _NONE
+    if len(results.of(server, scenario)) == 1:
+        return _ms(extremes[0])
+    return f"{_ms(results.cpu_s(server, scenario))} ({_ms(extremes[0])} to {_ms(extremes[1])})"
+
+
+def _named(results: Results, server: str | None) -> str:
+    missing = [_TITLES[other] for other in _SERVERS if other not in _measured(results)]
+    without = f"; not measured: {', '.join(missing)}" if missing else ""
+    return f" ({_TITLES[server]}{without})" if server else ""
+
+
+def _over(one: float | None, other: float | None) -> float | None:
+    return one / other if one is not None and other else None
+
+
+def _ms(seconds: float | None) -> str:
+    return _NONE if seconds is None else f"{1000 * seconds:.0f}"
+
+
+def _s(seconds: float | None) -> str:
+    return _NONE if seconds is None else f"{seconds:.1f}"

@@ -1,0 +1,179 @@
+"""What was measured: raw figures, and the medians that are reported."""
+
+import statistics
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from benchmarks.pictures import Prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A closed loop."""
+
+    key: str
+    title: str
+    side: int
+    prompts: Prompts
+    clients: int
+    pictures: int
+    """For each server and round."""
+
+
+class Key(StrEnum):
+    """The scenarios' keys."""
+
+    SMALL_ONE = "128-1"
+    SMALL_EIGHT = "128-8"
+    LARGE_KEPT = "512-1-kept"
+    LARGE_FRESH = "512-1-fresh"
+    LARGE_EIGHT = "512-8"
+    OPEN = "128-open"
+
+
+SCENARIOS = (
+    Scenario(Key.SMALL_ONE, "128 px, one client, fresh prompts", 128, Prompts.FRESH, 1, 24),
+    Scenario(Key.SMALL_EIGHT, "128 px, eight clients, fresh prompts", 128, Prompts.FRESH, 8, 48),
+    Scenario(Key.LARGE_KEPT, "512 px, one client, one prompt", 512, Prompts.KEPT, 1, 8),
+    Scenario(Key.LARGE_FRESH, "512 px, one client, fresh prompts", 512, Prompts.FRESH, 1, 8),
+    Scenario(Key.LARGE_EIGHT, "512 px, eight clients, fresh prompts", 512, Prompts.FRESH, 8, 16),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One round of one scenario on one server."""
+
+    server: str
+    scenario: str
+    round: int
+    images: int
+    """Right pictures; the CPU time is divided by these."""
+
+    cpu_s: float
+    wall_s: float
+    others_cpu_s: float
+    """What everything else on the machine used meanwhile, the load generator left out."""
+
+    latencies_s: list[float]
+    exact: int
+    near: int
+    bad: list[str]
+    per_second: float | None = None
+    """Arrivals of an open loop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """One start of one server; `bare` is the pipeline alone."""
+
+    server: str
+    ready_s: float
+    first_picture_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alone:
+    """What is looked at while no other server runs: memory under load, and what neighbours do to a picture."""
+
+    server: str
+    peak_pss_bytes: int
+    processes: int
+    compared: int
+    identical: int
+    """Answers among eight at once with the very bytes of the same request made alone."""
+
+    largest_difference: int
+    """Of a channel, of 255."""
+
+    bad: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reactions:
+    """How an event loop reacts under load, in seconds: answers to probes, and lags."""
+
+    server: str
+    side: int
+    probes: int
+    failures: int
+    p99_s: float
+    max_s: float
+    raw_lag_p99_s: float
+    raw_lag_max_s: float
+    net_lag_p99_s: float
+    net_lag_max_s: float
+
+
+@dataclass(kw_only=True)
+class Results:
+    """All of one run."""
+
+    date: str
+    machine: dict[str, str]
+    options: dict[str, str]
+    versions: dict[str, dict[str, str]] = field(default_factory=dict)
+    not_measured: dict[str, str] = field(default_factory=dict)
+    starts: list[Start] = field(default_factory=list)
+    alone: list[Alone] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    reactions: list[Reactions] = field(default_factory=list)
+
+    def of(self, server: str, scenario: str) -> list[Measurement]:
+        """Return the rounds of one scenario on one server that brought right pictures."""
+        return [m for m in self.measurements if (m.server, m.scenario) == (server, scenario) and m.images]
+
+    def cpu_s(self, server: str, scenario: str) -> float | None:
+        """Return the median of CPU-seconds for each image."""
+        return _median([m.cpu_s / m.images for m in self.of(server, scenario)])
+
+    def cpu_ratio(self, one: str | None, other: str | None, scenario: str) -> float | None:
+        """Return the median over the rounds of one server's CPU time an image over another's in the same round.
+
+        Rounds go by turns, so that what the machine does to one it does to the other.
+        """
+        if one is None or other is None:
+            return None
+        others = {m.round: m.cpu_s / m.images for m in self.of(other, scenario)}
+        return _median([m.cpu_s / m.images / others[m.round] for m in self.of(one, scenario) if others.get(m.round)])
+
+    def cpu_range_s(self, server: str, scenario: str) -> tuple[float, float] | None:
+        """Return the least and the most CPU time an image of any round."""
+        costs = [m.cpu_s / m.images for m in self.of(server, scenario)]
+        return (min(costs), max(costs)) if costs else None
+
+    def images_per_s(self, server: str, scenario: str) -> float | None:
+        """Return the median of images for each second on the clock."""
+        return _median([m.images / m.wall_s for m in self.of(server, scenario)])
+
+    def latency_s(self, server: str, scenario: str, share: float) -> float | None:
+        """Return a quantile of the latencies of all rounds together."""
+        latencies = [latency for m in self.of(server, scenario) for latency in m.latencies_s]
+        return quantile(latencies, share) if latencies else None
+
+    def others_share(self) -> float | None:
+        """Return the share of the machine that everything else took during all measurements together."""
+        available = sum(m.wall_s for m in self.measurements) * int(self.machine["cores"])
+        return sum(m.others_cpu_s for m in self.measurements) / available if available else None
+
+    def ready_s(self, server: str) -> float | None:
+        """Return the median of the starts on the clock."""
+        return _median([start.ready_s for start in self.starts if start.server == server])
+
+    def start_cpu_s(self, server: str) -> float | None:
+        """Return the median of the starts' CPU time."""
+        return _median([start.cpu_s for start in self.starts if start.server == server])
+
+    def memory_bytes(self, server: str) -> int | None:
+        """Return the peak of memory under load."""
+        return next((alone.peak_pss_bytes for alone in self.alone if alone.server == server), None)
+
+
+def quantile(values: list[float], share: float) -> float:
+    """Return the smallest value that at least `share` of all do not exceed."""
+    return sorted(values)[max(0, -int(-share * len(values) // 1) - 1)]
+
+
+def _median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None

@@ -1,0 +1,142 @@
+"""The same request gives the same picture, alone and in any company."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, Mode, Txt2ImgParams
+from app.pipelines.diffusion import BatchSizes
+from app.pipelines.sdxl_turbo import load_sdxl_turbo
+
+SIDES = (64, 72, 80, 96)
+"""Multiples of 8 that are multiples of what the UNet halves its sides by, and that are not."""
+
+
+def load(folder: Path, **options: Any) -> LoadedPipelines:
+    return load_sdxl_turbo(folder, model="tiny", device_name="cpu", **options)
+
+
+@pytest.fixture(scope="module")
+def exact(tiny_folder: Path) -> LoadedPipelines:
+    return load(tiny_folder)
+
+
+def pixels(pipelines: LoadedPipelines, batch: Sequence[GenerationParams]) -> list[Any]:
+    return [made.pixels for made in pipelines.by_mode[batch[0].mode](batch)]
+
+
+def random_batch(mode: Mode, chance: random.Random) -> list[GenerationParams]:
+    """Two to eight pictures of one kind, of prompts of all lengths."""
+    width, height, steps = chance.choice(SIDES), chance.choice(SIDES), chance.randint(1, 4)
+    strength = chance.choice([strength for strength in (0.3, 0.5, 0.7, 1.0) if steps * strength >= 1])
+    batch: list[GenerationParams] = []
+    for _ in range(chance.randint(2, 8)):
+        prompt = "".join(chance.choices("abcdefgh ", k=chance.choice((0, 3, 20, 90))))
+        seed = chance.randrange(1 << 32)
+        if mode is Mode.TXT2IMG:
+            batch.append(Txt2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, width=width, height=height))
+        else:
+            start = Image.effect_noise((width, height), chance.randint(1, 100)).convert("RGB")
+            batch.append(
+                Img2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, strength=strength, image=start)
+            )
+    return batch
+
+
+@pytest.mark.parametrize(("threads", "mixes"), [(1, 80), (2, 25)])
+@pytest.mark.parametrize("mode", list(Mode))
+def test_in_hundreds_of_random_mixes_every_picture_has_the_bytes_that_it_has_alone(
+    exact: LoadedPipelines, mode: Mode, threads: int, mixes: int
+) -> None:
+    chance = random.Random(f"{mode}{threads}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for _ in range(mixes):
+            batch = random_batch(mode, chance)
+            together = pixels(exact, batch)
+            for params, picture in zip(batch, together, strict=True):
+                assert np.array_equal(picture, pixels(exact, [params])[0]), params
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_batch_goes_through_the_unet_at_once_and_off_makes_one_at_a_time(tiny_folder: Path, mode: Mode) -> None:
+    """Else the same bytes would be no feat."""
+    batch = random_batch(mode, random.Random(2))
+    assert _samples(load(tiny_folder), batch) == [len(batch)] * batch[0].effective_steps
+    assert _samples(load(tiny_folder, batching="off"), batch) == [1] * batch[0].effective_steps * len(batch)
+
+
+def _samples(pipelines: LoadedPipelines, batch: Sequence[GenerationParams]) -> list[int]:
+    """How many samples each call of the UNet is given."""
+    pipeline: Any = pipelines.by_mode[batch[0].mode]
+    given: list[int] = []
+    predict_noise = pipeline._networks.predict_noise  # noqa: SLF001 - what is called is what is looked at
+
+    def count(latents: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        given.append(len(latents))
+        noise: torch.Tensor = predict_noise(latents, *others)
+        return noise
+
+    object.__setattr__(pipeline._networks, "predict_noise", count)  # noqa: SLF001
+    pipeline(batch)
+    return given
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_fast_is_within_one_level_of_what_is_made_alone(exact: LoadedPipelines, tiny_folder: Path, mode: Mode) -> None:
+    fast = load(tiny_folder, batching="fast")
+    chance = random.Random(3)
+    differences = 0
+    for _ in range(20):
+        batch = random_batch(mode, chance)
+        for params, picture in zip(batch, pixels(fast, batch), strict=True):
+            difference = np.abs(picture.astype(int) - pixels(exact, [params])[0])
+            assert difference.max() <= 1
+            differences += int(difference.sum())
+    assert differences, "there would be no need of exact"
+
+
+def test_where_a_batch_changes_pictures_exact_makes_them_one_by_one(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a processor whose libraries round otherwise: the start's self-test finds it."""
+    with monkeypatch.context() as patch:
+        patch.setattr("app.pipelines.traced._one_by_one", dict)
+        other = load(tiny_folder)
+    assert "TURBO_BATCHING=exact makes them one by one" in caplog.text
+    batch = random_batch(Mode.TXT2IMG, random.Random(4))
+    assert set(_samples(other, batch)) == {1}
+
+
+def kind(width: int, *, height: int = 64, steps: int = 1) -> Txt2ImgParams:
+    return Txt2ImgParams(prompt="", seed=0, num_inference_steps=steps, width=width, height=height)
+
+
+def test_a_batch_is_cut_into_the_largest_sizes_that_were_found_to_change_nothing() -> None:
+    sizes = BatchSizes([1, 2, 4, 8], learn=True)
+    for pictures in (2, 8):
+        sizes.learn(kind(64).batch_key, pictures)
+    sizes.stop_learning()
+    assert [len(part) for part in sizes.split([kind(64, steps=3)] * 13)] == [8, 2, 2, 1]
+    assert [len(part) for part in sizes.split([kind(72)] * 3)] == [1, 1, 1]
+    assert (sizes.limit(kind(64).batch_key), sizes.limit(kind(72).batch_key)) == (8, 1)
+
+
+def test_a_batch_has_no_more_pixels_than_pay() -> None:
+    sizes = BatchSizes(range(1, 9), max_pixels=3 * 64 * 64)
+    assert [len(part) for part in sizes.split([kind(64)] * 8)] == [3, 3, 2]
+    assert [len(part) for part in sizes.split([kind(128, height=128)] * 2)] == [1, 1]
+
+
+def test_at_512x512_the_cpu_makes_one_picture_at_a_time_and_at_128x128_all_that_it_may(exact: LoadedPipelines) -> None:
+    pipeline = exact.by_mode[Mode.TXT2IMG]
+    assert [pipeline.batch_limit(kind(side, height=side).batch_key) for side in (512, 128)] == [1, 8]
