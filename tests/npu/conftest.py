@@ -63,8 +63,11 @@ def asking(url: str) -> Iterator[Service]:
 
 @contextlib.contextmanager
 def service_on_npu(**settings: object) -> Iterator[Service]:
-    """Serve the demo model on the simulated NPU: in fp32, as a CPU is slow in fp16, and warmed up at a small size."""
-    all_settings = {"device": "npu", "dtype": "fp32", "warm_up_sizes": "128x128", **settings}
+    """Serve the demo model on the simulated NPU.
+
+    In fp32, as a CPU is slow in fp16, and warmed up with little: one picture of a small size.
+    """
+    all_settings = {"device": "npu", "dtype": "fp32", "warm_up_sizes": "128x128", "max_batch": 1, **settings}
     losses: list[None] = []
     app = create_app(Settings.model_validate(all_settings), on_device_lost=lambda: losses.append(None))
     with serving(app) as url, asking(url) as client:

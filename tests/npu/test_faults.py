@@ -195,7 +195,9 @@ def failing(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> Itera
         def start(fault: str, **settings: object) -> tuple[ServerProcess, Service]:
             monkeypatch.setenv("NPU_FAULT", fault)
             sizes = {"dtype": "fp32", "warm_up_sizes": "128x128"}
-            server = start_server(prelude=CHILD, model="demo", device="npu", drain_s=10, **sizes, **settings)
+            server = start_server(
+                prelude=CHILD, model="demo", device="npu", max_batch=1, drain_s=10, **sizes, **settings
+            )
             return server, clients.enter_context(asking(server.wait_until_started()))
 
         yield start
@@ -238,7 +240,9 @@ def test_a_device_that_fails_while_the_service_starts_ends_it_to_be_replaced(
 ) -> None:
     monkeypatch.setenv("NPU_FAULT", fault)
     sizes = ",".join(["256x256"] * 20)
-    server = start_server(prelude=CHILD, model="demo", device="npu", dtype="fp32", hang_limit_s=2, warm_up_sizes=sizes)
+    server = start_server(
+        prelude=CHILD, model="demo", device="npu", dtype="fp32", hang_limit_s=2, max_batch=1, warm_up_sizes=sizes
+    )
     server.wait_for_log("loaded demo")
     os.kill(server.process.pid, signal.SIGUSR1)
     assert server.wait(30) == DEVICE_LOST

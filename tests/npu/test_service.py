@@ -1,8 +1,12 @@
 """The whole service on the simulated NPU, through HTTP, with the demo model."""
 
+import re
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import httpx
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -30,13 +34,41 @@ def pictures(service: Service) -> list[bytes]:
 
 
 def test_in_fp32_every_picture_is_the_cpu_s_byte_for_byte(npu: Npu, start_server: StartServer) -> None:
-    """The CPU's come from a process that has never heard of an NPU."""
-    url = start_server(model="demo", device="cpu").wait_until_started()
+    """The CPU's come from a process that has never heard of an NPU, and lays its VAE out as is done for one."""
+    same_layout = "from app.pipelines import sdxl_turbo\nsdxl_turbo._settle_memory_format = lambda *_: None"
+    url = start_server(prelude=same_layout, model="demo", device="cpu").wait_until_started()
     with asking(url) as cpu, service_on_npu() as service:
         assert service.client.get("/healthz/ready").json()["device"] == "npu:0"
         assert pictures(service) == pictures(cpu)
     assert npu.calls["aten::convolution"] > 100
     assert npu.calls["torch_npu.npu_geglu"] > 0
+
+
+@pytest.mark.usefixtures("npu")
+def test_in_a_batch_every_picture_has_the_bytes_that_it_has_alone_unless_fast_is_asked_for() -> None:
+    """Where batches round otherwise, as here, exact is to find that while warming up, and to do without them."""
+    batch = [
+        Txt2ImgParams(prompt=f"a cat {seed}", seed=seed, num_inference_steps=2, width=64, height=64)
+        for seed in range(4)
+    ]
+    for batching, deviation in (("exact", 0), ("fast", 1)):
+        with service_on_npu(batching=batching, max_batch=4, warm_up_sizes="64x64") as service:
+            requests = [
+                {"prompt": params.prompt, "seed": params.seed, "num_inference_steps": 2, "width": 64, "height": 64}
+                for params in batch
+            ]
+            alone = [_pixels(service.txt2img(**request)) for request in requests]
+            with ThreadPoolExecutor(4) as clients:
+                together = list(clients.map(lambda request: _pixels(service.txt2img(**request)), requests * 4))
+            assert max(np.abs(one - other).max() for one, other in zip(alone * 4, together, strict=True)) <= deviation
+            served = service.client.get("/metrics").text
+            shared = float(re.search(r'turbo_batch_pictures_sum\{mode="txt2img"\} (\S+)', served)[1])  # type: ignore[index] # it is there
+            assert batching == "exact" or shared > len(alone) + len(together), "no requests shared a call"
+
+
+def _pixels(response: httpx.Response) -> npt.NDArray[np.int_]:
+    assert response.status_code == 200, response.text
+    return np.asarray(opened(response.content), dtype=int)
 
 
 @pytest.mark.usefixtures("npu")
@@ -138,7 +170,7 @@ def test_graphs_are_compiled_while_warming_up_and_in_no_request_whatever_its_siz
 
 @pytest.mark.usefixtures("npu")
 def test_the_number_of_graphs_is_the_service_s_own_limit_not_torch_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.pipelines.npu._GRAPHS", 1)  # torch's is 8
+    monkeypatch.setattr("app.pipelines.graphs._GRAPHS", 1)  # torch's is 8
     folder = locate(DemoSource(), Settings().weights_dir)
     loaded = load_sdxl_turbo(folder, model="demo", device_name="npu", dtype_name="fp32", npu_graphs=True)
     call = partial(Txt2ImgParams, prompt="a cat", seed=0, num_inference_steps=1, height=64)
