@@ -1,4 +1,4 @@
-"""The command line: `python -m app [serve|pull|doctor] [--flags]`."""
+"""The command line: `python -m app [serve|pull|doctor|bench] [--flags]`."""
 
 import logging
 import os
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pydantic
 
+from app.bench import bench
 from app.doctor import examine, report
 from app.errors import TurboError
 from app.main import create_app, pull_weights
@@ -20,7 +21,10 @@ _COMMANDS = {
     "serve": "Serve the model over HTTP (the default command). The weights must be on this disk: see pull.",
     "pull": "Download the weights and verify them; then exit.",
     "doctor": "Look at everything that serving needs, and say what is wrong and what helps; --json for programs.",
+    "bench": "Measure what pictures take on this hardware, and how many are worth making at once; --json for programs.",
 }
+
+_WITH_JSON = ("doctor", "bench")
 
 _USAGE_ERROR = 2
 
@@ -33,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     if command not in _COMMANDS:
         print(f"There is no command {command!r}. Commands: {', '.join(_COMMANDS)}.", file=sys.stderr)  # noqa: T201
         return _USAGE_ERROR
-    as_json = command == "doctor" and "--json" in flags
+    as_json = command in _WITH_JSON and "--json" in flags
     if as_json:
         flags = [flag for flag in flags if flag != "--json"]
     try:
@@ -50,6 +54,8 @@ def main(arguments: Sequence[str]) -> int:
         _log.warning("%s is no setting%s", name, f"; did you mean {nearest}?" if nearest else "")
     if command == "serve":
         serve(create_app, settings)
+    if command == "bench":
+        return bench(settings, as_json=as_json)
     return _pull(settings)
 
 

@@ -27,8 +27,8 @@ class ApiContext:
     codec_threads: ThreadPoolExecutor
 
 
-def get_context(request: Request) -> ApiContext:
-    """Return the app's context."""
+async def get_context(request: Request) -> ApiContext:
+    """Return the app's context; a coroutine, as FastAPI would hand a plain function to a thread."""
     context: ApiContext = request.app.state.context
     return context
 

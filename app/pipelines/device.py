@@ -4,6 +4,7 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 
 import torch
 
@@ -18,7 +19,6 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _MALLOC_OPTIONS = {
     -3: 1 << 30,  # M_MMAP_THRESHOLD, bytes: blocks below come from the heap
     -1: (1 << 31) - 1,  # M_TRIM_THRESHOLD, bytes: the heap's end is never given back
-    -8: 1,  # M_ARENA_MAX: one heap for all threads; the others' cannot hold large blocks
 }
 """Options of mallopt(3) by their numbers in malloc.h."""
 
@@ -56,6 +56,14 @@ class TorchDevice:
             self.synchronize()  # torch_npu's empty_cache waits for the device too, but holds the GIL meanwhile
             with device_errors(self.torch_device):
                 torch.get_device_module(self.torch_device).empty_cache()
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The most memory that was in use so far: of the device by torch's allocator, of the process on a CPU."""
+        if self.torch_device.type == "cpu":
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak_bytes: int = torch.get_device_module(self.torch_device).max_memory_allocated(self.torch_device)
+        return peak_bytes
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""

@@ -106,6 +106,9 @@ class SdxlTurboPipeline:
         self._prompts = prompts
         self._device = device
         self._batch_sizes = batch_sizes
+        # Asked for once: diffusers walks through all modules to answer, which takes milliseconds.
+        self._dtype: torch.dtype = pipe.unet.dtype
+        self._vae_dtype: torch.dtype = pipe.vae.dtype
         self._stages_s: dict[str, float] | None = None
         self._schedule = functools.cache(self._make_schedule)  # of 1 to 4 steps
         self._time_ids = functools.lru_cache(_SIZES)(self._make_time_ids)
@@ -210,7 +213,7 @@ class SdxlTurboPipeline:
         vae = self._pipe.vae
         pixels = torch.cat([self._pipe.image_processor.preprocess(params.image) for params in batch])
         with self._stage("vae encode"):
-            encoded = self._by_picture(self._networks.encode, pixels.to(self._device.torch_device, vae.dtype))
+            encoded = self._by_picture(self._networks.encode, pixels.to(self._device.torch_device, self._vae_dtype))
         if not isinstance(vae, AutoencoderTiny):
             encoded = torch.cat(
                 [
@@ -218,7 +221,7 @@ class SdxlTurboPipeline:
                     for parameters, generator in zip(torch.split(encoded, 1), generators, strict=True)
                 ]
             )
-        latents: torch.Tensor = (encoded * vae.config.scaling_factor).to(self._pipe.unet.dtype)
+        latents: torch.Tensor = (encoded * vae.config.scaling_factor).to(self._dtype)
         return latents
 
     def _decode(self, latents: torch.Tensor) -> Iterator[Any]:
@@ -229,7 +232,7 @@ class SdxlTurboPipeline:
         """
         vae = self._pipe.vae
         with self._stage("vae decode"):
-            pixels = self._by_picture(self._networks.decode, latents.to(vae.dtype) / vae.config.scaling_factor)
+            pixels = self._by_picture(self._networks.decode, latents.to(self._vae_dtype) / vae.config.scaling_factor)
         check_alive(pixels)
         levels = pixels.float().div(2).add_(0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
         return iter(levels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
@@ -242,7 +245,7 @@ class SdxlTurboPipeline:
 
     def _noise(self, shape: torch.Size, generators: list[torch.Generator]) -> torch.Tensor:
         noise: torch.Tensor = randn_tensor(
-            shape, generator=generators, device=self._device.torch_device, dtype=self._pipe.unet.dtype
+            shape, generator=generators, device=self._device.torch_device, dtype=self._dtype
         )
         return noise
 
@@ -255,7 +258,7 @@ class SdxlTurboPipeline:
     def _make_time_ids(self, width: int, height: int, pictures: int) -> torch.Tensor:
         """Return SDXL's conditions on size: the original size, the crop's corner and the size of the picture."""
         ids = [height, width, 0, 0, height, width]
-        return torch.tensor([ids] * pictures, dtype=self._pipe.unet.dtype, device=self._device.torch_device)
+        return torch.tensor([ids] * pictures, dtype=self._dtype, device=self._device.torch_device)
 
 
 def _together(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
