@@ -1,0 +1,667 @@
+"""What the service takes on one CUDA GPU: SDXL in full size with random weights, over HTTP and stage by stage.
+
+    python -m benchmarks.gpu [--folder FOLDER] [--out FILE] [--parts http-512,stages-512] [--nano]
+
+The model has the shapes of stabilityai/sdxl-turbo, so that a call takes what one of the real weights takes; what it
+draws means nothing. Each part is a process of the service of its own, and its figures are kept in the JSON file, so
+that the parts can be measured one by one. With `--nano`, the same steps are run with a small model on the CPU, to try
+the script: those figures say nothing about a GPU.
+"""
+
+import argparse
+import http.client
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    EulerAncestralDiscreteScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from benchmarks.contestants import ROOT, free_port
+from benchmarks.nano_sdxl import _tokenizer, build_nano_sdxl
+from benchmarks.pictures import Picture, Prompts, Supply
+
+_BUILD = ROOT / "build" / "bench"
+_OK = 200
+_POLL_S = 0.2
+_STOP_LIMIT_S = 90
+_BOUNDARY = "the-picture-ends-here"
+
+_SIGMA = 14.6
+"""Noise that a picture starts from (the scheduler's largest sigma), and with it about the deviation of the latents."""
+
+_H100_TFLOP_PER_S = 800
+"""What an H100 makes of large products in fp16, of 989 in its data sheet."""
+
+_TFLOP = {"unet": 1.59, "vae decode": 2.51}
+"""Work of one picture of 512x512 in one step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One process that is measured: the service over HTTP, or `bench`.
+
+    Attributes:
+        key: Its name on the command line and in the JSON file.
+        title: Its name for readers.
+        side: Width and height in pixels.
+        max_batch: Pictures at once that the service is warmed up for.
+        tiny_vae: Whether the tiny VAE takes the place of the model's own.
+        stages: Whether `bench` is run, not the service.
+        crowd: Whether many clients at once and image to image are measured beside one client.
+    """
+
+    key: str
+    title: str
+    side: int
+    max_batch: int
+    tiny_vae: bool = False
+    stages: bool = False
+    crowd: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How much is measured, and of which model."""
+
+    model: Path
+    tiny_vae: Path
+    nano: bool
+    warm: int
+    requests: int
+    clients: int
+    requests_per_client: int
+    start_limit_s: float
+
+
+def _parts(*, nano: bool) -> list[Part]:
+    small, large, batch = (128, 256, 2) if nano else (512, 1024, 8)
+    return [
+        Part(key="http-512", title="own VAE", side=small, max_batch=batch, crowd=True),
+        Part(key="stages-512", title="own VAE", side=small, max_batch=1 if nano else batch, stages=True),
+        Part(key="http-tiny", title="tiny VAE", side=small, max_batch=batch, tiny_vae=True, crowd=True),
+        Part(key="stages-tiny", title="tiny VAE", side=small, max_batch=1, tiny_vae=True, stages=True),
+        Part(key="http-1024", title="own VAE", side=large, max_batch=1),
+        Part(key="stages-1024", title="own VAE", side=large, max_batch=1, stages=True),
+    ]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Build what is missing, measure the parts, and print what came of it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--folder", type=Path, help="the model, built if missing (default build/bench/full_sdxl)")
+    parser.add_argument("--out", type=Path, default=_BUILD / "gpu.json", help="the figures (default %(default)s)")
+    parser.add_argument("--parts", help="which parts, with commas between (default all); others stay as they were")
+    parser.add_argument("--requests", type=int, default=100, help="timed requests of one client")
+    parser.add_argument("--start-limit-s", type=float, default=1800, help="seconds that the service may compile")
+    parser.add_argument("--nano", action="store_true", help="try the script: a small model, on the CPU, few requests")
+    options = parser.parse_args(arguments)
+    every = _parts(nano=options.nano)
+    wanted = set((options.parts or ",".join(part.key for part in every)).split(","))
+    if unknown := wanted - {part.key for part in every}:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(part.key for part in every)}")
+    plan = _plan(options)
+    out = options.out.with_stem(f"{options.out.stem}-nano") if plan.nano else options.out
+    report = _open_report(out, _prepare(plan), nano=plan.nano)
+    for part in every:
+        if part.key in wanted:
+            print(f"{part.key}: {part.title}, {part.side} px, up to {part.max_batch} at once", flush=True)
+            report["parts"][part.key] = _stages(part, plan) if part.stages else _over_http(part, plan)
+            _write(out, report)
+    print("\n".join(_text(report)))
+    print(f"written to {out}")
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    name = "gpu_nano_sdxl" if options.nano else "full_sdxl"
+    model: Path = (options.folder or _BUILD / name).resolve()
+    return Plan(
+        model=model,
+        tiny_vae=model.with_name(f"{model.name}-tiny-vae"),
+        nano=options.nano,
+        warm=2 if options.nano else 10,
+        requests=5 if options.nano else options.requests,
+        clients=4 if options.nano else 16,
+        requests_per_client=3 if options.nano else 40,
+        start_limit_s=options.start_limit_s,
+    )
+
+
+# The model.
+
+
+def _prepare(plan: Plan) -> str:
+    """Build what is missing in a process of its own, which frees the GPU by ending; return the device's name."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
+        return processes.submit(_build_missing, plan).result()
+
+
+def _build_missing(plan: Plan) -> str:
+    if not plan.nano and not torch.cuda.is_available():
+        raise SystemExit("There is no CUDA GPU. With --nano the script can be tried on the CPU.")
+    device = torch.device("cpu" if plan.nano else "cuda")
+    with _finished(plan.model) as folder:
+        if folder is not None:
+            print(f"building {plan.model}", flush=True)
+            build_nano_sdxl(folder) if plan.nano else build_full_sdxl(folder, device)
+    with _finished(plan.tiny_vae) as folder:
+        if folder is not None:
+            print(f"building {plan.tiny_vae}", flush=True)
+            build_tiny_vae(folder, device, nano=plan.nano)
+    return "CPU" if plan.nano else torch.cuda.get_device_name(device)
+
+
+@contextmanager
+def _finished(folder: Path) -> Iterator[Path | None]:
+    """Give a folder to write to that gets its name once all is in it; None if there is one of that name."""
+    if folder.exists():
+        yield None
+        return
+    unfinished = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    unfinished.rename(folder)
+
+
+def build_full_sdxl(folder: Path, device: torch.device) -> None:
+    """Write SDXL-Turbo's architecture with random weights to `folder` (about 7 GB), in fp16 as variant `fp16`.
+
+    Raises:
+        ValueError: What it draws is no picture.
+    """
+    torch.manual_seed(0)
+    with device:
+        unet, vae = full_unet(), full_vae()
+        text_encoder = CLIPTextModel(_text_config(768, layers=12, heads=12, activation="quick_gelu"))
+        text_encoder_2 = CLIPTextModelWithProjection(_text_config(1280, layers=32, heads=20, activation="gelu"))
+    with device, torch.no_grad():
+        latents = torch.randn(1, 4, 64, 64)
+        conditions = {"text_embeds": torch.randn(1, 1280), "time_ids": torch.full((1, 6), 512.0)}
+        embeds = torch.randn(1, 77, 2048)
+        _spread(unet.conv_out, lambda: unet(latents, 999.0, embeds, added_cond_kwargs=conditions), deviation=1.0)
+        started = latents * (_SIGMA / vae.config.scaling_factor)
+        _spread(vae.decoder.conv_out, lambda: vae.decode(started), deviation=0.4)
+    pipeline = StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        text_encoder_2=text_encoder_2,
+        tokenizer=_tokenizer(folder),
+        tokenizer_2=_tokenizer(folder),
+        unet=unet,
+        # As the scheduler of stabilityai/sdxl-turbo is configured.
+        scheduler=EulerAncestralDiscreteScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            timestep_spacing="trailing",
+            steps_offset=1,
+        ),
+        force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    )
+    pipeline.to(dtype=torch.float16)
+    made = pipeline(
+        "a red circle", num_inference_steps=1, guidance_scale=0.0, height=512, width=512, output_type="pt"
+    ).images
+    _check_picture(made)
+    pipeline.save_pretrained(folder, variant="fp16", safe_serialization=True)
+
+
+def full_unet() -> Any:
+    """Return the UNet of stabilityai/sdxl-turbo, on the device of the context."""
+    return UNet2DConditionModel(
+        sample_size=64,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(320, 640, 1280),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=2,
+        transformer_layers_per_block=(1, 2, 10),
+        attention_head_dim=(5, 10, 20),
+        cross_attention_dim=2048,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+    )
+
+
+def full_vae() -> Any:
+    """Return the VAE of stabilityai/sdxl-turbo, on the device of the context."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=4,
+        norm_num_groups=32,
+        sample_size=1024,
+        scaling_factor=0.13025,
+        force_upcast=True,
+    )
+
+
+def _text_config(width: int, *, layers: int, heads: int, activation: str) -> CLIPTextConfig:
+    """Return a text encoder's configuration. The marks' ids are SDXL's: with 2, the end is the prompt's largest id."""
+    return CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        hidden_act=activation,
+        max_position_embeddings=77,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=1,
+    )
+
+
+def build_tiny_vae(folder: Path, device: torch.device, *, nano: bool) -> None:
+    """Write a VAE of TAESDXL's shape with random weights to `folder`, in fp16 as variant `fp16`.
+
+    Raises:
+        ValueError: What it draws is no picture.
+    """
+    torch.manual_seed(0)
+    channels = (8 if nano else 64,) * 4
+    with device:
+        vae = AutoencoderTiny(encoder_block_out_channels=channels, decoder_block_out_channels=channels)
+    with device, torch.no_grad():
+        latents = _SIGMA * torch.randn(1, 4, 64, 64)
+        # The decoder makes 2 x - 1 of what its last layer gives.
+        _spread(vae.decoder.layers[-1], lambda: vae.decode(latents), mean=0.5, deviation=0.2)
+        if device.type == "cuda":
+            vae.half()
+        _check_picture(vae.decode(latents.to(vae.dtype)).sample)
+    vae.half()
+    vae.save_pretrained(folder, variant="fp16", safe_serialization=True)
+
+
+def _spread(last: torch.nn.Conv2d, run: Callable[[], object], *, mean: float = 0.0, deviation: float) -> None:
+    """Scale a network's last layer so that what `run` makes of it has that mean and deviation in each channel."""
+    outputs: list[torch.Tensor] = []
+    handle = last.register_forward_hook(lambda _layer, _inputs, output: outputs.append(output))
+    run()
+    handle.remove()
+    spread, centre = torch.std_mean(outputs[0].float(), dim=(0, 2, 3))
+    scale = deviation / spread
+    bias = torch.zeros_like(centre) if last.bias is None else last.bias
+    last.weight.data = last.weight * scale[:, None, None, None]
+    if last.bias is not None:
+        last.bias.data = (bias - centre) * scale + mean
+
+
+def _check_picture(pixels: torch.Tensor) -> None:
+    least = 0.05
+    if not (torch.isfinite(pixels).all() and pixels.float().std() > least):
+        raise ValueError("The random weights draw no picture: change how they are drawn.")
+
+
+# Processes.
+
+
+def _environment(part: Part, plan: Plan) -> dict[str, str]:
+    """Return the service's settings, and nothing of those that are set outside."""
+    settings = {
+        "TURBO_MODEL": str(plan.model),
+        "TURBO_DEVICE": "cpu" if plan.nano else "cuda",
+        "TURBO_COMPILE": "off" if plan.nano else "on",
+        "TURBO_BATCHING": "fast",
+        "TURBO_MAX_BATCH": str(part.max_batch),
+        "TURBO_WARM_UP_SIZES": f"{part.side}x{part.side}",
+        "TURBO_HANG_LIMIT_S": "3600",  # while it warms up, it compiles
+        "TURBO_LOG_FORMAT": "json",
+    }
+    if part.tiny_vae:
+        settings["TURBO_VAE"] = str(plan.tiny_vae)
+    elif not plan.nano:
+        settings["TURBO_VAE_DTYPE"] = "bf16"
+    others = {name: value for name, value in os.environ.items() if not name.upper().startswith("TURBO_")}
+    return {
+        "TORCHINDUCTOR_CACHE_DIR": str(_BUILD / "inductor"),  # what one part compiles, the next one finds
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+        **others,
+        **settings,
+    }
+
+
+def _stages(part: Part, plan: Plan) -> dict[str, Any]:
+    """Run `bench`, and derive the milliseconds of each stage of a call of one picture.
+
+    A stage's share was measured in a call that waits for the device around each stage; it is applied to the median.
+    """
+    log = _log_file(part)
+    with log.open("w") as stderr:
+        done = subprocess.run(
+            [sys.executable, "-m", "app", "bench", "--json"],
+            cwd=ROOT,
+            env=_environment(part, plan),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        raise SystemExit(f"bench ended with {done.returncode}:\n{_end_of(log)}")
+    report: dict[str, Any] = json.loads(done.stdout)
+    alone = {
+        f"{row['mode']}, {row['num_inference_steps']} steps": {
+            "call": 1000 * row["p50_s"],
+            **{name: 1000 * row["p50_s"] * share for name, share in row["stages"].items()},
+        }
+        for row in report["measurements"]
+        if row["batch"] == 1
+    }
+    return {"title": part.title, "side": part.side, "stages_ms": alone, "bench": report}
+
+
+@contextmanager
+def _service(part: Part, plan: Plan) -> Iterator[tuple[int, float]]:
+    """Run the service; give its port and the seconds until it was ready."""
+    port, log, began = free_port(), _log_file(part), time.monotonic()
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app", "serve"],
+            cwd=ROOT,
+            env=_environment(part, plan) | {"TURBO_PORT": str(port)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        while not _is_ready(port):
+            if process.poll() is not None or time.monotonic() - began > plan.start_limit_s:
+                raise SystemExit(f"The service did not start:\n{_end_of(log)}")
+            time.sleep(_POLL_S)
+        yield port, time.monotonic() - began
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/healthz/ready")
+        return connection.getresponse().status == _OK
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def _log_file(part: Part) -> Path:
+    file = _BUILD / "logs" / f"gpu-{part.key}.log"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def _end_of(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-30:])
+
+
+# HTTP.
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request."""
+
+    path: str
+    content_type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A picture, the milliseconds on the clock, and those of each stage as the service reports them."""
+
+    body: bytes
+    wall_ms: float
+    stages_ms: Mapping[str, float]
+
+
+def _over_http(part: Part, plan: Plan) -> dict[str, Any]:
+    """Measure the service: one client with a prompt that is kept and with fresh ones, and the crowd."""
+    supply = Supply()
+    result: dict[str, Any] = {"title": part.title, "side": part.side}
+
+    def texts(count: int, prompts: Prompts) -> list[Ask]:
+        return [_from_text(picture) for picture in supply.take(count, part.side, prompts)]
+
+    with _service(part, plan) as (port, ready_s):
+        result["ready_s"] = ready_s
+        for prompts in Prompts:
+            _closed_loop(port, texts(plan.warm, prompts), clients=1)
+            result[f"one client, {prompts} prompts"] = _figures(
+                *_closed_loop(port, texts(plan.requests, prompts), clients=1)
+            )
+        if not part.crowd:
+            return result
+        (upload,), _ = _closed_loop(port, texts(1, Prompts.KEPT), clients=1)
+        pictures = supply.take(plan.warm + plan.requests, part.side, Prompts.KEPT)
+        asks = [_from_picture(picture, upload.body) for picture in pictures]
+        _closed_loop(port, asks[: plan.warm], clients=1)
+        result["img2img, one client, kept prompts"] = _figures(*_closed_loop(port, asks[plan.warm :], clients=1))
+        for prompts in Prompts:
+            # A graph is recorded at the second call of its size, and batches of every size are to come by.
+            _closed_loop(port, texts(plan.warm * plan.clients, prompts), clients=plan.clients)
+            asks = texts(plan.requests_per_client * plan.clients, prompts)
+            result[f"{plan.clients} clients, {prompts} prompts"] = _figures(
+                *_closed_loop(port, asks, clients=plan.clients)
+            )
+    return result
+
+
+def _from_text(picture: Picture) -> Ask:
+    return Ask("/txt2img", "application/json", picture.body)
+
+
+def _from_picture(picture: Picture, png: bytes) -> Ask:
+    """Ask for a picture from a picture, by the default of 2 steps at strength 0.5, of which one is run."""
+    side = str(picture.side)
+    fields = {"prompt": picture.prompt, "seed": str(picture.seed), "width": side, "height": side}
+    parts = [
+        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    ]
+    head = (
+        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="image.png"\r\n'
+        "Content-Type: image/png\r\n\r\n"
+    )
+    body = "".join([*parts, head]).encode() + png + f"\r\n--{_BOUNDARY}--\r\n".encode()
+    return Ask("/img2img", f"multipart/form-data; boundary={_BOUNDARY}", body)
+
+
+def _closed_loop(port: int, asks: Sequence[Ask], *, clients: int) -> tuple[list[Answer], float]:
+    """Ask with so many clients, each of which asks again once it is answered; return the answers and the seconds.
+
+    Raises:
+        RuntimeError: An answer is no picture.
+    """
+    waiting: queue.SimpleQueue[Ask] = queue.SimpleQueue()
+    for ask in asks:
+        waiting.put(ask)
+    began = time.perf_counter()
+    with ThreadPoolExecutor(clients) as threads:
+        loops = [threads.submit(_client, port, waiting) for _ in range(clients)]
+    wall_s = time.perf_counter() - began
+    return [answer for loop in loops for answer in loop.result()], wall_s
+
+
+def _client(port: int, waiting: "queue.SimpleQueue[Ask]") -> list[Answer]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    answers: list[Answer] = []
+    while True:
+        try:
+            ask = waiting.get_nowait()
+        except queue.Empty:
+            connection.close()
+            return answers
+        began = time.perf_counter()
+        headers = {"Content-Type": ask.content_type, "Accept": "image/png"}
+        connection.request("POST", ask.path, ask.body, headers)
+        response = connection.getresponse()
+        body = response.read()
+        wall_ms = 1000 * (time.perf_counter() - began)
+        if response.status != _OK:
+            raise RuntimeError(f"{ask.path} was answered {response.status}: {body[:300]!r}")
+        timing = re.findall(r"(\w+);dur=([\d.]+)", response.getheader("Server-Timing", ""))
+        answers.append(Answer(body, wall_ms, {name: float(ms) for name, ms in timing}))
+
+
+def _figures(answers: Sequence[Answer], wall_s: float) -> dict[str, Any]:
+    """Return the figures of one loop; what is outside of the device is the median less the device's."""
+    walls = [answer.wall_ms for answer in answers]
+    names = sorted({name for answer in answers for name in answer.stages_ms})
+    stages = {name: _median(answer.stages_ms.get(name, 0.0) for answer in answers) for name in names}
+    return {
+        "requests": len(answers),
+        "p50_ms": _median(walls),
+        "p95_ms": float(np.percentile(walls, 95)),
+        "images_per_s": len(answers) / wall_s,
+        "stages_p50_ms": stages,
+        "outside_ms": _median(walls) - stages["inference"] - stages["queue"],
+        "png_bytes": int(_median(len(answer.body) for answer in answers)),
+    }
+
+
+def _median(values: Any) -> float:
+    return float(np.median(list(values)))
+
+
+# The report.
+
+
+def _open_report(out: Path, device: str, *, nano: bool) -> dict[str, Any]:
+    """Return the report with the parts that were measured before on the same device by the same versions."""
+    names = ("torch", "triton", "diffusers", "transformers", "fastapi", "uvicorn")
+    installed = {name: version for name in names if (version := _version(name))}
+    versions = {"python": sys.version.partition(" ")[0], "cuda": str(torch.version.cuda), **installed}
+    report: dict[str, Any] = {"nano": nano, "gpu": device, "versions": versions, "parts": {}}
+    try:
+        earlier = json.loads(out.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        earlier = {}
+    if all(earlier.get(name) == report[name] for name in ("nano", "gpu", "versions")):
+        report["parts"] = earlier["parts"]
+    return report
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _write(out: Path, report: dict[str, Any]) -> None:
+    report["date"] = datetime.now(UTC).isoformat(timespec="seconds")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=2), encoding="utf-8")
+
+
+def _text(report: Mapping[str, Any]) -> Iterator[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    yield f"\n{report['gpu']}; {versions}"
+    if report["nano"]:
+        yield "A small model on the CPU: these figures try the script, and have no targets."
+    for key, part in report["parts"].items():
+        yield f"\n{key}: {part['title']}, {part['side']} px"
+        yield from _stage_lines(part["stages_ms"]) if "stages_ms" in part else _loop_lines(part)
+    if not report["nano"]:
+        yield from _target_lines(report["parts"])
+
+
+def _stage_lines(stages_ms: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    for name, stages in stages_ms.items():
+        yield f"  {name:<36} " + ", ".join(f"{stage} {ms:.2f} ms" for stage, ms in stages.items())
+
+
+def _loop_lines(part: Mapping[str, Any]) -> Iterator[str]:
+    yield f"  {'ready after':<36} {part['ready_s']:.1f} s"
+    for name, loop in part.items():
+        if isinstance(loop, dict):
+            stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in loop["stages_p50_ms"].items())
+            yield (
+                f"  {name:<36} p50 {loop['p50_ms']:7.1f} ms  p95 {loop['p95_ms']:7.1f} ms  "
+                f"{loop['images_per_s']:6.1f} images/s  outside {loop['outside_ms']:5.1f} ms  "
+                f"({stages}; PNG {loop['png_bytes'] / 1024:.0f} KiB)"
+            )
+
+
+def _target_lines(parts: Mapping[str, Any]) -> Iterator[str]:
+    """Compare what was measured with the targets, which are those of an H100, and with what its arithmetic allows."""
+    yield f"\n{'target (H100)':<44} {'measured':>10} {'target':>10} {'stretch':>10}"
+    one, img2img = "one client, kept prompts", "img2img, one client, kept prompts"
+    many = "16 clients, kept prompts"
+    text_ms = _find(parts, "http-512", one, "p50_ms")
+    rows: list[tuple[str, float | None, float, float | None]] = [
+        ("512 px, one client, p50 ms", text_ms, 20, 14),
+        ("512 px, 16 clients, images/s", _find(parts, "http-512", many, "images_per_s"), -85, None),
+        ("512 px, tiny VAE, one client, p50 ms", _find(parts, "http-tiny", one, "p50_ms"), 13, None),
+        ("512 px, tiny VAE, 16 clients, images/s", _find(parts, "http-tiny", many, "images_per_s"), -200, None),
+        ("1024 px, one client, p50 ms", _find(parts, "http-1024", one, "p50_ms"), 65, None),
+        ("512 px, outside of the device, ms", _find(parts, "http-512", one, "outside_ms"), 4, None),
+        ("512 px, UNet, ms", _find(parts, "stages-512", "stages_ms", "txt2img, 1 steps", "unet"), 8, None),
+        ("512 px, VAE decode, ms", _find(parts, "stages-512", "stages_ms", "txt2img, 1 steps", "vae decode"), 8, None),
+    ]
+    if text_ms is not None:
+        rows.append(("512 px, img2img, p50 ms", _find(parts, "http-512", img2img, "p50_ms"), text_ms + 5, None))
+    for name, measured, target, stretch in rows:
+        # A negative target is a least one.
+        shown = "-" if measured is None else f"{measured:.1f}"
+        met = "" if measured is None else "met" if (-measured if target < 0 else measured) <= target else "missed"
+        bound = f"{'>=' if target < 0 else '<='} {abs(target):.1f}"
+        yield f"{name:<44} {shown:>10} {bound:>10} {'' if stretch is None else f'<= {stretch:.1f}':>10}  {met}"
+    for stage, tflop in _TFLOP.items():
+        least_ms = 1000 * tflop / _H100_TFLOP_PER_S
+        line = f"roofline {stage}: {tflop} TFLOP / {_H100_TFLOP_PER_S} TFLOP/s = {least_ms:.1f} ms"
+        measured = _find(parts, "stages-512", "stages_ms", "txt2img, 1 steps", stage)
+        yield line if measured is None else f"{line}; measured {measured:.1f} ms, {measured / least_ms:.1f} times that"
+
+
+def _find(parts: Mapping[str, Any], *names: str) -> float | None:
+    """Return the figure at the end of the path, or None where it was not measured."""
+    found: Any = parts
+    for name in names:
+        if name not in found:
+            return None
+        found = found[name]
+    return float(found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
