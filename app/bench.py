@@ -1,5 +1,6 @@
 """The benchmark of the operator's own hardware: what a picture takes here, and how many are worth making at once."""
 
+import itertools
 import json
 import math
 import statistics
@@ -73,6 +74,9 @@ class Measurement:
         )
 
 
+_numbers = itertools.count()
+
+
 def bench(settings: Settings, *, as_json: bool) -> int:
     """Measure, and print the figures to stdout; progress goes to stderr. Return the process's exit code."""
     try:
@@ -138,15 +142,12 @@ def _warm_up(loaded: LoadedPipelines, sizes: Sequence[tuple[int, int]]) -> None:
 
 
 def _measure_cell(loaded: LoadedPipelines, pictures: Sequence[GenerationParams]) -> Measurement:
-    """Time calls of these pictures; each call's prompts are new, as users' mostly are."""
+    """Time calls of these pictures; every prompt is a new one, as users' mostly are."""
     first = pictures[0]
     pipeline: Any = loaded.by_mode[first.mode]  # the stages are behind the seam
-    attempt = 0
 
     def call() -> float:
-        nonlocal attempt
-        attempt += 1
-        batch = [replace(params, prompt=f"{params.prompt}, {attempt}") for params in pictures]
+        batch = [replace(params, prompt=f"{params.prompt}, {next(_numbers)}") for params in pictures]
         started = time.perf_counter()
         pipeline(batch)
         return time.perf_counter() - started

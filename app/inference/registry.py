@@ -57,7 +57,9 @@ class PipelineRegistry:
             for pictures in loaded.warm_up_batches:
                 for batch in _warm_up_batches(*size, pictures=pictures):
                     started = time.monotonic()
-                    await self._device_lock.run(partial(self._warm_up, batch), pictures=2 * pictures)
+                    await self._device_lock.run(
+                        partial(self._warm_up, batch), pictures=loaded.warm_up_limits * pictures
+                    )
                     self._warm_call_s = (time.monotonic() - started) / pictures
                     _log.info(
                         "warmed up %s at %dx%d, %d at once, in %.2f s",

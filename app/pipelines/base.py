@@ -158,8 +158,9 @@ class CacheStatistics:
 class LoadedPipelines:
     """What a loader hands over: a pipeline per mode, their device, and what health checks and logs say of it.
 
-    Every mode wants to be warmed up with as many pictures in a call as each of `warm_up_batches` says. `on_warm` is
-    called once, on the device thread, when every mode is warm. `prompt_cache` may be asked from any thread.
+    Every mode wants to be warmed up with as many pictures in a call as each of `warm_up_batches` says; such a call may
+    take `warm_up_limits` times the hang limit a picture, as it may make pictures twice, or compile. `on_warm` is called
+    once, on the device thread, when every mode is warm. `prompt_cache` may be asked from any thread.
     """
 
     by_mode: Mapping[Mode, Pipeline]
@@ -168,6 +169,7 @@ class LoadedPipelines:
     device_name: str
     dtype: str
     warm_up_batches: Sequence[int] = (1,)
+    warm_up_limits: int = 2
     on_warm: Callable[[], None] = lambda: None
     prompt_cache: Callable[[], CacheStatistics] = CacheStatistics
 

@@ -18,7 +18,8 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 _MALLOC_OPTIONS = {
     -3: 1 << 30,  # M_MMAP_THRESHOLD, bytes: blocks below come from the heap
-    -1: (1 << 31) - 1,  # M_TRIM_THRESHOLD, bytes: the heap's end is never given back
+    -1: (1 << 31) - 1,  # M_TRIM_THRESHOLD, bytes: the heap's end is never given back unasked
+    -8: 1,  # M_ARENA_MAX: one heap for all threads, as each would keep its own
 }
 """Options of mallopt(3) by their numbers in malloc.h."""
 
@@ -50,9 +51,12 @@ class TorchDevice:
             )
 
     def free_memory(self) -> None:
-        """Give back what torch's allocator holds and no tensor uses."""
+        """Give back what the allocator holds and no tensor uses."""
         gc.collect()  # what failed may have left tensors in cycles
-        if self.torch_device.type != "cpu":
+        if self.torch_device.type == "cpu":
+            if (libc := _glibc()) is not None:
+                libc.malloc_trim(0)
+        else:
             self.synchronize()  # torch_npu's empty_cache waits for the device too, but holds the GIL meanwhile
             with device_errors(self.torch_device):
                 torch.get_device_module(self.torch_device).empty_cache()
@@ -133,10 +137,15 @@ def _keep_freed_memory() -> None:
     and faulted in page by page: a sixth of the CPU time of the VAE at 512x512. What is kept is bounded by the largest
     call's peak.
     """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "gnu_get_libc_version"):
+    if (libc := _glibc()) is not None:
         for option, value in _MALLOC_OPTIONS.items():
             libc.mallopt(option, value)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """Return the C library if it is the one whose allocator is meant."""
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "gnu_get_libc_version") else None
 
 
 def _check_index(kind: str, index: int, count: int, *, hint: str) -> None:

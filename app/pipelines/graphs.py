@@ -8,12 +8,16 @@ import torch
 _GRAPHS = 256
 """Sizes that there can be graphs for."""
 
+_CALLS_UNTIL_RECORDED = 2
+"""Calls of a compiled function after which its CUDA graph stands: the first compiles and runs without one, the second
+records it (torch/_inductor/cudagraph_trees.py)."""
+
 
 class WarmGraphs:
     """A function by graphs at the sizes that come until it is told to stop, and without graphs at all others.
 
-    `compiled` compiles at every new size when it is called, which takes from seconds to minutes: no request may wait
-    for that. On the device thread alone.
+    `compiled` compiles at every new size when it is called, which takes from seconds to minutes, and records its graph
+    only when it is called again: no request may wait for either. On the device thread alone.
     """
 
     def __init__(self, plain: Callable[..., Any], compiled: Callable[..., Any]) -> None:
@@ -24,11 +28,15 @@ class WarmGraphs:
         self._sizes: set[tuple[torch.Size, ...]] = set()
 
     def __call__(self, *tensors: torch.Tensor) -> Any:
-        """Call one or the other."""
+        """Call one or the other. Tensors may lie in memory in any order; graphs are made for one alone."""
         sizes = tuple(tensor.shape for tensor in tensors)
-        if self._compiling:
+        if self._compiling and sizes not in self._sizes:
             self._sizes.add(sizes)
-        return (self._compiled if sizes in self._sizes else self._plain)(*tensors)
+            for _ in range(_CALLS_UNTIL_RECORDED):
+                self._compiled(*(tensor.contiguous() for tensor in tensors))
+        if sizes not in self._sizes:
+            return self._plain(*tensors)
+        return self._compiled(*(tensor.contiguous() for tensor in tensors))
 
     def stop_compiling(self) -> None:
         """Compile nothing from now on."""

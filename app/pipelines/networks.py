@@ -14,6 +14,9 @@ from app.pipelines.traced import trace
 
 Batching = Literal["off", "exact", "fast"]
 
+Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Makes of a function of tensors one that is compiled, at each new size, when it is called."""
+
 _EXAMPLE_SIDES = (9, 11)
 """Latents to record with: odd sides take the way that holds for all; even ones would fix where sides are doubled."""
 
@@ -133,12 +136,18 @@ def _noise_inputs(pipe: Any, *, batch: int, sides: tuple[int, int]) -> list[torc
     ]
 
 
-def compiled_networks(plain: Networks) -> tuple[Networks, Callable[[], None]]:
-    """Return the networks by CUDA graphs, and what to call when they are warm."""
+def compiled_networks(
+    plain: Networks, device: torch.device, *, compile_function: Compile = cuda_graphs
+) -> tuple[Networks, Callable[[], None]]:
+    """Return the networks by graphs, and what to call when they are warm."""
     graphs: list[WarmGraphs] = []
+    with torch.inference_mode():
+        for encode in plain.encode_text:
+            # At its first call an encoder of transformers takes a lock to prepare itself, which cannot be compiled.
+            encode(torch.zeros(1, MAX_PROMPT_TOKENS, dtype=torch.long, device=device))
 
     def by_graphs(function: Callable[..., Any]) -> WarmGraphs:
-        graphs.append(WarmGraphs(function, cuda_graphs(function)))
+        graphs.append(WarmGraphs(function, compile_function(function)))
         return graphs[-1]
 
     def stop_compiling() -> None:
@@ -154,7 +163,7 @@ def compiled_networks(plain: Networks) -> tuple[Networks, Callable[[], None]]:
     return networks, stop_compiling
 
 
-def with_npu_graphs(plain: Networks, compile_function: Callable[..., Any]) -> tuple[Networks, Callable[[], None]]:
+def with_npu_graphs(plain: Networks, compile_function: Compile) -> tuple[Networks, Callable[[], None]]:
     """Return the networks with the UNet by graphs of an NPU, and what to call when it is warm."""
     graphs = WarmGraphs(plain.predict_noise, compile_function(plain.predict_noise))
     return replace(plain, predict_noise=graphs), graphs.stop_compiling

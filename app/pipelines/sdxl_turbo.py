@@ -47,6 +47,9 @@ _MODELS = {
 
 _LATENT_CHANNELS = 4
 
+_COMPILE_LIMITS = 20
+"""How many times the hang limit a warm-up call may take that compiles."""
+
 _CPU_BATCH_PIXELS = 384 * 1024
 """Pixels from which a batch gains nothing on a CPU: up to 256x256 it saves a third of the UNet's time, at 512x512 none
 (measured with small UNets on one thread), and those served first would wait for those served last."""
@@ -140,6 +143,8 @@ def load_sdxl_turbo(
         for sizes in all_sizes:
             sizes.stop_learning()
         prompts.clear()
+        if kind == "cpu":
+            device.free_memory()  # loading took a copy of the weights in their files' format
 
     return LoadedPipelines(
         by_mode=pipelines,
@@ -148,6 +153,7 @@ def load_sdxl_turbo(
         device_name=str(device.torch_device),
         dtype=str(dtype).removeprefix("torch."),
         warm_up_batches=(1,) if batching == "off" or kind == "cpu" else _buckets(max_batch),
+        warm_up_limits=_COMPILE_LIMITS if by_graphs else 2,
         on_warm=on_warm,
         prompt_cache=lambda: prompts.statistics,
     )
@@ -237,7 +243,7 @@ def _settle_networks(
     """Return the networks in the form that is fastest on the device, and what to call when they are warm."""
     plain = plain_networks(pipe)
     if compile_mode == "on":
-        return compiled_networks(plain)
+        return compiled_networks(plain, device.torch_device)
     if npu_graphs:
         return with_npu_graphs(plain, npu.graphs)
     if _is_fp32_on_cpu(pipe, device):

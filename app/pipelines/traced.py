@@ -11,7 +11,7 @@ another place to leave vectors for single numbers. Those operations are recorded
 - Linears of few rows a sample, where a sample alone is given to another kernel of the matrix product, and those of many
   inputs, whose sums are cut up among threads by the size of the whole (MKL 2024.2 in torch 2.13, 1, 2 and 8 threads, 12
   numbers of rows and 64 shapes of weights: from 16 rows and up to 640 inputs no result differed, with 1280 many did);
-- group norms, which in the channels-last layout may add up by thread;
+- group norms in the channels-last layout, which may add up by thread;
 - functions such as SiLU, whose last elements are computed without vectors.
 
 The large matrix products, attention, layer norms and sums take the whole batch: what they make of a sample has been
@@ -57,6 +57,7 @@ class _Recorded(TorchFunctionMode):
     def __init__(self, *, exact: bool) -> None:
         super().__init__()
         self._replaced = _one_by_one() if exact else {}
+        self._normed: Any = None
 
     def __torch_function__(
         self,
@@ -70,7 +71,11 @@ class _Recorded(TorchFunctionMode):
             return args[0]  # diffusers scales by 1 after every block
         if func is F.dropout:
             return args[0]
-        return self._replaced.get(func, func)(*args, **kwargs)
+        if func is F.silu and args[0] is self._normed:
+            kwargs["inplace"] = True  # after a group norm nobody else reads what it made
+        result = self._replaced.get(func, func)(*args, **kwargs)
+        self._normed = result if func is F.group_norm else None
+        return result
 
 
 _DIVISIONS = (torch.Tensor.div, torch.Tensor.__truediv__, torch.div)
@@ -141,14 +146,18 @@ def _group_norm(
     bias: torch.Tensor | None = None,
     eps: float = 1e-5,
 ) -> torch.Tensor:
-    if input.size(0) == 1:
+    if input.size(0) == 1 or input.is_contiguous():
         return F.group_norm(input, num_groups, weight, bias, eps)
     return torch.cat([F.group_norm(input[i : i + 1], num_groups, weight, bias, eps) for i in range(input.size(0))])
 
 
-def _silu(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:  # noqa: ARG001 - torch's, never used
+def _silu(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
     if input.size(0) == 1:
-        return F.silu(input)
+        return F.silu(input, inplace=inplace)
+    if inplace:
+        for i in range(input.size(0)):
+            F.silu(input[i : i + 1], inplace=True)
+        return input
     return torch.cat([F.silu(input[i : i + 1]) for i in range(input.size(0))])
 
 
