@@ -114,11 +114,11 @@ class Settings(BaseSettings):
 
     batching: Literal["off", "exact", "fast"] = "exact"
     """Serve requests that wait and ask for the same mode, size, steps and strength by one call: `exact` only where the
-    same request gives the same bytes alone and in any company, `fast` always, where pictures may differ by rounding
-    (1 of 255 levels on the CPU), `off` never."""
+    same request gives the same bytes alone and in any company, `fast` wherever that gains anything, where pictures may
+    differ by rounding (1 of 255 levels on the CPU), `off` never."""
 
     max_batch: int = Field(default=8, ge=1, le=64)
-    """Pictures that one call makes at most."""
+    """Pictures of one call that serves several requests, at most."""
 
     prompt_cache_bytes: ByteSize = Field(default=ByteSize(64 * 1024 * 1024), ge=0)
     """Bytes of prompt embeddings kept on the device, so that a prompt that comes again is not encoded again;

@@ -365,7 +365,7 @@ def test_the_help_lists_every_setting_as_a_flag() -> None:
 @pytest.mark.parametrize(
     ("arguments", "settings", "reason"),
     [
-        (["bake"], {}, "There is no command 'bake'. Commands: serve, pull, doctor."),
+        (["bake"], {}, "There is no command 'bake'. Commands: serve, pull, doctor, bench."),
         (["--max-queue", "many"], {}, "TURBO_MAX_QUEUE=many: "),
         (["--nothing", "1"], {}, "unrecognized arguments: --nothing"),
         ([], {"port": "tcp://10.0.0.1:8000"}, "TURBO_PORT=tcp://10.0.0.1:8000: Input should be a valid integer"),

@@ -48,8 +48,7 @@ class DeviceGuard:
             _log.warning("A batch of %d requests failed. Trying them one by one.", len(requests), exc_info=error)
             memory_was_short = False
         else:
-            made = iter(images)
-            return [[next(made) for _ in request] for request in requests]
+            return _dealt(images, requests)
         # Outside of the handler: what failed holds its tensors until the exception is gone.
         self._on_progress()
         if memory_was_short:
@@ -63,10 +62,17 @@ class DeviceGuard:
         except DeviceLostError:
             raise
         except DeviceOutOfMemoryError as error:
-            self._device.check()
+            self._check_after_shortage()
             return error
         except Exception as error:  # noqa: BLE001 - this request's own, whatever it is
             return error
+
+    def _check_after_shortage(self) -> None:
+        try:
+            self._device.check()
+        except DeviceOutOfMemoryError:
+            self._device.free_memory()  # others of the batch may fit
+            self._device.check()
 
     def _attempt(self, pipeline: Pipeline, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
         try:
@@ -77,4 +83,16 @@ class DeviceGuard:
             self._device.check()
             raise
         self._device.check()
+        if len(images) != len(batch):
+            raise RuntimeError(f"The pipeline made {len(images)} pictures of a batch of {len(batch)}.")
         return images
+
+
+def _dealt(images: Sequence[PipelineImage], requests: Sequence[Sequence[GenerationParams]]) -> list[Outcome]:
+    """Give each request its pictures, which come in the requests' order."""
+    outcomes: list[Outcome] = []
+    begin = 0
+    for request in requests:
+        outcomes.append(list(images[begin : begin + len(request)]))
+        begin += len(request)
+    return outcomes

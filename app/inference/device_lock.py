@@ -32,7 +32,7 @@ class DeviceLock:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
         self._waiters: deque[_Waiter] = deque()
         self._busy = False
-        self._serving = False
+        self._serving = 0
         self._running_since: float | None = None
         self._pictures = 1
         self._idle_since = time.monotonic()
@@ -43,9 +43,9 @@ class DeviceLock:
         return self._busy
 
     @property
-    def serving(self) -> bool:
-        """Whether the running call serves items that have a key."""
-        return self._busy and self._serving
+    def serving(self) -> int:
+        """Items with a key that the running call serves."""
+        return self._serving
 
     @property
     def running_s(self) -> float:
@@ -119,14 +119,20 @@ class DeviceLock:
         if self._busy or not (served := self._take()):
             return
         self._busy = True
-        self._serving = served[0].key is not None
+        self._serving = len(served) if served[0].key is not None else 0
         self._pictures = sum(waiter.pictures for waiter in served)
         self._running_since = time.monotonic()
         for waiter in served:
             if waiter.on_turn is not None:
                 waiter.on_turn()
         items = [waiter.item for waiter in served]
-        call = asyncio.get_running_loop().run_in_executor(self._thread, served[0].call, items)
+        try:
+            call = asyncio.get_running_loop().run_in_executor(self._thread, _outcomes, served[0].call, items)
+        except RuntimeError as error:  # the thread has ended, and so has the service
+            self._let_go()
+            for waiter in served:
+                waiter.future.set_exception(error)
+            return
         call.add_done_callback(partial(self._end, served))
 
     def _take(self) -> list["_Waiter"]:
@@ -144,11 +150,8 @@ class DeviceLock:
                 self._waiters.remove(waiter)
         return served
 
-    def _end(self, served: Sequence["_Waiter"], call: asyncio.Future[Sequence[Any]]) -> None:
-        self._running_since = None
-        self._idle_since = time.monotonic()
-        self._busy = False
-        self._go_on()  # first of all: the device waits for nobody to collect what it made
+    def _end(self, served: Sequence["_Waiter"], call: asyncio.Future[list[Any]]) -> None:
+        self._let_go()
         if call.cancelled():
             for waiter in served:
                 waiter.future.cancel()
@@ -162,6 +165,24 @@ class DeviceLock:
                 waiter.future.set_exception(outcome)
             else:
                 waiter.future.set_result(outcome)
+        self._go_on()  # before those who were served wake up: the device waits for nobody to collect what it made
+
+    def _let_go(self) -> None:
+        self._busy = False
+        self._serving = 0
+        self._running_since = None
+        self._idle_since = time.monotonic()
+
+
+def _outcomes(call: Callable[[Sequence[Any]], Sequence[Any]], items: Sequence[Any]) -> list[Any]:
+    """Make the call and see to it that its outcomes can be handed out. On the device thread."""
+    try:
+        outcomes = list(call(items))
+    except StopIteration as error:  # which a future does not take
+        raise RuntimeError("The call stopped early.") from error
+    if len(outcomes) != len(items):
+        raise RuntimeError(f"The call has {len(outcomes)} outcomes for {len(items)} items.")
+    return [RuntimeError("It stopped early.") if isinstance(one, StopIteration) else one for one in outcomes]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -235,7 +235,10 @@ class Engine:
     ) -> list[_Served | Exception]:
         """Serve requests of one batch key by one call. On the device thread."""
         started = time.monotonic()
-        outcomes = self._unless_lost(lambda: self._registry.call(requests), loop)
+        try:
+            outcomes = self._unless_lost(lambda: self._registry.call(requests), loop)
+        except DeviceLostError as error:  # one for each: an error that is raised again and again keeps every traceback
+            return [DeviceLostError(str(error)) for _ in requests]
         inference_s = time.monotonic() - started
         self._learn(inference_s / len(requests))  # also of calls that nobody waits for any more
         pictures = sum(len(request) for request in requests)
@@ -269,7 +272,7 @@ class Engine:
     @property
     def _busy(self) -> bool:
         """Whether requests have the device; a check is over in no time."""
-        return self._device_lock.serving
+        return self._device_lock.serving > 0
 
     @property
     def _waiting(self) -> int:
@@ -282,6 +285,6 @@ class Engine:
     def _retry_after_s(self) -> int:
         """Estimate when the requests that are in will be done: their number times the measured time of one."""
         mean_s = self._registry.warm_call_s if self._mean_request_s is None else self._mean_request_s
-        requests = self._waiting + self._busy
+        requests = self._waiting + self._device_lock.serving
         lowest, highest = _RETRY_AFTER_S
         return max(lowest, min(highest, math.ceil(requests * mean_s)))

@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import resource
+import sys
 
 import torch
 
@@ -16,12 +17,9 @@ _log = logging.getLogger(__name__)
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-_MALLOC_OPTIONS = {
-    -3: 1 << 30,  # M_MMAP_THRESHOLD, bytes: blocks below come from the heap
-    -1: (1 << 31) - 1,  # M_TRIM_THRESHOLD, bytes: the heap's end is never given back unasked
-    -8: 1,  # M_ARENA_MAX: one heap for all threads, as each would keep its own
-}
-"""Options of mallopt(3) by their numbers in malloc.h."""
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _M_ARENA_MAX = -3, -1, -8
+"""Options of mallopt(3) by their numbers in malloc.h: bytes from which a block is the system's, bytes of the heap's end
+from which it is given back, and heaps, as each would keep memory of its own."""
 
 _CHECKS = 1000
 """Different values that checks ask for in turn; all are exact in fp32."""
@@ -65,7 +63,8 @@ class TorchDevice:
     def peak_memory_bytes(self) -> int:
         """The most memory that was in use so far: of the device by torch's allocator, of the process on a CPU."""
         if self.torch_device.type == "cpu":
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            unit_bytes = 1 if sys.platform == "darwin" else 1024
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
         peak_bytes: int = torch.get_device_module(self.torch_device).max_memory_allocated(self.torch_device)
         return peak_bytes
 
@@ -137,9 +136,11 @@ def _keep_freed_memory() -> None:
     and faulted in page by page: a sixth of the CPU time of the VAE at 512x512. What is kept is bounded by the largest
     call's peak.
     """
-    if (libc := _glibc()) is not None:
-        for option, value in _MALLOC_OPTIONS.items():
-            libc.mallopt(option, value)
+    if (libc := _glibc()) is None:
+        return
+    if libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30) or libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20):  # the most of older ones
+        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+        libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -14,6 +14,7 @@ from diffusers import (
     AutoencoderTiny,
     AutoPipelineForImage2Image,
     AutoPipelineForText2Image,
+    EulerAncestralDiscreteScheduler,
     UNet2DConditionModel,
 )
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -131,17 +132,15 @@ def load_sdxl_turbo(
         device.torch_device,
         cache_bytes=prompt_cache_bytes,
     )
-    pipelines: dict[Mode, SdxlTurboPipeline] = {}
-    all_sizes: list[BatchSizes] = []
-    for mode, pipe in ((Mode.TXT2IMG, txt2img), (Mode.IMG2IMG, img2img)):
-        sizes = _batch_sizes(txt2img, networks, device, batching=batching, max_batch=max_batch, by_graphs=by_graphs)
-        all_sizes.append(sizes)
-        pipelines[mode] = SdxlTurboPipeline(pipe, networks, prompts, device, batch_sizes=sizes)
+    sizes = _batch_sizes(txt2img, networks, device, batching=batching, max_batch=max_batch, by_graphs=by_graphs)
+    pipelines = {
+        mode: SdxlTurboPipeline(pipe, networks, prompts, device, batch_sizes=sizes)
+        for mode, pipe in ((Mode.TXT2IMG, txt2img), (Mode.IMG2IMG, img2img))
+    }
 
     def on_warm() -> None:
         stop_compiling()
-        for sizes in all_sizes:
-            sizes.stop_learning()
+        sizes.stop_learning()
         prompts.clear()
         if kind == "cpu":
             device.free_memory()  # loading took a copy of the weights in their files' format
@@ -169,13 +168,17 @@ def _load_pipeline(folder: Path, vae_folder: Path | None, dtype: torch.dtype) ->
         models = {name: _load_model(kind, folder / name, dtype, variant="fp16") for name, kind in _MODELS.items()}
         if vae_folder is not None:
             models["vae"] = _load_vae(vae_folder, dtype)
-        return AutoPipelineForText2Image.from_pretrained(
+        pipe = AutoPipelineForText2Image.from_pretrained(
             str(folder), **models, local_files_only=True, add_watermarker=False
         )
     except WeightsError:
         raise
     except Exception as error:  # foreign code on files of any content: the operator needs the folder and the reason
         raise WeightsError(f"The weights in {folder} cannot be loaded: {first_line(error)}.") from error
+    if not isinstance(pipe.scheduler, EulerAncestralDiscreteScheduler):
+        # Others keep more between steps than can be had anew for each call.
+        raise WeightsError(f"The scheduler in {folder} is no EulerAncestralDiscreteScheduler, as SDXL-Turbo's is.")
+    return pipe
 
 
 def _load_model(kind: Any, folder: Path, dtype: torch.dtype, *, variant: str | None) -> Any:

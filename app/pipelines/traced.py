@@ -8,14 +8,13 @@ Rounding on the CPU depends on the batch's shape wherever a library chooses anot
 another place to leave vectors for single numbers. Those operations are recorded so that they take one sample at a time:
 
 - convolutions, whose kernel torch chooses by the batch's size too (`ConvParams::use_mkldnn` in its Convolution.cpp);
-- Linears of few rows a sample, where a sample alone is given to another kernel of the matrix product, and those of many
-  inputs, whose sums are cut up among threads by the size of the whole (MKL 2024.2 in torch 2.13, 1, 2 and 8 threads, 12
-  numbers of rows and 64 shapes of weights: from 16 rows and up to 640 inputs no result differed, with 1280 many did);
+- Linears: MKL chooses the kernel of a matrix product, and cuts its sums up among threads, by the number of all rows
+  (seen with AVX-512 for few rows and long sums, with AVX2 for many shapes);
 - group norms in the channels-last layout, which may add up by thread;
 - functions such as SiLU, whose last elements are computed without vectors.
 
-The large matrix products, attention, layer norms and sums take the whole batch: what they make of a sample has been
-seen to be the same, and is looked at again at each start.
+Attention, layer norms, sums and products take the whole batch: what they make of a sample has been seen to be the same,
+and is looked at again at each start.
 """
 
 import warnings
@@ -116,9 +115,7 @@ def _pair(value: Any) -> list[int]:
 
 
 def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    enough_rows, few_sums = 16, 640
-    rows = input.numel() // (input.size(0) * input.size(-1))
-    if input.size(0) == 1 or (rows >= enough_rows and input.size(-1) <= few_sums):
+    if input.size(0) == 1:
         return F.linear(input, weight, bias)
     return torch.cat([F.linear(input[i : i + 1], weight, bias) for i in range(input.size(0))])
 

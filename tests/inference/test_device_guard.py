@@ -1,10 +1,11 @@
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 
 from app.errors import DeadPictureError, DeviceLostError, DeviceOutOfMemoryError
 from app.inference.device_guard import DeviceGuard
-from app.pipelines.base import Txt2ImgParams
+from app.pipelines.base import GenerationParams, PipelineImage, Txt2ImgParams
 from tests.gate import GatedPipeline
 
 BATCH = [Txt2ImgParams(prompt="a cat", seed=seed, num_inference_steps=1, width=64, height=64) for seed in range(3)]
@@ -108,3 +109,28 @@ def test_a_device_that_dies_of_one_request_of_a_batch_gives_nobody_a_picture(
     pipeline.poison = {3: DeviceLostError("gone")}
     with pytest.raises(DeviceLostError):
         guard.call(pipeline, [[dataclasses.replace(BATCH[0], seed=seed)] for seed in range(8)])
+
+
+def test_a_pipeline_that_makes_too_few_pictures_fails_and_gives_nobody_another_s(guard: DeviceGuard) -> None:
+    class Short(GatedPipeline):
+        def __call__(self, batch: Sequence[GenerationParams], /) -> list[PipelineImage]:
+            return super().__call__(batch)[1:]
+
+    outcomes = guard.call(Short(), [BATCH, BATCH])
+    assert [type(outcome) for outcome in outcomes] == [RuntimeError] * 2
+
+
+def test_a_check_without_memory_after_a_shortage_takes_no_other_of_the_batch_along(
+    guard: DeviceGuard, pipeline: GatedPipeline
+) -> None:
+    pipeline.poison = {1: DeviceOutOfMemoryError("full")}
+    check, checks = pipeline.device.check, iter([None, None, DeviceOutOfMemoryError("full")])
+
+    def short_once() -> None:
+        check()
+        if (error := next(checks, None)) is not None:
+            raise error
+
+    pipeline.device.check = short_once  # type: ignore[method-assign]
+    outcomes = guard.call(pipeline, [[params] for params in BATCH])
+    assert [isinstance(outcome, Exception) for outcome in outcomes] == [False, True, False]

@@ -267,3 +267,32 @@ async def test_the_next_call_begins_before_the_last_one_s_results_are_collected(
     together.go_on.set()
     await asyncio.gather(first, other)
     assert running == [True]
+
+
+@pytest.mark.parametrize("outcomes", [[], ["one"], ["one", "two", "three"], [StopIteration(), "two"]])
+async def test_outcomes_that_cannot_be_handed_out_fail_those_who_wait_and_free_the_device(
+    lock: DeviceLock, outcomes: list[str | Exception]
+) -> None:
+    together = Together()
+    first = await busy(lock, together)
+    waiting = [asyncio.create_task(lock.serve(item, lambda _: outcomes, key="k", limit=4)) for item in ("a", "b")]
+    await asyncio.sleep(0)
+    together.go_on.set()
+    await first
+    async with asyncio.timeout(10):
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(results[0], RuntimeError)
+    assert results[1] == "two" or isinstance(results[1], RuntimeError)
+    assert await lock.run(lambda: 7) == 7
+
+
+async def test_who_waits_for_a_lock_that_is_closed_is_told(lock: DeviceLock) -> None:
+    together = Together()
+    first = await busy(lock, together)
+    waiting = await ask(lock, together, "a", key="other")
+    lock.close()
+    together.go_on.set()
+    async with asyncio.timeout(10):
+        assert await first == "FIRST"
+        assert isinstance((await asyncio.gather(*waiting, return_exceptions=True))[0], RuntimeError)
+    assert not lock.busy
