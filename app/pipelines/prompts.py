@@ -64,8 +64,9 @@ class PromptEncoder:
         return encoded
 
     def clear(self) -> None:
-        """Forget every prompt."""
+        """Forget every prompt, and what was counted."""
         self._cache.clear()
+        self._hits = self._misses = 0
 
     def _encode(self, prompt: str) -> EncodedPrompt:
         ids = [tokenizer(prompt).input_ids for tokenizer in self._tokenizers]

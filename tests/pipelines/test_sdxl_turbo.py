@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image, UNet2DConditionModel
+from diffusers import AutoencoderTiny, AutoPipelineForImage2Image, AutoPipelineForText2Image, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -246,6 +246,65 @@ def test_weights_that_diffusers_cannot_load_are_a_clear_error(tiny_folder: Path,
 def test_a_device_that_is_not_there_is_an_error_and_no_fallback(tiny_folder: Path) -> None:
     with pytest.raises(DeviceUnavailableError, match="TURBO_DEVICE=cuda:0 is not there"):
         load_sdxl_turbo(tiny_folder, model="demo", device_name="cuda", dtype_name="auto")
+
+
+# Another VAE.
+
+
+@pytest.fixture(scope="module")
+def tiny_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of TAESDXL's kind, with random weights."""
+    folder = tmp_path_factory.mktemp("taesdxl")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4).save_pretrained(
+            folder
+        )
+    return folder
+
+
+def test_a_tiny_vae_takes_the_place_of_the_model_s_own_in_both_modes(
+    pipelines: LoadedPipelines, tiny_folder: Path, tiny_vae: Path
+) -> None:
+    other = load(tiny_folder, vae_folder=tiny_vae)
+    for params in (txt2img(steps=2), img2img()):
+        assert (pixels(make(other, params)) != pixels(make(pipelines, params))).any()
+    oracle = AutoPipelineForText2Image.from_pretrained(
+        tiny_folder, variant="fp16", dtype=torch.float32, vae=AutoencoderTiny.from_pretrained(tiny_vae)
+    )
+    oracle.vae.to(memory_format=torch.channels_last)
+    expected = oracle(
+        "a cat",
+        num_inference_steps=2,
+        guidance_scale=0.0,
+        width=96,
+        height=64,
+        generator=torch.Generator().manual_seed(1),
+    ).images[0]
+    difference = np.abs(pixels(make(other, txt2img(steps=2))).astype(int) - np.asarray(expected))
+    assert difference.max() <= 1
+
+
+@pytest.mark.parametrize("config", [None, "{", '{"_class_name": "UNet2DConditionModel"}', "[]"])
+def test_a_folder_that_holds_no_vae_is_a_clear_error(tiny_folder: Path, tmp_path: Path, config: str | None) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    with pytest.raises(WeightsError, match=r"TURBO_VAE=.* is no folder of a VAE"):
+        load(tiny_folder, vae_folder=tmp_path)
+
+
+def test_a_scheduler_that_is_not_sdxl_turbo_s_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(tiny_folder, folder)
+    for path in (folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"):
+        path.write_text(path.read_text().replace("EulerAncestralDiscreteScheduler", "UniPCMultistepScheduler"))
+    with pytest.raises(WeightsError, match="is no EulerAncestralDiscreteScheduler"):
+        load(folder)
+
+
+def test_graphs_that_need_cuda_are_refused_elsewhere(tiny_folder: Path) -> None:
+    with pytest.raises(DeviceUnavailableError, match="TURBO_COMPILE=on makes CUDA graphs"):
+        load(tiny_folder, compile_mode="on")
 
 
 # Pictures that are none, before anything is clamped.
