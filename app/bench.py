@@ -104,6 +104,7 @@ def _measure(loaded: LoadedPipelines, settings: Settings) -> dict[str, Any]:
         for mode in Mode
         for steps in _STEPS[mode]
         for batch in (batches if steps == _STEPS[mode][0] else [1])
+        if batch <= loaded.by_mode[mode].batch_limit(_pictures(mode, size, steps, 1)[0].batch_key)
     ]
     rows: list[Measurement] = []
     too_large: set[tuple[Mode, tuple[int, int]]] = set()
@@ -242,6 +243,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         yield f"PNG     {size}  {milliseconds:.1f} ms, on other threads while the device goes on"
     for size, batch in report["recommended_max_batch"].items():
         yield f"For {size}: TURBO_MAX_BATCH={batch}"
+    yield "Batches that are not listed are made in smaller parts, as with these settings larger ones gain nothing."
 
 
 def _progress(line: str) -> None:
