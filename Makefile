@@ -11,7 +11,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^cpu = \["\(torch[^"]*\)"\]$$/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run pull test lint check-pins format bench train-demo eval-demo clean
+.PHONY: help run pull test test-long lint check-pins format bench train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -26,6 +26,9 @@ pull: $(VENV)/.run ## Set up, and bring the weights that TURBO_MODEL names (defa
 test: $(VENV)/.test ## Set up, and run the tests
 	$(BIN)/pytest
 	$(BIN)/pytest tests/npu
+
+test-long: $(VENV)/.test ## Run the tests that look for trouble (fuzzing, shutdowns, clients that leave) many more times
+	$(BIN)/pytest --long --timeout=3600 -m long
 
 lint: $(VENV)/.test ## Check style, types, layers and the Dockerfile
 	$(BIN)/ruff check

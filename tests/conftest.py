@@ -26,6 +26,18 @@ from tests.gate import GatedPipeline
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Name the option of `make test-long`."""
+    parser.addoption("--long", action="store_true", help="run the tests that look for trouble many more times")
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """How often to try: `rounds(few, many)` gives `few` in the suite and `many` with --long."""
+    chosen = 1 if request.config.getoption("--long") else 0
+    return lambda few, many: (few, many)[chosen]
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of the right format that paints noise, for tests that harm it or need it to be fast."""
