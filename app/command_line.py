@@ -45,7 +45,8 @@ def main(arguments: Sequence[str]) -> int:
     except pydantic.ValidationError as error:
         for fault in error.errors():
             name = PREFIX + "_".join(str(part) for part in fault["loc"]).upper()
-            print(f"{name}={fault['input']}: {fault['msg']}", file=sys.stderr)  # noqa: T201
+            where = f"{name}={fault['input']}: " if fault["loc"] else ""
+            print(f"{where}{fault['msg']}", file=sys.stderr)  # noqa: T201
         return _USAGE_ERROR
     configure_logging(log_format=settings.log_format, level=settings.log_level)
     if command == "doctor":

@@ -57,6 +57,20 @@ class MalformedBodyError(TurboError):
     code = "malformed_body"
 
 
+class UnauthorizedError(TurboError):
+    """API keys are set, and the request has none of them."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class ForbiddenOriginError(TurboError):
+    """A browser sent it for a page of another site, which `TURBO_CORS_ORIGINS` does not name."""
+
+    status = 403
+    code = "origin_not_allowed"
+
+
 class NotFoundError(TurboError):
     """There is no such route."""
 
@@ -76,6 +90,13 @@ class NotAcceptableError(TurboError):
 
     status = 406
     code = "not_acceptable"
+
+
+class RequestTimeoutError(TurboError):
+    """The header had not arrived within `TURBO_HEADER_TIMEOUT_S`, or the body within `TURBO_BODY_TIMEOUT_S`."""
+
+    status = 408
+    code = "request_timeout"
 
 
 class BodyTooLargeError(TurboError):
@@ -125,6 +146,20 @@ class QueueFullError(TurboError):
 
     status = 429
     code = "queue_full"
+
+
+class RateLimitedError(TurboError):
+    """This client asks more often than `TURBO_RATE_LIMIT` allows; come back after `Retry-After`."""
+
+    status = 429
+    code = "rate_limited"
+
+
+class HeadersTooLargeError(TurboError):
+    """The request's header has more than 16 KiB, or more than 100 fields."""
+
+    status = 431
+    code = "headers_too_large"
 
 
 class ClientDisconnectedError(TurboError):
@@ -198,6 +233,12 @@ class StartError(TurboError):
     """The service cannot start as it is configured."""
 
     code = "start_failed"
+
+
+class KeysFileError(StartError):
+    """The file of API keys cannot be used."""
+
+    code = "keys_unusable"
 
 
 class WeightsError(StartError):

@@ -9,14 +9,16 @@ from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from app import __version__
 from app.api import generation, health, pages
+from app.api.access import Access, ApiKeys
 from app.api.context import ApiContext
 from app.api.edge import EdgeMiddleware
 from app.api.error_handlers import add_error_handlers
 from app.api.limits import BodyMiddleware
-from app.api.openapi import add_openapi
+from app.api.openapi import GENERATION_HEADERS, add_openapi
 from app.errors import DeviceLostError, DeviceUnavailableError, TurboError, first_line, root_cause
 from app.inference.device_lock import DeviceLock
 from app.inference.device_watch import DeviceWatch
@@ -24,7 +26,7 @@ from app.inference.engine import Engine
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import LoadedPipelines, PipelineLoader
 from app.pipelines.fake import load_fake
-from app.settings import Settings, parse_sizes
+from app.settings import Settings, parse_sizes, split_list
 from app.telemetry import Metrics
 from app.weights.source import FakeSource, parse_source
 from app.weights.store import locate, pull
@@ -68,6 +70,7 @@ def create_app(
         on_device_lost=on_device_lost,
     )
     watch = DeviceWatch(engine, device_lock, idle_check_s=settings.idle_check_s)
+    access = Access(rate_limits=settings.rate_limit, origins=split_list(settings.cors_origins))
     codec_threads = ThreadPoolExecutor(_CODEC_THREADS, thread_name_prefix="codec")
 
     @asynccontextmanager
@@ -77,6 +80,10 @@ def create_app(
             watching = asyncio.create_task(watch.run())
             stack.callback(watching.cancel)
             try:
+                if settings.api_keys_file is not None:
+                    access.keys = ApiKeys(settings.api_keys_file)
+                    reading = asyncio.create_task(access.keys.keep_fresh())
+                    stack.callback(reading.cancel)
                 await stack.enter_async_context(registry)
             except DeviceLostError as error:
                 engine.lose_device(error)
@@ -92,6 +99,7 @@ def create_app(
     app = FastAPI(
         title="SDXL-Turbo server",
         version=__version__,
+        openapi_url="/openapi.json" if settings.docs else None,
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
@@ -102,15 +110,27 @@ def create_app(
         registry=registry,
         engine=engine,
         metrics=Metrics(queue_depth=lambda: engine.status.waiting, prompt_cache=registry.prompt_cache),
+        access=access,
         codec_threads=codec_threads,
     )
     app.include_router(generation.router)
     app.include_router(health.router)
-    app.include_router(pages.router)
-    pages.add_docs_assets(app)
+    if settings.metrics != "off":
+        app.include_router(pages.metrics_router)
+    if settings.docs:
+        app.include_router(pages.docs_router)
+        pages.add_docs_assets(app)
     add_error_handlers(app)
-    add_openapi(app, description=_DESCRIPTION)
-    app.add_middleware(BodyMiddleware, max_body_bytes=settings.max_body_bytes)
+    add_openapi(app, description=_DESCRIPTION, with_keys=settings.api_keys_file is not None)
+    app.add_middleware(BodyMiddleware, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
+    if access.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=access.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+            expose_headers=["Retry-After", "Server-Timing", *GENERATION_HEADERS],
+        )
     app.add_middleware(EdgeMiddleware)
     return app
 

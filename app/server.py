@@ -1,27 +1,24 @@
-"""The server: uvicorn, made to drain in the open, to speak the one error language, and to end when it has to."""
+"""The server: uvicorn, made to drain in the open, and to end when it has to."""
 
 import gc
-import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 import time
-import uuid
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import NoReturn, Protocol
 
-import h11
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from app.api.error_handlers import PROBLEM_MEDIA_TYPE, problem_body
-from app.errors import MalformedRequestError
+from app.connections import ConnectionLimits, HttpProtocol
 from app.inference.engine import Engine
-from app.settings import Settings
+from app.settings import Settings, split_list
 
 _log = logging.getLogger(__name__)
 
@@ -33,21 +30,43 @@ _DEVICE_LOST = 4
 _LAST_BYTES_S = 5
 """Seconds that are left for answers under way, and bodies that trickle in, once nobody is waiting for a picture."""
 
+_OTHER_DESCRIPTORS = 256
+"""Open files that are no connections: libraries, logs, and large bodies, which lie on the disk."""
+
 _SWITCH_INTERVAL_S = 0.0005
 """Seconds after which a thread in Python code gives way to the event loop; Python's default is ten times that."""
 
 
-class _DrainingServer(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """A uvicorn server that keeps listening while it finishes what it has accepted.
 
     uvicorn closes its listener at the first signal, which a load balancer sees as refused connections until its next
     probe. Here new requests get 503 and `Connection: close` meanwhile, and probes an answer.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, *, drain_s: float) -> None:
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        limits = ConnectionLimits(
+            header_timeout_s=settings.header_timeout_s,
+            max_connections=_reserve_descriptors(settings.max_connections),
+        )
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            # On h11: httptools, which uvicorn prefers when it is installed, takes headers of any size.
+            http=partial(HttpProtocol, limits=limits),  # type: ignore[arg-type] # called with keywords, as a class is
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=split_list(settings.trusted_proxies),
+            timeout_graceful_shutdown=_LAST_BYTES_S,
+        )
         super().__init__(config)
-        self._engine = engine
-        self._drain_s = drain_s
+        self._engine: Engine = app.state.context.engine
+        self._drain_s = settings.drain_s
         self._drain_until: float | None = None
         self._gave_up = False
         self._signalled = False
@@ -99,27 +118,19 @@ class _DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-class _Protocol(H11Protocol):
-    """uvicorn's HTTP/1.1, with the one error body also for what is no HTTP."""
+def _reserve_descriptors(max_connections: int) -> int:
+    """Raise the process's limit of open files as far as the connections need it, and return how many it has room for.
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer with problem+json and close the connection."""
-        request_id = uuid.uuid4().hex
-        body = json.dumps(problem_body(MalformedRequestError(msg), request_id=request_id)).encode()
-        headers = [
-            (b"Content-Type", PROBLEM_MEDIA_TYPE.encode()),
-            (b"Content-Length", str(len(body)).encode()),
-            (b"X-Request-ID", request_id.encode()),
-            (b"Cache-Control", b"no-store"),
-            (b"Connection", b"close"),
-        ]
-        for event in (
-            h11.Response(status_code=MalformedRequestError.status, headers=headers, reason=b"Bad Request"),
-            h11.Data(data=body),
-            h11.EndOfMessage(),
-        ):
-            self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+    A process without descriptors accepts nobody, not the probes either.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max_connections + _OTHER_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        _log.warning("open files are limited to %d, so TURBO_MAX_CONNECTIONS is %d", hard, hard - _OTHER_DESCRIPTORS)
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted - _OTHER_DESCRIPTORS
 
 
 def exit_now(code: int) -> NoReturn:
@@ -147,18 +158,7 @@ def serve(make_app: AppMaker, settings: Settings) -> NoReturn:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.disable()  # until it is started: looking through millions of new objects took a fifth of the imports' time
     app = make_app(settings, on_device_lost=on_device_lost)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        http=_Protocol,  # on h11: httptools, which uvicorn prefers when it is installed, takes headers of any size
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=_LAST_BYTES_S,
-    )
-    server = _DrainingServer(config, app.state.context.engine, drain_s=settings.drain_s)
+    server = DrainingServer(app, settings)
     try:
         server.run()
     except Exception:  # noqa: BLE001 - the process's edge

@@ -1,13 +1,15 @@
 """The service's settings: one frozen class, read from the environment and from the command line."""
 
 import difflib
+import ipaddress
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, ByteSize, Field
+import limits
+from pydantic import AfterValidator, ByteSize, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "TURBO_"
@@ -56,6 +58,36 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
 
 def _check_sizes(text: str) -> str:
     parse_sizes(text)
+    return text
+
+
+def split_list(text: str) -> list[str]:
+    """Return the words of a list with commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _check_networks(text: str) -> str:
+    for word in split_list(text):
+        try:
+            ipaddress.ip_network(word)
+        except ValueError as error:
+            raise ValueError(f"{word!r} is no address and no network: {error}") from error
+    return text
+
+
+def _check_rates(text: str) -> str:
+    if text:
+        try:
+            limits.parse_many(text)
+        except ValueError as error:
+            raise ValueError(f"{text!r} is no list of limits such as 2/second;100/hour") from error
+    return text
+
+
+def _check_origins(text: str) -> str:
+    for word in split_list(text):
+        if word != "*" and not re.fullmatch(r"https?://[^/\s*]+", word):
+            raise ValueError(f"{word!r} is no origin, such as https://app.example, and not *")
     return text
 
 
@@ -152,6 +184,38 @@ class Settings(BaseSettings):
     max_body_bytes: ByteSize = Field(default=ByteSize(32 * 1024 * 1024), ge=1024)
     """Bytes that a request body may have; units such as `32MiB` are understood."""
 
+    max_connections: int = Field(default=4096, ge=16, le=1_000_000)
+    """Connections that are open at once. For one more, that one is closed whose client has kept the service waiting
+    longest; requests that have arrived are never given up for it."""
+
+    header_timeout_s: float = Field(default=10, gt=0, le=3600)
+    """Seconds that a request's header may take to arrive; then its connection is closed."""
+
+    body_timeout_s: float = Field(default=60, gt=0, le=3600)
+    """Seconds that a request's body may take to arrive; past it the answer is 408."""
+
+    trusted_proxies: Annotated[str, AfterValidator(_check_networks)] = ""
+    """Addresses and networks of proxies, such as `10.0.0.0/8,192.168.1.7`, whose `X-Forwarded-For` tells the client's
+    address. From all others it counts for nothing."""
+
+    api_keys_file: Annotated[Path | None, AfterValidator(_expand_if_set)] = None
+    """File of the API keys that let clients in, a line `NAME: KEY` for each; read again when it changes. Without it
+    everybody is let in. Clients send `Authorization: Bearer KEY` or `X-API-Key: KEY`; the name is logged."""
+
+    rate_limit: Annotated[str, AfterValidator(_check_rates)] = ""
+    """How often one client may ask for pictures, such as `2/second;100/hour`; past it the answer is 429. A client is an
+    API key, where keys are set, else an address (of IPv6 the first 64 bits). Empty for no limit."""
+
+    cors_origins: Annotated[str, AfterValidator(_check_origins)] = ""
+    """Origins whose pages may ask, such as `https://app.example,http://localhost:3000`, or `*` for any. Pages of other
+    sites are refused."""
+
+    metrics: Literal["open", "key", "off"] = "open"
+    """Whether `/metrics` is there: `open` for everybody, with an API `key` alone, or `off`."""
+
+    docs: bool = True
+    """Whether the documentation pages and `/openapi.json` are there."""
+
     image_metadata: bool = True
     """Write prompt, seed and the other parameters into each PNG as text."""
 
@@ -163,6 +227,12 @@ class Settings(BaseSettings):
 
     log_prompts: bool = False
     """Log prompts. Off by default: prompts can be personal."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.metrics == "key" and self.api_keys_file is None:
+            raise ValueError("TURBO_METRICS=key takes TURBO_API_KEYS_FILE.")
+        return self
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[tuple[str, str | None]]:

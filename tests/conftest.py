@@ -15,11 +15,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
 from app.main import create_app
+from app.server import DrainingServer
 from app.settings import Settings
 from tests.gate import GatedPipeline
 
@@ -78,8 +78,9 @@ def pipeline() -> GatedPipeline:
 
 @contextlib.contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
-    """Serve the app over a real socket from a thread, and give its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="on", log_config=None, access_log=False))
+    """Serve the app over a real socket from a thread, as the service is served, and give its URL."""
+    settings = app.state.context.settings.model_copy(update={"port": 0})
+    server = DrainingServer(app, settings)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -64,7 +64,7 @@ def test_the_table_of_errors_is_the_error_tree() -> None:
 def test_the_table_of_routes_is_the_app_s() -> None:
     routes = {
         f"{method} {route.path}"
-        for router in (generation.router, health.router, pages.router)
+        for router in (generation.router, health.router, pages.docs_router, pages.metrics_router)
         for route in router.routes
         if isinstance(route, APIRoute)
         for method in route.methods or ()

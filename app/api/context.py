@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.api.access import Access
 from app.inference.engine import Engine
 from app.inference.registry import PipelineRegistry
 from app.settings import Settings
@@ -24,6 +25,7 @@ class ApiContext:
     registry: PipelineRegistry
     engine: Engine
     metrics: Metrics
+    access: Access
     codec_threads: ThreadPoolExecutor
 
 

@@ -18,7 +18,10 @@ from app.errors import (
     MalformedBodyError,
     MethodNotAllowedError,
     NotFoundError,
+    QueueFullError,
+    RequestTimeoutError,
     TurboError,
+    UnauthorizedError,
 )
 from app.telemetry import get_logger
 
@@ -32,7 +35,9 @@ _FROM_FRAMEWORK: Final[dict[int, type[TurboError]]] = {
         MalformedBodyError,
         NotFoundError,
         MethodNotAllowedError,
+        RequestTimeoutError,
         BodyTooLargeError,
+        QueueFullError,
         ClientDisconnectedError,
     )
 }
@@ -64,7 +69,7 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     details = {
         NotFoundError: "There is no such route; /docs lists them.",
         MalformedBodyError: "The body cannot be parsed.",
-        MethodNotAllowedError: f"{request.url.path} does not take {request.method}.",
+        MethodNotAllowedError: f"This route does not take {request.method}.",
     }
     return problem_response(kind(details.get(kind, str(error.detail))), request, headers=dict(error.headers or {}))
 
@@ -122,7 +127,9 @@ def problem_response(
         sent_headers["Retry-After"] = str(error.retry_after_s)
     if not error.retryable:
         sent_headers["X-Should-Retry"] = "false"  # read by OpenAI's SDKs, which else retry every 5xx
-    if isinstance(error, DrainingError | BodyTooLargeError):
+    if isinstance(error, UnauthorizedError):
+        sent_headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, DrainingError | BodyTooLargeError | RequestTimeoutError):
         sent_headers["Connection"] = "close"
     return JSONResponse(
         problem_body(error, request_id=request.state.request_id, errors=errors, health=health),

@@ -29,17 +29,21 @@ _MAX_FILES, _MAX_FIELDS = 4, 32
 
 
 class _GenerationRoute(APIRoute):
-    """Refuses before it reads: a body of another type, and any body while there is no place for its request."""
+    """Refuses before it reads: who may not ask, a body of another type, and any body while there is no place for it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         takes = FORM if self.path.endswith("/img2img") else JSON
 
         async def handle_checked(request: Request) -> Response:
+            context: ApiContext = request.app.state.context
+            context.access.check_origin(request)
+            client = request.state.log["client"] = context.access.identify(request)
             sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             if sent != takes:
                 raise UnsupportedMediaTypeError(f"Send {takes}, not {sent or 'a body without Content-Type'}.")
-            request.app.state.context.engine.check_admission()
+            context.engine.check_admission()
+            context.access.count(client)  # last: who is refused for want of a place has had nothing
             return await handle(request)
 
         return handle_checked

@@ -35,7 +35,7 @@ async def ready(request: Request, context: Context) -> Readiness | JSONResponse:
 def _unhealthy(request: Request, context: ApiContext) -> JSONResponse:
     health = _readiness(context)
     error = NotReadyError(f"The service is not ready: {health.status}.")
-    return problem_response(error, request, health=health.model_dump(mode="json"))
+    return problem_response(error, request, health=health.model_dump(mode="json", exclude={"version"}))
 
 
 def _readiness(context: ApiContext) -> Readiness:

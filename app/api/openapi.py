@@ -19,7 +19,7 @@ def _header(description: str, **schema: Any) -> dict[str, Any]:
 
 _ANY_HEADERS = {"X-Request-ID": _header("The id sent, if it was sane, else one that was made.", type="string")}
 
-_GENERATION_HEADERS = {
+GENERATION_HEADERS = {
     **_ANY_HEADERS,
     "X-Seed": _header("Seed of the first picture.", type="integer"),
     "X-Steps": _header("Denoising steps that ran.", type="integer"),
@@ -49,11 +49,14 @@ GENERATION_RESPONSES: dict[int | str, dict[str, Any]] = {
         "model": Envelope,
         "description": "The picture, or with `Accept: application/json` all pictures in an envelope.",
         "content": {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MediaType},
-        "headers": _GENERATION_HEADERS,
+        "headers": GENERATION_HEADERS,
     },
     **_problems(
         errors.MalformedBodyError,
+        errors.UnauthorizedError,
+        errors.ForbiddenOriginError,
         errors.NotAcceptableError,
+        errors.RequestTimeoutError,
         errors.BodyTooLargeError,
         errors.ImageTooLargeError,
         errors.UnsupportedMediaTypeError,
@@ -61,6 +64,7 @@ GENERATION_RESPONSES: dict[int | str, dict[str, Any]] = {
         errors.InvalidRequestError,
         errors.InvalidImageError,
         errors.QueueFullError,
+        errors.RateLimitedError,
         errors.InferenceError,
         errors.DeviceOutOfMemoryError,
         errors.DeviceLostError,
@@ -99,16 +103,26 @@ IMG2IMG_BODY: dict[str, Any] = {
 HEALTH_RESPONSES = _problems(errors.NotReadyError)
 
 
-def add_openapi(app: FastAPI, *, description: str) -> None:
-    """Make the app's OpenAPI document ours."""
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
+
+def add_openapi(app: FastAPI, *, description: str, with_keys: bool) -> None:
+    """Make the app's OpenAPI document ours; `with_keys` says that generation takes an API key."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(
                 title=app.title, version=app.version, description=description, routes=app.routes, tags=app.openapi_tags
             )
+            if with_keys:
+                document["components"]["securitySchemes"] = _KEYS
             for path in document["paths"].values():
                 for operation in path.values():
+                    if with_keys and "generation" in operation["tags"]:
+                        operation["security"] = [{scheme: []} for scheme in _KEYS]
                     for status, response in operation["responses"].items():
                         _finish_response(status, response)
             for unused in ("HTTPValidationError", "ValidationError"):

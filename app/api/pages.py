@@ -1,9 +1,12 @@
 """Pages and documents: the API's documentation from assets of our own, the metrics, and the way to the first page."""
 
+import base64
+import hashlib
+import re
 from pathlib import Path
 
 import fastapi_offline
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
@@ -13,30 +16,47 @@ from app.api.context import Context
 
 _ASSETS = "docs/assets"
 
-router = APIRouter(include_in_schema=False)
+docs_router = APIRouter(include_in_schema=False)
+metrics_router = APIRouter(include_in_schema=False)
 
 
-@router.get("/")
+@docs_router.get("/")
 async def first_page() -> RedirectResponse:
     """Send people to the documentation; the path is relative, so that a proxy may put the service anywhere."""
     return RedirectResponse("docs")
 
 
-@router.get("/docs")
+@docs_router.get("/docs")
 async def docs() -> HTMLResponse:
     """Show the API's documentation. Nothing comes from another host: it works where there is no internet."""
-    return get_swagger_ui_html(
+    page = get_swagger_ui_html(
         openapi_url="openapi.json",
         title="SDXL-Turbo server",
         swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
         swagger_css_url=f"{_ASSETS}/swagger-ui.css",
         swagger_favicon_url=f"{_ASSETS}/favicon.png",
     )
+    page.headers["Content-Security-Policy"] = _policy(bytes(page.body).decode())
+    return page
 
 
-@router.get("/metrics")
-async def metrics(context: Context) -> Response:
+def _policy(page: str) -> str:
+    """Allow what is served here and the page's own scripts, by their hashes. Swagger UI writes its styles inline."""
+    scripts = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    )
+    return (
+        f"default-src 'self'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    )
+
+
+@metrics_router.get("/metrics")
+async def metrics(request: Request, context: Context) -> Response:
     """Show the Prometheus metrics."""
+    if context.settings.metrics == "key":
+        context.access.identify(request)
     return Response(generate_latest(context.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 

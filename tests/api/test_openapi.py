@@ -45,7 +45,7 @@ async def test_the_document_describes_pictures_headers_and_every_error(client: h
     assert set(responses["200"]["content"]) == {"image/png", "image/webp", "image/jpeg", "application/json"}
     assert {"X-Seed", "X-Steps", "X-Image-Size", "X-Prompt-Tokens", "X-Request-ID"} <= set(responses["200"]["headers"])
     errors = {status: response for status, response in responses.items() if status != "200"}
-    assert set(errors) == {"400", "406", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(errors) == {"400", "401", "403", "406", "408", "413", "415", "422", "429", "500", "503", "504"}
     for status, response in errors.items():
         assert list(response["content"]) == [PROBLEM]
         assert ("Retry-After" in response["headers"]) == (status in {"429", "503", "504"})

@@ -1,0 +1,198 @@
+"""Connections: uvicorn's HTTP/1.1, made to outlive clients that are slow, silent, greedy or no HTTP clients at all.
+
+uvicorn bounds how long a connection may idle between two requests, and nothing else: a connection that never sends a
+request stays open for ever, as does one whose client does not read its answer, and each takes a file descriptor from
+the probes. What is bounded here: a header's size and fields, the time for it to arrive, what is still sent of a body
+that nobody reads, the time without progress of an answer, and the number of connections.
+"""
+
+import asyncio
+import json
+import sys
+import uuid
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from app.api.error_handlers import PROBLEM_MEDIA_TYPE, problem_body
+from app.errors import HeadersTooLargeError, MalformedRequestError, RequestTimeoutError, TurboError
+
+MAX_HEADER_BYTES = 16 * 1024
+MAX_HEADER_FIELDS = 100
+"""What a request's line and header may have; browsers behind proxies send some forty fields."""
+
+_LINGER_S = 5
+"""Seconds that a client may go on sending a body after its answer: cut off at once, it might never read the answer."""
+
+_SEND_STALL_S = 30
+"""Seconds that an answer may make no progress at all."""
+
+
+class ConnectionLimits:
+    """What one server allows its connections, and which of them it could do without.
+
+    Args:
+        header_timeout_s: Seconds that a request's header may take to arrive.
+        max_connections: Connections that are open at once. For one more, that is closed whose client has kept the
+            service waiting longest; requests that have arrived whole are never given up for new ones.
+    """
+
+    def __init__(self, *, header_timeout_s: float, max_connections: int) -> None:
+        self.header_timeout_s = header_timeout_s
+        self.max_connections = max_connections
+        self._open = 0
+        self._awaited: dict[HttpProtocol, None] = {}  # in the order in which the waiting began
+
+    def opened(self) -> None:
+        """Count a connection, and make room for it."""
+        self._open += 1
+        if self._open > self.max_connections and self._awaited:
+            longest = next(iter(self._awaited))
+            del self._awaited[longest]  # now, as it is closed a little later
+            longest.transport.abort()
+
+    def closed(self, connection: "HttpProtocol") -> None:
+        """Count it no more."""
+        self._open -= 1
+        self._awaited.pop(connection, None)
+
+    def review(self, connection: "HttpProtocol", *, awaited: bool) -> None:
+        """Note whether the service waits for this connection's client: for a request, or for the rest of one."""
+        if awaited:
+            self._awaited.setdefault(connection)
+        else:
+            self._awaited.pop(connection, None)
+
+
+class _BoundedConnection(h11.Connection):
+    """h11's state of one connection; refuses headers that are too large also when they arrive all at once."""
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            size_bytes = len(event.target) + sum(len(name) + len(value) for name, value in event.headers)
+            if size_bytes > MAX_HEADER_BYTES or len(event.headers) > MAX_HEADER_FIELDS:
+                raise h11.RemoteProtocolError("header too large", error_status_hint=HeadersTooLargeError.status)
+        return event
+
+
+class HttpProtocol(H11Protocol):
+    """One connection."""
+
+    def __init__(self, *args: Any, limits: ConnectionLimits, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.conn = _BoundedConnection(h11.SERVER, MAX_HEADER_BYTES)
+        self._limits = limits
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
+        self._unsent_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        """Start to wait for a request."""
+        super().connection_made(transport)
+        self._limits.opened()
+        self._review()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop all clocks."""
+        super().connection_lost(exc)
+        self._limits.closed(self)
+        self._unset_keepalive_if_required()
+        for timer in (self._header_timer, self._linger_timer, self._send_timer):
+            if timer is not None:
+                timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client sends."""
+        super().data_received(data)
+        self._review()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request, if the client may send one."""
+        super().on_response_complete()
+        self._review()
+
+    def pause_writing(self) -> None:
+        """Wait for a client that reads slowly, as long as it reads."""
+        super().pause_writing()
+        self._unsent_bytes = self.transport.get_write_buffer_size()
+        self._send_timer = self.loop.call_later(_SEND_STALL_S, self._on_send_stall)
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read nearly all."""
+        super().resume_writing()
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, or too much of it; called where h11's error is handled."""
+        if getattr(sys.exception(), "error_status_hint", 0) == HeadersTooLargeError.status:
+            self._refuse(
+                HeadersTooLargeError(
+                    f"A request's header may have {MAX_HEADER_BYTES} bytes and {MAX_HEADER_FIELDS} fields at most."
+                )
+            )
+        else:
+            self._refuse(MalformedRequestError(msg))
+
+    def _review(self) -> None:
+        """Look at where the connection stands, and set the clocks and the limits accordingly."""
+        if self.transport.is_closing():
+            return
+        state = self.conn.their_state
+        self._limits.review(self, awaited=state in (h11.IDLE, h11.SEND_BODY))
+        # Between two requests uvicorn's own clock runs, until the first byte of the next comes.
+        idle = state is h11.IDLE and self.timeout_keep_alive_task is None
+        unread = state is h11.SEND_BODY and self.conn.our_state in (h11.DONE, h11.MUST_CLOSE)
+        self._header_timer = self._clock(
+            self._header_timer, self._limits.header_timeout_s, self._on_header_timeout, running=idle
+        )
+        self._linger_timer = self._clock(self._linger_timer, _LINGER_S, self.transport.close, running=unread)
+
+    def _clock(
+        self, timer: asyncio.TimerHandle | None, after_s: float, then: Callable[[], None], *, running: bool
+    ) -> asyncio.TimerHandle | None:
+        """Start a timer that should run and does not; stop one that does and should not."""
+        if running:
+            return timer or self.loop.call_later(after_s, then)
+        if timer is not None:
+            timer.cancel()
+        return None
+
+    def _on_header_timeout(self) -> None:
+        if self.conn.trailing_data[0]:  # part of a header is there
+            self._refuse(RequestTimeoutError(f"The header had not arrived within {self._limits.header_timeout_s:g} s."))
+        else:
+            self.transport.close()
+
+    def _on_send_stall(self) -> None:
+        unsent_bytes = self.transport.get_write_buffer_size()
+        if unsent_bytes >= self._unsent_bytes:
+            self.transport.abort()  # a close would wait for the client
+            return
+        self._unsent_bytes = unsent_bytes
+        self._send_timer = self.loop.call_later(_SEND_STALL_S, self._on_send_stall)
+
+    def _refuse(self, error: TurboError) -> None:
+        """Answer with problem+json, if no answer has begun, and close the connection."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            request_id, reason = uuid.uuid4().hex, HTTPStatus(error.status).phrase.encode()
+            body = json.dumps(problem_body(error, request_id=request_id)).encode()
+            headers = [
+                (b"Content-Type", PROBLEM_MEDIA_TYPE.encode()),
+                (b"Content-Length", str(len(body)).encode()),
+                (b"X-Request-ID", request_id.encode()),
+                (b"Cache-Control", b"no-store"),
+                (b"Connection", b"close"),
+            ]
+            for event in (
+                h11.Response(status_code=error.status, headers=headers, reason=reason),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
