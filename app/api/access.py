@@ -140,15 +140,18 @@ class Access:
     def check_origin(self, request: Request) -> None:
         """Refuse pages of other sites: a browser sends a form from anywhere to anywhere, to this machine too.
 
+        Browsers say `Sec-Fetch-Site` over TLS and on loopback, else `Origin` alone; other clients say neither.
+
         Raises:
             ForbiddenOriginError: A browser says that the request is another site's, and that is not allowed.
         """
-        if request.headers.get("sec-fetch-site") not in ("cross-site", "same-site"):
-            return
-        if "*" not in self.origins and request.headers.get("origin") not in self.origins:
-            raise ForbiddenOriginError(
-                "Pages of this origin may not ask here; TURBO_CORS_ORIGINS names those that may."
-            )
+        origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
+        if site is not None:
+            foreign = site not in ("same-origin", "none")
+        else:
+            foreign = origin is not None and origin.partition("://")[2] != request.headers.get("host")
+        if foreign and origin not in self.origins and "*" not in self.origins:
+            raise ForbiddenOriginError("This origin's pages may not ask here; TURBO_CORS_ORIGINS names those that may.")
 
     def count(self, client: str) -> None:
         """Count a request of this client.
