@@ -19,6 +19,7 @@ from typing import Any, Literal, TextIO, TypeVar
 
 from PIL import Image
 
+from app.api.access import ApiKeys
 from app.errors import DeviceLostError, TurboError, first_line, root_cause
 from app.main import load_folder
 from app.pipelines import ascend_host
@@ -107,6 +108,7 @@ def examine(settings: Settings, *, root: Path = Path("/")) -> Iterator[Finding]:
     yield _python()
     yield from _variables()
     yield from _caught("port", _port(settings))
+    yield from _caught("doors", _doors(settings))
     try:
         source = parse_source(settings.model)
     except TurboError as error:
@@ -188,6 +190,15 @@ def _port(settings: Settings) -> Findings[None]:
         yield Finding("port", "FAIL", f"{where}: {error.strerror or error}.", remedy)
     else:
         yield Finding("port", "OK", f"{where} is free.")
+
+
+def _doors(settings: Settings) -> Findings[None]:
+    """Say who may ask."""
+    if settings.api_keys_file is not None:
+        yield Finding("doors", "OK", f"API keys of {', '.join(ApiKeys(settings.api_keys_file).names)}.")
+    elif settings.host not in ("127.0.0.1", "::1", "localhost"):
+        remedy = "Set TURBO_API_KEYS_FILE, unless a proxy or the network decides who reaches it."
+        yield Finding("doors", "WARN", f"Whoever reaches {settings.host}:{settings.port} may ask for pictures.", remedy)
 
 
 def _wants_npu(settings: Settings) -> bool:

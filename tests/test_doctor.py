@@ -120,6 +120,15 @@ def test_a_host_that_is_no_name_fails_and_the_rest_is_looked_at(host: str) -> No
     assert "model" in found
 
 
+def test_who_may_ask_is_told_where_it_matters(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    assert "doors" not in findings(model="fake")
+    assert findings(model="fake", host="0.0.0.0")["doors"].level == "WARN"  # noqa: S104 - what is warned of
+    assert failed(findings(model="fake", api_keys_file=keys)) == ["doors"]
+    keys.write_text("alice: 0123456789abcdef\nalice: fedcba9876543210\nbob: 0123456789abcdeg\n")
+    assert findings(model="fake", api_keys_file=keys)["doors"].detail == "API keys of alice, bob."
+
+
 def test_weights_that_may_not_be_read_fail_by_name(tiny_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "weights"
     shutil.copytree(tiny_folder, folder)

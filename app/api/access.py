@@ -43,6 +43,11 @@ class ApiKeys:
         self._names: dict[bytes, str] = {}
         self.reload()
 
+    @property
+    def names(self) -> list[str]:
+        """The keys' names, each once, in the order of the file."""
+        return list(dict.fromkeys(self._names.values()))
+
     def reload(self) -> bool:
         """Read the file again, and tell whether it has changed. What cannot be read leaves the keys as they were.
 
@@ -74,7 +79,7 @@ class ApiKeys:
             await asyncio.sleep(_RELOAD_S)
             try:
                 if await asyncio.to_thread(self.reload):
-                    _log.info("API keys: %s", ", ".join(self._names.values()))
+                    _log.info("API keys: %s", ", ".join(self.names))
                 broken = False
             except KeysFileError as error:
                 if not broken:

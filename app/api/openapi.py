@@ -143,5 +143,5 @@ def _finish_response(status: str, response: dict[str, Any]) -> None:
         if status in ("429", "503", "504"):
             response["headers"] = {
                 **_ANY_HEADERS,
-                "Retry-After": _header("Seconds after which to try again.", type="integer", minimum=1, maximum=120),
+                "Retry-After": _header("Seconds after which to try again.", type="integer", minimum=1),
             }
