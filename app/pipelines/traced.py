@@ -55,7 +55,7 @@ class _Recorded(TorchFunctionMode):
 
     def __init__(self, *, exact: bool) -> None:
         super().__init__()
-        self._replaced = _one_by_one() if exact else {}
+        self._replaced = _one_by_one() if exact else {F.silu: torch.jit.script(_silu_together)}
         self._normed: Any = None
 
     def __torch_function__(
@@ -148,7 +148,22 @@ def _group_norm(
     return torch.cat([F.group_norm(input[i : i + 1], num_groups, weight, bias, eps) for i in range(input.size(0))])
 
 
+def _many_pixels(input: torch.Tensor) -> bool:
+    """Tell whether samples have more than one pixel, so that they can be written in place without a change of layout.
+
+    A single pixel lies channels first and channels last at once, and a convolution takes it for what its strides say.
+    SiLU out of place makes them channels first; in place it leaves them as they are, and the next convolution rounds
+    otherwise than in diffusers (image to image with the demo model, whose UNet halves 128x128 down to one pixel).
+    """
+    return input.numel() > input.size(0) * input.size(1)
+
+
+def _silu_together(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
+    return F.silu(input, inplace=inplace and _many_pixels(input))
+
+
 def _silu(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
+    inplace = inplace and _many_pixels(input)
     if input.size(0) == 1:
         return F.silu(input, inplace=inplace)
     if inplace:
