@@ -74,9 +74,6 @@ class Measurement:
         )
 
 
-_numbers = itertools.count()
-
-
 def bench(settings: Settings, *, as_json: bool) -> int:
     """Measure, and print the figures to stdout; progress goes to stderr. Return the process's exit code."""
     try:
@@ -107,6 +104,7 @@ def _measure(loaded: LoadedPipelines, settings: Settings) -> dict[str, Any]:
         if batch <= loaded.by_mode[mode].batch_limit(_pictures(mode, size, steps, 1)[0].batch_key)
     ]
     rows: list[Measurement] = []
+    numbers = itertools.count()
     too_large: set[tuple[Mode, tuple[int, int]]] = set()
     for number, (mode, size, steps, batch) in enumerate(cells, start=1):
         name = f"{mode} {size[0]}x{size[1]}, {steps} steps, {batch} at once"
@@ -114,7 +112,7 @@ def _measure(loaded: LoadedPipelines, settings: Settings) -> dict[str, Any]:
             continue
         _progress(f"[{number}/{len(cells)}] {name}")
         try:
-            rows.append(_measure_cell(loaded, _pictures(mode, size, steps, batch)))
+            rows.append(_measure_cell(loaded, _pictures(mode, size, steps, batch), numbers))
         except DeviceOutOfMemoryError:
             _progress(f"{name}: the device has no memory for it")
             loaded.device.free_memory()
@@ -142,13 +140,13 @@ def _warm_up(loaded: LoadedPipelines, sizes: Sequence[tuple[int, int]]) -> None:
     loaded.on_warm()
 
 
-def _measure_cell(loaded: LoadedPipelines, pictures: Sequence[GenerationParams]) -> Measurement:
-    """Time calls of these pictures; every prompt is a new one, as users' mostly are."""
+def _measure_cell(loaded: LoadedPipelines, pictures: Sequence[GenerationParams], numbers: Iterator[int]) -> Measurement:
+    """Time calls of these pictures; every prompt gets the next number and so is a new one, as users' mostly are."""
     first = pictures[0]
     pipeline: Any = loaded.by_mode[first.mode]  # the stages are behind the seam
 
     def call() -> float:
-        batch = [replace(params, prompt=f"{params.prompt}, {next(_numbers)}") for params in pictures]
+        batch = [replace(params, prompt=f"{params.prompt}, {next(numbers)}") for params in pictures]
         started = time.perf_counter()
         pipeline(batch)
         return time.perf_counter() - started
