@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from app.errors import DeviceOutOfMemoryError, TurboError
 from app.inference.image_codec import MediaType, encode_image
+from app.inference.samples import sample_pictures, warm_up_batches
 from app.main import load_folder
-from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, Mode, PipelineImage, Txt2ImgParams
+from app.pipelines.base import GenerationParams, LoadedPipelines, Mode, PipelineImage
 from app.settings import Settings, parse_sizes
 from app.weights.source import FakeSource, parse_source
 from app.weights.store import locate
@@ -29,8 +29,6 @@ _CALLS = (3, 50)
 
 _STEPS = {Mode.TXT2IMG: (1, 2, 3, 4), Mode.IMG2IMG: (2, 4)}
 """Steps that are measured; batches are at the first, which is the default of a request."""
-
-_STRENGTH = 0.5
 
 _WORTH = 1.03
 """How many times the pictures per second of a smaller batch a larger one has to make to be recommended."""
@@ -101,7 +99,7 @@ def _measure(loaded: LoadedPipelines, settings: Settings) -> dict[str, Any]:
         for mode in Mode
         for steps in _STEPS[mode]
         for batch in (batches if steps == _STEPS[mode][0] else [1])
-        if batch <= loaded.by_mode[mode].batch_limit(_pictures(mode, size, steps, 1)[0].batch_key)
+        if batch <= loaded.by_mode[mode].batch_limit(sample_pictures(mode, size, 1)[0].batch_key)
     ]
     rows: list[Measurement] = []
     numbers = itertools.count()
@@ -112,7 +110,8 @@ def _measure(loaded: LoadedPipelines, settings: Settings) -> dict[str, Any]:
             continue
         _progress(f"[{number}/{len(cells)}] {name}")
         try:
-            rows.append(_measure_cell(loaded, _pictures(mode, size, steps, batch), numbers))
+            pictures = [replace(params, num_inference_steps=steps) for params in sample_pictures(mode, size, batch)]
+            rows.append(_measure_cell(loaded, pictures, numbers))
         except DeviceOutOfMemoryError:
             _progress(f"{name}: the device has no memory for it")
             loaded.device.free_memory()
@@ -132,11 +131,10 @@ def _measure(loaded: LoadedPipelines, settings: Settings) -> dict[str, Any]:
 
 def _warm_up(loaded: LoadedPipelines, sizes: Sequence[tuple[int, int]]) -> None:
     """Do as the service does before it opens its port: what compiles and what is learned is done here."""
-    for size in sizes:
-        for batch in loaded.warm_up_batches:
-            for mode in Mode:
-                _progress(f"warming up {mode} {size[0]}x{size[1]}, {batch} at once")
-                loaded.by_mode[mode](_pictures(mode, size, _STEPS[mode][0], batch))
+    for batch in warm_up_batches(loaded, sizes):
+        first = batch[0]
+        _progress(f"warming up {first.mode} {first.width}x{first.height}, {len(batch)} at once")
+        loaded.by_mode[first.mode](batch)
     loaded.on_warm()
 
 
@@ -186,24 +184,9 @@ def _deviation(pipeline: Any, pictures: Sequence[GenerationParams]) -> int:
     )
 
 
-def _pictures(mode: Mode, size: tuple[int, int], steps: int, batch: int) -> list[GenerationParams]:
-    width, height = size
-    prompt = "a red circle on a blue background"
-    if mode is Mode.TXT2IMG:
-        return [
-            Txt2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, width=width, height=height)
-            for seed in range(batch)
-        ]
-    image = Image.linear_gradient("L").resize(size).convert("RGB")
-    return [
-        Img2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, strength=_STRENGTH, image=image)
-        for seed in range(batch)
-    ]
-
-
 def _encode_ms(loaded: LoadedPipelines, size: tuple[int, int]) -> float:
     """Return the milliseconds that a PNG takes; other threads do that while the device goes on."""
-    (made,) = loaded.by_mode[Mode.TXT2IMG](_pictures(Mode.TXT2IMG, size, 1, 1))
+    (made,) = loaded.by_mode[Mode.TXT2IMG](sample_pictures(Mode.TXT2IMG, size, 1))
 
     def encode() -> float:
         started = time.perf_counter()

@@ -17,13 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeVar
 
-from PIL import Image
-
 from app.api.access import ApiKeys
 from app.errors import DeviceLostError, TurboError, first_line, root_cause
+from app.inference.samples import sample_pictures
 from app.main import load_folder
 from app.pipelines import ascend_host
-from app.pipelines.base import GenerationParams, Img2ImgParams, Mode, Txt2ImgParams
+from app.pipelines.base import GenerationParams, Mode
 from app.settings import Settings, parse_sizes, unknown_variables
 from app.weights.source import FakeSource, WeightsSource, parse_source
 from app.weights.store import locate
@@ -348,8 +347,10 @@ def _device(settings: Settings, folder: Path | None) -> Iterator[Finding]:
     if sound and folder is not None:
         pipelines = yield from _caught("load", _load(settings, folder))
         if pipelines is not None:
-            for params in _questions(settings):
-                yield from _caught(params.mode, _picture(pipelines[params.mode], params))
+            size = parse_sizes(settings.warm_up_sizes)[0]
+            for mode in Mode:
+                (params,) = sample_pictures(mode, size, 1)
+                yield from _caught(mode, _picture(pipelines[mode], params))
 
 
 def _open(settings: Settings) -> Findings[Any]:
@@ -384,16 +385,6 @@ def _load(settings: Settings, folder: Path) -> Findings[Mapping[Mode, Any]]:
         "load", "OK", f"{time.monotonic() - started:.1f} s; UNet in {dtypes['unet']}, VAE in {dtypes['vae']} for good."
     )
     return pipelines
-
-
-def _questions(settings: Settings) -> tuple[GenerationParams, ...]:
-    width, height = parse_sizes(settings.warm_up_sizes)[0]
-    prompt = "a red circle on a blue background"
-    image = Image.linear_gradient("L").resize((width, height)).convert("RGB")
-    return (
-        Txt2ImgParams(prompt=prompt, seed=0, num_inference_steps=1, width=width, height=height),
-        Img2ImgParams(prompt=prompt, seed=0, num_inference_steps=2, strength=0.5, image=image),
-    )
 
 
 def _picture(pipeline: Any, params: GenerationParams) -> Findings[None]:

@@ -7,19 +7,10 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from PIL import Image
-
 from app.inference.device_guard import DeviceGuard, Outcome
 from app.inference.device_lock import DeviceLock
-from app.pipelines.base import (
-    BatchKey,
-    CacheStatistics,
-    GenerationParams,
-    Img2ImgParams,
-    LoadedPipelines,
-    PipelineLoader,
-    Txt2ImgParams,
-)
+from app.inference.samples import warm_up_batches
+from app.pipelines.base import BatchKey, CacheStatistics, GenerationParams, LoadedPipelines, PipelineLoader
 
 _log = logging.getLogger(__name__)
 
@@ -53,21 +44,19 @@ class PipelineRegistry:
         loaded = await self._device_lock.run(self._load_and_log, pictures=_LOAD_LIMITS)
         await self._device_lock.run(loaded.device.check)
         self._loaded = loaded
-        for size in self._warm_up_sizes:
-            for pictures in loaded.warm_up_batches:
-                for batch in _warm_up_batches(*size, pictures=pictures):
-                    started = time.monotonic()
-                    await self._device_lock.run(
-                        partial(self._warm_up, batch), pictures=loaded.warm_up_limits * pictures
-                    )
-                    self._warm_call_s = (time.monotonic() - started) / pictures
-                    _log.info(
-                        "warmed up %s at %dx%d, %d at once, in %.2f s",
-                        batch[0].mode,
-                        *size,
-                        pictures,
-                        time.monotonic() - started,
-                    )
+        for batch in warm_up_batches(loaded, self._warm_up_sizes):
+            first, pictures, started = batch[0], len(batch), time.monotonic()
+            await self._device_lock.run(partial(self._warm_up, batch), pictures=loaded.warm_up_limits * pictures)
+            seconds = time.monotonic() - started
+            self._warm_call_s = seconds / pictures
+            _log.info(
+                "warmed up %s at %dx%d, %d at once, in %.2f s",
+                first.mode,
+                first.width,
+                first.height,
+                pictures,
+                seconds,
+            )
         await self._device_lock.run(loaded.on_warm)
         self._warm = True
         return self
@@ -127,18 +116,3 @@ class PipelineRegistry:
 
 def _describe(loaded: LoadedPipelines) -> tuple[str, str, str]:
     return loaded.model, loaded.device_name, loaded.dtype
-
-
-def _warm_up_batches(width: int, height: int, *, pictures: int) -> tuple[list[GenerationParams], ...]:
-    """Return a batch for each mode. Its pictures differ, as users' do."""
-    gray = Image.new("RGB", (width, height), "gray")
-    return (
-        [
-            Txt2ImgParams(prompt=f"warm-up {seed}", seed=seed, num_inference_steps=1, width=width, height=height)
-            for seed in range(pictures)
-        ],
-        [
-            Img2ImgParams(prompt=f"warm-up {seed}", seed=seed, num_inference_steps=2, strength=0.5, image=gray)
-            for seed in range(pictures)
-        ],
-    )

@@ -1,0 +1,32 @@
+"""Pictures that no user asked for: to warm pipelines up with, to try them and to measure them."""
+
+from collections.abc import Iterator, Sequence
+
+from PIL import Image
+
+from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, Mode, Txt2ImgParams
+
+
+def sample_pictures(
+    mode: Mode, size: tuple[int, int], count: int, *, prompt: str = "a red circle on a blue background"
+) -> list[GenerationParams]:
+    """Return pictures with the steps that a request has by default. Their prompts and seeds differ, as users' do."""
+    width, height = size
+    if mode is Mode.TXT2IMG:
+        return [
+            Txt2ImgParams(prompt=f"{prompt} {seed}", seed=seed, num_inference_steps=1, width=width, height=height)
+            for seed in range(count)
+        ]
+    image = Image.linear_gradient("L").resize(size).convert("RGB")
+    return [
+        Img2ImgParams(prompt=f"{prompt} {seed}", seed=seed, num_inference_steps=2, strength=0.5, image=image)
+        for seed in range(count)
+    ]
+
+
+def warm_up_batches(loaded: LoadedPipelines, sizes: Sequence[tuple[int, int]]) -> Iterator[list[GenerationParams]]:
+    """Yield what is to be made before users come: in each mode, at each size, as many at once as the loader names."""
+    for size in sizes:
+        for pictures in loaded.warm_up_batches:
+            for mode in Mode:
+                yield sample_pictures(mode, size, pictures, prompt="warm-up")
