@@ -16,7 +16,7 @@ from app.errors import DeviceOutOfMemoryError, TurboError
 from app.inference.image_codec import MediaType, encode_image
 from app.inference.samples import sample_pictures, warm_up_batches
 from app.main import load_folder
-from app.pipelines.base import GenerationParams, LoadedPipelines, Mode, PipelineImage
+from app.pipelines.base import GenerationParams, LoadedPipelines, Mode, PipelineImage, buckets
 from app.settings import Settings, parse_sizes
 from app.weights.source import FakeSource, parse_source
 from app.weights.store import locate
@@ -91,14 +91,13 @@ def bench(settings: Settings, *, as_json: bool) -> int:
 
 def _measure(loaded: LoadedPipelines, settings: Settings) -> dict[str, Any]:
     sizes = parse_sizes(settings.warm_up_sizes)
-    batches = [1 << exponent for exponent in range(settings.max_batch.bit_length())]
     _warm_up(loaded, sizes)
     cells = [
         (mode, size, steps, batch)
         for size in sizes
         for mode in Mode
         for steps in _STEPS[mode]
-        for batch in (batches if steps == _STEPS[mode][0] else [1])
+        for batch in (buckets(settings.max_batch) if steps == _STEPS[mode][0] else [1])
         if batch <= loaded.by_mode[mode].batch_limit(sample_pictures(mode, size, 1)[0].batch_key)
     ]
     rows: list[Measurement] = []

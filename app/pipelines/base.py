@@ -98,6 +98,11 @@ def effective_img2img_steps(num_inference_steps: int, strength: float) -> int:
     return int(num_inference_steps * strength)
 
 
+def buckets(max_batch: int) -> list[int]:
+    """Return the sizes of batches that there are graphs of, and that are tried and measured: powers of two."""
+    return [1 << exponent for exponent in range(max_batch.bit_length())]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PipelineImage:
     """One finished picture.

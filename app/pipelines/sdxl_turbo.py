@@ -21,7 +21,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from app.errors import DeviceUnavailableError, WeightsError, first_line
 from app.pipelines import npu
-from app.pipelines.base import LoadedPipelines, Mode
+from app.pipelines.base import LoadedPipelines, Mode, buckets
 from app.pipelines.device import TorchDevice, choose_dtype, choose_vae_dtype, open_device
 from app.pipelines.device_errors import device_errors
 from app.pipelines.diffusion import BatchSizes, SdxlTurboPipeline
@@ -151,16 +151,11 @@ def load_sdxl_turbo(
         model=model,
         device_name=str(device.torch_device),
         dtype=str(dtype).removeprefix("torch."),
-        warm_up_batches=(1,) if batching == "off" or kind == "cpu" else _buckets(max_batch),
+        warm_up_batches=(1,) if batching == "off" or kind == "cpu" else buckets(max_batch),
         warm_up_limits=_COMPILE_LIMITS if by_graphs else 2,
         on_warm=on_warm,
         prompt_cache=lambda: prompts.statistics,
     )
-
-
-def _buckets(max_batch: int) -> list[int]:
-    """Return the sizes of batches that there are graphs of, and that are tried: powers of two."""
-    return [1 << exponent for exponent in range(max_batch.bit_length())]
 
 
 def _load_pipeline(folder: Path, vae_folder: Path | None, dtype: torch.dtype) -> Any:
@@ -274,11 +269,11 @@ def _batch_sizes(
     """Settle how many pictures may go through the networks at once."""
     if batching == "off":
         return BatchSizes([1])
-    any_size, buckets = range(1, max_batch + 1), _buckets(max_batch)
+    any_size = range(1, max_batch + 1)
     if device.torch_device.type != "cpu":
         if batching == "exact":
-            return BatchSizes(buckets, learn=True)
-        return BatchSizes(buckets if by_graphs else any_size)
+            return BatchSizes(buckets(max_batch), learn=True)
+        return BatchSizes(buckets(max_batch) if by_graphs else any_size)
     if batching == "fast" or (_is_fp32_on_cpu(pipe, device) and predicts_alike_in_a_batch(pipe, networks)):
         return BatchSizes(any_size, max_pixels=_CPU_BATCH_PIXELS)
     _log.warning("Pictures come out differently in a batch here, so that TURBO_BATCHING=exact makes them one by one.")
