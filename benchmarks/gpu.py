@@ -30,17 +30,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderTiny,
-    EulerAncestralDiscreteScheduler,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderTiny
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from benchmarks.contestants import ROOT, free_port
-from benchmarks.nano_sdxl import _tokenizer, build_nano_sdxl
+from benchmarks.nano_sdxl import assemble, build_nano_sdxl, make_unet, make_vae
 from benchmarks.pictures import Picture, Prompts, Supply
 
 _BUILD = ROOT / "build" / "bench"
@@ -204,25 +198,7 @@ def build_full_sdxl(folder: Path, device: torch.device) -> None:
         _spread(unet.conv_out, lambda: unet(latents, 999.0, embeds, added_cond_kwargs=conditions), deviation=1.0)
         started = latents * (_SIGMA / vae.config.scaling_factor)
         _spread(vae.decoder.conv_out, lambda: vae.decode(started), deviation=0.4)
-    pipeline = StableDiffusionXLPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        text_encoder_2=text_encoder_2,
-        tokenizer=_tokenizer(folder),
-        tokenizer_2=_tokenizer(folder),
-        unet=unet,
-        # As the scheduler of stabilityai/sdxl-turbo is configured.
-        scheduler=EulerAncestralDiscreteScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            timestep_spacing="trailing",
-            steps_offset=1,
-        ),
-        force_zeros_for_empty_prompt=True,
-        add_watermarker=False,
-    )
-    pipeline.to(dtype=torch.float16)
+    pipeline = assemble(folder, vae=vae, text_encoder=text_encoder, text_encoder_2=text_encoder_2, unet=unet)
     made = pipeline(
         "a red circle", num_inference_steps=1, guidance_scale=0.0, height=512, width=512, output_type="pt"
     ).images
@@ -232,19 +208,12 @@ def build_full_sdxl(folder: Path, device: torch.device) -> None:
 
 def full_unet() -> Any:
     """Return the UNet of stabilityai/sdxl-turbo, on the device of the context."""
-    return UNet2DConditionModel(
-        sample_size=64,
-        in_channels=4,
-        out_channels=4,
+    return make_unet(
         block_out_channels=(320, 640, 1280),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=2,
         transformer_layers_per_block=(1, 2, 10),
         attention_head_dim=(5, 10, 20),
         cross_attention_dim=2048,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
         addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=2816,
     )
@@ -252,19 +221,7 @@ def full_unet() -> Any:
 
 def full_vae() -> Any:
     """Return the VAE of stabilityai/sdxl-turbo, on the device of the context."""
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        latent_channels=4,
-        norm_num_groups=32,
-        sample_size=1024,
-        scaling_factor=0.13025,
-        force_upcast=True,
-    )
+    return make_vae(block_out_channels=(128, 256, 512, 512), layers_per_block=2, norm_num_groups=32, sample_size=1024)
 
 
 def _text_config(width: int, *, layers: int, heads: int, activation: str) -> CLIPTextConfig:

@@ -2,36 +2,84 @@
 
     python -m benchmarks.nano_sdxl FOLDER
 
-The weights are a function of this file alone. The pictures mean nothing; every server draws the same ones.
+The weights are a function of this file alone. The pictures mean nothing; every server draws the same ones. The tests'
+tiny model and the full-size one of `gpu.py` are built of the same parts.
 """
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-_HIDDEN = 64
 _TOKENS = 77
 _START, _END = "<|startoftext|>", "<|endoftext|>"
+_TIME_EMBEDDING = 8
 
 
 def build_nano_sdxl(folder: Path) -> None:
-    """Write the model to `folder` (about 25 MB) as `StableDiffusionXLPipeline.save_pretrained(variant="fp16")` does."""
+    """Write the model to `folder` (about 25 MB), as `build_small_sdxl` does."""
+    build_small_sdxl(
+        folder,
+        hidden=64,
+        unet_channels=(32, 64, 128),
+        unet_layers=2,
+        transformer_layers=(1, 2, 4),
+        vae_channels=(8, 16, 32, 32),
+    )
+
+
+def build_small_sdxl(
+    folder: Path,
+    *,
+    hidden: int,
+    unet_channels: tuple[int, ...],
+    unet_layers: int,
+    transformer_layers: tuple[int, ...],
+    vae_channels: tuple[int, ...],
+) -> None:
+    """Write a model to `folder` as `StableDiffusionXLPipeline.save_pretrained(variant="fp16")` does.
+
+    Args:
+        folder: Where to.
+        hidden: Width of both text encoders.
+        unet_channels: The UNet's, of each level.
+        unet_layers: The UNet's residual blocks in each level.
+        transformer_layers: The UNet's, of each level.
+        vae_channels: The VAE's, of each level.
+    """
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
-    tokenizer, tokenizer_2 = _tokenizer(folder), _tokenizer(folder)
-    vocabulary = len(tokenizer)
+    # The weights depend on the order in which the models are made.
+    pipeline = assemble(
+        folder,
+        vae=make_vae(block_out_channels=vae_channels, layers_per_block=1, norm_num_groups=4, sample_size=512),
+        text_encoder=CLIPTextModel(_text_config(hidden, "quick_gelu")),
+        text_encoder_2=CLIPTextModelWithProjection(_text_config(hidden, "gelu")),
+        unet=make_unet(
+            block_out_channels=unet_channels,
+            layers_per_block=unet_layers,
+            transformer_layers_per_block=transformer_layers,
+            attention_head_dim=(1, 2, 4),
+            cross_attention_dim=2 * hidden,
+            addition_time_embed_dim=_TIME_EMBEDDING,
+            projection_class_embeddings_input_dim=hidden + 6 * _TIME_EMBEDDING,
+            norm_num_groups=8,
+        ),
+    )
+    pipeline.save_pretrained(folder, variant="fp16", safe_serialization=True)
+
+
+def assemble(folder: Path, **models: Any) -> Any:
+    """Return SDXL-Turbo's pipeline of these models, in fp16; the tokenizer's files are written to `folder`."""
     pipeline = StableDiffusionXLPipeline(
-        vae=_vae(),
-        text_encoder=CLIPTextModel(_text_config(vocabulary, "quick_gelu")),
-        text_encoder_2=CLIPTextModelWithProjection(_text_config(vocabulary, "gelu")),
-        tokenizer=tokenizer,
-        tokenizer_2=tokenizer_2,
-        unet=_unet(),
+        **models,
+        tokenizer=_tokenizer(folder),
+        tokenizer_2=_tokenizer(folder),
         # As the scheduler of stabilityai/sdxl-turbo is configured.
         scheduler=EulerAncestralDiscreteScheduler(
             beta_start=0.00085,
@@ -43,36 +91,44 @@ def build_nano_sdxl(folder: Path) -> None:
         force_zeros_for_empty_prompt=True,
         add_watermarker=False,
     )
-    pipeline.to(dtype=torch.float16)
-    pipeline.save_pretrained(folder, variant="fp16", safe_serialization=True)
+    return pipeline.to(dtype=torch.float16)
 
 
-def _tokenizer(folder: Path) -> CLIPTokenizer:
-    """Make a CLIP tokenizer without merges: every byte is a token, so every prompt can be written."""
-    alphabet = _byte_alphabet()
-    words = [*alphabet, *(f"{letter}</w>" for letter in alphabet), _START, _END]
-    source = folder / "tokenizer"
-    source.mkdir(parents=True, exist_ok=True)
-    (source / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}), encoding="utf-8")
-    (source / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-    return CLIPTokenizer.from_pretrained(
-        str(source), model_max_length=_TOKENS, bos_token=_START, eos_token=_END, unk_token=_END, pad_token=_END
+def make_unet(**sizes: Any) -> Any:
+    """Return a UNet of SDXL's architecture; `sizes` are the arguments of its class that say how large it is."""
+    return UNet2DConditionModel(
+        sample_size=64,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        **sizes,
     )
 
 
-def _byte_alphabet() -> list[str]:
-    """Return the 256 letters that byte-level BPE writes bytes with; unprintable bytes move above U+0100 (GPT-2)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    unprintable = 256 - len(printable)
-    return [*map(chr, printable), *(chr(0x100 + i) for i in range(unprintable))]
+def make_vae(**sizes: Any) -> Any:
+    """Return a VAE of SDXL's architecture; `sizes` as for `make_unet`."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        scaling_factor=0.13025,
+        force_upcast=True,
+        **sizes,
+    )
 
 
-def _text_config(vocabulary: int, activation: str) -> CLIPTextConfig:
+def _text_config(hidden: int, activation: str) -> CLIPTextConfig:
+    vocabulary = len(_words())
     return CLIPTextConfig(
         vocab_size=vocabulary,
-        hidden_size=_HIDDEN,
-        intermediate_size=2 * _HIDDEN,
-        projection_dim=_HIDDEN,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        projection_dim=hidden,
         num_hidden_layers=2,
         num_attention_heads=2,
         hidden_act=activation,
@@ -83,40 +139,28 @@ def _text_config(vocabulary: int, activation: str) -> CLIPTextConfig:
     )
 
 
-def _unet() -> UNet2DConditionModel:
-    time_embedding = 8
-    return UNet2DConditionModel(
-        sample_size=64,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(32, 64, 128),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=2,
-        transformer_layers_per_block=(1, 2, 4),
-        attention_head_dim=(1, 2, 4),
-        cross_attention_dim=2 * _HIDDEN,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=time_embedding,
-        projection_class_embeddings_input_dim=_HIDDEN + 6 * time_embedding,
-        norm_num_groups=8,
+def _tokenizer(folder: Path) -> CLIPTokenizer:
+    """Make a CLIP tokenizer without merges: every byte is a token, so every prompt can be written."""
+    source = folder / "tokenizer"
+    source.mkdir(parents=True, exist_ok=True)
+    (source / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(_words())}), encoding="utf-8")
+    (source / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    return CLIPTokenizer.from_pretrained(
+        str(source), model_max_length=_TOKENS, bos_token=_START, eos_token=_END, unk_token=_END, pad_token=_END
     )
 
 
-def _vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 16, 32, 32),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=512,
-        scaling_factor=0.13025,
-    )
+def _words() -> list[str]:
+    """Return the tokens: every byte, within a word and at its end, and the marks."""
+    alphabet = _byte_alphabet()
+    return [*alphabet, *(f"{letter}</w>" for letter in alphabet), _START, _END]
+
+
+def _byte_alphabet() -> list[str]:
+    """Return the 256 letters that byte-level BPE writes bytes with; unprintable bytes move above U+0100 (GPT-2)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    unprintable = 256 - len(printable)
+    return [*map(chr, printable), *(chr(0x100 + i) for i in range(unprintable))]
 
 
 if __name__ == "__main__":
