@@ -101,10 +101,10 @@ def _lines(results: Results) -> Iterator[str]:
 
 
 def _cpu_section(results: Results) -> Iterator[str]:
-    yield "## CPU-milliseconds for each image"
-    yield ""
-    yield "Of the whole process tree: the median of the rounds, and in brackets the least and the most. Less is better."
-    yield ""
+    yield from _head(
+        "CPU-milliseconds for each image",
+        "Of the whole process tree: the median of the rounds, and in brackets the least and the most. Less is better.",
+    )
     yield from _table(
         ["", *(scenario.title for scenario in SCENARIOS)],
         [
@@ -121,43 +121,38 @@ def _cpu_section(results: Results) -> Iterator[str]:
 
 
 def _latency_section(results: Results) -> Iterator[str]:
-    def cell(server: str, scenario: str) -> str:
-        rate = results.images_per_s(server, scenario)
+    def cell(server: str, scenario: str, rate: float | None) -> str:
         if rate is None:
             return _NONE
         p50, p99 = (_ms(results.latency_s(server, scenario, share)) for share in (0.5, 0.99))
         return f"{rate:.1f}; {p50}, {p99}"
 
-    def open_cell(server: str) -> str:
+    def cells(server: str) -> Iterator[str]:
+        for scenario in SCENARIOS:
+            yield cell(server, scenario.key, results.images_per_s(server, scenario.key))
         rounds = results.of(server, Key.OPEN)
-        if not rounds or rounds[0].per_second is None:
-            return _NONE
-        p50, p99 = (_ms(results.latency_s(server, Key.OPEN, share)) for share in (0.5, 0.99))
-        return f"{rounds[0].per_second:.1f}; {p50}, {p99}"
+        yield cell(server, Key.OPEN, rounds[0].per_second if rounds else None)
 
-    yield "## Images a second; latency p50, p99 in ms"
-    yield ""
-    yield "By the clock, and so at the mercy of what else the machine did. The last column is an open loop: arrivals"
-    yield "by chance at 70 % of what the server itself did with eight clients; the first figure is that rate."
-    yield ""
+    yield from _head(
+        "Images a second; latency p50, p99 in ms",
+        "By the clock, and so at the mercy of what else the machine did. The last column is an open loop: arrivals",
+        "by chance at 70 % of what the server itself did with eight clients; the first figure is that rate.",
+    )
     yield from _table(
         ["", *(scenario.title for scenario in SCENARIOS), "128 px, open loop"],
-        [
-            [_TITLES[server], *(cell(server, scenario.key) for scenario in SCENARIOS), open_cell(server)]
-            for server in _measured(results)
-        ],
+        [[_TITLES[server], *cells(server)] for server in _measured(results)],
     )
     yield "![Latency under load](plots/latency.svg)"
     yield ""
 
 
 def _whole_section(results: Results) -> Iterator[str]:
-    yield "## Memory, start, and neighbours"
-    yield ""
-    yield "Memory is the peak of the tree's proportional set size under eight clients, no other server running. Same"
-    yield "bytes: answers among eight different requests at once that are byte for byte those of the same requests made"
-    yield "alone; where not all are, the largest difference of a channel stands beside."
-    yield ""
+    yield from _head(
+        "Memory, start, and neighbours",
+        "Memory is the peak of the tree's proportional set size under eight clients, no other server running. Same",
+        "bytes: answers among eight different requests at once that are byte for byte those of the same requests made",
+        "alone; where not all are, the largest difference of a channel stands beside.",
+    )
     alone = {found.server: found for found in results.alone}
     rows = []
     for server in ("bare", *_measured(results)):
@@ -185,12 +180,12 @@ def _whole_section(results: Results) -> Iterator[str]:
 
 
 def _reaction_section(results: Results) -> Iterator[str]:
-    yield "## Reactions under load"
-    yield ""
-    yield "In ms, with eight clients. Probes go to `/healthz/live` and `/healthz/ready` every 20 ms. A stall is what a"
-    yield "5 ms sleep on the event loop overslept; net leaves out its wait for a free core. The bare loop,"
-    yield "a process without work beside the service, shows what the machine itself takes."
-    yield ""
+    yield from _head(
+        "Reactions under load",
+        "In ms, with eight clients. Probes go to `/healthz/live` and `/healthz/ready` every 20 ms. A stall is what a",
+        "5 ms sleep on the event loop overslept; net leaves out its wait for a free core. The bare loop,",
+        "a process without work beside the service, shows what the machine itself takes.",
+    )
     yield from _table(
         ["", "size", "probes, failed", "probe p99", "max", "stall p99, raw", "max, raw", "p99, net", "max, net"],
         [
@@ -218,10 +213,10 @@ def _reaction_section(results: Results) -> Iterator[str]:
 
 
 def _target_section(results: Results) -> Iterator[str]:
-    yield "## Targets"
-    yield ""
-    yield "Ratios of CPU time are medians over the rounds of the ratio within a round. The best peer is a server."
-    yield ""
+    yield from _head(
+        "Targets",
+        "Ratios of CPU time are medians over the rounds of the ratio within a round. The best peer is a server.",
+    )
     for ours in [server for server in _measured(results) if server.startswith("ours")]:
         yield f"{_TITLES[ours][0].upper()}{_TITLES[ours][1:]}:"
         yield ""
@@ -240,11 +235,11 @@ def _target_section(results: Results) -> Iterator[str]:
 
 
 def _check_section(results: Results) -> Iterator[str]:
-    yield "## The answers"
-    yield ""
-    yield "Every answer was decoded and compared with the picture that diffusers' own pipeline makes for its prompt and"
-    yield "seed: equal in every pixel, within 1/255 in every channel, or bad. OpenVINO's stay in memory, not compared."
-    yield ""
+    yield from _head(
+        "The answers",
+        "Every answer was decoded and compared with the picture that diffusers' own pipeline makes for its prompt and",
+        "seed: equal in every pixel, within 1/255 in every channel, or bad. OpenVINO's stay in memory, not compared.",
+    )
     servers = [server for server in _measured(results) if server != "openvino"]
     rows = []
     for server in servers:
@@ -264,6 +259,11 @@ def _version_section(results: Results) -> Iterator[str]:
     yield ""
     for server, found in results.versions.items():
         yield f"- {_TITLES[server]}: {', '.join(f'{name} {version}' for name, version in found.items())}"
+
+
+def _head(title: str, *lines: str) -> Iterator[str]:
+    """Yield a section's title and its first paragraph."""
+    yield from (f"## {title}", "", *lines, "")
 
 
 def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
