@@ -23,6 +23,9 @@ from app.server import DrainingServer
 from app.settings import Settings
 from tests.gate import GatedPipeline
 
+# Where several processes compute, threads that spin while they wait for each other make all of them many times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
