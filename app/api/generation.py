@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from PIL import Image
 from pydantic import ValidationError
 
 from app.api.context import ApiContext, Context
@@ -108,18 +109,25 @@ async def _generate_from_text(body: Txt2ImgRequest, request: Request, context: A
 async def _generate_from_image(form: Img2ImgForm, request: Request, context: ApiContext, media_type: str) -> Response:
     async with context.engine.admit() as place:
         started = time.monotonic()
-        decode = partial(
-            decode_image,
-            await form.image.read(),
-            size=form.size,
-            max_upload_pixels=context.settings.max_upload_pixels,
-            max_pixels=context.settings.max_pixels,
-        )
-        image = await asyncio.get_running_loop().run_in_executor(context.codec_threads, decode)
+        image = await _read_image(form, context)
         decode_s = time.monotonic() - started
         params = form.to_params(image)
         result = await context.engine.generate(params, place)
         return await _encode(result, params, request, context, media_type, decode_s=decode_s)
+
+
+async def _read_image(form: Img2ImgForm, context: ApiContext) -> Image.Image:
+    """Decode the upload, and keep none of its bytes, in memory or on disk, while the request waits for the device."""
+    data = await form.image.read()
+    await form.image.close()
+    decode = partial(
+        decode_image,
+        data,
+        size=form.size,
+        max_upload_pixels=context.settings.max_upload_pixels,
+        max_pixels=context.settings.max_pixels,
+    )
+    return await asyncio.get_running_loop().run_in_executor(context.codec_threads, decode)
 
 
 def _accept(request: Request) -> str:

@@ -2,21 +2,53 @@
 
 import io
 import math
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms
 
-from app.errors import ImageTooLargeError, InvalidImageError, UnsupportedImageError
+from app.errors import ImageTooLargeError, InvalidImageError
+from app.inference.containers import Contents, unpack
 from app.inference.png import encode_png
 from app.settings import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
 
 _PREFERRED_PIXELS = 512 * 512
 """Area that SDXL-Turbo is best at (model card)."""
 
-_UPLOAD_FORMATS = ("PNG", "JPEG", "WEBP")
+_MAX_UPLOAD_SIDE = 65_535
+"""The longest side of a JPEG; Pillow spends 8 bytes on each row before any pixel."""
+
+_MAX_BYTES_PER_PIXEL = 9
+"""Memory that decoding may take, for each pixel of the largest upload (or of a megapixel): 151 MB by default."""
+
+_MAX_SCANS = 12
+"""Scans that the largest upload may have; smaller ones as many more. libjpeg's own progressive JPEGs have 10."""
+
+_MAX_READ_S = 0.9
+"""Processor time that decoding may take. The dearest picture of any encoder, 16 bits and alpha, takes 0.7 s."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by EXIF orientation; from 5 on its columns are the upright picture's rows."""
+
+_FIRST_TURNED = 5
+_LAST_ROW_FIRST = (3, 4, 7, 8)
+"""Orientations whose upright rows are stored last row, or column, first."""
+
+_BAND_PIXELS = 1 << 20
+"""Pixels that are converted at once, in up to five copies."""
+
+_LANCZOS_SUPPORT = 3
 
 _LOSSY_QUALITY = 90
 
@@ -51,40 +83,71 @@ class Size:
 def decode_image(data: bytes, *, size: Size | None, max_upload_pixels: int, max_pixels: int) -> Image.Image:
     """Turn an uploaded file into an RGB picture of the size to generate at. Blocks; call it in a thread.
 
-    The header is looked at before anything is decoded. EXIF orientation is honoured, transparency is laid on white.
-    The picture is scaled to cover the size and cropped about its centre.
+    The header is looked at before anything is decoded. EXIF orientation and RGB colour profiles are honoured,
+    transparency is laid on white. The picture is scaled to cover the size and cropped about its centre.
 
     Args:
         data: The file's bytes.
         size: The output's size; without one, the picture's aspect at about 512x512 pixels, sides multiples of 8.
-        max_upload_pixels: Pixels that the upload may have.
+        max_upload_pixels: Pixels that the upload may have; fewer where its decoder takes more memory than most.
         max_pixels: Pixels that the output may have.
 
     Raises:
         UnsupportedImageError: The bytes are no PNG, JPEG or WebP.
-        ImageTooLargeError: The header names more than `max_upload_pixels`.
-        InvalidImageError: The picture is animated, truncated or damaged.
+        ImageTooLargeError: The header names more pixels than are allowed.
+        InvalidImageError: The picture is animated, truncated or damaged, or has too many scans.
     """
+    contents = unpack(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=_UPLOAD_FORMATS)
-    except UnidentifiedImageError as error:
-        raise UnsupportedImageError("The file is no PNG, JPEG or WebP picture.", param="image") from error
+        image = Image.open(_TimedFile(contents.picture), formats=(contents.format,))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(max_upload_pixels) from error
     except Exception as error:  # as below
         raise _damaged() from error
     with image:
-        if image.width * image.height > max_upload_pixels:
-            raise _too_large(max_upload_pixels)
-        if getattr(image, "is_animated", False) and image.format != "MPO":  # a camera's JPEG with a preview behind it
-            raise InvalidImageError("The picture is animated; send a single frame.", param="image")
+        _check_cost(Size(*image.size), contents, max_upload_pixels)
         try:
             image.load()
-            upright = ImageOps.exif_transpose(image)
+        except InvalidImageError:
+            raise
         except Exception as error:  # whatever a damaged file makes a decoder raise: struct.error, EOFError, ...
             raise _damaged() from error
-    target = size or preferred_size(Size(upright.width, upright.height), max_pixels=max_pixels)
-    return ImageOps.fit(_as_rgb(upright), (target.width, target.height), Image.Resampling.LANCZOS)
+        upright = Size(*image.size) if contents.orientation < _FIRST_TURNED else Size(image.height, image.width)
+        fitted = _fit(image, contents.orientation, upright, size or preferred_size(upright, max_pixels=max_pixels))
+    return fitted if contents.profile is None else _as_srgb(fitted, contents.profile)
+
+
+class _TimedFile(io.BytesIO):
+    """A file whose reading fails when this thread has worked on it for too long: a small file can cost minutes.
+
+    The time is the processor's, so that nobody's picture fails because others keep the machine busy.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._end = time.thread_time() + _MAX_READ_S
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as BytesIO does; decoders ask for 64 KiB at a time."""
+        if time.thread_time() > self._end:
+            raise InvalidImageError("The picture takes too long to decode.", param="image")
+        return super().read(size)
+
+
+def _check_cost(size: Size, contents: Contents, max_upload_pixels: int) -> None:
+    """Refuse what would take too much memory or time, as its header tells."""
+    if size.pixels > max_upload_pixels:
+        raise _too_large(max_upload_pixels)
+    if contents.memory_bytes(size.pixels) > _MAX_BYTES_PER_PIXEL * max(max_upload_pixels, 1 << 20):
+        raise ImageTooLargeError(
+            "Reading the picture would take too much memory: WebP and progressive JPEG take several times what other "
+            "pictures of so many pixels do.",
+            param="image",
+        )
+    if max(size.width, size.height) > _MAX_UPLOAD_SIDE:
+        raise ImageTooLargeError(f"The picture has a side of more than {_MAX_UPLOAD_SIDE} pixels.", param="image")
+    if contents.scans * size.pixels > _MAX_SCANS * max_upload_pixels:
+        raise InvalidImageError(f"The JPEG has too many scans for its size: {contents.scans}.", param="image")
 
 
 def _too_large(max_upload_pixels: int) -> ImageTooLargeError:
@@ -95,6 +158,44 @@ def _damaged() -> InvalidImageError:
     return InvalidImageError("The picture is truncated or damaged.", param="image")
 
 
+def _fit(image: Image.Image, orientation: int, upright: Size, target: Size) -> Image.Image:
+    """Turn the picture upright and make it RGB and of the target's size: scaled to cover it, cropped about its centre.
+
+    To the last bit what ImageOps.fit makes of the upright RGB picture, without a second copy of the whole. Scaling
+    goes across first and then down, in Pillow as here; so the first can be done in bands of rows.
+    """
+    scale = min(upright.width / target.width, upright.height / target.height)
+    width, height = target.width * scale, target.height * scale
+    # Pillow takes a box as 32-bit floats; rounded here, they can be moved by whole rows without being rounded anew.
+    left, right = (upright.width - width) / 2, (upright.width + width) / 2
+    top, bottom = (float(np.float32((upright.height + sign * height) / 2)) for sign in (-1, 1))
+    reach = _LANCZOS_SUPPORT * max(1.0, scale) + 1
+    first, last = max(0, int(top - reach)), min(upright.height, math.ceil(bottom + reach))
+    across = Image.new("RGB", (target.width, last - first))
+    rows = max(1, _BAND_PIXELS // upright.width)
+    for start in range(first, last, rows):
+        band = _as_rgb(_upright_rows(image, orientation, start, min(start + rows, last)))
+        box = (left, 0, right, band.height)
+        across.paste(band.resize((target.width, band.height), Image.Resampling.LANCZOS, box), (0, start - first))
+    return across.resize(
+        (target.width, target.height),
+        Image.Resampling.LANCZOS,
+        (0, top - first, target.width, bottom - first),
+    )
+
+
+def _upright_rows(image: Image.Image, orientation: int, start: int, end: int) -> Image.Image:
+    """Return some rows of the picture turned upright, by turning only them."""
+    width, height = image.size
+    mirrored = orientation in _LAST_ROW_FIRST
+    if orientation < _FIRST_TURNED:
+        box = (0, height - end, width, height - start) if mirrored else (0, start, width, end)
+    else:
+        box = (width - end, 0, width - start, height) if mirrored else (start, 0, end, height)
+    rows = image.crop(box)
+    return rows if orientation == 1 else rows.transpose(_TURNS[orientation])
+
+
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
         return image.convert("I").point(_HIGH_BYTE, "L").convert("RGB")
@@ -103,6 +204,17 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _as_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert the colours to sRGB, which the model was trained on. A profile that cannot be used is overlooked."""
+    try:
+        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if embedded.profile.xcolor_space.strip() != "RGB":  # of greys or inks, which Pillow has made RGB already
+            return image
+        return ImageCms.profileToProfile(image, embedded, ImageCms.createProfile("sRGB")) or image
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
 
 
 def preferred_size(size: Size, *, max_pixels: int) -> Size:

@@ -1,0 +1,256 @@
+"""What an uploaded PNG, JPEG or WebP file holds: the parts that make its picture, apart from what is said about it.
+
+Pillow reads all that a file carries, and little of it is bounded: text that unpacks to hundreds of megabytes, EXIF
+whose entries all point at the same bytes, chunks by the million. So it is given a file of the picture's own parts
+alone; of the rest, the two things that change how the picture looks are read here: EXIF's orientation and the profile
+of the colours.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, NamedTuple
+
+from app.errors import InvalidImageError, UnsupportedImageError
+
+_PNG_MAGIC, _JPEG_MAGIC, _RIFF_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF"
+
+_MAX_PARTS = 1 << 16
+"""Chunks or segments that are looked at. A PNG of 32 MiB in chunks of 8 KiB, as libpng writes them, has 4096."""
+
+_MAX_TABLE_BYTES = 1 << 18
+"""What a JPEG may carry beside its scans: tables that are repeated cost time. Encoders write a few kilobytes."""
+
+_MAX_PROFILE_BYTES = 1 << 20
+"""A longer colour profile is overlooked. Those of displays and cameras have 500 bytes to 4 KB."""
+
+_MAX_EXIF_BYTES = 1 << 16
+"""As much of EXIF data as is read: all that a JPEG can carry. The orientation stands near its begin."""
+
+_EXIF_HEAD = b"Exif\0\0"
+_ORIENTATION_TAG = 0x0112
+_INTEGER_TYPES = {1: "B", 3: "H", 4: "I"}
+"""TIFF's numbers of types, as struct's letters."""
+
+_PNG_PARTS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+_WEBP_PARTS = (b"VP8X", b"ALPH", b"VP8 ", b"VP8L")
+_WEBP_ALPHA_FLAG = 0x10
+
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
+"""A marker that begins a segment or ends the file: no escaped 0xFF, none that stands alone, no fill byte."""
+_SOS, _EOI, _JFIF, _EXIF, _ICC, _ADOBE = b"\xda", b"\xd9", b"\xe0", b"\xe1", b"\xe2", b"\xee"
+_JPEG_TABLES = frozenset({b"\xc4", b"\xcc", b"\xdb", b"\xdc", b"\xdd"})  # DHT, DAC, DQT, DNL, DRI
+_JPEG_FRAMES = frozenset(bytes([marker]) for marker in range(0xC0, 0xD0)) - _JPEG_TABLES
+_JPEG_PARTS = _JPEG_TABLES | _JPEG_FRAMES | {_SOS, _EOI}
+_PROGRESSIVE = frozenset({b"\xc2", b"\xca"})
+_ICC_HEAD = b"ICC_PROFILE\0"
+_ICC_CONTENT = 14
+"""Where a piece of a profile begins: after the head, its number and how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A file taken apart."""
+
+    format: Literal["PNG", "JPEG", "WEBP"]
+    picture: bytes
+    """A file with the picture and nothing else."""
+    orientation: int = 1
+    """EXIF's: 1 to 8, 1 is upright."""
+    profile: bytes | None = None
+    """The ICC profile of its colours."""
+    bytes_per_pixel: float = 4
+    """Memory that its decoder and Pillow's picture hold together at their peak."""
+    file_copies: int = 2
+    """Copies of the file that are held meanwhile: the upload's, and `picture`."""
+    scans: int = 1
+    """How often its decoder passes over the picture."""
+
+    def memory_bytes(self, pixels: int) -> int:
+        """Return how much memory it takes to decode a picture of so many pixels from this file."""
+        return int(pixels * self.bytes_per_pixel) + len(self.picture) * self.file_copies
+
+
+class _Part(NamedTuple):
+    name: bytes
+    content: memoryview
+    whole: memoryview
+    """With its length and what else frames it, as it stands in the file."""
+
+
+def unpack(data: bytes) -> Contents:
+    """Take a file apart. What follows the picture's end is left out.
+
+    Raises:
+        UnsupportedImageError: The bytes are no PNG, JPEG or WebP.
+        InvalidImageError: The picture is animated or damaged, or the file is of absurdly many parts.
+    """
+    if data.startswith(_PNG_MAGIC):
+        return _unpack_png(data)
+    if data.startswith(_JPEG_MAGIC):
+        return _unpack_jpeg(data)
+    if data.startswith(_RIFF_MAGIC) and data[8:12] == b"WEBP":
+        return _unpack_webp(data)
+    raise UnsupportedImageError("The file is no PNG, JPEG or WebP picture.", param="image")
+
+
+def _unpack_png(data: bytes) -> Contents:
+    kept: list[memoryview] = []
+    parts: dict[bytes, _Part] = {}
+    for part in _bounded(_png_parts(data)):
+        if part.name == b"fdAT":  # the pixels of a frame other than the first
+            raise _animated()
+        if part.name == b"IDAT" or (part.name in _PNG_PARTS and part.name not in parts):
+            kept.append(part.whole)
+        parts.setdefault(part.name, part)
+    return Contents(
+        "PNG",
+        b"".join([_PNG_MAGIC, *kept]),
+        orientation=_orientation(parts.get(b"eXIf")),
+        profile=_bounded_profile(_inflate_profile(parts[b"iCCP"].content) if b"iCCP" in parts else b""),
+    )
+
+
+def _png_parts(data: bytes) -> Iterator[_Part]:
+    view, start = memoryview(data), len(_PNG_MAGIC)
+    while start + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, start)
+        end = start + 12 + length
+        yield _Part(name, view[start + 8 : end - 4], view[start:end])
+        if name == b"IEND":
+            return
+        start = end
+
+
+def _inflate_profile(chunk: memoryview) -> bytes:
+    """Return what an iCCP chunk holds behind its name, a zero and the compression method (always zero)."""
+    deflated = bytes(chunk[:_MAX_PROFILE_BYTES]).partition(b"\0")[2][1:]
+    try:
+        return zlib.decompressobj().decompress(deflated, _MAX_PROFILE_BYTES + 1)
+    except zlib.error:
+        return b""
+
+
+def _unpack_webp(data: bytes) -> Contents:
+    parts: dict[bytes, _Part] = {}
+    for part in _bounded(_webp_parts(data)):
+        if part.name == b"ANMF":
+            raise _animated()
+        parts.setdefault(part.name, part)
+    kept = [parts[name].whole for name in _WEBP_PARTS if name in parts]
+    if b"VP8X" in parts:  # its flags name chunks that are left out here
+        flags = bytes(flag & _WEBP_ALPHA_FLAG for flag in kept[0][8:9])
+        kept[0] = memoryview(b"".join([kept[0][:8], flags, kept[0][9:]]))
+    size = struct.pack("<I", 4 + sum(map(len, kept)))
+    return Contents(
+        "WEBP",
+        b"".join([_RIFF_MAGIC, size, b"WEBP", *kept]),
+        orientation=_orientation(parts.get(b"EXIF")),
+        profile=_bounded_profile(parts[b"ICCP"].content if b"ICCP" in parts else b""),
+        # libwebp's decoder holds the canvas twice; Pillow copies it into bytes, and those into its picture.
+        bytes_per_pixel=16,
+        file_copies=3,
+    )
+
+
+def _webp_parts(data: bytes) -> Iterator[_Part]:
+    (size,) = struct.unpack_from("<I", data, 4)
+    view, start = memoryview(data)[: 8 + size], 12
+    while start + 8 <= len(view):
+        name, length = struct.unpack_from("<4sI", view, start)
+        end = start + 8 + length + length % 2
+        yield _Part(name, view[start + 8 : start + 8 + length], view[start:end])
+        start = end
+
+
+def _unpack_jpeg(data: bytes) -> Contents:
+    kept: list[memoryview] = []
+    parts: dict[bytes, _Part] = {}
+    profile: dict[int, memoryview] = {}
+    table_bytes, scans = 0, 0
+    for part in _bounded(_jpeg_parts(data)):
+        name, content, whole = part
+        if name == _EXIF and content[: len(_EXIF_HEAD)] != _EXIF_HEAD:  # XMP has the same marker
+            continue
+        if name == _ICC and content[: len(_ICC_HEAD)] == _ICC_HEAD and len(content) > _ICC_CONTENT:
+            profile.setdefault(content[len(_ICC_HEAD)], content[_ICC_CONTENT:])
+        if name in _JPEG_PARTS or (name in (_JFIF, _ADOBE) and name not in parts):
+            kept.append(whole)
+            scans += name == _SOS
+            table_bytes += len(whole) if name != _SOS else 0
+        parts.setdefault(name, part)
+    if table_bytes > _MAX_TABLE_BYTES:
+        raise InvalidImageError(f"The JPEG has more than {_MAX_TABLE_BYTES} bytes of tables.", param="image")
+    return Contents(
+        "JPEG",
+        b"".join([_JPEG_MAGIC[:2], *kept]),
+        orientation=_orientation(parts.get(_EXIF)),
+        profile=_bounded_profile(b"".join(piece for _, piece in sorted(profile.items()))),
+        bytes_per_pixel=4 + _coefficient_bytes(parts),
+        scans=scans,
+    )
+
+
+def _jpeg_parts(data: bytes) -> Iterator[_Part]:
+    view = memoryview(data)
+    found = _JPEG_MARKER.search(data, 2)
+    while found is not None:
+        name, start = found[1], found.start()
+        if name == _EOI:
+            yield _Part(name, view[:0], view[start : start + 2])
+            return
+        end = start + 2 + int.from_bytes(view[start + 2 : start + 4], "big")
+        found = _JPEG_MARKER.search(data, end)
+        if name == _SOS:  # with the entropy-coded data that follows it
+            end = found.start() if found else len(data)
+        yield _Part(name, view[start + 4 : end], view[start:end])
+
+
+def _coefficient_bytes(parts: Mapping[bytes, _Part]) -> float:
+    """Return how much memory a pixel's coefficients take, where libjpeg must hold all of the picture's.
+
+    That is where a pass gives only a part of them: in a progressive JPEG, and where components come one by one.
+    """
+    frames = [parts[name].content for name in _JPEG_FRAMES if name in parts]
+    if len(frames) != 1 or _SOS not in parts:  # libjpeg will refuse it
+        return 0
+    sampling = [(factors >> 4, factors & 15) for factors in frames[0][7::3]]
+    per_block = max((h for h, _ in sampling), default=0) * max((v for _, v in sampling), default=0)
+    in_one_pass = parts[_SOS].content[:1] == bytes([len(sampling)]) and not _PROGRESSIVE & parts.keys()
+    return 0 if in_one_pass or not per_block else 2 * sum(h * v for h, v in sampling) / per_block
+
+
+def _bounded(parts: Iterator[_Part]) -> Iterator[_Part]:
+    yield from islice(parts, _MAX_PARTS)
+    if next(parts, None) is not None:
+        raise InvalidImageError(f"The file has more than {_MAX_PARTS} chunks or segments.", param="image")
+
+
+def _bounded_profile(profile: bytes | memoryview) -> bytes | None:
+    return bytes(profile) if 0 < len(profile) <= _MAX_PROFILE_BYTES else None
+
+
+def _orientation(exif: _Part | None) -> int:
+    """Return the orientation that EXIF data names; 1, upright, if it names none or is damaged."""
+    tiff = b"" if exif is None else bytes(exif.content[:_MAX_EXIF_BYTES]).removeprefix(_EXIF_HEAD)
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return 1
+    try:
+        (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (entries,) = struct.unpack_from(f"{order}H", tiff, directory)
+        for start in range(directory + 2, directory + 2 + 12 * entries, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", tiff, start)
+            if tag == _ORIENTATION_TAG and kind in _INTEGER_TYPES:
+                (orientation,) = struct.unpack_from(order + _INTEGER_TYPES[kind], tiff, start + 8)
+                return orientation if orientation in range(1, 9) else 1
+    except struct.error:
+        pass
+    return 1
+
+
+def _animated() -> InvalidImageError:
+    return InvalidImageError("The picture is animated; send a single frame.", param="image")
