@@ -1,8 +1,10 @@
 """Pictures in and out: bytes to a checked RGB image, and pixels to PNG, WebP or JPEG."""
 
+import ctypes
 import io
 import math
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -95,16 +97,22 @@ def decode_image(data: bytes, *, size: Size | None, max_upload_pixels: int, max_
     Raises:
         UnsupportedImageError: The bytes are no PNG, JPEG or WebP.
         ImageTooLargeError: The header names more pixels than are allowed.
-        InvalidImageError: The picture is animated, truncated or damaged, or has too many scans.
+        InvalidImageError: The picture is animated, truncated or damaged, or takes too long to decode.
     """
-    contents = unpack(data)
+    try:
+        return _decode(unpack(data), size, max_upload_pixels=max_upload_pixels, max_pixels=max_pixels)
+    finally:
+        _return_memory()
+
+
+def _decode(contents: Contents, size: Size | None, *, max_upload_pixels: int, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(_TimedFile(contents.picture), formats=(contents.format,))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(max_upload_pixels) from error
     except Exception as error:  # as below
         raise _damaged() from error
-    with image:
+    with closing(image):  # which frees the pixels even while an error's traceback holds on to the picture
         _check_cost(Size(*image.size), contents, max_upload_pixels)
         try:
             image.load()
@@ -115,6 +123,13 @@ def decode_image(data: bytes, *, size: Size | None, max_upload_pixels: int, max_
         upright = Size(*image.size) if contents.orientation < _FIRST_TURNED else Size(image.height, image.width)
         fitted = _fit(image, contents.orientation, upright, size or preferred_size(upright, max_pixels=max_pixels))
     return fitted if contents.profile is None else _as_srgb(fitted, contents.profile)
+
+
+def _return_memory() -> None:
+    """Have glibc return freed memory to the system; it would keep tens of megabytes for each thread that decodes."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
 
 
 class _TimedFile(io.BytesIO):
@@ -164,18 +179,21 @@ def _fit(image: Image.Image, orientation: int, upright: Size, target: Size) -> I
     To the last bit what ImageOps.fit makes of the upright RGB picture, without a second copy of the whole. Scaling
     goes across first and then down, in Pillow as here; so the first can be done in bands of rows.
     """
-    scale = min(upright.width / target.width, upright.height / target.height)
-    width, height = target.width * scale, target.height * scale
+    ratio = target.width / target.height
+    if upright.width / upright.height >= ratio:
+        width, height = min(ratio * upright.height, upright.width), float(upright.height)
+    else:
+        width, height = float(upright.width), min(upright.width / ratio, upright.height)
+    left, top = (upright.width - width) * 0.5, (upright.height - height) * 0.5
     # Pillow takes a box as 32-bit floats; rounded here, they can be moved by whole rows without being rounded anew.
-    left, right = (upright.width - width) / 2, (upright.width + width) / 2
-    top, bottom = (float(np.float32((upright.height + sign * height) / 2)) for sign in (-1, 1))
-    reach = _LANCZOS_SUPPORT * max(1.0, scale) + 1
+    top, bottom = float(np.float32(top)), float(np.float32(top + height))
+    reach = _LANCZOS_SUPPORT * max(1.0, height / target.height) + 1
     first, last = max(0, int(top - reach)), min(upright.height, math.ceil(bottom + reach))
     across = Image.new("RGB", (target.width, last - first))
     rows = max(1, _BAND_PIXELS // upright.width)
     for start in range(first, last, rows):
         band = _as_rgb(_upright_rows(image, orientation, start, min(start + rows, last)))
-        box = (left, 0, right, band.height)
+        box = (left, 0, left + width, band.height)
         across.paste(band.resize((target.width, band.height), Image.Resampling.LANCZOS, box), (0, start - first))
     return across.resize(
         (target.width, target.height),

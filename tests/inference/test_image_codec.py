@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from app.errors import ImageTooLargeError, InvalidImageError, UnsupportedImageError
 from app.inference.image_codec import MediaType, Size, decode_image, encode_image, parameters_text, preferred_size
@@ -63,6 +63,20 @@ def test_exif_orientation_is_honoured(orientation: int) -> None:
     exif[0x0112] = orientation
     decoded = decode(saved(stored, "PNG", exif=exif), size=Size(64, 64))
     assert corners(decoded) == [RED, GREEN, BLUE, WHITE]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("upload", [(200, 100), (1700, 1300), (5000, 310), (310, 5000), (1, 900)])
+@pytest.mark.parametrize("target", [(512, 512), (728, 360), (64, 1024)])
+def test_working_in_bands_changes_no_bit_of_what_pillow_makes_of_the_whole(
+    upload: tuple[int, int], orientation: int, target: tuple[int, int]
+) -> None:
+    noise = np.random.default_rng(orientation).integers(0, 256, (upload[1], upload[0], 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = saved(Image.fromarray(noise), "PNG", exif=exif, compress_level=0)
+    whole = ImageOps.fit(ImageOps.exif_transpose(opened(data)), target, Image.Resampling.LANCZOS)
+    assert decode(data, size=Size(*target)).tobytes() == whole.tobytes()
 
 
 @pytest.mark.parametrize(
