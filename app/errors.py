@@ -107,7 +107,7 @@ class BodyTooLargeError(TurboError):
 
 
 class ImageTooLargeError(TurboError):
-    """The uploaded picture has more pixels than `TURBO_MAX_UPLOAD_PIXELS`."""
+    """The uploaded picture has more pixels than `TURBO_MAX_UPLOAD_PIXELS`, or would take too much memory to read."""
 
     status = 413
     code = "image_too_large"
@@ -135,7 +135,7 @@ class InvalidRequestError(TurboError):
 
 
 class InvalidImageError(TurboError):
-    """The uploaded picture is animated, truncated or damaged."""
+    """The uploaded picture is animated, truncated or damaged, or would take too long to read."""
 
     status = 422
     code = "invalid_image"

@@ -179,7 +179,8 @@ class Settings(BaseSettings):
     """Pixels (width x height) that an output picture may have."""
 
     max_upload_pixels: int = Field(default=16_777_216, ge=1, le=178_956_970)
-    """Pixels that an uploaded picture may have, read from its header before it is decoded."""
+    """Pixels that an uploaded picture may have, read from its header before it is decoded. A WebP or a progressive JPEG
+    takes more memory to read and may have fewer: about half and two thirds."""
 
     max_body_bytes: ByteSize = Field(default=ByteSize(32 * 1024 * 1024), ge=1024)
     """Bytes that a request body may have; units such as `32MiB` are understood."""

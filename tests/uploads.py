@@ -64,6 +64,12 @@ def corpus() -> Iterator[Upload]:
     yield from bombs()
 
 
+def seeds() -> list[bytes]:
+    """Small files to make others of."""
+    makers = (plain, turned, kinds_of_png, kinds_of_jpeg, colour_profiles, small, animated)
+    return [upload.data for maker in makers for upload in maker() if len(upload.data) < 40_000]
+
+
 # What pictures are made of.
 
 
