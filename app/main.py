@@ -39,7 +39,7 @@ The model is for research use unless you hold a licence for more. It does not dr
 """
 
 _CODEC_THREADS = 4
-"""Pictures that are read or written at once. Each takes 12 bytes for each of TURBO_MAX_UPLOAD_PIXELS at most: 200 MB."""
+"""Pictures that are read or written at once. Each takes up to 12 bytes for each of TURBO_MAX_UPLOAD_PIXELS: 200 MB."""
 
 
 def create_app(

@@ -587,6 +587,12 @@ def bombs() -> Iterator[Upload]:
     yield Upload("progressive of 16 megapixels in four inks", inks, codes=TOO_LARGE)
     yield Upload("WEBP of 16 megapixels", saved(red, "WEBP"), codes=TOO_LARGE)
     yield Upload("WEBP of 8 megapixels", saved(red[:2896, :2896], "WEBP"), flat((200, 30, 30)))
+    sides = struct.pack("<I", 1023 << 14 | 1023)
+    yield Upload("65,536 codes in a WEBP", webp(riff_chunk(b"VP8L", b"\x2f" + sides + many_codes())), codes=INVALID)
+    frame = saved(flat((0, 0, 0), width=1024, height=1024), "WEBP", lossless=False)[12:]
+    canvas = riff_chunk(b"VP8X", b"\x10\0\0\0" + b"\xff\x03\0" * 2)
+    alpha = riff_chunk(b"ALPH", b"\1" + many_codes())
+    yield Upload("65,536 codes in a WEBP's alpha", webp(canvas, alpha, frame), codes=INVALID)
     empty_chunks = chunk(b"IDAT", b"") * 100_000
     yield Upload("100,000 empty chunks of pixels", png_of(gradient(), before=empty_chunks), codes=INVALID)
     yield Upload("100,000 empty chunks of text", png_of(gradient(), after=chunk(b"tEXt", b"") * 100_000), codes=INVALID)
@@ -595,6 +601,21 @@ def bombs() -> Iterator[Upload]:
     yield Upload("100,000 tables", jpeg_with(tables), codes=INVALID)
     yield Upload("100,000 chunks of WEBP", webp(riff_chunk(b"abcd", b"") * 100_000), codes=INVALID)
     yield Upload("a million empty blocks in a PNG", deflate_blocks(1_300_000), codes=INVALID)
+
+
+def many_codes(side: int = 1024) -> bytes:
+    """A lossless stream of which each block of 4x4 pixels has prefix codes of its own; libwebp makes tables of each."""
+    one_symbol = "1000"
+    every_byte = "0" + f"{12 - 4:04b}"[::-1]  # codes of 8 bits each, told by two lengths of codes: 8 and many zeros
+    every_byte += "".join("100" if symbol in {8, 18} else "000" for symbol in (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8))
+    every_byte += "0" + "0" * 256
+    no_lengths = "1" + f"{24 - 11:07b}"[::-1]
+    bits = "0" + "0" + "1" + "000" + "0"  # no transforms, no cache; groups by blocks of 4; in their picture no cache
+    bits += every_byte + no_lengths + every_byte + one_symbol * 3
+    blocks = (side // 4) ** 2
+    bits += "".join(f"{block & 255:08b}{block >> 8:08b}" for block in range(blocks))
+    bits += one_symbol * 5 * blocks
+    return np.packbits(np.frombuffer(bits.encode(), np.uint8) - ord("0"), bitorder="little").tobytes() + bytes(8)
 
 
 def with_scans(progressive: bytes, scans: int) -> bytes:

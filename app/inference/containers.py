@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Literal, NamedTuple
 
 from app.errors import InvalidImageError, UnsupportedImageError
+from app.inference.vp8l import check_codes
 
 _PNG_MAGIC, _JPEG_MAGIC, _RIFF_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF"
 
@@ -38,6 +39,8 @@ _INTEGER_TYPES = {1: "B", 3: "H", 4: "I"}
 _PNG_PARTS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _WEBP_PARTS = (b"VP8X", b"ALPH", b"VP8 ", b"VP8L")
 _WEBP_ALPHA_FLAG = 0x10
+_SIDE_MASK = (1 << 14) - 1
+_ALPHA_METHOD, _ALPHA_LOSSLESS = 3, 1
 
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 """A marker that begins a segment or ends the file: no escaped 0xFF, none that stands alone, no fill byte."""
@@ -140,6 +143,7 @@ def _unpack_webp(data: bytes) -> Contents:
         if part.name == b"ANMF":
             raise _animated()
         parts.setdefault(part.name, part)
+    _check_webp_codes(parts)
     kept = [parts[name].whole for name in _WEBP_PARTS if name in parts]
     if b"VP8X" in parts:  # its flags name chunks that are left out here
         flags = bytes(flag & _WEBP_ALPHA_FLAG for flag in kept[0][8:9])
@@ -154,6 +158,19 @@ def _unpack_webp(data: bytes) -> Contents:
         bytes_per_pixel=16,
         file_copies=3,
     )
+
+
+def _check_webp_codes(parts: Mapping[bytes, _Part]) -> None:
+    """Look into the lossless streams: the picture, behind its size, or the alpha of one that is not lossless itself."""
+    if b"VP8L" in parts:
+        content = parts[b"VP8L"].content
+        sides = int.from_bytes(content[1:5], "little")
+        check_codes(content[5:], (sides & _SIDE_MASK) + 1, (sides >> 14 & _SIDE_MASK) + 1)
+    if b"ALPH" in parts and b"VP8X" in parts:
+        content, canvas = parts[b"ALPH"].content, parts[b"VP8X"].content
+        if content[:1] and content[0] & _ALPHA_METHOD == _ALPHA_LOSSLESS:
+            width, height = (int.from_bytes(side, "little") + 1 for side in (canvas[4:7], canvas[7:10]))
+            check_codes(content[1:], width, height)
 
 
 def _webp_parts(data: bytes) -> Iterator[_Part]:
