@@ -165,6 +165,8 @@ def test_no_upload_takes_more_than_200_mb_above_the_memory_of_the_idle_service(s
             assert response.status_code == 200, (upload.name, response.text)
             taken = memory_bytes(server, "VmHWM") - resting
             assert taken < MAX_BYTES, f"{upload.name} of {len(upload.data)} bytes took {taken / 1e6:.0f} MB"
+        kept = memory_bytes(server, "VmRSS") - resting
+        assert kept < MAX_BYTES // 4, f"{kept / 1e6:.0f} MB were not given back"
 
 
 def memory_bytes(server: ServerProcess, name: str) -> int:
@@ -188,6 +190,7 @@ def test_an_upload_s_file_is_gone_while_its_request_waits_for_the_device(pipelin
         sending = threading.Thread(target=client.send, args=(upload,))
         sending.start()
         assert pipeline.entered.acquire(timeout=10)
-        assert on_disk() == before
+        waiting = on_disk()
         pipeline.gate.set()
         sending.join()
+    assert waiting == before
