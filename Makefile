@@ -11,7 +11,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^cpu = \["\(torch[^"]*\)"\]$$/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run pull test test-long lint check-pins format bench train-demo eval-demo clean
+.PHONY: help run pull test test-long lint check-pins audit sbom licences format bench train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -47,6 +47,19 @@ check-pins: $(VENV)/.test ## Find wheels for all that the Ascend image pins and 
 	  || { echo "The npu extra of pyproject.toml cannot be installed with Python $$python on $$machine."; exit 1; }; \
 	  echo "Python $$python, $$machine: $$(echo "$$pins" | grep '^torch' | xargs)"; \
 	done; done
+
+# AUDIT takes options of pip-audit: make audit AUDIT="--vulnerability-service osv"
+audit: $(VENV)/.test ## Look for known vulnerabilities in what the service installs; asks PyPI
+	@$(BIN)/python -m tools.audit $(AUDIT)
+
+sbom: $(VENV)/.test ## List what the service installs, as CycloneDX: build/sbom.cdx.json
+	@$(BIN)/python -m tools.dependencies only build/sbom
+	@$(BIN)/cyclonedx-py environment --pyproject build/sbom/pyproject.toml --validate --output-reproducible \
+	  --output-file build/sbom.cdx.json build/sbom
+	@echo "build/sbom.cdx.json"
+
+licences: $(VENV)/.test ## Write the table of THIRD_PARTY.md
+	@$(BIN)/python -m tools.dependencies licences
 
 format: $(VENV)/.test ## Format the code
 	$(BIN)/ruff check --fix
