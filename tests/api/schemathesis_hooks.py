@@ -1,4 +1,4 @@
-"""What schemathesis has to know that the document cannot say: real pictures, and the rules of several fields."""
+"""What schemathesis has to know that the document cannot say: real pictures, rules of several fields, forms."""
 
 from typing import Any
 
@@ -14,20 +14,30 @@ for media_type in ("image/png", "image/webp", "image/jpeg"):
 
 
 @schemathesis.hook
+def before_add_examples(_context: Any, examples: list[schemathesis.Case[Any]]) -> None:
+    """Give the examples of the document real pictures."""
+    for case in examples:
+        _give_picture(case)
+
+
+@schemathesis.hook
+def map_case(_context: Any, case: schemathesis.Case[Any]) -> schemathesis.Case[Any]:
+    """Give cases that are valid to the document real pictures."""
+    if _is_positive(case):
+        _give_picture(case)
+    return case
+
+
+@schemathesis.hook
 def filter_case(_context: Any, case: schemathesis.Case[Any]) -> bool:
-    """Drop cases that are valid to the document and not to the service: see the functions below."""
-    positive = case.meta is not None and case.meta.generation.mode is schemathesis.GenerationMode.POSITIVE
-    if not positive or not isinstance(case.body, dict):
+    """Drop cases whose validity the document and schemathesis see otherwise than the service has to."""
+    body: Any = case.body
+    if not isinstance(body, dict):
         return True
-    return _has_picture(case.body) and _is_valid_together(case.body)
-
-
-def _has_picture(body: dict[str, Any]) -> bool:
-    """Tell whether an upload is a picture: the fixed examples bring empty files, the drawn ones bring pictures."""
-    if "image" not in body:
-        return True
-    content = getattr(body["image"], "data", body["image"])
-    return isinstance(content, bytes) and content.startswith(PNG_MAGIC)
+    if _is_positive(case):
+        return _is_valid_together(body)
+    # A form's fields are text: a prompt that is null is sent as "null", which is a prompt.
+    return "image" not in body or isinstance(body.get("prompt", ""), str)
 
 
 def _is_valid_together(body: dict[str, Any]) -> bool:
@@ -35,3 +45,17 @@ def _is_valid_together(body: dict[str, Any]) -> bool:
     if (body.get("seed") or 0) + body.get("num_images", 1) - 1 > MAX_SEED:
         return False
     return "image" not in body or body.get("num_inference_steps", 2) * body.get("strength", 0.5) >= 1
+
+
+def _is_positive(case: schemathesis.Case[Any]) -> bool:
+    return case.meta is not None and case.meta.generation.mode is schemathesis.GenerationMode.POSITIVE
+
+
+def _give_picture(case: schemathesis.Case[Any]) -> None:
+    """Put a picture in place of an upload that is none: only those that are drawn by chance are pictures."""
+    body: Any = case.body
+    if not isinstance(body, dict) or "image" not in body:
+        return
+    content = getattr(body["image"], "data", body["image"])
+    if not (isinstance(content, bytes) and content.startswith(PNG_MAGIC)):
+        body["image"] = png()

@@ -1,6 +1,8 @@
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -11,18 +13,25 @@ from tests.conftest import StartServer
 PROBLEM = "application/problem+json"
 
 
-def test_the_service_keeps_to_its_openapi_document_whatever_is_sent(start_server: StartServer, tmp_path: Path) -> None:
+@pytest.mark.long
+def test_the_service_keeps_to_its_openapi_document_whatever_is_sent(
+    start_server: StartServer, tmp_path: Path, rounds: Callable[[int, int], int]
+) -> None:
     """schemathesis with all its checks: documented statuses, media types, headers and schemas, valid accepted, invalid
-    refused."""
+    refused. What it sends one after another it does not link: the service keeps no state that a later request could ask
+    for."""
     url = start_server(model="fake", max_pixels=2048 * 2048).wait_until_started()
     done = subprocess.run(
         [
             Path(sys.executable).with_name("st"),
             "run",
             f"{url}/openapi.json",
-            "--phases=coverage,fuzzing",
-            "--max-examples=60",
+            "--phases=examples,coverage,fuzzing,stateful",
+            "--mode=all",
+            f"--max-examples={rounds(60, 3000)}",
             "--seed=3",
+            "--report=json",
+            "--report-json-path=report.json",
         ],
         env={
             **os.environ,
@@ -32,11 +41,21 @@ def test_the_service_keeps_to_its_openapi_document_whatever_is_sent(start_server
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=rounds(110, 3500),
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert "Operations:       4 selected / 4 total" in done.stdout
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert report["operations"]["tested"] == report["operations"]["total"] == 4
+    assert {name: phase["skip_reason"] or phase["status"] for name, phase in report["phases"].items()} == {
+        "examples": "success",
+        "coverage": "success",
+        "fuzzing": "success",
+        "stateful": "not_applicable",
+    }
+    assert report["test_cases"]["generated"] >= rounds(200, 5000)
+    for path in ("POST /txt2img", "POST /img2img"):
+        assert report["valid_rates"][path]["fuzzing"]["accepted"] >= rounds(20, 100)
 
 
 @pytest.mark.parametrize("path", ["/txt2img", "/img2img"])
