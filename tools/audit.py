@@ -38,7 +38,7 @@ def main(options: list[str]) -> int:
     found = {f"{package['name']}=={package['version']}": package["vulns"] for package in answer if "vulns" in package}
     if unknown or not found.pop(CANARY):
         print(*unknown, sep="\n", file=sys.stderr)
-        print("FAILED: what was asked does not know all packages, or no vulnerabilities.", file=sys.stderr)
+        print("FAILED: who was asked does not know every package, or tells of no vulnerabilities.", file=sys.stderr)
         return 2
     return 1 if _report(found) else 0
 
@@ -58,7 +58,7 @@ def _ask(pins: list[str], options: list[str]) -> list[dict[str, Any]] | None:
         dependencies: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
     except ValueError:
         print(done.stderr[-2000:], file=sys.stderr)
-        print("FAILED: pip-audit gave no answer; is there a network, and does it lead to PyPI?", file=sys.stderr)
+        print("FAILED: pip-audit gave no answer. Is there a network, and does it lead to PyPI?", file=sys.stderr)
         return None
     return dependencies
 
