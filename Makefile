@@ -11,7 +11,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^cpu = \["\(torch[^"]*\)"\]$$/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run pull test test-long lint check-pins audit sbom licences format bench train-demo eval-demo clean
+.PHONY: help run pull test test-long coverage lint check-pins audit sbom licences format bench train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -29,6 +29,13 @@ test: $(VENV)/.test ## Set up, and run the tests
 
 test-long: $(VENV)/.test ## Run the tests that look for trouble (fuzzing, shutdowns, clients that leave) many more times
 	$(BIN)/pytest --long --timeout=3600 -m long
+
+coverage: $(VENV)/.test ## Run the tests, and see which lines of app/ they run, also in the services that they start
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest tests/npu
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(VENV)/.test ## Check style, types, layers and the Dockerfile
 	$(BIN)/ruff check
