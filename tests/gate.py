@@ -31,7 +31,7 @@ class GatedPipeline:
     seed is in `poison` what stands there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_batch: int = 8) -> None:
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Semaphore(0)
@@ -44,7 +44,7 @@ class GatedPipeline:
         self.device = CheckedDevice()
         self._inside = 0
         self._mutex = threading.Lock()
-        self._fake = FakePipeline()
+        self._fake = FakePipeline(max_batch=max_batch)
 
     def __call__(self, batch: Sequence[GenerationParams], /) -> list[PipelineImage]:
         with self._mutex:

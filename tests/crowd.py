@@ -1,0 +1,176 @@
+"""A crowd of clients at work: each knows what its pictures have to look like."""
+
+import base64
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from app.pipelines.base import GenerationParams, Img2ImgParams, Txt2ImgParams
+from app.pipelines.fake import FakePipeline
+from tests.conftest import ServerProcess, opened, png
+
+CLIENTS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What one request asks for: pictures from a prompt, or from a picture of `color` too."""
+
+    prompt: str
+    seed: int
+    num_images: int = 1
+    color: str | None = None
+    side: int = 64
+
+    def send(self, client: httpx.Client) -> httpx.Response:
+        fields = {"prompt": self.prompt, "seed": self.seed, "num_images": self.num_images}
+        fields |= {"width": self.side, "height": self.side}
+        if self.color is None:
+            return client.post("/txt2img", json=fields)
+        files = {"image": png((self.side, self.side), self.color)}
+        return client.post("/img2img", data=fields, files=files)
+
+    def painted(self) -> list[Image.Image]:
+        """The pictures that the fake makes of it."""
+        seeds = range(self.seed, self.seed + self.num_images)
+        batch: list[GenerationParams]
+        if self.color is None:
+            batch = [
+                Txt2ImgParams(prompt=self.prompt, seed=seed, num_inference_steps=1, width=self.side, height=self.side)
+                for seed in seeds
+            ]
+        else:
+            image = Image.new("RGB", (self.side, self.side), self.color)
+            batch = [
+                Img2ImgParams(prompt=self.prompt, seed=seed, num_inference_steps=2, strength=0.5, image=image)
+                for seed in seeds
+            ]
+        return [Image.fromarray(made.pixels) for made in FakePipeline()(batch)]
+
+
+def pictures(response: httpx.Response) -> list[Image.Image]:
+    """The pictures of an answer."""
+    assert response.status_code == 200, response.text
+    if response.headers["content-type"] != "application/json":
+        return [opened(response.content)]
+    return [opened(base64.b64decode(image["b64"])) for image in response.json()["images"]]
+
+
+def alike(ours: Sequence[Image.Image], theirs: Sequence[Image.Image], *, levels: int = 0) -> bool:
+    """Whether they are the same pictures, to within `levels` of 255."""
+    if [one.size for one in ours] != [other.size for other in theirs]:
+        return False
+    pairs = (
+        (np.asarray(one, dtype=int), np.asarray(other, dtype=int)) for one, other in zip(ours, theirs, strict=True)
+    )
+    return all(np.abs(one - other).max() <= levels for one, other in pairs)
+
+
+def wishes(first: int, number: int, *, side: int = 64) -> list[Wish]:
+    """Wishes of both modes, all different, some of them for several pictures; the seeds begin at 10 * `first`."""
+    return [
+        Wish(
+            prompt=f"a house number {i}",
+            seed=10 * i,
+            num_images=3 if i % 7 == 0 else 1,
+            color="teal" if i % 3 == 0 else None,
+            side=side,
+        )
+        for i in range(first, first + number)
+    ]
+
+
+Send = Callable[[Wish, httpx.Client], httpx.Response]
+
+
+def ask_all(url: str, asked: Sequence[Wish], *, send: Send = Wish.send) -> list[httpx.Response]:
+    """Have a crowd ask for it all, each client over a connection that it keeps; return the answers in order."""
+    local = threading.local()
+    clients = []
+
+    def connect() -> None:
+        local.client = httpx.Client(base_url=url, timeout=60)
+        clients.append(local.client)
+
+    with ThreadPoolExecutor(CLIENTS, initializer=connect) as threads:
+        answers = list(threads.map(lambda wish: send(wish, local.client), asked))
+    for client in clients:
+        client.close()
+    return answers
+
+
+def answered(url: str) -> Counter[int]:
+    """How many requests for pictures the service has answered with each status."""
+    counted: Counter[int] = Counter()
+    for name, value in _metrics(url, "turbo_requests_total"):
+        if 'route="/txt2img"' in name or 'route="/img2img"' in name:
+            counted[int(name.rpartition('status="')[2].partition('"')[0])] += int(value)
+    return counted
+
+
+def batches_of(
+    url: str, asked: Sequence[Wish], *, hold: Callable[[], None], let_go: Callable[[], None]
+) -> Counter[str]:
+    """Ask one after the other while the device is held; return how many requests were served by calls of which size.
+
+    The first has the device for itself, and the others wait for it in their order: so the calls are always the same.
+    """
+    before = Counter(dict(_metrics(url, "turbo_batch_pictures_bucket")))
+    hold()
+    with httpx.Client(base_url=url, timeout=60) as client, ThreadPoolExecutor(len(asked)) as threads:
+        for number, wish in enumerate(asked):
+            threads.submit(wish.send, client)
+            until = time.monotonic() + 20
+            while (queue := client.get("/healthz/ready").json()["queue"])["waiting"] < number or not queue["running_s"]:
+                assert time.monotonic() < until, queue
+        let_go()
+    return Counter(dict(_metrics(url, "turbo_batch_pictures_bucket"))) - before
+
+
+def _metrics(url: str, name: str) -> Iterator[tuple[str, float]]:
+    for line in httpx.get(f"{url}/metrics").text.splitlines():
+        if line.startswith(name):
+            key, _, value = line.rpartition(" ")
+            yield key, float(value)
+
+
+@contextmanager
+def supervised(start: Callable[[], ServerProcess]) -> Iterator["Supervisor"]:
+    """Have the service replaced whenever it ends, as an orchestrator does; `start` is to take the same port."""
+    supervisor = Supervisor(start)
+    try:
+        yield supervisor
+    finally:
+        supervisor.stop()
+
+
+class Supervisor:
+    """Waits for the service to end, notes how it did, and starts it again."""
+
+    def __init__(self, start: Callable[[], ServerProcess]) -> None:
+        self.exit_codes: list[int] = []
+        self.server = start()
+        self._start = start
+        self._stopped = False
+        self._thread = threading.Thread(target=self._replace)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self.server.process.kill()
+        self._thread.join()
+
+    def _replace(self) -> None:
+        while not self._stopped:
+            code = self.server.process.wait()
+            if not self._stopped:
+                self.exit_codes.append(code)
+                self.server = self._start()
