@@ -11,7 +11,7 @@ from app.errors import DeviceLostError
 from tests.gate import GatedPipeline
 
 _pipeline = GatedPipeline(max_batch=4)  # a hung call is found after the limit times its pictures
-main.load_fake = lambda **_: _pipeline.load()
+main.load_fake = lambda **_: _pipeline.load()  # type: ignore[attr-defined] # it is there to be called alone
 
 
 def _fail(*_: object) -> None:

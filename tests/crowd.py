@@ -30,28 +30,34 @@ class Wish:
     color: str | None = None
     side: int = 64
 
-    def send(self, client: httpx.Client) -> httpx.Response:
+    @property
+    def seeds(self) -> range:
+        return range(self.seed, self.seed + self.num_images)
+
+    def request(self, url: httpx.URL) -> httpx.Request:
         fields = {"prompt": self.prompt, "seed": self.seed, "num_images": self.num_images}
         fields |= {"width": self.side, "height": self.side}
         if self.color is None:
-            return client.post("/txt2img", json=fields)
+            return httpx.Request("POST", url.copy_with(path="/txt2img"), json=fields)
         files = {"image": png((self.side, self.side), self.color)}
-        return client.post("/img2img", data=fields, files=files)
+        return httpx.Request("POST", url.copy_with(path="/img2img"), data=fields, files=files)
+
+    def send(self, client: httpx.Client) -> httpx.Response:
+        return client.send(self.request(client.base_url))
 
     def painted(self) -> list[Image.Image]:
         """The pictures that the fake makes of it."""
-        seeds = range(self.seed, self.seed + self.num_images)
         batch: list[GenerationParams]
         if self.color is None:
             batch = [
                 Txt2ImgParams(prompt=self.prompt, seed=seed, num_inference_steps=1, width=self.side, height=self.side)
-                for seed in seeds
+                for seed in self.seeds
             ]
         else:
             image = Image.new("RGB", (self.side, self.side), self.color)
             batch = [
                 Img2ImgParams(prompt=self.prompt, seed=seed, num_inference_steps=2, strength=0.5, image=image)
-                for seed in seeds
+                for seed in self.seeds
             ]
         return [Image.fromarray(made.pixels) for made in FakePipeline()(batch)]
 

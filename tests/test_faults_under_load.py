@@ -1,4 +1,4 @@
-"""A device that fails, and a process that dies, while a crowd is at work: everybody gets one answer, and only the right."""
+"""A device that fails and a process that dies while a crowd is at work: everybody gets one answer, and a right one."""
 
 import os
 import signal
