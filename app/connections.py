@@ -79,6 +79,17 @@ class _BoundedConnection(h11.Connection):
         return event
 
 
+class _Transport:
+    """A transport whose `close` is somebody else's; all else is its own."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self._transport = transport
+        self.close = close
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class HttpProtocol(H11Protocol):
     """One connection."""
 
@@ -90,10 +101,20 @@ class HttpProtocol(H11Protocol):
         self._linger_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
         self._unsent_bytes = 0
+        self._lingering = False
+        self._close_now: Callable[[], None] = lambda: None
+
+    @property
+    def answering(self) -> bool:
+        """Whether a request has arrived whole and its answer is not out."""
+        arrived = self.conn.their_state in (h11.DONE, h11.MUST_CLOSE)
+        answered = self.conn.our_state not in (h11.SEND_RESPONSE, h11.SEND_BODY)
+        return (arrived and not answered) or self.transport.get_write_buffer_size() > 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Start to wait for a request."""
-        super().connection_made(transport)
+        self._close_now = transport.close
+        super().connection_made(_Transport(transport, self._close))  # type: ignore[arg-type] # it is one, by delegation
         self._limits.opened()
         self._review()
 
@@ -108,6 +129,8 @@ class HttpProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sends."""
+        if self._lingering:
+            return
         super().data_received(data)
         self._review()
 
@@ -139,6 +162,15 @@ class HttpProtocol(H11Protocol):
         else:
             self._refuse(MalformedRequestError(msg))
 
+    def _close(self) -> None:
+        """Close the connection; to a client that is still sending say first that nothing more comes, and read on."""
+        if self._lingering or self.conn.their_state is not h11.SEND_BODY or self.transport.is_closing():
+            self._close_now()
+            return
+        self._lingering = True
+        self.transport.write_eof()
+        self._review()
+
     def _review(self) -> None:
         """Look at where the connection stands, and set the clocks and the limits accordingly."""
         if self.transport.is_closing():
@@ -147,11 +179,11 @@ class HttpProtocol(H11Protocol):
         self._limits.review(self, awaited=state in (h11.IDLE, h11.SEND_BODY))
         # Between two requests uvicorn's own clock runs, until the first byte of the next comes.
         idle = state is h11.IDLE and self.timeout_keep_alive_task is None
-        unread = state is h11.SEND_BODY and self.conn.our_state in (h11.DONE, h11.MUST_CLOSE)
+        unread = self._lingering or (state is h11.SEND_BODY and self.conn.our_state is h11.DONE)
         self._header_timer = self._clock(
             self._header_timer, self._limits.header_timeout_s, self._on_header_timeout, running=idle
         )
-        self._linger_timer = self._clock(self._linger_timer, _LINGER_S, self.transport.close, running=unread)
+        self._linger_timer = self._clock(self._linger_timer, _LINGER_S, self._close_now, running=unread)
 
     def _clock(
         self, timer: asyncio.TimerHandle | None, after_s: float, then: Callable[[], None], *, running: bool

@@ -178,6 +178,25 @@ def test_what_is_still_sent_of_a_body_after_its_answer_is_read_for_a_while_only(
     assert_is_problem(refused, 415, "unsupported_media_type")
 
 
+@pytest.mark.parametrize(("limit", "status"), [(4096, 413), (1 << 20, 503)])
+def test_a_client_that_is_told_to_close_while_it_sends_its_body_is_not_cut_off(
+    pipeline: GatedPipeline, limit: int, status: int
+) -> None:
+    head = b"POST /img2img HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    app = create_app(Settings(model="fake", max_body_bytes=limit), load_pipelines=pipeline.load)
+    with serving(app) as url:
+        if status == 503:
+            app.state.context.engine.drain()
+        with connected(httpx.URL(url), head, b"Content-Length: 500000\r\n\r\n") as connection:
+            for _ in range(5):
+                time.sleep(0.05)
+                connection.sendall(bytes(100_000))  # which would raise
+            refused = answer(connection)
+    assert refused is not None
+    assert refused.status_code == status
+    assert refused.headers["connection"] == "close"
+
+
 def test_large_bodies_on_their_way_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 4096
     part = b"--b\r\nContent-Disposition: form-data; name=prompt\r\n\r\n".ljust(limit - 100, b"a")
