@@ -108,14 +108,22 @@ class DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Stop when the last accepted request is answered; when the time to drain is over, with an error."""
         if self._drain_until is not None:
+            over = time.monotonic() >= self._drain_until
             if not self._engine.in_flight:
-                self.should_exit = True
-            elif time.monotonic() >= self._drain_until and not self._gave_up:
+                # A lost device is replaced without waiting for clients that read slowly.
+                self.should_exit = over or self.exit_code != 0 or not self._answering
+            elif over and not self._gave_up:
                 _log.error("drain time is over: giving up on %d requests", self._engine.in_flight)
                 self._gave_up = True
                 self.exit_code = self.exit_code or _GAVE_UP
                 self._engine.give_up()
         return await super().on_tick(counter)
+
+    @property
+    def _answering(self) -> bool:
+        """Whether answers are on their way to clients."""
+        connections = self.server_state.connections
+        return any(isinstance(connection, HttpProtocol) and connection.answering for connection in connections)
 
 
 def _reserve_descriptors(max_connections: int) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import statistics
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import ServerProcess, StartServer, opened, png
+from tests.conftest import ServerProcess, StartServer, opened
 
 TXT2IMG = {"prompt": "a red circle", "seed": 3, "width": 128, "height": 96, "num_inference_steps": 2}
 IMG2IMG = {"prompt": "a green square", "seed": "3", "strength": "0.5", "num_inference_steps": "2"}
@@ -170,123 +169,6 @@ def test_a_port_that_is_taken_ends_the_start() -> None:
         done = run(model="fake", port=taken.getsockname()[1])
     assert done.returncode == 3
     assert "address already in use" in done.stderr
-
-
-def test_sigterm_during_start_ends_the_process_at_once(start_server: StartServer) -> None:
-    server = start_server(model="fake:20")
-    server.wait_for_log("Waiting for application startup")
-    time.sleep(0.2)
-    started = time.monotonic()
-    server.terminate()
-    assert server.wait() == 128 + 15
-    assert time.monotonic() - started < 5
-
-
-# Stop.
-
-
-def test_sigterm_ends_an_idle_service_with_0(start_server: StartServer) -> None:
-    server = start_server(model="fake")
-    server.wait_until_started()
-    server.terminate()
-    assert server.wait() == 0
-
-
-def test_after_sigterm_accepted_requests_are_answered_and_new_ones_told_to_go_elsewhere(
-    start_server: StartServer,
-) -> None:
-    server = start_server(model="fake:1.5")
-    url = server.wait_until_started()
-    running = ask_in_background(url)
-    waiting = ThreadPoolExecutor(max_workers=1).submit(ask, url, seed=4)
-    time.sleep(0.2)
-    server.terminate()
-    server.wait_for_log("draining, 2 requests in flight")
-    ready = httpx.get(f"{url}/healthz/ready")
-    assert (ready.status_code, ready.json()["health"]["status"]) == (503, "draining")
-    assert httpx.get(f"{url}/healthz/live").status_code == 200
-    for refused in (ask(url), httpx.post(f"{url}/img2img", data=IMG2IMG, files={"image": png()})):
-        assert (refused.status_code, refused.json()["code"]) == (503, "draining")
-        assert refused.headers["connection"] == "close"
-        assert int(refused.headers["retry-after"]) >= 1
-    assert [running.result().status_code, waiting.result().status_code] == [200, 200]
-    assert server.wait() == 0
-
-
-def test_when_the_drain_time_is_over_who_is_left_is_told_and_the_service_ends_with_1(
-    start_server: StartServer,
-) -> None:
-    server = start_server(model="fake:3", drain_s=0.5)
-    url = server.wait_until_started()
-    running = ask_in_background(url)
-    started = time.monotonic()
-    server.terminate()
-    assert server.wait() == 1
-    assert time.monotonic() - started < 2.5
-    assert (running.result().status_code, running.result().json()["code"]) == (503, "draining")
-    assert "drain time is over: giving up on 1 requests" in server.log
-
-
-def test_a_call_that_nobody_waits_for_any_more_does_not_hold_up_the_end(start_server: StartServer) -> None:
-    server = start_server(model="fake:3")
-    url = server.wait_until_started()
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{url}/txt2img", json=TXT2IMG, timeout=0.3)
-    server.wait_for_log('"status": 499')
-    started = time.monotonic()
-    server.terminate()
-    assert server.wait() == 0
-    assert time.monotonic() - started < 2
-
-
-def test_a_body_that_never_arrives_does_not_hold_up_the_end(start_server: StartServer) -> None:
-    server = start_server(model="fake")
-    address = httpx.URL(server.wait_until_started())
-    with socket.create_connection((address.host, address.port or 0), timeout=20) as connection:
-        connection.sendall(
-            b"POST /txt2img HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
-        )
-        time.sleep(0.3)
-        started = time.monotonic()
-        server.terminate()
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    assert server.wait() == 0
-    assert time.monotonic() - started < 15
-    assert answer.startswith(b"HTTP/1.1 503 ")
-    assert b'"code":"draining"' in answer
-    assert errors(server.log) == ["Cancel 1 running task(s), timeout graceful shutdown exceeded"]
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="a PID namespace of its own takes root")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_python_still_imports_ends_the_process_at_once(number: signal.Signals) -> None:
-    """As PID 1, in a namespace of its own as in a container, where a signal has no default action."""
-    process = subprocess.Popen(
-        ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-X", "importtime", "-m", "app"],
-        env={**os.environ, "TURBO_MODEL": "fake:20"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:  # the imports as they happen
-        if line.rstrip().endswith(" fastapi"):
-            break
-    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(child), number)
-    process.stderr.close()
-    assert process.wait(timeout=10) == 128 + number
-
-
-def test_a_second_sigterm_ends_the_service_at_once(start_server: StartServer) -> None:
-    server = start_server(model="fake:3")
-    url = server.wait_until_started()
-    ask_in_background(url)
-    server.terminate()
-    server.wait_for_log("draining")
-    started = time.monotonic()
-    server.terminate()
-    assert server.wait() == 128 + 15
-    assert time.monotonic() - started < 2
 
 
 # Logs.

@@ -15,6 +15,7 @@ from enum import Enum, auto
 from pathlib import Path
 
 import httpx
+import pytest
 
 from app.inference.engine import Engine
 from app.main import create_app
@@ -181,6 +182,7 @@ class Wave:
         wait_until(lambda: self._engine.in_flight == len(self._present))
 
 
+@pytest.mark.long
 def test_of_1000_requests_half_leave_and_nothing_is_made_for_them_nor_left_of_them_and_the_others_are_served(
     rounds: Callable[[int, int], int],
 ) -> None:
@@ -227,6 +229,7 @@ async def visit(url: httpx.URL, wish: Wish, chance: random.Random) -> None:
         await writer.wait_closed()
 
 
+@pytest.mark.long
 async def test_memory_and_descriptors_are_the_same_after_another_1000_requests_of_which_half_were_left(
     start_server: StartServer, rounds: Callable[[int, int], int]
 ) -> None:

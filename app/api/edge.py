@@ -39,6 +39,7 @@ class EdgeMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        context: ApiContext = scope["app"].state.context
         request_id = _request_id(Headers(scope=scope).get("x-request-id"))
         facts: dict[str, Any] = {}
         scope.setdefault("state", {}).update(request_id=request_id, log=facts)
@@ -53,6 +54,8 @@ class EdgeMiddleware:
                 headers["X-Request-ID"] = request_id
                 for name, value in _SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
+                if context.engine.status.draining:
+                    headers["Connection"] = "close"  # the next request is another instance's
             await send(message)
 
         try:
