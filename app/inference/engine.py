@@ -282,9 +282,16 @@ class Engine:
         before = self._mean_request_s
         self._mean_request_s = inference_s if before is None else before + _EWMA_WEIGHT * (inference_s - before)
 
-    def _retry_after_s(self) -> int:
-        """Estimate when the requests that are in will be done: their number times the measured time of one."""
+    @property
+    def _backlog_s(self) -> float:
+        """Estimate when the requests that are in will be done: their number times the measured time of one.
+
+        What the running call has done of its own is left out.
+        """
         mean_s = self._registry.warm_call_s if self._mean_request_s is None else self._mean_request_s
-        requests = self._waiting + self._device_lock.serving
+        running_s = self._device_lock.serving * mean_s
+        return self._waiting * mean_s + max(0.0, running_s - self._device_lock.running_s)
+
+    def _retry_after_s(self) -> int:
         lowest, highest = _RETRY_AFTER_S
-        return max(lowest, min(highest, math.ceil(requests * mean_s)))
+        return max(lowest, min(highest, math.ceil(self._backlog_s)))

@@ -122,6 +122,23 @@ async def test_retry_after_is_the_queue_times_the_measured_time(
     await asyncio.gather(*tasks)
 
 
+async def test_retry_after_leaves_out_what_the_running_call_has_done(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine(max_queue=1)
+    tasks = await occupy(engine, pipeline, waiting=0)
+    await asyncio.sleep(2.2)
+    pipeline.gate.set()
+    await asyncio.gather(*tasks)  # one request took 2.2 s
+    tasks = await occupy(engine, pipeline, waiting=1)
+    await asyncio.sleep(2.2)
+    with pytest.raises(QueueFullError) as caught:
+        await generate(engine)
+    assert caught.value.retry_after_s == 3  # the one that waits, as the other has had its time
+    pipeline.gate.set()
+    await asyncio.gather(*tasks)
+
+
 async def test_retry_after_is_at_most_what_clients_still_heed(make_engine: MakeEngine, pipeline: GatedPipeline) -> None:
     """The OpenAI SDK does not retry at all after more than 120 s."""
     engine = make_engine(max_queue=200)
