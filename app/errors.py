@@ -142,7 +142,7 @@ class InvalidImageError(TurboError):
 
 
 class QueueFullError(TurboError):
-    """As many requests wait as may wait; come back after `Retry-After`."""
+    """As many requests wait as may wait, or as can be done within `TURBO_DEADLINE_S`; come back after `Retry-After`."""
 
     status = 429
     code = "queue_full"

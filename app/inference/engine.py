@@ -30,7 +30,7 @@ _RETRY_AFTER_S = (1, 120)
 """Bounds of Retry-After: no SDK waits for less than a second; the OpenAI SDK never retries above 120."""
 
 _EWMA_WEIGHT = 0.2
-"""Weight of the newest call in the running mean of seconds per request."""
+"""Weight of the newest call in the running means of seconds per request and per call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,6 +110,7 @@ class Engine:
         self._draining = False
         self._lost: DeviceLostError | None = None
         self._mean_request_s: float | None = None
+        self._mean_call_s: float | None = None
 
     @property
     def status(self) -> EngineStatus:
@@ -163,7 +164,7 @@ class Engine:
         Raises:
             DrainingError: The service is shutting down.
             DeviceLostError: The device has failed.
-            QueueFullError: As many requests wait as may wait.
+            QueueFullError: As many requests wait as may wait, or as can be served by the deadline.
         """
         if self._lost is not None:
             raise self._lost_error()
@@ -171,6 +172,13 @@ class Engine:
             raise DrainingError("The service is shutting down.", retry_after_s=self._retry_after_s())
         if self._waiting + self._busy > self._max_queue:
             raise QueueFullError(f"{self._waiting} requests are waiting already.", retry_after_s=self._retry_after_s())
+        # Of a queue that is too long for the deadline, the oldest are served, whose time is up before their pictures are
+        # made: under overload hardly anybody gets any. Who finds the device idle is let in, however long it may take.
+        if self._waiting + self._busy and self._backlog_s + self._call_s > self._deadline_s:
+            raise QueueFullError(
+                f"The requests that are in take so long that another would not be done within {self._deadline_s:g} s.",
+                retry_after_s=self._retry_after_s(),
+            )
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[Place]:
@@ -240,7 +248,7 @@ class Engine:
         except DeviceLostError as error:  # one for each: an error that is raised again and again keeps every traceback
             return [DeviceLostError(str(error)) for _ in requests]
         inference_s = time.monotonic() - started
-        self._learn(inference_s / len(requests))  # also of calls that nobody waits for any more
+        self._learn(inference_s, len(requests))  # also of calls that nobody waits for any more
         pictures = sum(len(request) for request in requests)
         return [outcome if isinstance(outcome, Exception) else (outcome, inference_s, pictures) for outcome in outcomes]
 
@@ -278,9 +286,9 @@ class Engine:
     def _waiting(self) -> int:
         return sum(place.waiting for place in self._places)
 
-    def _learn(self, inference_s: float) -> None:
-        before = self._mean_request_s
-        self._mean_request_s = inference_s if before is None else before + _EWMA_WEIGHT * (inference_s - before)
+    def _learn(self, call_s: float, requests: int) -> None:
+        self._mean_request_s = _moved(self._mean_request_s, call_s / requests)
+        self._mean_call_s = _moved(self._mean_call_s, call_s)
 
     @property
     def _backlog_s(self) -> float:
@@ -292,6 +300,16 @@ class Engine:
         running_s = self._device_lock.serving * mean_s
         return self._waiting * mean_s + max(0.0, running_s - self._device_lock.running_s)
 
+    @property
+    def _call_s(self) -> float:
+        """Estimate what the call takes that the next request is served by."""
+        return self._registry.warm_call_s if self._mean_call_s is None else self._mean_call_s
+
     def _retry_after_s(self) -> int:
         lowest, highest = _RETRY_AFTER_S
         return max(lowest, min(highest, math.ceil(self._backlog_s)))
+
+
+def _moved(mean: float | None, newest: float) -> float:
+    """Return an exponentially weighted moving average (EWMA) with the newest value in it."""
+    return newest if mean is None else mean + _EWMA_WEIGHT * (newest - mean)

@@ -139,9 +139,38 @@ async def test_retry_after_leaves_out_what_the_running_call_has_done(
     await asyncio.gather(*tasks)
 
 
+async def test_who_could_not_be_done_by_the_deadline_is_refused(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine(max_queue=100, deadline_s=2)
+    tasks = await occupy(engine, pipeline, waiting=0)
+    await asyncio.sleep(0.5)
+    pipeline.gate.set()
+    await asyncio.gather(*tasks)  # one request took 0.5 s
+    tasks = await occupy(engine, pipeline, waiting=2)  # which leave 0.5 s for one more
+    with pytest.raises(QueueFullError) as caught:
+        await generate(engine)
+    assert caught.value.retry_after_s == 2
+    pipeline.gate.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_an_idle_device_serves_also_who_can_hardly_be_done_by_the_deadline(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine(deadline_s=0.4)
+    pipeline.close()
+    with pytest.raises(DeadlineExceededError):
+        await generate(engine)
+    await asyncio.sleep(0.5)
+    pipeline.gate.set()
+    await until(lambda: engine.status.running_s == 0)  # one request took 0.9 s
+    await generate(engine)
+
+
 async def test_retry_after_is_at_most_what_clients_still_heed(make_engine: MakeEngine, pipeline: GatedPipeline) -> None:
     """The OpenAI SDK does not retry at all after more than 120 s."""
-    engine = make_engine(max_queue=200)
+    engine = make_engine(max_queue=200, deadline_s=300)
     tasks = await occupy(engine, pipeline, waiting=0)
     await asyncio.sleep(1)
     pipeline.gate.set()
