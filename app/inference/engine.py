@@ -110,7 +110,7 @@ class Engine:
         self._draining = False
         self._lost: DeviceLostError | None = None
         self._mean_request_s: float | None = None
-        self._mean_call_s: float | None = None
+        self._long_call_s: float | None = None
 
     @property
     def status(self) -> EngineStatus:
@@ -172,9 +172,10 @@ class Engine:
             raise DrainingError("The service is shutting down.", retry_after_s=self._retry_after_s())
         if self._waiting + self._busy > self._max_queue:
             raise QueueFullError(f"{self._waiting} requests are waiting already.", retry_after_s=self._retry_after_s())
-        # Of a queue that is too long for the deadline, the oldest are served, whose time is up before their pictures are
-        # made: under overload hardly anybody gets any. Who finds the device idle is let in, however long it may take.
-        if self._waiting + self._busy and self._backlog_s + self._call_s > self._deadline_s:
+        # Of a queue that is too long for the deadline, the oldest are served, whose time is up before they have their
+        # pictures: under overload hardly anybody gets any. Two calls: the one that this request will be served by, and
+        # what overtakes it, as it is taken along. Who finds the device idle is let in, however long it takes.
+        if self._waiting + self._busy and self._backlog_s + 2 * self._call_s > self._deadline_s:
             raise QueueFullError(
                 f"The requests that are in take so long that another would not be done within {self._deadline_s:g} s.",
                 retry_after_s=self._retry_after_s(),
@@ -288,7 +289,7 @@ class Engine:
 
     def _learn(self, call_s: float, requests: int) -> None:
         self._mean_request_s = _moved(self._mean_request_s, call_s / requests)
-        self._mean_call_s = _moved(self._mean_call_s, call_s)
+        self._long_call_s = max(call_s, _moved(self._long_call_s, call_s))
 
     @property
     def _backlog_s(self) -> float:
@@ -302,8 +303,8 @@ class Engine:
 
     @property
     def _call_s(self) -> float:
-        """Estimate what the call takes that the next request is served by."""
-        return self._registry.warm_call_s if self._mean_call_s is None else self._mean_call_s
+        """Estimate what a long call takes: the longest one, less with each that is shorter."""
+        return self._registry.warm_call_s if self._long_call_s is None else self._long_call_s
 
     def _retry_after_s(self) -> int:
         lowest, highest = _RETRY_AFTER_S
