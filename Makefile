@@ -11,7 +11,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^cpu = \["\(torch[^"]*\)"\]$$/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run pull test test-long coverage lint check-pins audit sbom licences format bench train-demo eval-demo clean
+.PHONY: help run pull test test-long coverage lint check-pins audit sbom licences format bench soak train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -75,6 +75,9 @@ format: $(VENV)/.test ## Format the code
 bench: export TORCH_INDEX := $(TORCH_INDEX)
 bench: $(VENV)/.test ## Measure the service beside its peers on this machine, and write benchmarks/RESULTS.md (about 15 minutes)
 	@$(BIN)/python -m benchmarks.compare
+
+soak: $(VENV)/.test ## Load the service with ten times what it can do, and write benchmarks/SOAK.md (about 5 minutes)
+	@$(BIN)/python -m benchmarks.soak
 
 train-demo: $(VENV)/.test ## Train the demo model anew, in stages that go on where they were stopped (hours on 2 cores)
 	$(BIN)/python -m training train

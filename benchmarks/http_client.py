@@ -1,7 +1,8 @@
 """HTTP/1.1 over one kept connection: so little that the load generator takes no CPU worth counting."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +13,8 @@ class Answer:
 
     status: int
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """By their names in lower case."""
 
 
 class Connection:
@@ -42,11 +45,14 @@ class Connection:
         """Ask for `path`."""
         return await self._ask(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
 
-    async def post(self, path: str, body: bytes) -> Answer:
-        """Send JSON to `path`."""
+    async def post(
+        self, path: str, body: bytes, *, content_type: str = "application/json", key: str | None = None
+    ) -> Answer:
+        """Send a body to `path`, JSON unless it is said to be something else; `key` is the API key."""
+        authorization = f"Authorization: Bearer {key}\r\n" if key else ""
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {content_type}\r\n"
+            f"{authorization}Content-Length: {len(body)}\r\n\r\n"
         )
         return await self._ask(head.encode() + body)
 
@@ -63,7 +69,7 @@ class Connection:
             raise
         if headers.get("connection", "").lower() == "close":
             self.close()
-        return Answer(int(head[0].split()[1]), body)
+        return Answer(int(head[0].split()[1]), body, headers)
 
 
 async def _read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:

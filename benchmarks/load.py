@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.http_client import Connection
@@ -67,22 +67,28 @@ async def _ask(connection: Connection, path: str, picture: Picture, since: float
 
 @dataclass
 class Probe:
-    """Asks one path over and over, every 20 ms, on a connection of its own."""
+    """Asks one path over and over, every 20 ms, on a connection of its own.
+
+    `kept_back_s` says how long the server has been kept off the cores so far; net latencies leave that out.
+    """
 
     port: int
     path: str
+    kept_back_s: Callable[[], float] = lambda: 0.0
 
     def __post_init__(self) -> None:
         """Nothing is asked yet."""
         self.latencies_s: list[float] = []
+        self.net_latencies_s: list[float] = []
         self.failures = 0
 
     async def run(self) -> None:
         """Ask until cancelled."""
         async with Connection(self.port) as connection:
             while True:
-                began = time.perf_counter()
+                kept_back_s, began = self.kept_back_s(), time.perf_counter()
                 answer = await connection.get(self.path)
                 self.latencies_s.append(time.perf_counter() - began)
+                self.net_latencies_s.append(self.latencies_s[-1] - (self.kept_back_s() - kept_back_s))
                 self.failures += answer.status != 200  # noqa: PLR2004 - HTTP's own
                 await asyncio.sleep(max(0.0, began + 0.02 - time.perf_counter()))

@@ -41,6 +41,11 @@ def pss_bytes(root: int) -> int:
     return total
 
 
+def run_delay_s(pid: int) -> float:
+    """Return how long the process's first thread was ready to run while the kernel ran something else (schedstat)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+
+
 def end(root: int, *, patience_s: float = 10) -> None:
     """Ask the tree to end, and kill what is left of it after `patience_s`."""
     pids = [(pid, _born(pid)) for pid in members(root)]

@@ -1,6 +1,7 @@
 """What was measured: raw figures, and the medians that are reported."""
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -170,7 +171,7 @@ class Results:
         return next((alone.peak_pss_bytes for alone in self.alone if alone.server == server), None)
 
 
-def quantile(values: list[float], share: float) -> float:
+def quantile(values: Sequence[float], share: float) -> float:
     """Return the smallest value that at least `share` of all do not exceed."""
     return sorted(values)[max(0, -int(-share * len(values) // 1) - 1)]
 

@@ -1,0 +1,107 @@
+"""The service as an operator runs it, for the soak: its process, a small supervisor, and a look at its memory."""
+
+import asyncio
+import contextlib
+import itertools
+import subprocess
+import time
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+from benchmarks import process_tree
+from benchmarks.contestants import ROOT, environment, free_port, interpreter, launch
+from benchmarks.http_client import Connection
+from benchmarks.results import quantile
+from benchmarks.soak_load import OK
+
+_LOGS = ROOT / "build" / "bench" / "soak-logs"
+_POLL_S = 0.02
+_START_LIMIT_S = 180
+_MEMORY_WINDOW_S = 10
+
+
+class Service:
+    """`python -m app serve`, with settings in the environment.
+
+    It is started again whenever it ends, as `docker compose` and systemd do.
+    """
+
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        self.port = free_port()
+        self._environment = environment(Path(settings["TURBO_MODEL"]), {**settings, "TURBO_PORT": str(self.port)})
+        self._starts = itertools.count(1)
+
+    @contextlib.asynccontextmanager
+    async def run(self) -> AsyncIterator["Service"]:
+        """Start it, wait until it is ready, and end it."""
+        self._process = self._launch()
+        supervising = asyncio.create_task(self._supervise())
+        try:
+            await self.until_ready()
+            yield self
+        finally:
+            supervising.cancel()
+            await asyncio.to_thread(process_tree.end, self.pid)
+            self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """Its process, at present."""
+        return self._process.pid
+
+    async def until_ready(self) -> None:
+        """Wait until it says that it is ready."""
+        until = time.monotonic() + _START_LIMIT_S
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                async with Connection(self.port) as connection:
+                    if (await connection.get("/healthz/ready")).status == OK:
+                        return
+            await asyncio.sleep(_POLL_S)
+        raise TimeoutError(f"not ready after {_START_LIMIT_S} s; its log is in {_LOGS}")
+
+    async def until_replaced(self, pid: int) -> None:
+        """Wait until another process is ready than that one."""
+        while self.pid == pid:  # noqa: ASYNC110 - the supervisor looks no more often
+            await asyncio.sleep(_POLL_S)
+        await self.until_ready()
+
+    def _launch(self) -> "subprocess.Popen[str]":
+        log = _LOGS / f"{self.port}-{next(self._starts)}.log"
+        return launch([str(interpreter()), "-m", "app", "serve"], self._environment, log)
+
+    async def _supervise(self) -> None:
+        while True:
+            if self._process.poll() is not None:
+                self._process = self._launch()
+            await asyncio.sleep(_POLL_S)
+
+
+class MemoryWatch:
+    """Looks at the memory of a process each second: its proportional set size (PSS)."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._samples: list[tuple[float, int]] = []
+
+    async def run(self) -> None:
+        """Look until cancelled; in a thread, as /proc takes its time."""
+        began = time.perf_counter()
+        while True:
+            pss_bytes = await asyncio.to_thread(process_tree.pss_bytes, self._pid)
+            self._samples.append((time.perf_counter() - began, pss_bytes))
+            await asyncio.sleep(1)
+
+    def growth(self, settled_s: float) -> float | None:
+        """Return by what share it grew from `settled_s` to the end; None if that was too short to tell."""
+        end_s = self._samples[-1][0] - _MEMORY_WINDOW_S
+        if end_s < settled_s + _MEMORY_WINDOW_S:
+            return None
+        before = [size for at_s, size in self._samples if settled_s <= at_s <= settled_s + _MEMORY_WINDOW_S]
+        after = [size for at_s, size in self._samples if at_s >= end_s]
+        return quantile(after, 0.5) / quantile(before, 0.5) - 1
+
+    def told(self) -> str:
+        """Say how it went."""
+        quarters = [self._samples[share * (len(self._samples) - 1) // 4] for share in range(5)]
+        return ", ".join(f"{size / 2**20:.1f} MiB after {at_s:.0f} s" for at_s, size in quarters)
