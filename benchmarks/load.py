@@ -69,12 +69,12 @@ async def _ask(connection: Connection, path: str, picture: Picture, since: float
 class Probe:
     """Asks one path over and over, every 20 ms, on a connection of its own.
 
-    `kept_back_s` says how long the server has been kept off the cores so far; net latencies leave that out.
+    `run_delays_s` says how long those who take part have been kept off the cores so far; net latencies leave that out.
     """
 
     port: int
     path: str
-    kept_back_s: Callable[[], float] = lambda: 0.0
+    run_delays_s: Callable[[], Sequence[float]] = tuple
 
     def __post_init__(self) -> None:
         """Nothing is asked yet."""
@@ -86,9 +86,17 @@ class Probe:
         """Ask until cancelled."""
         async with Connection(self.port) as connection:
             while True:
-                kept_back_s, began = self.kept_back_s(), time.perf_counter()
+                delays_s, began = self.run_delays_s(), time.perf_counter()
                 answer = await connection.get(self.path)
                 self.latencies_s.append(time.perf_counter() - began)
-                self.net_latencies_s.append(self.latencies_s[-1] - (self.kept_back_s() - kept_back_s))
+                self.net_latencies_s.append(self.latencies_s[-1] - kept_back_s(delays_s, self.run_delays_s()))
                 self.failures += answer.status != 200  # noqa: PLR2004 - HTTP's own
                 await asyncio.sleep(max(0.0, began + 0.02 - time.perf_counter()))
+
+
+def kept_back_s(before_s: Sequence[float], after_s: Sequence[float]) -> float:
+    """Return by how much the machine held up an exchange, from the run delays of those who took part in it.
+
+    The longest counts, not the sum: they may have waited at the same time.
+    """
+    return max((after - before for before, after in zip(before_s, after_s, strict=True)), default=0.0)

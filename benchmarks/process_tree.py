@@ -41,6 +41,12 @@ def pss_bytes(root: int) -> int:
     return total
 
 
+def anonymous_bytes(pid: int) -> int:
+    """Return the memory that the process has allocated itself, without pages of files, which processes share."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon:"))
+
+
 def run_delay_s(pid: int) -> float:
     """Return how long the process's first thread was ready to run while the kernel ran something else (schedstat)."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import bisect
 import datetime as dt
+import gc
 import itertools
 import os
 import secrets
@@ -20,7 +21,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from benchmarks import process_tree, soak_report
@@ -126,10 +126,13 @@ class _Soak:
     ) -> Part:
         """Ask ten times as often as can be served."""
         _say(f"overload, deadline {deadline_s} s")
-        kept_back_s = partial(process_tree.run_delay_s, service.pid)
-        probes = [Probe(service.port, path, kept_back_s) for path in ("/healthz/live", "/healthz/ready")]
+
+        def run_delays_s() -> tuple[float, ...]:
+            return process_tree.run_delay_s(service.pid), process_tree.run_delay_s(os.getpid())
+
+        probes = [Probe(service.port, path, run_delays_s) for path in ("/healthz/live", "/healthz/ready")]
         memory = MemoryWatch(service.pid)
-        client = Client(service.port, kept_back_s=kept_back_s)
+        client = Client(service.port, run_delays_s=run_delays_s)
         cpu_s, own_cpu_s, began = process_tree.cpu_seconds(service.pid), time.process_time(), time.perf_counter()
         probing = [asyncio.create_task(probe.run()) for probe in probes]
         watching = asyncio.create_task(memory.run())
@@ -331,6 +334,7 @@ def main() -> None:
     """Measure, print the tables, and write them down."""
     options = _options()
     load_average = os.getloadavg()[0]
+    gc.disable()  # a pause of the load generator would look like one of the service
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the service is stopped
     parts = asyncio.run(_Soak(options.model, options.seconds, make_requests(_REQUESTS, _SIDE)).run())
     shown = {"model": options.model, "size": f"{_SIDE}x{_SIDE}", "seconds": f"{options.seconds:g}"}

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.http_client import Connection
+from benchmarks.load import kept_back_s
 from benchmarks.pictures import Picture, Prompts
 
 OK, TOO_MANY_REQUESTS, INTERNAL_ERROR, GATEWAY_TIMEOUT = 200, 429, 500, 504
@@ -37,7 +38,7 @@ class Request:
 class Outcome:
     """What became of one request, with moments on `time.perf_counter`. Status 0: the connection broke.
 
-    `due_at` is when it was meant to be sent, `kept_back_s` how long meanwhile the server was kept off the cores.
+    `due_at` is when it was meant to be sent, `kept_back_s` how long the machine held it up.
     """
 
     request: Request
@@ -96,19 +97,21 @@ def _png(picture: Picture) -> bytes:
 class Client:
     """One client: it opens as many connections as it has requests on their way, and uses them again.
 
-    `key` is its API key; `kept_back_s` says how long the server has been kept off the cores so far.
+    `key` is its API key; `run_delays_s` says how long those who take part have been kept off the cores so far.
     """
 
-    def __init__(self, port: int, *, key: str | None = None, kept_back_s: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(
+        self, port: int, *, key: str | None = None, run_delays_s: Callable[[], Sequence[float]] = tuple
+    ) -> None:
         self._port = port
         self._key = key
-        self._kept_back_s = kept_back_s
+        self._run_delays_s = run_delays_s
         self._idle: deque[tuple[Connection, float]] = deque()
 
     async def ask(self, request: Request, due_at: float | None = None) -> Outcome:
         """Make one request."""
         connection = self._take()
-        kept_back_s, sent_at = self._kept_back_s(), time.perf_counter()
+        delays_s, sent_at = self._run_delays_s(), time.perf_counter()
         due_at = sent_at if due_at is None else due_at
         try:
             answer = await connection.post(request.path, request.body, content_type=request.content_type, key=self._key)
@@ -116,8 +119,8 @@ class Client:
             return Outcome(request, due_at, sent_at, time.perf_counter(), 0.0, 0, repr(error).encode(), {})
         done_at = time.perf_counter()
         self._idle.append((connection, done_at))
-        kept_back_s = self._kept_back_s() - kept_back_s
-        return Outcome(request, due_at, sent_at, done_at, kept_back_s, answer.status, answer.body, answer.headers)
+        held_up_s = kept_back_s(delays_s, self._run_delays_s())
+        return Outcome(request, due_at, sent_at, done_at, held_up_s, answer.status, answer.body, answer.headers)
 
     async def ask_openly(
         self, requests: Iterator[Request], gaps_s: Iterator[float], *, seconds: float

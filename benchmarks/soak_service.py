@@ -78,18 +78,17 @@ class Service:
 
 
 class MemoryWatch:
-    """Looks at the memory of a process each second: its proportional set size (PSS)."""
+    """Looks each second at the memory that a process has allocated."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._samples: list[tuple[float, int]] = []
 
     async def run(self) -> None:
-        """Look until cancelled; in a thread, as /proc takes its time."""
+        """Look until cancelled."""
         began = time.perf_counter()
         while True:
-            pss_bytes = await asyncio.to_thread(process_tree.pss_bytes, self._pid)
-            self._samples.append((time.perf_counter() - began, pss_bytes))
+            self._samples.append((time.perf_counter() - began, process_tree.anonymous_bytes(self._pid)))
             await asyncio.sleep(1)
 
     def growth(self, settled_s: float) -> float | None:
