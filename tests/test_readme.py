@@ -38,7 +38,7 @@ def setting_row(name: str, field: FieldInfo) -> str:
         default = default.human_readable().replace(".0", "")
     if isinstance(default, bool):
         default = str(default).lower()
-    shown = "" if field.default_factory or default is None else f"`{default}`"
+    shown = "" if field.default_factory or default in (None, "") else f"`{default}`"
     meaning = " ".join((field.description or "").split()).replace("|", "\\|")
     return f"| `{PREFIX}{name.upper()}` | {shown} | {meaning} |"
 
@@ -71,6 +71,14 @@ def test_the_table_of_routes_is_the_app_s() -> None:
     }
     routes.add("GET /openapi.json")  # FastAPI's own
     assert {re.findall(r"`([^`]+)`", row)[0] for row in table("| route | what it does |")} == routes
+
+
+@pytest.mark.parametrize("row", table("| promise | held by |"))
+def test_what_holds_a_promise_is_there(row: str) -> None:
+    (named,) = re.findall(r"`([\w/]+\.py(?:::\w+)?)`", row)
+    file, _, name = named.partition("::")
+    text = (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
+    assert not name or re.search(rf"^(async )?def {name}\(", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("target", ["run", "test"])
