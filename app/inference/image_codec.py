@@ -4,7 +4,7 @@ import ctypes
 import io
 import math
 import time
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -52,8 +52,8 @@ _WHOLE_PIXELS, _BAND_PIXELS = 1 << 22, 1 << 20
 
 _LANCZOS_SUPPORT = 3
 
-_MUCH_MEMORY = 32 << 20
-"""Bytes for decoding that are worth returning to the system; 8 megapixels of a PNG."""
+_MUCH_MEMORY = 16 << 20
+"""Bytes, of the file and for decoding it, that are worth returning to the system."""
 
 _LOSSY_QUALITY = 90
 
@@ -102,7 +102,19 @@ def decode_image(data: bytes, *, size: Size | None, max_upload_pixels: int, max_
         ImageTooLargeError: The header names more pixels than are allowed.
         InvalidImageError: The picture is animated, truncated or damaged, or takes too long to decode.
     """
-    contents = unpack(data)
+    memory_bytes = math.inf  # of one that fails
+    try:
+        image, memory_bytes = _decode(unpack(data), size, max_upload_pixels=max_upload_pixels, max_pixels=max_pixels)
+        return image
+    finally:  # when all that was needed for it is gone
+        if len(data) + memory_bytes > _MUCH_MEMORY:
+            _return_memory()
+
+
+def _decode(
+    contents: Contents, size: Size | None, *, max_upload_pixels: int, max_pixels: int
+) -> tuple[Image.Image, float]:
+    """Decode the picture, and say how much memory that took."""
     try:
         image = Image.open(_TimedFile(contents.picture), formats=(contents.format,))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -110,10 +122,7 @@ def decode_image(data: bytes, *, size: Size | None, max_upload_pixels: int, max_
     except Exception as error:  # as below
         raise _damaged() from error
     stored = Size(*image.size)
-    with ExitStack() as stack:
-        if contents.memory_bytes(stored.pixels) > _MUCH_MEMORY:
-            stack.callback(_return_memory)
-        stack.enter_context(closing(image))  # which frees the pixels even while an error's traceback holds the picture
+    with closing(image):  # which frees the pixels even while an error's traceback holds on to the picture
         _check_cost(stored, contents, max_upload_pixels)
         try:
             image.load()
@@ -123,7 +132,9 @@ def decode_image(data: bytes, *, size: Size | None, max_upload_pixels: int, max_
             raise _damaged() from error
         upright = stored if contents.orientation < _FIRST_TURNED else Size(stored.height, stored.width)
         fitted = _fit(image, contents.orientation, upright, size or preferred_size(upright, max_pixels=max_pixels))
-    return fitted if contents.profile is None else _as_srgb(fitted, contents.profile)
+    if contents.profile is not None:
+        fitted = _as_srgb(fitted, contents.profile)
+    return fitted, contents.memory_bytes(stored.pixels)
 
 
 def _return_memory() -> None:
