@@ -1,6 +1,7 @@
 """A crowd of clients at work: each knows what its pictures have to look like."""
 
 import base64
+import socket
 import threading
 import time
 from collections import Counter
@@ -111,6 +112,36 @@ def ask_all(url: str, asked: Sequence[Wish], *, send: Send = Wish.send) -> list[
     for client in clients:
         client.close()
     return answers
+
+
+class Persistence:
+    """Asks until there are pictures, as clients do, but sooner than they are told to."""
+
+    def __init__(self) -> None:
+        self.refusals: list[httpx.Response] = []
+        self._failing = False
+
+    def through_failures(self) -> None:
+        """From now on expect that the service is not there."""
+        self._failing = True
+
+    def __call__(self, wish: Wish, client: httpx.Client) -> httpx.Response:
+        while True:
+            try:
+                answer = wish.send(client)
+            except httpx.TransportError:
+                assert self._failing, "no answer from a sound service"
+            else:
+                if answer.status_code == httpx.codes.OK:
+                    return answer
+                self.refusals.append(answer)
+            time.sleep(0.25)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
 
 
 def answered(url: str) -> Counter[int]:

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import socket
-import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +13,19 @@ from app.errors import DeadPictureError, DeviceLostError, DeviceOutOfMemoryError
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import StartServer, serving
-from tests.crowd import CLIENTS, Wish, alike, answered, ask_all, batches_of, pictures, supervised, wishes
+from tests.crowd import (
+    CLIENTS,
+    Persistence,
+    Wish,
+    alike,
+    answered,
+    ask_all,
+    batches_of,
+    free_port,
+    pictures,
+    supervised,
+    wishes,
+)
 from tests.gate import GatedPipeline
 
 CHILD = "from tests import child"
@@ -116,25 +126,9 @@ def test_under_a_supervisor_everybody_is_served_in_the_end_and_the_new_process_i
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch, fault: str, code: int
 ) -> None:
     monkeypatch.setenv("FAULT", fault)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
-    failed = threading.Event()
-    refusals: list[httpx.Response] = []
-
-    def persist(wish: Wish, client: httpx.Client) -> httpx.Response:
-        """Ask until there are pictures, as clients do, but sooner than they are told to."""
-        while True:
-            try:
-                answer = wish.send(client)
-            except httpx.TransportError:
-                assert failed.is_set(), "no answer from a sound service"
-            else:
-                if answer.status_code == 200:
-                    return answer
-                refusals.append(answer)
-            time.sleep(0.05)
-
+    persist = Persistence()
     with supervised(
         lambda: start_server(prelude=CHILD, model="fake", port=port, hang_limit_s=1, drain_s=5)
     ) as supervisor:
@@ -151,10 +145,10 @@ def test_under_a_supervisor_everybody_is_served_in_the_end_and_the_new_process_i
             crowd = background.submit(ask_all, url, asked, send=persist)
             while answered(url).total() < len(WORK) + 5 * CLIENTS:
                 time.sleep(0.01)
-            failed.set()
+            persist.through_failures()
             os.kill(first.process.pid, signal.SIGKILL if fault == "killed" else signal.SIGUSR1)
             answers = crowd.result()
         assert_right_or_said(asked, answers)
-        assert {answer.json()["code"] for answer in refusals} <= {"device_lost", "draining"}
+        assert {answer.json()["code"] for answer in persist.refusals} <= {"device_lost", "draining"}
         assert supervisor.exit_codes == [code]
         assert batches_of(url, WORK, hold=turn, let_go=turn) == before
