@@ -84,7 +84,6 @@ def test_under_a_supervisor_everybody_is_served_in_the_end_by_a_sound_process(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path, fault: str, code: int
 ) -> None:
     monkeypatch.setenv("NPU_FAULT", fault)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # so small a model gains nothing by more, and they hold each other up
     port, persist = free_port(), Persistence()
     url = f"http://127.0.0.1:{port}"
     settings = {"model": str(tiny_folder), "device": "npu", "dtype": "fp32", "warm_up_sizes": "64x64", "max_batch": 1}
