@@ -318,8 +318,10 @@ ADOBE_RGB = np.array(
 ADOBE_GAMMA = 563 / 256
 
 
-def icc_profile(matrix: npt.NDArray[np.float64], gamma: float, *, space: bytes = b"RGB ") -> bytes:
-    """A display's profile: its three colours and one curve."""
+def icc_profile(
+    matrix: npt.NDArray[np.float64], gamma: float, *, space: bytes = b"RGB ", more: dict[bytes, bytes] | None = None
+) -> bytes:
+    """A display's profile: its three colours and one curve, and more tags if there are any."""
     xyz = [b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in column)) for column in matrix.T]
     curve = b"curv\0\0\0\0" + struct.pack(">IH2x", 1, round(gamma * 256))
     white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
@@ -328,6 +330,7 @@ def icc_profile(matrix: npt.NDArray[np.float64], gamma: float, *, space: bytes =
     else:
         tags = dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), xyz, strict=True))
         tags |= {b"wtpt": white, b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}
+    tags |= more or {}
     at, table, body = 132 + 12 * len(tags), b"", b""
     for name, tag in tags.items():
         table += name + struct.pack(">II", at + len(body), len(tag))
@@ -347,6 +350,14 @@ def icc_profile(matrix: npt.NDArray[np.float64], gamma: float, *, space: bytes =
         54061,
     )
     return head + struct.pack(">I", len(tags)) + table + body
+
+
+def steps(number: int) -> bytes:
+    """An ICC tag of many steps, which all are the same three curves."""
+    curve = b"curf\0\0\0\0\0\1\0\0parf\0\0\0\0\0\0\0\0" + struct.pack(">4f", 1, 1, 0, 0)
+    curves = b"cvst\0\0\0\0\0\3\0\3" + struct.pack(">2I", 36, len(curve)) * 3 + curve
+    head = b"mpet\0\0\0\0\0\3\0\3" + struct.pack(">I", number)
+    return head + struct.pack(">2I", 16 + 8 * number, len(curves)) * number + curves
 
 
 def as_srgb(pixels: Pixels, matrix: npt.NDArray[np.float64], gamma: float) -> Pixels:
@@ -378,6 +389,7 @@ def colour_profiles() -> Iterator[Upload]:
         "of 2 MiB": adobe + bytes(1 << 21),
         "of 16 MiB, packed": adobe + bytes(1 << 24),
         "of greys": icc_profile(ADOBE_RGB, 1.0, space=b"GRAY"),
+        "of 3,000 steps": icc_profile(ADOBE_RGB, ADOBE_GAMMA, more={b"D2B0": steps(3000)}),
         "of inks": adobe[:16] + b"CMYK" + adobe[20:],
         "with tags behind its end": adobe[:136] + b"\xff\xff\xff\x00" + adobe[140:],
         "with a count of tags that is too high": adobe[:128] + b"\xff\xff\xff\xff" + adobe[132:],

@@ -28,6 +28,10 @@ _MAX_TABLE_BYTES = 1 << 18
 _MAX_PROFILE_BYTES = 1 << 20
 """A longer colour profile is overlooked. Those of displays and cameras have 500 bytes to 4 KB."""
 
+_PIPELINE = b"mpet"
+"""ICC's type of a tag of arbitrarily many steps: by 100,000 of them 1 MiB of profile costs LittleCMS minutes and
+gigabytes. No display or camera has one, so a profile with one is overlooked."""
+
 _MAX_EXIF_BYTES = 1 << 16
 """As much of EXIF data as is read: all that a JPEG can carry. The orientation stands near its begin."""
 
@@ -247,7 +251,10 @@ def _bounded(parts: Iterator[_Part]) -> Iterator[_Part]:
 
 
 def _bounded_profile(profile: bytes | memoryview) -> bytes | None:
-    return bytes(profile) if 0 < len(profile) <= _MAX_PROFILE_BYTES else None
+    if not 0 < len(profile) <= _MAX_PROFILE_BYTES:
+        return None
+    whole = bytes(profile)
+    return None if _PIPELINE in whole else whole
 
 
 def _orientation(exif: _Part | None) -> int:
