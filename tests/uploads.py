@@ -605,6 +605,8 @@ def bombs() -> Iterator[Upload]:
     canvas = riff_chunk(b"VP8X", b"\x10\0\0\0" + b"\xff\x03\0" * 2)
     alpha = riff_chunk(b"ALPH", b"\1" + many_codes())
     yield Upload("65,536 codes in a WEBP's alpha", webp(canvas, alpha, frame), codes=INVALID)
+    repeated = b"\x6d\xdb\xb6" * 1_000_000  # 1 and 10 in bits, again and again: one more transform, subtract green
+    yield Upload("8 million transforms in a WEBP", webp(riff_chunk(b"VP8L", b"\x2f" + sides + repeated)), codes=INVALID)
     empty_chunks = chunk(b"IDAT", b"") * 100_000
     yield Upload("100,000 empty chunks of pixels", png_of(gradient(), before=empty_chunks), codes=INVALID)
     yield Upload("100,000 empty chunks of text", png_of(gradient(), after=chunk(b"tEXt", b"") * 100_000), codes=INVALID)

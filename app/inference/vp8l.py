@@ -39,8 +39,12 @@ class _Reader:
         self._symbols = 0
 
     def check_codes(self, width: int, height: int) -> None:
+        seen: set[int] = set()
         while self._bits(1):
             transform = self._bits(2)
+            if transform in seen:  # libwebp refuses it too; and they would go on for as long as the file
+                raise InvalidImageError("The WebP is damaged: it has a transform twice.", param="image")
+            seen.add(transform)
             if transform in (_PREDICTOR, _COLOR):
                 self._read_tiles(width, height)
             elif transform == _PALETTE:
