@@ -45,26 +45,36 @@ class ConnectionLimits:
         self.max_connections = max_connections
         self._open = 0
         self._awaited: dict[HttpProtocol, None] = {}  # in the order in which the waiting began
+        self._given_up: set[HttpProtocol] = set()
 
     def opened(self) -> None:
         """Count a connection, and make room for it."""
         self._open += 1
-        if self._open > self.max_connections and self._awaited:
-            longest = next(iter(self._awaited))
-            del self._awaited[longest]  # now, as it is closed a little later
-            longest.transport.abort()
+        self._make_room()
 
     def closed(self, connection: "HttpProtocol") -> None:
         """Count it no more."""
-        self._open -= 1
         self._awaited.pop(connection, None)
+        if connection in self._given_up:
+            self._given_up.remove(connection)
+        else:
+            self._open -= 1
 
     def review(self, connection: "HttpProtocol", *, awaited: bool) -> None:
-        """Note whether the service waits for this connection's client: for a request, or for the rest of one."""
-        if awaited:
-            self._awaited.setdefault(connection)
-        else:
+        """Note whether the service waits for this connection's client: to send a request, or to read its answer."""
+        if not awaited:
             self._awaited.pop(connection, None)
+        elif connection not in self._awaited and connection not in self._given_up:
+            self._make_room()  # if none could be had before; this one is the last to be given up
+            self._awaited[connection] = None
+
+    def _make_room(self) -> None:
+        while self._open > self.max_connections and self._awaited:
+            longest = next(iter(self._awaited))
+            del self._awaited[longest]
+            self._open -= 1  # now, as it is closed a little later
+            self._given_up.add(longest)
+            longest.transport.abort()
 
 
 class _BoundedConnection(h11.Connection):
@@ -114,6 +124,7 @@ class HttpProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Start to wait for a request."""
         self._close_now = transport.close
+        transport.set_write_buffer_limits(high=0)  # whatever is unsent is waited for, be it the last byte
         super().connection_made(_Transport(transport, self._close))  # type: ignore[arg-type] # it is one, by delegation
         self._limits.opened()
         self._review()
@@ -144,12 +155,14 @@ class HttpProtocol(H11Protocol):
         super().pause_writing()
         self._unsent_bytes = self.transport.get_write_buffer_size()
         self._send_timer = self.loop.call_later(_SEND_STALL_S, self._on_send_stall)
+        self._review()
 
     def resume_writing(self) -> None:
-        """Go on: the client has read nearly all."""
+        """Go on: the client has read all, as far as can be seen from here."""
         super().resume_writing()
         if self._send_timer is not None:
             self._send_timer.cancel()
+        self._review()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, or too much of it; called where h11's error is handled."""
@@ -176,7 +189,7 @@ class HttpProtocol(H11Protocol):
         if self.transport.is_closing():
             return
         state = self.conn.their_state
-        self._limits.review(self, awaited=state in (h11.IDLE, h11.SEND_BODY))
+        self._limits.review(self, awaited=state in (h11.IDLE, h11.SEND_BODY) or self.flow.write_paused)
         # Between two requests uvicorn's own clock runs, until the first byte of the next comes.
         idle = state is h11.IDLE and self.timeout_keep_alive_task is None
         unread = self._lingering or (state is h11.SEND_BODY and self.conn.our_state is h11.DONE)

@@ -1,17 +1,20 @@
 """Clients that are slow, silent, greedy, or no HTTP clients at all, over raw sockets."""
 
+import asyncio
 import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import Response
+from fastapi.responses import StreamingResponse
 
 from app import connections
+from app.connections import HttpProtocol
 from app.main import create_app
 from app.settings import Settings
 from tests.api.test_errors import assert_is_problem
@@ -234,14 +237,66 @@ def test_a_client_that_does_not_read_its_answer_is_hung_up_on(monkeypatch: pytes
 
     with serving(app) as url, connected(httpx.URL(url), b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n") as connection:
         time.sleep(2)  # reads nothing
-        received = 0
-        with contextlib.suppress(ConnectionResetError):
-            while part := connection.recv(1 << 20):
-                received += len(part)
+        received = received_bytes(connection)
     assert 0 < received < 60 << 20
 
 
+def test_a_client_that_leaves_the_last_bytes_of_its_answer_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_SEND_STALL_S", 0.5)
+    made: list[HttpProtocol] = []
+    connection_made = HttpProtocol.connection_made
+
+    def note(self: HttpProtocol, transport: asyncio.Transport) -> None:
+        made.append(self)
+        connection_made(self, transport)
+
+    monkeypatch.setattr(HttpProtocol, "connection_made", note)
+    app = create_app(Settings(model="fake"))
+
+    async def until_something_is_unsent() -> AsyncIterator[bytes]:
+        while not made[-1].transport.get_write_buffer_size():
+            yield bytes(4096)
+
+    @app.get("/long")
+    async def long() -> StreamingResponse:
+        return StreamingResponse(until_something_is_unsent())
+
+    ask = b"GET /long HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with serving(app) as url, connected(httpx.URL(url), ask):
+        deadline = time.monotonic() + 20
+        while not made or made[-1] in made[-1].connections:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
 # Connections.
+
+
+def test_clients_that_do_not_read_make_room_as_those_do_that_do_not_send() -> None:
+    size = 16 << 20
+    app = create_app(Settings(model="fake", max_connections=16))
+
+    @app.get("/large")
+    async def large() -> Response:
+        return Response(bytes(size))
+
+    ask = b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with serving(app) as url, contextlib.ExitStack() as stack:
+        unread = []
+        for _ in range(24):
+            unread.append(stack.enter_context(connected(httpx.URL(url), ask)))
+            time.sleep(0.1)
+        assert httpx.get(f"{url}/healthz/live").status_code == 200
+        received = [received_bytes(connection) for connection in unread]
+    assert [size <= each for each in received] == [False] * 9 + [True] * 15
+
+
+def received_bytes(connection: socket.socket) -> int:
+    received = 0
+    with contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(1 << 20):
+            received += len(part)
+    return received
 
 
 def test_2000_idle_connections_do_not_stop_probes_or_pictures_and_are_closed_in_time() -> None:
