@@ -24,6 +24,10 @@ MAX_HEADER_BYTES = 16 * 1024
 MAX_HEADER_FIELDS = 100
 """What a request's line and header may have; browsers behind proxies send some forty fields."""
 
+_FREE_CHUNKS, _MEAN_CHUNK_BYTES = 1024, 64
+"""Chunks that a body may come in, and how large those above that number must be on average: parsing one takes as long
+as a hundred bytes of JSON, and all that have arrived are parsed before anybody else has a turn."""
+
 _LINGER_S = 5
 """Seconds that a client may go on sending a body after its answer: cut off at once, it might never read the answer."""
 
@@ -78,11 +82,23 @@ class ConnectionLimits:
 
 
 class _BoundedConnection(h11.Connection):
-    """h11's state of one connection; refuses headers that are too large also when they arrive all at once."""
+    """h11's state of one connection; refuses headers that are too large also when they arrive all at once.
+
+    And bodies in chunks that are too small.
+    """
+
+    _chunks = 0
+    _chunk_bytes = 0
 
     def next_event(self) -> Any:
         event = super().next_event()
-        if isinstance(event, h11.Request):
+        if isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._chunk_bytes += len(event.data)
+            if self._chunks > _FREE_CHUNKS + self._chunk_bytes // _MEAN_CHUNK_BYTES:
+                raise h11.RemoteProtocolError("chunks too small")
+        elif isinstance(event, h11.Request):
+            self._chunks = self._chunk_bytes = 0
             size_bytes = len(event.target) + sum(len(name) + len(value) for name, value in event.headers)
             if size_bytes > MAX_HEADER_BYTES or len(event.headers) > MAX_HEADER_FIELDS:
                 raise h11.RemoteProtocolError("header too large", error_status_hint=HeadersTooLargeError.status)

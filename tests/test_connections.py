@@ -200,6 +200,19 @@ def test_a_client_that_is_told_to_close_while_it_sends_its_body_is_not_cut_off(
     assert refused.headers["connection"] == "close"
 
 
+@pytest.mark.parametrize(("spaces", "status"), [(900, 200), (5000, 400)])
+def test_a_body_in_thousands_of_tiny_chunks_is_refused(spaces: int, status: int) -> None:
+    body = b"".join(b"1\r\n%c\r\n" % byte for byte in b" " * spaces + b'{"prompt": "a"}') + b"0\r\n\r\n"
+    with (
+        service() as url,
+        connected(url, HEAD, b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n") as connection,
+    ):
+        connection.sendall(body)
+        answered = answer(connection)
+    assert answered is not None
+    assert answered.status_code == status
+
+
 def test_large_bodies_on_their_way_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 4096
     part = b"--b\r\nContent-Disposition: form-data; name=prompt\r\n\r\n".ljust(limit - 100, b"a")
