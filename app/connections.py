@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Any
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from app.api.error_handlers import PROBLEM_MEDIA_TYPE, problem_body
 from app.errors import HeadersTooLargeError, MalformedRequestError, RequestTimeoutError, TurboError
@@ -256,4 +256,8 @@ class HttpProtocol(H11Protocol):
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event) or b"")
+        cycle: RequestResponseCycle | None = getattr(self, "cycle", None)  # None before the first request
+        if cycle is not None and not cycle.response_complete:  # whoever works at an answer may stop
+            cycle.disconnected = True
+            cycle.message_event.set()
         self.transport.close()

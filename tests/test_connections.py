@@ -213,6 +213,16 @@ def test_a_body_in_thousands_of_tiny_chunks_is_refused(spaces: int, status: int)
     assert answered.status_code == status
 
 
+def test_a_body_that_is_no_http_is_refused_without_a_crash(caplog: pytest.LogCaptureFixture) -> None:
+    request = HEAD.replace(b"json", b"xml") + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"
+    with service() as url, connected(url, request) as connection:
+        refused = answer(connection)
+        time.sleep(0.2)
+    assert refused is not None
+    assert_is_problem(refused, 400, "malformed_request")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_large_bodies_on_their_way_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 4096
     part = b"--b\r\nContent-Disposition: form-data; name=prompt\r\n\r\n".ljust(limit - 100, b"a")
