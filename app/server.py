@@ -33,6 +33,17 @@ _LAST_BYTES_S = 5
 _OTHER_DESCRIPTORS = 256
 """Open files that are no connections: libraries, logs, and large bodies, which lie on the disk."""
 
+_BACKLOG = 512
+"""Connections that the system keeps until they are accepted, and as many are accepted at once."""
+
+_DESCRIPTORS_OF_A_FLOOD = 4 * _BACKLOG
+"""Connections that may have been accepted before those are closed that have to make room for them."""
+
+_FEWEST_CONNECTIONS = 16
+
+_DESCRIPTORS_PER_CONNECTION = 2
+"""Its own, and that of the file that it is sent."""
+
 _SWITCH_INTERVAL_S = 0.0005
 """Seconds after which a thread in Python code gives way to the event loop; Python's default is ten times that."""
 
@@ -56,6 +67,7 @@ class DrainingServer(uvicorn.Server):
             # On h11: httptools, which uvicorn prefers when it is installed, takes headers of any size.
             http=partial(HttpProtocol, limits=limits),  # type: ignore[arg-type] # called with keywords, as a class is
             ws="none",
+            backlog=_BACKLOG,
             lifespan="on",
             log_config=None,
             access_log=False,
@@ -132,13 +144,15 @@ def _reserve_descriptors(max_connections: int) -> int:
     A process without descriptors accepts nobody, not the probes either.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max_connections + _OTHER_DESCRIPTORS
+    others = _OTHER_DESCRIPTORS + _DESCRIPTORS_OF_A_FLOOD
+    wanted = max_connections * _DESCRIPTORS_PER_CONNECTION + others
     if hard != resource.RLIM_INFINITY and wanted > hard:
-        _log.warning("open files are limited to %d, so TURBO_MAX_CONNECTIONS is %d", hard, hard - _OTHER_DESCRIPTORS)
+        max_connections = max(_FEWEST_CONNECTIONS, (hard - others) // _DESCRIPTORS_PER_CONNECTION)
+        _log.warning("open files are limited to %d, so TURBO_MAX_CONNECTIONS is %d", hard, max_connections)
         wanted = hard
     if soft != resource.RLIM_INFINITY and wanted > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted - _OTHER_DESCRIPTORS
+    return max_connections
 
 
 def exit_now(code: int) -> NoReturn:

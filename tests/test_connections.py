@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ from fastapi.responses import StreamingResponse
 from app import connections
 from app.connections import HttpProtocol
 from app.main import create_app
+from app.server import DrainingServer
 from app.settings import Settings
 from tests.api.test_errors import assert_is_problem
 from tests.conftest import serving
@@ -351,6 +353,19 @@ def test_past_the_limit_the_connection_that_kept_us_waiting_longest_makes_room(p
         pipeline.gate.set()
         asked.settimeout(20)
         assert asked.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(("hard", "connections", "files"), [(524_288, 4096, 10_496), (4096, 896, 4096)])
+def test_open_files_suffice_for_connections_what_they_read_and_a_flood(
+    monkeypatch: pytest.MonkeyPatch, hard: int, connections: int, files: int
+) -> None:
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: raised.append(limits))
+    app = create_app(Settings(model="fake"))
+    server = DrainingServer(app, app.state.context.settings)
+    assert raised == [(files, hard)]
+    assert server.config.http.keywords["limits"].max_connections == connections  # type: ignore[union-attr]
 
 
 # Where a request comes from.
