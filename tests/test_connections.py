@@ -13,6 +13,7 @@ import httpx
 import pytest
 from fastapi import Response
 from fastapi.responses import StreamingResponse
+from structlog.testing import capture_logs
 
 from app import connections
 from app.connections import HttpProtocol
@@ -146,6 +147,14 @@ def test_a_header_with_as_much_as_is_allowed_is_taken() -> None:
     fields = {f"X-{i}": "a" * 150 for i in range(90)}
     with service() as url:
         assert httpx.get(f"{url}/healthz/live", headers=fields).status_code == 200
+
+
+def test_a_path_is_logged_without_what_a_terminal_would_obey() -> None:
+    with service() as url, capture_logs() as lines:
+        with connected(url, b"GET /a%1b[2J%0a%c3%a9 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as connection:
+            answer(connection)
+        (line,) = (line for line in lines if line["event"] == "request")
+    assert line["path"] == "/a%1B[2J%0A%C3%A9"
 
 
 # Bodies.

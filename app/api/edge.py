@@ -5,6 +5,7 @@ import re
 import time
 import uuid
 from typing import Any
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -25,6 +26,7 @@ _SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_PRINTED = "".join(chr(code) for code in range(0x21, 0x7F))
 _QUIET_PATHS = ("/healthz/", "/metrics")
 
 
@@ -83,7 +85,7 @@ class EdgeMiddleware:
             "request",
             request_id=request_id,
             method=scope["method"],
-            path=scope["path"],
+            path=quote(scope["path"], safe=_PRINTED),  # a terminal would do as control characters say
             status=status,
             duration_s=round(duration_s, 4),
             **facts,
