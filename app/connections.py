@@ -17,7 +17,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from app.api.error_handlers import PROBLEM_MEDIA_TYPE, problem_body
+from app.api.error_handlers import PROBLEM_MEDIA_TYPE, SECURITY_HEADERS, problem_body
 from app.errors import HeadersTooLargeError, MalformedRequestError, RequestTimeoutError, TurboError
 
 MAX_HEADER_BYTES = 16 * 1024
@@ -249,6 +249,7 @@ class HttpProtocol(H11Protocol):
                 (b"X-Request-ID", request_id.encode()),
                 (b"Cache-Control", b"no-store"),
                 (b"Connection", b"close"),
+                *((name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()),
             ]
             for event in (
                 h11.Response(status_code=error.status, headers=headers, reason=reason),

@@ -96,6 +96,7 @@ def test_a_header_that_trickles_in_is_answered_with_408_and_closed() -> None:
     assert refused is not None
     assert_is_problem(refused, 408, "request_timeout")
     assert refused.headers["connection"] == "close"
+    assert refused.headers["x-content-type-options"] == "nosniff"
 
 
 def test_the_second_header_of_a_connection_is_held_to_its_time_too() -> None:

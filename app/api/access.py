@@ -55,7 +55,7 @@ class ApiKeys:
             KeysFileError: As the constructor.
         """
         try:
-            text = self._path.read_text(encoding="utf-8")
+            text = self._path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
         except (OSError, UnicodeError) as error:
             raise KeysFileError(f"The API keys cannot be read: {first_line(error)}.") from error
         if (seen := _digest(text)) == self._seen:

@@ -12,20 +12,13 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.context import ApiContext
-from app.api.error_handlers import problem_response
+from app.api.error_handlers import SECURITY_HEADERS, problem_response
 from app.errors import DrainingError, TurboError
 from app.telemetry import get_logger
 
 _log = get_logger("app.access")
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",  # pages name what they need themselves
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 _PRINTED = "".join(chr(code) for code in range(0x21, 0x7F))
 _QUIET_PATHS = ("/healthz/", "/metrics")
 
@@ -54,7 +47,7 @@ class EdgeMiddleware:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
-                for name, value in _SECURITY_HEADERS.items():
+                for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
                 if context.engine.status.draining:
                     headers["Connection"] = "close"  # the next request is another instance's

@@ -29,6 +29,15 @@ _log = get_logger(__name__)
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",  # pages name what they need themselves
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""What every answer has."""
+
 _FROM_FRAMEWORK: Final[dict[int, type[TurboError]]] = {
     error.status: error
     for error in (

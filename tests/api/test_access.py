@@ -89,6 +89,12 @@ async def test_keys_are_compared_whole_whatever_bytes_they_have(keys_file: Path)
         assert keys.name_of(wrong) is None
 
 
+def test_an_editor_s_mark_and_line_ends_are_no_part_of_a_key(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(f"alice: {ALICE}\r\nbob: {BOB}\r\n".encode("utf-8-sig"))
+    assert ApiKeys(file).name_of(ALICE) == "alice"
+
+
 async def test_health_is_open_and_metrics_are_as_the_setting_says(app: FastAPI) -> None:
     async with running(app) as client:
         assert (await client.get("/healthz/live")).status_code == 200
