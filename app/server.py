@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import NoReturn, Protocol
@@ -95,14 +96,15 @@ class DrainingServer(uvicorn.Server):
         del frame
         if not self.started:
             # The thread that loads the model cannot be interrupted, and a normal exit would wait for it.
-            _log.warning("stopped by %s during start", signal.Signals(sig).name)
+            _log_from_handler(logging.WARNING, "stopped by %s during start", signal.Signals(sig).name)
             exit_now(128 + sig)
         if self._signalled:
-            _log.warning("second %s: stopping at once", signal.Signals(sig).name)
+            _log_from_handler(logging.WARNING, "second %s: stopping at once", signal.Signals(sig).name)
             exit_now(self.exit_code or 128 + sig)
         self._signalled = True
-        _log.info("%s: draining, %d requests in flight", signal.Signals(sig).name, self._engine.in_flight)
         self._drain()
+        name = signal.Signals(sig).name
+        _log_from_handler(logging.INFO, "%s: draining, %d requests in flight", name, self._engine.in_flight)
 
     def device_lost(self) -> None:
         """End as at a signal, with an exit code that has the process replaced. Called on the event loop."""
@@ -136,6 +138,12 @@ class DrainingServer(uvicorn.Server):
         """Whether answers are on their way to clients."""
         connections = self.server_state.connections
         return any(isinstance(connection, HttpProtocol) and connection.answering for connection in connections)
+
+
+def _log_from_handler(level: int, text: str, *facts: object) -> None:
+    """Log from a signal's handler, which may have interrupted the writing of another line: then this one is lost."""
+    with suppress(RuntimeError):  # Python's complaint of a reentrant call
+        _log.log(level, text, *facts)
 
 
 def _reserve_descriptors(max_connections: int) -> int:
