@@ -11,7 +11,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^cpu = \["\(torch[^"]*\)"\]$$/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run pull test test-cpu test-npu test-long coverage lint check-pins audit sbom licences format bench soak train-demo eval-demo clean
+.PHONY: help run pull test test-service test-models test-long coverage lint check-pins audit sbom licences format bench soak train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -23,13 +23,16 @@ run: $(VENV)/.run pull ## Set up, and serve on 127.0.0.1:8000; every TURBO_* var
 pull: $(VENV)/.run ## Set up, and bring the weights that TURBO_MODEL names (default: the demo model) to this disk
 	@$(BIN)/python -m app pull
 
-test: $(VENV)/.test ## Set up, and run the tests: those on the simulated NPU at the same time, in a process of their own
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-cpu test-npu
+test: $(VENV)/.test ## Set up, and run the tests: in two halves at once, as two cores take them
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-service test-models
 
-test-cpu:
-	$(BIN)/pytest
+MODELS := tests/pipelines tests/training tests/weights
 
-test-npu:
+test-service:
+	$(BIN)/pytest $(MODELS:%=--ignore=%)
+
+test-models:
+	$(BIN)/pytest $(MODELS)
 	$(BIN)/pytest tests/npu
 
 test-long: $(VENV)/.test ## Run the tests that look for trouble (fuzzing, shutdowns, clients that leave) many more times
