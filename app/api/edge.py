@@ -49,7 +49,7 @@ class EdgeMiddleware:
                 headers["X-Request-ID"] = request_id
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
-                if context.engine.status.draining:
+                if context.engine.draining:
                     headers["Connection"] = "close"  # the next request is another instance's
             await send(message)
 

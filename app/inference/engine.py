@@ -125,6 +125,11 @@ class Engine:
         )
 
     @property
+    def draining(self) -> bool:
+        """Whether nobody is admitted any more."""
+        return self._draining
+
+    @property
     def max_queue(self) -> int:
         """Requests that may wait."""
         return self._max_queue

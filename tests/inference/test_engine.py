@@ -64,6 +64,14 @@ async def occupy(engine: Engine, pipeline: GatedPipeline, *, waiting: int) -> li
     return tasks
 
 
+async def learn(engine: Engine, pipeline: GatedPipeline, *, request_s: float) -> None:
+    """Have one request take so long, and the engine measure it."""
+    tasks = await occupy(engine, pipeline, waiting=0)
+    await asyncio.sleep(request_s)
+    pipeline.gate.set()
+    await asyncio.gather(*tasks)
+
+
 async def test_a_request_gets_its_pictures_and_its_timings(make_engine: MakeEngine) -> None:
     result = await generate(make_engine(), params(seed=1), params(seed=2))
     assert len(result.images) == 2
@@ -110,10 +118,7 @@ async def test_retry_after_is_the_queue_times_the_measured_time(
     make_engine: MakeEngine, pipeline: GatedPipeline
 ) -> None:
     engine = make_engine(max_queue=3)
-    tasks = await occupy(engine, pipeline, waiting=0)
-    await asyncio.sleep(1.5)
-    pipeline.gate.set()
-    await asyncio.gather(*tasks)  # one request took 1.5 s
+    await learn(engine, pipeline, request_s=1.5)
     tasks = await occupy(engine, pipeline, waiting=3)
     with pytest.raises(QueueFullError) as caught:
         await generate(engine)
@@ -126,10 +131,7 @@ async def test_retry_after_leaves_out_what_the_running_call_has_done(
     make_engine: MakeEngine, pipeline: GatedPipeline
 ) -> None:
     engine = make_engine(max_queue=1)
-    tasks = await occupy(engine, pipeline, waiting=0)
-    await asyncio.sleep(2.2)
-    pipeline.gate.set()
-    await asyncio.gather(*tasks)  # one request took 2.2 s
+    await learn(engine, pipeline, request_s=2.2)
     tasks = await occupy(engine, pipeline, waiting=1)
     await asyncio.sleep(2.2)
     with pytest.raises(QueueFullError) as caught:
@@ -143,10 +145,7 @@ async def test_who_could_not_be_done_by_the_deadline_is_refused(
     make_engine: MakeEngine, pipeline: GatedPipeline
 ) -> None:
     engine = make_engine(max_queue=100, deadline_s=4.5)
-    tasks = await occupy(engine, pipeline, waiting=0)
-    await asyncio.sleep(1)
-    pipeline.gate.set()
-    await asyncio.gather(*tasks)  # one request took 1 s
+    await learn(engine, pipeline, request_s=1)
     tasks = await occupy(engine, pipeline, waiting=2)  # after these 3 s, another could take 2 s
     with pytest.raises(QueueFullError) as caught:
         await generate(engine)
@@ -171,10 +170,7 @@ async def test_an_idle_device_serves_also_who_can_hardly_be_done_by_the_deadline
 async def test_retry_after_is_at_most_what_clients_still_heed(make_engine: MakeEngine, pipeline: GatedPipeline) -> None:
     """The OpenAI SDK does not retry at all after more than 120 s."""
     engine = make_engine(max_queue=200, deadline_s=300)
-    tasks = await occupy(engine, pipeline, waiting=0)
-    await asyncio.sleep(1)
-    pipeline.gate.set()
-    await asyncio.gather(*tasks)
+    await learn(engine, pipeline, request_s=1)
     tasks = await occupy(engine, pipeline, waiting=200)
     with pytest.raises(QueueFullError) as caught:
         await generate(engine)
