@@ -9,9 +9,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # torch from PyPI brings gigabytes of CUDA; this index has the builds without. Another mirror: make run TORCH_INDEX=...
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^cpu = \["\(torch[^"]*\)"\]$$/\1/p' pyproject.toml)
+# What some tests start, and the Debian packages that have it. Set SYSTEM_PROGRAMS= to do without.
+SYSTEM_PROGRAMS ?= chromium exiftool node prometheus promtool
+SYSTEM_PACKAGES := chromium libimage-exiftool-perl nodejs prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: help run pull test test-service test-models test-long coverage lint check-pins audit sbom licences format bench soak train-demo eval-demo clean
+.PHONY: help run system-programs pull test test-service test-models test-long coverage lint check-pins audit sbom licences format bench soak train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -111,4 +114,15 @@ $(VENV)/.run: pyproject.toml
 $(VENV)/.test: $(VENV)/.run
 	@echo "==> installing what the tests and checks need"
 	@$(BIN)/python -m pip install --quiet --editable ".[cpu,training]" --group dev
+	@$(MAKE) --no-print-directory system-programs
 	@touch $@
+
+# A browser, ExifTool and Prometheus are not PyPI's to give. Who is not root is told; the tests in question say so, too.
+system-programs:
+	@missing=; for program in $(SYSTEM_PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	test -z "$$missing" && exit 0; \
+	install="apt-get install --yes --no-install-recommends $(SYSTEM_PACKAGES)"; \
+	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+	  echo "==> installing from Debian's packages:$$missing"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$install >/dev/null; \
+	else echo "Not found:$$missing. The tests that need them are skipped. To install them: sudo $$install"; fi

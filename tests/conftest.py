@@ -5,6 +5,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,15 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
     yield start
     for server in servers:
         server.kill()
+
+
+def program(name: str) -> str:
+    """The path of a program that the system has to bring; without it the test is skipped, but never in CI."""
+    path = shutil.which(name)
+    if path is None:
+        fail_or_skip = pytest.fail if "CI" in os.environ else pytest.skip
+        fail_or_skip(f"{name} is not installed; `make system-programs` says how")
+    return path
 
 
 def png(size: tuple[int, int] = (64, 64), color: str = "red") -> bytes:

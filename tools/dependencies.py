@@ -25,6 +25,7 @@ REQUIREMENTS = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["cpu"]
 LIST = ROOT / "THIRD_PARTY.md"
 
 SPDX = {
+    "3-Clause BSD License": "BSD-3-Clause",
     "Apache": "Apache-2.0",
     "Apache 2.0 License": "Apache-2.0",
     "Apache Software License": "Apache-2.0",
