@@ -1,6 +1,7 @@
 """Content negotiation: what a request brings, and what `Accept` lets the answer be."""
 
 import mimeparse
+from fastapi import Request
 
 from app.errors import NotAcceptableError
 from app.inference.image_codec import MediaType
@@ -8,6 +9,11 @@ from app.inference.image_codec import MediaType
 JSON = "application/json"
 
 _IMAGES = (MediaType.JPEG, MediaType.WEBP, MediaType.PNG)  # rising preference, as mimeparse wants it
+
+
+def accepted(request: Request) -> str:
+    """Return what the request says that it takes: all of its `Accept` headers."""
+    return ", ".join(request.headers.getlist("accept"))
 
 
 def choose_media_type(accept: str | None, *, num_images: int) -> str:

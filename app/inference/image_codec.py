@@ -264,7 +264,9 @@ def _allowed_side(side: float) -> int:
     return min(MAX_SIDE, max(MIN_SIDE, round(side / SIDE_MULTIPLE) * SIDE_MULTIPLE))
 
 
-def encode_image(pixels: npt.NDArray[np.uint8], media_type: MediaType, *, text: str | None = None) -> bytes:
+def encode_image(
+    pixels: npt.NDArray[np.uint8], media_type: MediaType, *, quality: int | None = None, text: str | None = None
+) -> bytes:
     """Turn an RGB picture into a file. Blocks; call it in a thread.
 
     The bytes depend on the arguments and the encoders alone: no clock, no host, no library's name.
@@ -272,12 +274,15 @@ def encode_image(pixels: npt.NDArray[np.uint8], media_type: MediaType, *, text: 
     Args:
         pixels: The picture, of shape (height, width, 3).
         media_type: The file's format.
+        quality: Of WebP and JPEG, from 0 to 100; 90 if left out.
         text: What a PNG carries under the keyword `parameters`: as Latin-1 (tEXt) if it fits, else as UTF-8 (iTXt).
     """
     if media_type is MediaType.PNG:
         return encode_png(pixels, text=text)
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, media_type.removeprefix("image/"), quality=_LOSSY_QUALITY)
+    Image.fromarray(pixels).save(
+        file, media_type.removeprefix("image/"), quality=_LOSSY_QUALITY if quality is None else quality
+    )
     return file.getvalue()
 
 

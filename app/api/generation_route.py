@@ -1,0 +1,115 @@
+"""The way in of the routes that make pictures: what is refused before it is read, and how forms are read."""
+
+import codecs
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
+
+from app.api.context import ApiContext
+from app.errors import InvalidRequestError, MalformedBodyError, UnsupportedMediaTypeError
+
+Fields = TypeVar("Fields", bound=BaseModel)
+
+_MAX_FILES, _MAX_FIELDS = 4, 32
+"""Parts that a form may have; more than any form needs, so that a field too many is named and not a part counted."""
+
+_CHARSETS = frozenset({"utf-8", "ascii", "iso8859-1", "cp1252"})
+"""What a form may be in. Python knows a hundred more, and some of them (punycode) take minutes for a megabyte."""
+
+
+def route_taking(*media_types: str) -> type[APIRoute]:
+    """Return the class of routes that take bodies of these types; an empty one is a body without Content-Type.
+
+    They refuse before they read: who may not ask, a body of another type, and any body while there is no place for it.
+    """
+
+    class GenerationRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def handle_checked(request: Request) -> Response:
+                context: ApiContext = request.app.state.context
+                context.access.check_origin(request)
+                client = request.state.log["client"] = context.access.identify(request)
+                sent = media_type_of(request)
+                if sent not in media_types:
+                    known = " or ".join(filter(None, media_types))
+                    raise UnsupportedMediaTypeError(f"Send {known}, not {sent or 'a body without Content-Type'}.")
+                context.engine.check_admission()
+                context.access.count(client)  # last: who is refused for want of a place has had nothing
+                return await handle(request)
+
+            return handle_checked
+
+    return GenerationRoute
+
+
+def media_type_of(request: Request) -> str:
+    """Return the body's media type without parameters; empty if it has none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+@asynccontextmanager
+async def read_form(request: Request, model: type[Fields], *, one_as_list: str | None = None) -> AsyncIterator[Fields]:
+    """Read a multipart form; its files are closed when the context ends.
+
+    FastAPI's own reading takes an empty prompt for a missing one, and of a field that is sent twice the last.
+
+    Args:
+        request: The request.
+        model: The form's fields.
+        one_as_list: A field that may be sent under its name with `[]` behind it, too, as lists of one are.
+
+    Raises:
+        MalformedBodyError: The form cannot be decoded.
+        InvalidRequestError: A field is sent twice.
+        RequestValidationError: The fields are not the model's.
+    """
+    _check_charset(request.headers["content-type"])
+    form = await request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS)
+    try:
+        fields: dict[str, Any] = {}
+        for sent, value in form.multi_items():
+            name = sent.removesuffix("[]") if one_as_list and sent == f"{one_as_list}[]" else sent
+            if name in fields:
+                raise InvalidRequestError(f"{name} is sent twice.", param=name)
+            fields[name] = value
+        yield checked(model, fields)
+    finally:
+        await form.close()
+
+
+def checked(model: type[Fields], fields: dict[str, Any], *, within: str | None = None, strict: bool = False) -> Fields:
+    """Return the fields as the model.
+
+    Args:
+        model: What they should be.
+        fields: What was sent.
+        within: The name of the object that they were sent in.
+        strict: Whether numbers must be numbers, as in JSON.
+
+    Raises:
+        RequestValidationError: They are not.
+    """
+    try:
+        return model.model_validate(fields, strict=strict)
+    except ValidationError as error:
+        where = ("body",) if within is None else ("body", within)
+        raise RequestValidationError([{**fault, "loc": (*where, *fault["loc"])} for fault in error.errors()]) from error
+
+
+def _check_charset(content_type: str) -> None:
+    """Let in what can be decoded in no time; Starlette takes whatever Python has a codec for."""
+    _, options = parse_options_header(content_type)
+    try:
+        known = codecs.lookup(options.get(b"charset", b"utf-8").decode("latin-1")).name in _CHARSETS
+    except (LookupError, ValueError):
+        known = False
+    if not known:
+        raise MalformedBodyError("A form must be in UTF-8.")

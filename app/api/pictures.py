@@ -1,0 +1,272 @@
+"""From checked fields to pictures in files: what the routes of all dialects share."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from fastapi import Request, UploadFile
+from PIL import Image
+
+from app.api.context import ApiContext
+from app.api.schemas import Timings, UsedParameters
+from app.errors import ClientDisconnectedError, InvalidRequestError
+from app.inference.engine import GenerationResult
+from app.inference.image_codec import MediaType, Size, decode_image, encode_image, parameters_text
+from app.pipelines.base import GenerationParams, Img2ImgParams, Txt2ImgParams
+
+T = TypeVar("T")
+
+
+class TextFields(Protocol):
+    """The fields of a request for pictures from a prompt."""
+
+    @property
+    def size(self) -> Size | None:
+        """The output's size, where the request names one."""
+
+    def to_params(self) -> Sequence[Txt2ImgParams]:
+        """Return one params object per picture."""
+
+
+class PictureFields(Protocol):
+    """The fields of a request for pictures from a prompt and a picture."""
+
+    @property
+    def size(self) -> Size | None:
+        """The output's size, where the request names one."""
+
+    def to_params(self, image: Image.Image, /) -> Sequence[Img2ImgParams]:
+        """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """What files are to be written: their format, and for WebP and JPEG how good, from 0 to 100."""
+
+    media_type: MediaType = MediaType.PNG
+    quality: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """The pictures of one request, as files, and what there is to say of them. `seeds` has one for each."""
+
+    files: Sequence[bytes]
+    media_type: MediaType
+    seeds: Sequence[int]
+    used: UsedParameters
+    timings: Timings
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer's header says."""
+        headers = {
+            "X-Seed": str(self.seeds[0]),
+            "X-Steps": str(self.used.effective_steps),
+            "X-Image-Size": f"{self.used.width}x{self.used.height}",
+            "X-Prompt-Tokens": str(self.used.prompt_tokens),
+            "Server-Timing": _server_timing(self.timings),
+            "Cache-Control": "no-store",
+        }
+        if self.used.prompt_truncated:
+            headers["X-Prompt-Truncated"] = "true"
+        return headers
+
+
+async def make_from_text(fields: TextFields, encoding: Encoding, request: Request, context: ApiContext) -> Pictures:
+    """Make the pictures, unless the client leaves meanwhile.
+
+    Raises:
+        TurboError: There is no place, or it failed.
+    """
+    _check_pixels(fields.size, context)
+
+    async def make() -> Pictures:
+        async with context.engine.admit() as place:
+            params = fields.to_params()
+            result = await context.engine.generate(params, place)
+            return await _encode(result, params, encoding, request, context)
+
+    return await _while_connected(request, make())
+
+
+async def make_from_picture(
+    fields: PictureFields,
+    read: Callable[[], Awaitable[bytes]],
+    encoding: Encoding,
+    request: Request,
+    context: ApiContext,
+) -> Pictures:
+    """Make the pictures from the file that `read` returns, unless the client leaves meanwhile.
+
+    None of the file's bytes are kept while the request waits for the device.
+
+    Raises:
+        TurboError: There is no place, the file is no picture, or it failed.
+    """
+    _check_pixels(fields.size, context)
+
+    async def make() -> Pictures:
+        async with context.engine.admit() as place:
+            started = time.monotonic()
+            image = await _decode(await read(), fields.size, context)
+            decode_s = time.monotonic() - started
+            params = fields.to_params(image)
+            result = await context.engine.generate(params, place)
+            return await _encode(result, params, encoding, request, context, decode_s=decode_s)
+
+    return await _while_connected(request, make())
+
+
+async def read_upload(upload: UploadFile) -> bytes:
+    """Return an uploaded file's bytes, and keep them no longer, in memory or on disk."""
+    data = await upload.read()
+    await upload.close()
+    return data
+
+
+async def _decode(data: bytes, size: Size | None, context: ApiContext) -> Image.Image:
+    decode = partial(
+        decode_image,
+        data,
+        size=size,
+        max_upload_pixels=context.settings.max_upload_pixels,
+        max_pixels=context.settings.max_pixels,
+    )
+    return await asyncio.get_running_loop().run_in_executor(context.codec_threads, decode)
+
+
+def _check_pixels(size: Size | None, context: ApiContext) -> None:
+    """Check the rule that depends on a setting, and so cannot stand in the schema."""
+    if size is not None and size.pixels > context.settings.max_pixels:
+        raise InvalidRequestError(
+            f"width x height is {size.pixels} pixels, and at most {context.settings.max_pixels} may be asked for.",
+            param="width",
+        )
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do the work, and drop it as soon as the client hangs up."""
+    working = asyncio.create_task(work)
+    watching = asyncio.create_task(_disconnect(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnectedError("The client hung up before its answer.")
+        return working.result()
+    finally:
+        working.cancel()
+        watching.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _encode(
+    result: GenerationResult,
+    params: Sequence[GenerationParams],
+    encoding: Encoding,
+    request: Request,
+    context: ApiContext,
+    *,
+    decode_s: float = 0.0,
+) -> Pictures:
+    """Write the pictures, and down what they took."""
+    started = time.monotonic()
+    model = context.registry.loaded.model
+    loop = asyncio.get_running_loop()
+    files = await asyncio.gather(
+        *(
+            loop.run_in_executor(
+                context.codec_threads,
+                partial(
+                    encode_image,
+                    made.pixels,
+                    encoding.media_type,
+                    quality=encoding.quality,
+                    text=_text(asked, context, model),
+                ),
+            )
+            for made, asked in zip(result.images, params, strict=True)
+        )
+    )
+    timings = Timings(
+        decode_s=round(decode_s, 6),
+        queue_s=round(result.queue_s, 6),
+        inference_s=round(result.inference_s, 6),
+        encode_s=round(time.monotonic() - started, 6),
+    )
+    pictures = Pictures(
+        files=files,
+        media_type=encoding.media_type,
+        seeds=[asked.seed for asked in params],
+        used=_used_parameters(params[0], result, model),
+        timings=timings,
+    )
+    _record(pictures, result.batch_pictures, request, context)
+    return pictures
+
+
+def _text(params: GenerationParams, context: ApiContext, model: str) -> str | None:
+    """Return what a PNG says about itself, if it may."""
+    if not context.settings.image_metadata:
+        return None
+    return parameters_text(
+        prompt=params.prompt,
+        steps=params.num_inference_steps,
+        seed=params.seed,
+        size=Size(params.width, params.height),
+        model=model,
+        strength=params.strength if isinstance(params, Img2ImgParams) else None,
+    )
+
+
+def _used_parameters(params: GenerationParams, result: GenerationResult, model: str) -> UsedParameters:
+    return UsedParameters(
+        mode=params.mode,
+        model=model,
+        prompt=params.prompt,
+        prompt_tokens=result.images[0].prompt_tokens,
+        prompt_truncated=result.images[0].prompt_truncated,
+        num_inference_steps=params.num_inference_steps,
+        effective_steps=params.effective_steps,
+        strength=params.strength if isinstance(params, Img2ImgParams) else None,
+        width=params.width,
+        height=params.height,
+    )
+
+
+def _record(pictures: Pictures, batch_pictures: int, request: Request, context: ApiContext) -> None:
+    used, timings = pictures.used, pictures.timings
+    context.metrics.queue_seconds.labels(used.mode).observe(timings.queue_s)
+    context.metrics.inference_seconds.labels(used.mode).observe(timings.inference_s)
+    context.metrics.batch_pictures.labels(used.mode).observe(batch_pictures)
+    request.state.log.update(
+        mode=used.mode,
+        seed=pictures.seeds[0],
+        steps=used.effective_steps,
+        size=f"{used.width}x{used.height}",
+        batch=batch_pictures,
+        **timings.model_dump(),
+    )
+    if context.settings.log_prompts:
+        request.state.log["prompt"] = used.prompt
+
+
+def _server_timing(timings: Timings) -> str:
+    """Write the stages as the W3C's Server-Timing header: milliseconds."""
+    stages = {
+        "decode": timings.decode_s,
+        "queue": timings.queue_s,
+        "inference": timings.inference_s,
+        "encode": timings.encode_s,
+    }
+    return ", ".join(
+        f"{name};dur={seconds * 1000:.1f}" for name, seconds in stages.items() if name != "decode" or seconds
+    )
