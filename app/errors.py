@@ -78,6 +78,13 @@ class NotFoundError(TurboError):
     code = "not_found"
 
 
+class ModelNotFoundError(TurboError):
+    """The model that the request names is not the one that is served."""
+
+    status = 404
+    code = "model_not_found"
+
+
 class MethodNotAllowedError(TurboError):
     """The route exists, the method does not."""
 

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from app import __version__
-from app.api import generation, health, pages
+from app.api import generation, health, hugging_face, openai, pages
 from app.api.access import Access, ApiKeys
 from app.api.context import ApiContext
 from app.api.edge import EdgeMiddleware
@@ -114,6 +114,8 @@ def create_app(
         codec_threads=codec_threads,
     )
     app.include_router(generation.router)
+    app.include_router(openai.router)
+    app.include_router(hugging_face.router)
     app.include_router(health.router)
     if settings.metrics != "off":
         app.include_router(pages.metrics_router)

@@ -1,7 +1,8 @@
 """What the routes work with: made once in `app.main`, kept in `app.state`, handed to handlers as a dependency."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -27,6 +28,8 @@ class ApiContext:
     metrics: Metrics
     access: Access
     codec_threads: ThreadPoolExecutor
+    started: int = field(default_factory=lambda: int(time.time()))
+    """Unix time in seconds."""
 
 
 async def get_context(request: Request) -> ApiContext:

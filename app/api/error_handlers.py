@@ -80,7 +80,11 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
         MalformedBodyError: "The body cannot be parsed.",
         MethodNotAllowedError: f"This route does not take {request.method}.",
     }
-    return problem_response(kind(details.get(kind, str(error.detail))), request, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if "Allow" in headers:  # of the first route alone that has the path
+        documented = request.app.openapi()["paths"].get(request.scope["path"], {})
+        headers["Allow"] = ", ".join(sorted({headers["Allow"], *map(str.upper, documented)}))
+    return problem_response(kind(details.get(kind, str(error.detail))), request, headers=headers)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -105,7 +109,8 @@ def _param(item: dict[str, Any]) -> str:
 
 def _reason(item: dict[str, Any]) -> str:
     if item["type"] == "json_invalid":
-        return f"The body is not JSON: {item['ctx']['error']} at character {item['loc'][1]}."
+        where = "".join(f" at character {position}" for position in item["loc"][1:])  # or in the text itself
+        return f"The body is not JSON: {item['ctx']['error']}{where}."
     if item["type"] == "model_attributes_type":
         return "The body must be a JSON object."
     reason: str = item["msg"]

@@ -77,6 +77,8 @@ async def read_form(request: Request, model: type[Fields], *, one_as_list: str |
         fields: dict[str, Any] = {}
         for sent, value in form.multi_items():
             name = sent.removesuffix("[]") if one_as_list and sent == f"{one_as_list}[]" else sent
+            if name in fields and name == one_as_list:
+                raise InvalidRequestError(f"One {name} is taken, and several were sent.", param=name)
             if name in fields:
                 raise InvalidRequestError(f"{name} is sent twice.", param=name)
             fields[name] = value
@@ -85,23 +87,21 @@ async def read_form(request: Request, model: type[Fields], *, one_as_list: str |
         await form.close()
 
 
-def checked(model: type[Fields], fields: dict[str, Any], *, within: str | None = None, strict: bool = False) -> Fields:
-    """Return the fields as the model.
-
-    Args:
-        model: What they should be.
-        fields: What was sent.
-        within: The name of the object that they were sent in.
-        strict: Whether numbers must be numbers, as in JSON.
+def checked(model: type[Fields], fields: Any, *, strict: bool = False) -> Fields:
+    """Return the fields as the model; `strict` says that numbers must be numbers, as in JSON.
 
     Raises:
         RequestValidationError: They are not.
     """
     try:
-        return model.model_validate(fields, strict=strict)
+        return model.model_validate(fields, strict=strict or None)
     except ValidationError as error:
-        where = ("body",) if within is None else ("body", within)
-        raise RequestValidationError([{**fault, "loc": (*where, *fault["loc"])} for fault in error.errors()]) from error
+        raise validation_error(error) from error
+
+
+def validation_error(error: ValidationError) -> RequestValidationError:
+    """Return the error as FastAPI raises it for a body."""
+    return RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()])
 
 
 def _check_charset(content_type: str) -> None:

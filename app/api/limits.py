@@ -32,7 +32,8 @@ class BodyMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = _Body(Headers(scope=scope), receive, self._max_body_bytes)
+        limit_bytes = self._max_body_bytes if _may_be_picture(scope) else min(MAX_JSON_BYTES, self._max_body_bytes)
+        body = _Body(Headers(scope=scope), receive, limit_bytes)
         until: float | None = None
 
         async def limited_receive() -> Message:
@@ -68,13 +69,18 @@ class BodyMiddleware:
             )
 
 
+def _may_be_picture(scope: Scope) -> bool:
+    """Tell whether the body may have a picture in it: forms, and whatever Hugging Face's clients send."""
+    is_form = Headers(scope=scope).get("content-type", "").lower().startswith("multipart/")
+    return is_form or scope["path"] == "/"
+
+
 class _Body:
     """One body as it arrives."""
 
-    def __init__(self, headers: Headers, receive: Receive, max_body_bytes: int) -> None:
-        is_form = headers.get("content-type", "").lower().startswith("multipart/")
+    def __init__(self, headers: Headers, receive: Receive, limit_bytes: int) -> None:
         declared = headers.get("content-length", "")
-        self._limit_bytes = max_body_bytes if is_form else min(MAX_JSON_BYTES, max_body_bytes)
+        self._limit_bytes = limit_bytes
         self._declared_bytes = int(declared) if declared.isdecimal() else 0
         self._receive = receive
         self.read_bytes = 0

@@ -4,9 +4,11 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
 from app import errors
-from app.api.schemas import Envelope, Img2ImgForm, Problem
+from app.api.openai_schemas import EditsForm, ImagesResponse
+from app.api.schemas import Envelope, HuggingFaceRequest, Img2ImgForm, Problem
 from app.errors import TurboError
 from app.inference.image_codec import MediaType
 
@@ -44,6 +46,26 @@ def _problems(*kinds: type[TurboError]) -> dict[int | str, dict[str, Any]]:
     }
 
 
+_GENERATION_PROBLEMS = _problems(
+    errors.MalformedBodyError,
+    errors.UnauthorizedError,
+    errors.ForbiddenOriginError,
+    errors.RequestTimeoutError,
+    errors.BodyTooLargeError,
+    errors.ImageTooLargeError,
+    errors.UnsupportedMediaTypeError,
+    errors.UnsupportedImageError,
+    errors.InvalidRequestError,
+    errors.InvalidImageError,
+    errors.QueueFullError,
+    errors.RateLimitedError,
+    errors.InferenceError,
+    errors.DeviceOutOfMemoryError,
+    errors.DeviceLostError,
+    errors.DrainingError,
+    errors.DeadlineExceededError,
+)
+
 GENERATION_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": Envelope,
@@ -51,34 +73,39 @@ GENERATION_RESPONSES: dict[int | str, dict[str, Any]] = {
         "content": {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MediaType},
         "headers": GENERATION_HEADERS,
     },
-    **_problems(
-        errors.MalformedBodyError,
-        errors.UnauthorizedError,
-        errors.ForbiddenOriginError,
-        errors.NotAcceptableError,
-        errors.RequestTimeoutError,
-        errors.BodyTooLargeError,
-        errors.ImageTooLargeError,
-        errors.UnsupportedMediaTypeError,
-        errors.UnsupportedImageError,
-        errors.InvalidRequestError,
-        errors.InvalidImageError,
-        errors.QueueFullError,
-        errors.RateLimitedError,
-        errors.InferenceError,
-        errors.DeviceOutOfMemoryError,
-        errors.DeviceLostError,
-        errors.DrainingError,
-        errors.DeadlineExceededError,
-    ),
+    **_GENERATION_PROBLEMS,
+    **_problems(errors.NotAcceptableError),
 }
 
+_COMPLETED_EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "A server-sent event; `data` is JSON with a picture in `b64_json`.",
+    "properties": {
+        "event": {"enum": ["image_generation.completed", "image_edit.completed"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+
+IMAGES_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": ImagesResponse,
+        "description": "The pictures, or with `stream` an event with each.",
+        "content": {"text/event-stream": {"schema": _COMPLETED_EVENT}},
+        "headers": GENERATION_HEADERS,
+    },
+    **_GENERATION_PROBLEMS,
+    **_problems(errors.ModelNotFoundError),
+}
+
+MODELS_RESPONSES = _problems(errors.UnauthorizedError, errors.ModelNotFoundError)
+
 FORM = "multipart/form-data"
+BINARY = "application/octet-stream"
 
 
-def _form_schema() -> dict[str, Any]:
-    """Return the form's schema without null, which a form cannot send; a field that is left out has its default."""
-    schema = Img2ImgForm.model_json_schema()
+def _form_schema(form: type[BaseModel]) -> dict[str, Any]:
+    """Return a form's schema without null, which a form cannot send; a field that is left out has its default."""
+    schema = form.model_json_schema()
     for field in schema["properties"].values():
         for option in field.pop("anyOf", ()):
             if option != {"type": "null"}:
@@ -88,14 +115,19 @@ def _form_schema() -> dict[str, Any]:
     return schema
 
 
-IMG2IMG_BODY: dict[str, Any] = {
+def _form_body(form: type[BaseModel]) -> dict[str, Any]:
+    content = {"schema": _form_schema(form), "encoding": {"image": {"contentType": ", ".join(MediaType)}}}
+    return {"requestBody": {"required": True, "content": {FORM: content}}}
+
+
+IMG2IMG_BODY = _form_body(Img2ImgForm)
+EDITS_BODY = _form_body(EditsForm)
+HUGGING_FACE_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            FORM: {
-                "schema": _form_schema(),
-                "encoding": {"image": {"contentType": ", ".join(MediaType)}},
-            }
+            "application/json": {"schema": HuggingFaceRequest.model_json_schema()},
+            **{media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in (*MediaType, BINARY)},
         },
     }
 }
@@ -110,7 +142,7 @@ _KEYS = {
 
 
 def add_openapi(app: FastAPI, *, description: str, with_keys: bool) -> None:
-    """Make the app's OpenAPI document ours; `with_keys` says that generation takes an API key."""
+    """Make the app's OpenAPI document ours; `with_keys` says that API keys are set."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -121,8 +153,10 @@ def add_openapi(app: FastAPI, *, description: str, with_keys: bool) -> None:
                 document["components"]["securitySchemes"] = _KEYS
             for path in document["paths"].values():
                 for operation in path.values():
-                    if with_keys and "generation" in operation["tags"]:
+                    if with_keys and "401" in operation["responses"]:
                         operation["security"] = [{scheme: []} for scheme in _KEYS]
+                    if operation["responses"].get("422", {}).get("description") == "Validation Error":
+                        del operation["responses"]["422"]  # FastAPI's, for parameters of a path that any text will do
                     for status, response in operation["responses"].items():
                         _finish_response(status, response)
             for unused in ("HTTPValidationError", "ValidationError"):

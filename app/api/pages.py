@@ -16,17 +16,17 @@ from app.api.context import Context
 
 _ASSETS = "docs/assets"
 
-docs_router = APIRouter(include_in_schema=False)
+docs_router = APIRouter(tags=["pages"])
 metrics_router = APIRouter(include_in_schema=False)
 
 
-@docs_router.get("/")
+@docs_router.get("/", status_code=307, response_class=RedirectResponse, operation_id="first_page")
 async def first_page() -> RedirectResponse:
     """Send people to the documentation; the path is relative, so that a proxy may put the service anywhere."""
     return RedirectResponse("docs")
 
 
-@docs_router.get("/docs")
+@docs_router.get("/docs", include_in_schema=False)
 async def docs() -> HTMLResponse:
     """Show the API's documentation. Nothing comes from another host: it works where there is no internet."""
     page = get_swagger_ui_html(

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from fastapi import Request, UploadFile
 from PIL import Image
@@ -21,10 +21,12 @@ T = TypeVar("T")
 
 
 class TextFields(Protocol):
-    """The fields of a request for pictures from a prompt."""
+    """The fields of a request for pictures from a prompt. `size_param` names the one that the size stands in."""
+
+    size_param: ClassVar[str]
 
     @property
-    def size(self) -> Size | None:
+    def chosen_size(self) -> Size | None:
         """The output's size, where the request names one."""
 
     def to_params(self) -> Sequence[Txt2ImgParams]:
@@ -32,10 +34,12 @@ class TextFields(Protocol):
 
 
 class PictureFields(Protocol):
-    """The fields of a request for pictures from a prompt and a picture."""
+    """The fields of a request for pictures from a prompt and a picture; as above."""
+
+    size_param: ClassVar[str]
 
     @property
-    def size(self) -> Size | None:
+    def chosen_size(self) -> Size | None:
         """The output's size, where the request names one."""
 
     def to_params(self, image: Image.Image, /) -> Sequence[Img2ImgParams]:
@@ -82,7 +86,7 @@ async def make_from_text(fields: TextFields, encoding: Encoding, request: Reques
     Raises:
         TurboError: There is no place, or it failed.
     """
-    _check_pixels(fields.size, context)
+    _check_pixels(fields, context)
 
     async def make() -> Pictures:
         async with context.engine.admit() as place:
@@ -107,12 +111,12 @@ async def make_from_picture(
     Raises:
         TurboError: There is no place, the file is no picture, or it failed.
     """
-    _check_pixels(fields.size, context)
+    _check_pixels(fields, context)
 
     async def make() -> Pictures:
         async with context.engine.admit() as place:
             started = time.monotonic()
-            image = await _decode(await read(), fields.size, context)
+            image = await _decode(await read(), fields.chosen_size, context)
             decode_s = time.monotonic() - started
             params = fields.to_params(image)
             result = await context.engine.generate(params, place)
@@ -139,12 +143,13 @@ async def _decode(data: bytes, size: Size | None, context: ApiContext) -> Image.
     return await asyncio.get_running_loop().run_in_executor(context.codec_threads, decode)
 
 
-def _check_pixels(size: Size | None, context: ApiContext) -> None:
+def _check_pixels(fields: TextFields | PictureFields, context: ApiContext) -> None:
     """Check the rule that depends on a setting, and so cannot stand in the schema."""
+    size = fields.chosen_size
     if size is not None and size.pixels > context.settings.max_pixels:
         raise InvalidRequestError(
             f"width x height is {size.pixels} pixels, and at most {context.settings.max_pixels} may be asked for.",
-            param="width",
+            param=fields.size_param,
         )
 
 

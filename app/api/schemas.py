@@ -2,7 +2,7 @@
 
 import math
 import secrets
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from fastapi import UploadFile
 from PIL import Image
@@ -58,7 +58,8 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_WHOLE = BeforeValidator(_whole)
+WHOLE = BeforeValidator(_whole)
+"""For integers: what `_whole` says."""
 
 Prompt = Annotated[
     str,
@@ -73,14 +74,23 @@ Prompt = Annotated[
 Seed = Annotated[
     int,
     Field(ge=0, le=MAX_SEED, description="Seed of the first picture; drawn and reported when left out.", examples=[42]),
-    _WHOLE,
+    WHOLE,
 ]
-Steps = Annotated[int, Field(ge=1, le=4, description="Denoising steps. One is enough, four are better."), _WHOLE]
-NumImages = Annotated[int, Field(ge=1, le=4, description="Pictures to make, with seed, seed + 1, ..."), _WHOLE]
+Steps = Annotated[int, Field(ge=1, le=4, description="Denoising steps. One is enough, four are better."), WHOLE]
+Strength = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How much may change. int(num_inference_steps * strength) steps run, and must be at least 1.",
+    ),
+]
+NumImages = Annotated[int, Field(ge=1, le=4, description="Pictures to make, with seed, seed + 1, ..."), WHOLE]
 Side = Annotated[
     int,
     Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_MULTIPLE, description="Pixels; 512 is best."),
-    _WHOLE,
+    WHOLE,
 ]
 GuidanceScale = Annotated[
     float,
@@ -92,28 +102,57 @@ NegativePrompt = Annotated[
     AfterValidator(_no_negative_prompt),
     WithJsonSchema({"type": "string", "maxLength": 0, "description": "SDXL-Turbo does not use a negative prompt."}),
 ]
+Upload = Annotated[UploadFile, BeforeValidator(_is_file), Field(description="PNG, JPEG or WebP picture to start from.")]
 
 
 # An error of several fields names in its context, as `param`, the one to change.
 
 
-def _check_seed_range(seed: int | None, num_images: int) -> None:
+def check_seed_range(seed: int | None, num_images: int, *, name: str = "num_images") -> None:
+    """Check that every picture has a seed; `name` is how the request calls their number.
+
+    Raises:
+        PydanticCustomError: They pass the largest.
+    """
     if seed is not None and seed + num_images - 1 > MAX_SEED:
         raise PydanticCustomError(
             "seed_range",
-            "The pictures use seed to seed + num_images - 1, which must not pass {max_seed}.",
-            {"max_seed": MAX_SEED, "param": "seed"},
+            "The pictures use seed to seed + {name} - 1, which must not pass {max_seed}.",
+            {"max_seed": MAX_SEED, "name": name, "param": "seed"},
         )
 
 
-def _draw_seed(num_images: int) -> int:
-    return secrets.randbelow(MAX_SEED - num_images + 2)
+def check_effective_steps(num_inference_steps: int, strength: float) -> None:
+    """Check the rule that the SDXL-Turbo model card gives: num_inference_steps * strength >= 1.
+
+    Raises:
+        PydanticCustomError: It is not kept; the text says which strength would do.
+    """
+    if effective_img2img_steps(num_inference_steps, strength) < 1:
+        raise PydanticCustomError(
+            "strength_too_small",
+            "int(num_inference_steps * strength) steps are run, and that must be at least 1. "
+            "With {steps} steps the smallest strength that works is {smallest}.",
+            {"param": "strength", "steps": num_inference_steps, "smallest": smallest_strength(num_inference_steps)},
+        )
+
+
+def smallest_strength(num_inference_steps: int) -> float:
+    """Return the smallest strength of at most four decimals with which one step runs."""
+    return math.ceil(10_000 / num_inference_steps) / 10_000
+
+
+def seeds_from(seed: int | None, num_images: int) -> range:
+    """Return the seeds of a request's pictures; the first is drawn if there is none."""
+    first = secrets.randbelow(MAX_SEED - num_images + 2) if seed is None else seed
+    return range(first, first + num_images)
 
 
 class Txt2ImgRequest(BaseModel):
     """The body of `POST /txt2img`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    size_param: ClassVar[str] = "width"
 
     prompt: Prompt
     seed: Seed | None = None
@@ -126,51 +165,40 @@ class Txt2ImgRequest(BaseModel):
 
     @model_validator(mode="after")
     def _check_fields_together(self) -> Self:
-        _check_seed_range(self.seed, self.num_images)
+        check_seed_range(self.seed, self.num_images)
         return self
 
     @property
-    def size(self) -> Size:
+    def chosen_size(self) -> Size:
         """The output's size."""
         return Size(self.width, self.height)
 
     def to_params(self) -> list[Txt2ImgParams]:
         """Return one params object per picture; a missing seed is drawn here."""
-        seed = _draw_seed(self.num_images) if self.seed is None else self.seed
         return [
             Txt2ImgParams(
                 prompt=self.prompt,
-                seed=seed + i,
+                seed=seed,
                 num_inference_steps=self.num_inference_steps,
                 width=self.width,
                 height=self.height,
             )
-            for i in range(self.num_images)
+            for seed in seeds_from(self.seed, self.num_images)
         ]
 
 
-class Img2ImgForm(BaseModel):
-    """The multipart form of `POST /img2img`."""
+class Img2ImgFields(BaseModel):
+    """What a request for image to image says, beside the picture."""
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
         json_schema_extra={"dependentRequired": {"width": ["height"], "height": ["width"]}},
     )
+    size_param: ClassVar[str] = "width"
 
-    image: Annotated[
-        UploadFile, BeforeValidator(_is_file), Field(description="PNG, JPEG or WebP picture to start from.")
-    ]
     prompt: Prompt
-    strength: Annotated[
-        float,
-        Field(
-            gt=0,
-            le=1,
-            allow_inf_nan=False,
-            description="How much may change. int(num_inference_steps * strength) steps run, and must be at least 1.",
-        ),
-    ] = 0.5
+    strength: Strength = 0.5
     num_inference_steps: Steps = 2
     seed: Seed | None = None
     num_images: NumImages = 1
@@ -183,50 +211,75 @@ class Img2ImgForm(BaseModel):
 
     @model_validator(mode="after")
     def _check_fields_together(self) -> Self:
-        """Check the rule that the SDXL-Turbo model card gives: num_inference_steps * strength >= 1."""
-        _check_seed_range(self.seed, self.num_images)
+        check_seed_range(self.seed, self.num_images)
         if (self.width is None) != (self.height is None):
             raise PydanticCustomError(
                 "size_incomplete",
                 "Send both width and height, or neither.",
                 {"param": "width" if self.width is None else "height"},
             )
-        if effective_img2img_steps(self.num_inference_steps, self.strength) < 1:
-            raise PydanticCustomError(
-                "strength_too_small",
-                "int(num_inference_steps * strength) steps are run, and that must be at least 1. "
-                "With {steps} steps the smallest strength that works is {smallest}.",
-                {
-                    "param": "strength",
-                    "steps": self.num_inference_steps,
-                    "smallest": smallest_strength(self.num_inference_steps),
-                },
-            )
+        check_effective_steps(self.num_inference_steps, self.strength)
         return self
 
     @property
-    def size(self) -> Size | None:
+    def chosen_size(self) -> Size | None:
         """The output's size, if the request names one."""
         return None if self.width is None or self.height is None else Size(self.width, self.height)
 
     def to_params(self, image: Image.Image) -> list[Img2ImgParams]:
         """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
-        seed = _draw_seed(self.num_images) if self.seed is None else self.seed
         return [
             Img2ImgParams(
                 prompt=self.prompt,
-                seed=seed + i,
+                seed=seed,
                 num_inference_steps=self.num_inference_steps,
                 strength=self.strength,
                 image=image,
             )
-            for i in range(self.num_images)
+            for seed in seeds_from(self.seed, self.num_images)
         ]
 
 
-def smallest_strength(num_inference_steps: int) -> float:
-    """Return the smallest strength of at most four decimals with which one step runs."""
-    return math.ceil(10_000 / num_inference_steps) / 10_000
+class Img2ImgForm(Img2ImgFields):
+    """The multipart form of `POST /img2img`."""
+
+    image: Upload
+
+
+class TargetSize(BaseModel):
+    """The size as image_to_image sends it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    width: int
+    height: int
+
+
+def _hugging_face_parameters() -> dict[str, Any]:
+    """Return the schema of what parameters may be: those of both modes, and the size under two names."""
+    properties = {
+        **Txt2ImgRequest.model_json_schema()["properties"],
+        **Img2ImgFields.model_json_schema()["properties"],
+        "target_size": TargetSize.model_json_schema(),
+    }
+    for field in properties.values():
+        field.pop("default", None)
+    return {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "description": "The fields of `/txt2img` or `/img2img`; width and height may come as `target_size`. "
+        "With a `prompt` here, or with a picture in `inputs`, it is image to image.",
+    }
+
+
+class HuggingFaceRequest(BaseModel):
+    """The JSON body of `POST /`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    inputs: Annotated[str, Field(description="The prompt; for image to image a PNG, JPEG or WebP file in base64.")]
+    parameters: Annotated[dict[str, Any], WithJsonSchema(_hugging_face_parameters())] = {}
 
 
 class EncodedImage(BaseModel):

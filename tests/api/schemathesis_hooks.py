@@ -1,5 +1,6 @@
 """What schemathesis has to know that the document cannot say: real pictures, rules of several fields, forms."""
 
+import base64
 from typing import Any
 
 import schemathesis
@@ -9,7 +10,7 @@ from app.api.schemas import MAX_SEED
 from tests.conftest import PNG_MAGIC, png
 
 PICTURES = st.sampled_from([png((64, 64)), png((200, 100), "blue")])
-for media_type in ("image/png", "image/webp", "image/jpeg"):
+for media_type in ("image/png", "image/webp", "image/jpeg", "application/octet-stream"):
     schemathesis.openapi.media_type(media_type, PICTURES)
 
 
@@ -17,14 +18,14 @@ for media_type in ("image/png", "image/webp", "image/jpeg"):
 def before_add_examples(_context: Any, examples: list[schemathesis.Case[Any]]) -> None:
     """Give the examples of the document real pictures."""
     for case in examples:
-        _give_picture(case)
+        _mend(case)
 
 
 @schemathesis.hook
 def map_case(_context: Any, case: schemathesis.Case[Any]) -> schemathesis.Case[Any]:
     """Give cases that are valid to the document real pictures."""
     if _is_positive(case):
-        _give_picture(case)
+        _mend(case)
     return case
 
 
@@ -44,7 +45,8 @@ def filter_case(_context: Any, case: schemathesis.Case[Any]) -> bool:
 
 def _is_valid_together(body: dict[str, Any]) -> bool:
     """Tell whether the fields keep the rules of several fields, which the unit tests of the schemas hold."""
-    if (body.get("seed") or 0) + body.get("num_images", 1) - 1 > MAX_SEED:
+    fields = body.get("parameters", body)
+    if (fields.get("seed") or 0) + (fields.get("num_images") or fields.get("n") or 1) - 1 > MAX_SEED:
         return False
     return "image" not in body or body.get("num_inference_steps", 2) * body.get("strength", 0.5) >= 1
 
@@ -53,11 +55,30 @@ def _is_positive(case: schemathesis.Case[Any]) -> bool:
     return case.meta is not None and case.meta.generation.mode is schemathesis.GenerationMode.POSITIVE
 
 
-def _give_picture(case: schemathesis.Case[Any]) -> None:
-    """Put a picture in place of an upload that is none: only those that are drawn by chance are pictures."""
+def _mend(case: schemathesis.Case[Any]) -> None:
+    """Put a picture in place of an upload that is none, and a size in place of what only looks like one."""
     body: Any = case.body
-    if not isinstance(body, dict) or "image" not in body:
+    if not isinstance(body, dict):
+        return
+    body.pop("model", None)  # only one is served
+    if isinstance(body.get("size"), str) and body["size"] != "auto":
+        body["size"] = "512x768"  # the pattern takes sides that are no multiples of 8
+    if body.get("output_compression") is not None:
+        body["output_format"] = "webp"  # a PNG has none
+    if "inputs" in body:
+        _mend_for_hugging_face(body)
+    if "image" not in body:
         return
     content = getattr(body["image"], "data", body["image"])
     if not (isinstance(content, bytes) and content.startswith(PNG_MAGIC)):
         body["image"] = png()
+
+
+def _mend_for_hugging_face(body: dict[str, Any]) -> None:
+    """Leave the parameters that belong together, and give image to image a picture."""
+    parameters = body.get("parameters", {})
+    for name in ("strength", "target_size", "width", "height"):
+        parameters.pop(name, None)
+    body["inputs"] = base64.b64encode(png()).decode() if "prompt" in parameters else "a cat"
+    if parameters.get("num_inference_steps") == 1:
+        parameters["num_inference_steps"] = 2

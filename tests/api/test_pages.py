@@ -26,7 +26,10 @@ async def test_the_documentation_loads_nothing_from_another_host(client: httpx.A
 
 async def test_the_page_s_document_is_the_app_s_own(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
-    assert set(document["paths"]) == {"/txt2img", "/img2img", "/healthz/live", "/healthz/ready"}
+    assert set(document["paths"]) == {
+        *("/", "/txt2img", "/img2img", "/healthz/live", "/healthz/ready"),
+        *("/v1/images/generations", "/v1/images/edits", "/v1/models", "/v1/models/{model}"),
+    }
 
 
 async def test_metrics_count_requests_queue_inference_and_rejections() -> None:
