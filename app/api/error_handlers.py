@@ -111,8 +111,8 @@ def _reason(item: dict[str, Any]) -> str:
     if item["type"] == "json_invalid":
         where = "".join(f" at character {position}" for position in item["loc"][1:])  # or in the text itself
         return f"The body is not JSON: {item['ctx']['error']}{where}."
-    if item["type"] == "model_attributes_type":
-        return "The body must be a JSON object."
+    if item["type"] in ("model_attributes_type", "model_type"):
+        return f"{_param(item) or 'The body'} must be a JSON object."
     reason: str = item["msg"]
     return reason
 

@@ -99,9 +99,9 @@ def checked(model: type[Fields], fields: Any, *, strict: bool = False) -> Fields
         raise validation_error(error) from error
 
 
-def validation_error(error: ValidationError) -> RequestValidationError:
-    """Return the error as FastAPI raises it for a body."""
-    return RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()])
+def validation_error(error: ValidationError, *within: str) -> RequestValidationError:
+    """Return the error as FastAPI raises it for a body, or for what is `within` one."""
+    return RequestValidationError([{**fault, "loc": ("body", *within, *fault["loc"])} for fault in error.errors()])
 
 
 def _check_charset(content_type: str) -> None:

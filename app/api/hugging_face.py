@@ -20,7 +20,7 @@ from app.api.negotiation import JSON, accepted, choose_media_type
 from app.api.openapi import BINARY, GENERATION_RESPONSES, HUGGING_FACE_BODY
 from app.api.pictures import make_from_picture, make_from_text
 from app.api.schemas import HuggingFaceRequest, Img2ImgFields, TargetSize, Txt2ImgRequest
-from app.errors import BodyTooLargeError, InvalidImageError
+from app.errors import BodyTooLargeError, InvalidImageError, InvalidRequestError
 from app.inference.image_codec import MediaType
 
 _PICTURE_STARTS = ("iVBORw0KGgo", "/9j/", "UklGR")
@@ -90,11 +90,17 @@ def _parsed(body: bytes) -> tuple[list[str], dict[str, Any]]:
 
 def _with_sides(parameters: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters with `target_size` as width and height."""
-    if "target_size" not in parameters:
-        return parameters
-    others = {name: value for name, value in parameters.items() if name != "target_size"}
-    size = checked(TargetSize, parameters["target_size"])
-    return {**size.model_dump(), **others}
+    others = dict(parameters)
+    sent = others.pop("target_size", None)
+    if sent is None:
+        return others
+    if {"width", "height"} & others.keys():
+        raise InvalidRequestError("The size is sent twice, also as width or height.", param="target_size")
+    try:
+        size = TargetSize.model_validate(sent)
+    except ValidationError as error:
+        raise validation_error(error, "target_size") from error
+    return {**others, **size.model_dump()}
 
 
 def _from_base64(text: str) -> bytes:

@@ -1,0 +1,204 @@
+"""Hugging Face's InferenceClient against the service, over real sockets."""
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from huggingface_hub import AsyncInferenceClient, ImageToImageTargetSize, InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
+from PIL import Image
+
+from app.main import create_app
+from app.settings import Settings
+from tests.conftest import opened, png, running, serving
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving(create_app(Settings(model="fake"))) as url:
+        yield url
+
+
+@pytest.fixture
+def hf(url: str) -> InferenceClient:
+    return InferenceClient(model=url)
+
+
+def same(image: Image.Image, file: bytes) -> bool:
+    return bool(np.array_equal(np.asarray(image), np.asarray(opened(file))))
+
+
+def post(url: str, inputs: str, **parameters: object) -> httpx.Response:
+    return httpx.post(url, json={"inputs": inputs, "parameters": parameters})
+
+
+def test_text_to_image_makes_a_picture(hf: InferenceClient, url: str) -> None:
+    image = hf.text_to_image("a cat", seed=7, num_inference_steps=2, width=256, height=128)
+    fields = {"prompt": "a cat", "seed": 7, "num_inference_steps": 2, "width": 256, "height": 128}
+    assert same(image, httpx.post(f"{url}/txt2img", json=fields).content)
+    assert hf.text_to_image("a cat").size == (512, 512)
+
+
+async def test_text_to_image_works_for_the_asynchronous_client(url: str) -> None:
+    async with AsyncInferenceClient(model=url) as client:
+        image = await client.text_to_image("a cat", width=64, height=64)
+    assert image.size == (64, 64)
+
+
+def test_image_to_image_makes_a_picture_from_a_picture(hf: InferenceClient, url: str) -> None:
+    sent = png((320, 160), "blue")
+    image = hf.image_to_image(
+        sent,
+        prompt="a cat",
+        num_inference_steps=4,
+        target_size=ImageToImageTargetSize(width=256, height=128),
+        strength=0.75,
+        seed=7,
+    )
+    form = {
+        "prompt": "a cat",
+        "width": "256",
+        "height": "128",
+        "num_inference_steps": "4",
+        "strength": "0.75",
+        "seed": "7",
+    }
+    assert same(image, httpx.post(f"{url}/img2img", data=form, files={"image": sent}).content)
+
+
+def test_image_to_image_takes_bytes_and_paths_with_and_without_anything_to_say(
+    hf: InferenceClient, tmp_path: Path
+) -> None:
+    path = tmp_path / "one.png"
+    path.write_bytes(png((320, 160)))
+    for sent in (png((320, 160)), path, str(path)):
+        assert hf.image_to_image(sent).size == (728, 360)
+        assert hf.image_to_image(sent, prompt="").size == (728, 360)
+        assert hf.image_to_image(sent, strength=1.0, num_inference_steps=1).size == (728, 360)
+
+
+@pytest.mark.parametrize("picture_format", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_is_known_as_one_by_its_bytes(hf: InferenceClient, picture_format: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (128, 64)).save(file, picture_format)
+    assert hf.image_to_image(file.getvalue(), strength=0.5).size == (728, 360)
+    assert hf.image_to_image(file.getvalue()).size == (728, 360)
+
+
+def test_a_prompt_in_the_parameters_says_that_the_inputs_are_a_picture(url: str) -> None:
+    refused = post(url, "a cat", prompt="a dog")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "inputs")
+    assert "not base64" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "param", "reason"),
+    [
+        ({"seed": -1}, "seed", "greater than or equal to 0"),
+        ({"seed": "1"}, "seed", "valid integer"),
+        ({"num_inference_steps": 50}, "num_inference_steps", "less than or equal to 4"),
+        ({"guidance_scale": 7.5}, "guidance_scale", "trained without"),
+        ({"negative_prompt": "a dog"}, "negative_prompt", "does not use a negative prompt"),
+        ({"scheduler": "DDIM"}, "scheduler", "not permitted"),
+        ({"strength": 0.5}, "strength", "not permitted"),
+        ({"width": 2048, "height": 2048}, "width", "4194304 pixels"),
+    ],
+)
+def test_a_request_is_refused_with_the_field_and_the_reason(
+    hf: InferenceClient, parameters: dict[str, Any], param: str, reason: str
+) -> None:
+    with pytest.raises(HfHubHTTPError, match="422") as refused:
+        hf.text_to_image("a cat", extra_body=parameters)
+    problem = refused.value.response.json()
+    assert problem["error"]["param"] == param
+    assert reason in problem["detail"]
+    assert problem["detail"] in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "param", "reason"),
+    [
+        ({"strength": 0.3}, "strength", "smallest strength that works is 0.5"),
+        ({"target_size": {"width": 512}}, "target_size.height", "required"),
+        ({"target_size": 512}, "target_size", "must be a JSON object"),
+        ({"target_size": {"width": 500, "height": 512}}, "width", "multiple of 8"),
+        ({"target_size": {"width": 512, "height": 512}, "width": 256, "height": 256}, "target_size", "twice"),
+    ],
+)
+def test_image_to_image_is_refused_with_the_field_and_the_reason(
+    url: str, parameters: dict[str, Any], param: str, reason: str
+) -> None:
+    refused = post(url, base64.b64encode(png()).decode(), **parameters)
+    assert refused.status_code == 422
+    assert refused.json()["error"]["param"] == param
+    assert reason in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        (b"{", 422, "is not JSON"),
+        (b"[]", 422, "object"),
+        (b"{}", 422, "inputs"),
+        (b'{"inputs": 3}', 422, "inputs"),
+        (b'{"inputs": "a cat", "options": {}}', 422, "options"),
+        (b'{"inputs": "a cat", "parameters": {"x": [%s1]}}' % (b"1," * 5000), 413, "more than 4096 values"),
+    ],
+)
+def test_json_that_is_none_of_theirs_is_refused(url: str, body: bytes, status: int, reason: str) -> None:
+    refused = httpx.post(url, content=body, headers=JSON)
+    assert refused.status_code == status
+    assert reason in refused.json()["detail"]
+
+
+def test_a_file_that_is_no_picture_is_refused(url: str) -> None:
+    for content_type in ("application/octet-stream", "image/png"):
+        refused = httpx.post(url, content=b"no picture", headers={"Content-Type": content_type})
+        assert (refused.status_code, refused.json()["code"]) == (415, "unsupported_image")
+    refused = httpx.post(url, content=b"no picture", headers={"Content-Type": "text/plain"})
+    assert (refused.status_code, refused.json()["code"]) == (415, "unsupported_media_type")
+
+
+def test_pictures_of_megabytes_are_taken_bare_and_in_json(url: str) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (1200, 1200, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG", compress_level=1)
+    hf = InferenceClient(model=url)
+    assert hf.image_to_image(file.getvalue()).size == (512, 512)
+    assert same(
+        hf.image_to_image(file.getvalue(), seed=1),
+        post(url, base64.b64encode(file.getvalue()).decode(), seed=1).content,
+    )
+
+
+async def test_a_body_that_is_too_large_is_refused() -> None:
+    async with running(create_app(Settings(model="fake", max_body_bytes=100_000))) as client:
+        body = json.dumps({"inputs": "A" * 100_000, "parameters": {"prompt": ""}})
+        assert (await client.post("/", content=body, headers=JSON)).status_code == 413
+        assert (await client.post("/", content=b"A" * 100_001)).status_code == 413
+        assert (await client.post("/txt2img", content=body[:70_000], headers=JSON)).status_code == 413
+
+
+def test_the_answer_follows_accept_as_that_of_the_other_routes(url: str) -> None:
+    answer = httpx.post(url, json={"inputs": "a cat"}, headers={"Accept": "application/json"})
+    assert answer.json()["parameters"]["prompt"] == "a cat"
+    answer = httpx.post(url, json={"inputs": "a cat"}, headers={"Accept": "image/webp"})
+    assert opened(answer.content).format == "WEBP"
+
+
+def test_the_client_s_token_is_the_service_s_key(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    known, unknown = "0123456789abcdef", "wrong"
+    keys.write_text(f"team: {known}")
+    with serving(create_app(Settings(model="fake", api_keys_file=keys))) as url:
+        with pytest.raises(HfHubHTTPError, match="401"):
+            InferenceClient(model=url, token=unknown).text_to_image("a cat")
+        assert InferenceClient(model=url, token=known).text_to_image("a cat").size == (512, 512)
