@@ -130,7 +130,7 @@ def create_app(
             CORSMiddleware,
             allow_origins=access.origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+            allow_headers=["*"],  # OpenAI's SDK sends a dozen of its own
             expose_headers=["Retry-After", "Server-Timing", *GENERATION_HEADERS],
         )
     app.add_middleware(EdgeMiddleware)

@@ -270,7 +270,7 @@ async def test_pages_of_an_origin_that_is_named_may_ask_and_read_the_headers(key
             headers={
                 **origin,
                 "Access-Control-Request-Method": "POST",
-                "Access-Control-Request-Headers": "authorization, content-type",
+                "Access-Control-Request-Headers": "authorization, content-type, x-stainless-lang",
             },
         )
         assert asked_first.status_code == 200
