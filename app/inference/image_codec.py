@@ -15,6 +15,7 @@ from PIL import Image, ImageCms, ImageOps
 from app.errors import ImageTooLargeError, InvalidImageError
 from app.inference.containers import Contents, unpack
 from app.inference.png import encode_png
+from app.inference.provenance import Provenance, user_comment
 from app.settings import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
 
 _PREFERRED_PIXELS = 512 * 512
@@ -265,7 +266,11 @@ def _allowed_side(side: float) -> int:
 
 
 def encode_image(
-    pixels: npt.NDArray[np.uint8], media_type: MediaType, *, quality: int | None = None, text: str | None = None
+    pixels: npt.NDArray[np.uint8],
+    media_type: MediaType,
+    *,
+    quality: int | None = None,
+    provenance: Provenance | None = None,
 ) -> bytes:
     """Turn an RGB picture into a file. Blocks; call it in a thread.
 
@@ -275,35 +280,17 @@ def encode_image(
         pixels: The picture, of shape (height, width, 3).
         media_type: The file's format.
         quality: Of WebP and JPEG, from 0 to 100; 90 if left out.
-        text: What a PNG carries under the keyword `parameters`: as Latin-1 (tEXt) if it fits, else as UTF-8 (iTXt).
+        provenance: What the file says about the picture; nothing if left out.
     """
+    said = provenance or Provenance()
     if media_type is MediaType.PNG:
-        return encode_png(pixels, text=text)
+        return encode_png(pixels, text=said.parameters, xmp=said.xmp)
     file = io.BytesIO()
     Image.fromarray(pixels).save(
-        file, media_type.removeprefix("image/"), quality=_LOSSY_QUALITY if quality is None else quality
+        file,
+        media_type.removeprefix("image/"),
+        quality=_LOSSY_QUALITY if quality is None else quality,
+        exif=b"" if said.parameters is None else user_comment(said.parameters),
+        xmp=said.xmp or b"",
     )
     return file.getvalue()
-
-
-def parameters_text(
-    *,
-    prompt: str,
-    steps: int,
-    seed: int,
-    size: Size,
-    model: str,
-    strength: float | None = None,
-) -> str:
-    """Write a picture's parameters as stable-diffusion-webui does, so that the tools that read its files read ours."""
-    fields = {
-        "Steps": steps,
-        "Sampler": "Euler a",
-        "CFG scale": 0,
-        "Seed": seed,
-        "Size": size,
-        "Model": model,
-    }
-    if strength is not None:
-        fields["Denoising strength"] = strength
-    return f"{prompt}\n" + ", ".join(f"{name}: {value}" for name, value in fields.items())

@@ -33,6 +33,8 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _CHANNELS = 3
 
+_XMP_KEYWORD = "XML:com.adobe.xmp"
+
 _MAX_SIDE = 2**31 - 1
 """Section 11.2.1 (IHDR)."""
 
@@ -67,7 +69,7 @@ class _Compressor(Protocol):
     def flush(self) -> bytes: ...
 
 
-def encode_png(pixels: Bytes, *, text: str | None = None) -> bytes:
+def encode_png(pixels: Bytes, *, text: str | None = None, xmp: bytes | None = None) -> bytes:
     """Write a PNG of 8 bits a channel, without interlace. Blocks; call it in a thread.
 
     The bytes depend on the arguments, the processor's kind and the libraries' versions: igzip's matches may differ
@@ -77,6 +79,7 @@ def encode_png(pixels: Bytes, *, text: str | None = None) -> bytes:
         pixels: The picture, of shape (height, width, 3): red, green, blue. Need not be contiguous.
         text: What stands under the keyword `parameters`: Latin-1 (tEXt, section 11.3.3.2) if it fits, else UTF-8 (iTXt,
             section 11.3.3.4). Without it there is no such chunk.
+        xmp: An XMP packet. It and the text stand before the pixels, for readers that stop there.
 
     Raises:
         ValueError: The shape or the type is another, or a side is 0 or more than 2**31 - 1.
@@ -85,7 +88,7 @@ def encode_png(pixels: Bytes, *, text: str | None = None) -> bytes:
     height, width, _ = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 2 is truecolour (section 11.2.1)
     image_data = [(b"IDAT", piece) for piece in _deflated(pixels)]
-    chunks = [(b"IHDR", header), *_text_chunks(text), *image_data, (b"IEND", b"")]
+    chunks = [(b"IHDR", header), *_text_chunks(text, xmp), *image_data, (b"IEND", b"")]
     return b"".join([_SIGNATURE, *(part for name, content in chunks for part in _chunk(name, content))])
 
 
@@ -98,10 +101,12 @@ def _check(pixels: Bytes) -> None:
         raise ValueError(f"A side has 1 to {_MAX_SIDE} pixels, not {pixels.shape[1]}x{pixels.shape[0]}.")
 
 
-def _text_chunks(text: str | None) -> list[tuple[bytes, bytes]]:
+def _text_chunks(text: str | None, xmp: bytes | None) -> list[tuple[bytes, bytes]]:
     info = PngInfo()
     if text is not None:
         info.add_text("parameters", text)
+    if xmp is not None:
+        info.add_itxt(_XMP_KEYWORD, xmp)  # not compressed (XMP specification, part 3, section 1.1.5)
     return [(name, content) for name, content, *_ in info.chunks]
 
 
