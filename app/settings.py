@@ -218,7 +218,14 @@ class Settings(BaseSettings):
     """Whether the documentation pages and `/openapi.json` are there."""
 
     image_metadata: bool = True
-    """Write prompt, seed and the other parameters into each PNG as text."""
+    """Write prompt, seed and the other parameters into each picture: into a PNG as text, else as EXIF's comment."""
+
+    ai_label: bool = True
+    """Label each picture as made by AI: IPTC's Digital Source Type `trainedAlgorithmicMedia`, in XMP."""
+
+    aigc_producer: str = Field(default="", max_length=200, pattern=r"^[!#-\[\]-~]*$")
+    """Name or code of who provides the service. With it each picture carries the implicit label of China's GB
+    45438-2025, in XMP. ASCII without spaces, quotation marks and backslashes, as that standard has it."""
 
     log_format: Literal["auto", "json", "console"] = "auto"
     """Log lines as `json` or for reading (`console`); `auto` is console on a terminal, else json."""

@@ -14,8 +14,10 @@ from app.api.context import ApiContext
 from app.api.schemas import Timings, UsedParameters
 from app.errors import ClientDisconnectedError, InvalidRequestError
 from app.inference.engine import GenerationResult
-from app.inference.image_codec import MediaType, Size, decode_image, encode_image, parameters_text
-from app.pipelines.base import GenerationParams, Img2ImgParams, Txt2ImgParams
+from app.inference.image_codec import MediaType, Size, decode_image, encode_image
+from app.inference.provenance import provenance_of
+from app.pipelines.base import GenerationParams, Img2ImgParams, PipelineImage, Txt2ImgParams
+from app.settings import Settings
 
 T = TypeVar("T")
 
@@ -190,13 +192,7 @@ async def _encode(
         *(
             loop.run_in_executor(
                 context.codec_threads,
-                partial(
-                    encode_image,
-                    made.pixels,
-                    encoding.media_type,
-                    quality=encoding.quality,
-                    text=_text(asked, context, model),
-                ),
+                partial(_write, made, asked, encoding, context.settings, model=model),
             )
             for made, asked in zip(result.images, params, strict=True)
         )
@@ -218,18 +214,19 @@ async def _encode(
     return pictures
 
 
-def _text(params: GenerationParams, context: ApiContext, model: str) -> str | None:
-    """Return what a PNG says about itself, if it may."""
-    if not context.settings.image_metadata:
-        return None
-    return parameters_text(
-        prompt=params.prompt,
-        steps=params.num_inference_steps,
-        seed=params.seed,
-        size=Size(params.width, params.height),
+def _write(
+    made: PipelineImage, asked: GenerationParams, encoding: Encoding, settings: Settings, *, model: str
+) -> bytes:
+    """Write a picture's file, with what the operator lets it say about itself."""
+    provenance = provenance_of(
+        asked,
+        made.pixels,
         model=model,
-        strength=params.strength if isinstance(params, Img2ImgParams) else None,
+        tell_parameters=settings.image_metadata,
+        ai_label=settings.ai_label,
+        aigc_producer=settings.aigc_producer,
     )
+    return encode_image(made.pixels, encoding.media_type, quality=encoding.quality, provenance=provenance)
 
 
 def _used_parameters(params: GenerationParams, result: GenerationResult, model: str) -> UsedParameters:

@@ -173,8 +173,8 @@ async def test_a_png_carries_its_parameters(client: httpx.AsyncClient) -> None:
     )
 
 
-async def test_a_png_carries_nothing_when_that_is_switched_off() -> None:
-    async with running(create_app(Settings(model="fake", image_metadata=False))) as client:
+async def test_a_png_carries_nothing_when_all_that_is_switched_off() -> None:
+    async with running(create_app(Settings(model="fake", image_metadata=False, ai_label=False))) as client:
         assert not opened((await txt2img(client)).content).info
 
 
