@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from app.inference.engine import Engine
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import LoadedPipelines, PipelineLoader
 from app.pipelines.fake import load_fake
+from app.pipelines.watermark import load_watermark
 from app.settings import Settings, parse_sizes, split_list
 from app.telemetry import Metrics
 from app.weights.source import FakeSource, parse_source
@@ -138,6 +140,12 @@ def create_app(
 
 
 def _load(settings: Settings) -> LoadedPipelines:
+    """Load what the settings name, and what is to be done to its pictures."""
+    watermark = load_watermark() if settings.watermark else None  # first, as it fails fast
+    return replace(_load_pipelines(settings), watermark=watermark)
+
+
+def _load_pipelines(settings: Settings) -> LoadedPipelines:
     """Find the weights on this disk, check them, and load them onto the device."""
     source = parse_source(settings.model)
     if isinstance(source, FakeSource):

@@ -227,6 +227,10 @@ class Settings(BaseSettings):
     """Name or code of who provides the service. With it each picture carries the implicit label of China's GB
     45438-2025, in XMP. ASCII without spaces, quotation marks and backslashes, as that standard has it."""
 
+    watermark: bool = False
+    """Work Stability AI's invisible watermark into the pixels of each picture of 256x256 or more. Takes the extra
+    `watermark`. PNG keeps it, WebP often does, JPEG does not."""
+
     log_format: Literal["auto", "json", "console"] = "auto"
     """Log lines as `json` or for reading (`console`); `auto` is console on a terminal, else json."""
 

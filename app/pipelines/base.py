@@ -116,6 +116,10 @@ class PipelineImage:
     prompt_truncated: bool
 
 
+Watermark = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
+"""Works a mark into a picture's pixels, of shape (height, width, 3). Blocks; any thread may call it, many at once."""
+
+
 class Pipeline(Protocol):
     """One warm pipeline of one mode. Calls block, and come one at a time from the device thread alone."""
 
@@ -177,6 +181,7 @@ class LoadedPipelines:
     warm_up_limits: int = 2
     on_warm: Callable[[], None] = lambda: None
     prompt_cache: Callable[[], CacheStatistics] = CacheStatistics
+    watermark: Watermark | None = None
 
 
 class PipelineLoader(Protocol):
