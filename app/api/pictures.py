@@ -16,7 +16,7 @@ from app.errors import ClientDisconnectedError, InvalidRequestError
 from app.inference.engine import GenerationResult
 from app.inference.image_codec import MediaType, Size, decode_image, encode_image
 from app.inference.provenance import provenance_of
-from app.pipelines.base import GenerationParams, Img2ImgParams, PipelineImage, Txt2ImgParams
+from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, PipelineImage, Txt2ImgParams
 from app.settings import Settings
 
 T = TypeVar("T")
@@ -186,13 +186,13 @@ async def _encode(
 ) -> Pictures:
     """Write the pictures, and down what they took."""
     started = time.monotonic()
-    model = context.registry.loaded.model
+    loaded = context.registry.loaded
     loop = asyncio.get_running_loop()
     files = await asyncio.gather(
         *(
             loop.run_in_executor(
                 context.codec_threads,
-                partial(_write, made, asked, encoding, context.settings, model=model),
+                partial(_write, made, asked, encoding, loaded, context.settings),
             )
             for made, asked in zip(result.images, params, strict=True)
         )
@@ -207,7 +207,7 @@ async def _encode(
         files=files,
         media_type=encoding.media_type,
         seeds=[asked.seed for asked in params],
-        used=_used_parameters(params[0], result, model),
+        used=_used_parameters(params[0], result, loaded.model),
         timings=timings,
     )
     _record(pictures, result.batch_pictures, request, context)
@@ -215,18 +215,19 @@ async def _encode(
 
 
 def _write(
-    made: PipelineImage, asked: GenerationParams, encoding: Encoding, settings: Settings, *, model: str
+    made: PipelineImage, asked: GenerationParams, encoding: Encoding, loaded: LoadedPipelines, settings: Settings
 ) -> bytes:
     """Write a picture's file, with what the operator lets it say about itself."""
+    pixels = made.pixels if loaded.watermark is None else loaded.watermark(made.pixels)
     provenance = provenance_of(
         asked,
-        made.pixels,
-        model=model,
+        pixels,
+        model=loaded.model,
         tell_parameters=settings.image_metadata,
         ai_label=settings.ai_label,
         aigc_producer=settings.aigc_producer,
     )
-    return encode_image(made.pixels, encoding.media_type, quality=encoding.quality, provenance=provenance)
+    return encode_image(pixels, encoding.media_type, quality=encoding.quality, provenance=provenance)
 
 
 def _used_parameters(params: GenerationParams, result: GenerationResult, model: str) -> UsedParameters:
