@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from app.inference.image_codec import MediaType, encode_image
 from app.inference.provenance import Provenance, parameters_text, provenance_of
@@ -150,3 +150,14 @@ def test_in_a_png_all_is_said_before_the_pixels() -> None:
     assert data.rindex(b"iTXt") < data.index(b"IDAT")
     with Image.open(io.BytesIO(data[: data.index(b"IDAT") + 4])) as image:  # nothing behind it has arrived yet
         assert {"parameters", "XML:com.adobe.xmp"} <= set(image.info)
+
+
+@pytest.mark.parametrize("media_type", [MediaType.WEBP, MediaType.JPEG])
+def test_exif_holds_what_stable_diffusion_webui_s_reader_takes_for_the_text(media_type: MediaType) -> None:
+    """Piexif, by which it reads, takes all that follows the code for big-endian UTF-16."""
+    provenance = said(dataclasses.replace(TXT2IMG, prompt="一只猫 🐈"))
+    exif = opened(encode_image(PIXELS, media_type, provenance=provenance)).getexif()
+    comment: bytes = exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
+    assert comment[:8] == b"UNICODE\0"
+    assert comment[8:].decode("utf-16-be") == provenance.parameters
+    assert exif.endian == ">"  # for readers that go by EXIF's own byte order
