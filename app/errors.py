@@ -1,7 +1,7 @@
 """The error tree: what can go wrong, and for each kind its HTTP status and machine code. No framework is known here.
 
 `str(error)` is public: it goes to the client or the operator as it stands. Causes are chained and logged, never sent.
-The first line of each docstring is the "when" column of the README's table of errors.
+The first line of each docstring is the "when" column of the table of errors in docs/operating.md.
 """
 
 from typing import ClassVar

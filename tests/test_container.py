@@ -46,9 +46,14 @@ Manifest = dict[str, Any]
 def manifests() -> list[Manifest]:
     """Kubernetes objects, in files and in documents."""
     texts = [file.read_text(encoding="utf-8") for file in (ROOT / "deploy").rglob("*.y*ml")]
-    for file in (ROOT / "deploy").rglob("*.md"):
+    for file in documents():
         texts += re.findall(r"^```ya?ml\n(.*?)^```", file.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     return [one for text in texts for one in yaml.safe_load_all(text) if "kind" in one]
+
+
+def documents() -> list[Path]:
+    """Where people read how the service is started."""
+    return [ROOT / "README.md", *(ROOT / "deploy").rglob("*.md"), *(ROOT / "docs").glob("*.md")]
 
 
 def grace_periods() -> Iterator[tuple[str, float, str | None]]:
@@ -62,9 +67,11 @@ def grace_periods() -> Iterator[tuple[str, float, str | None]]:
         drain_s = re.search(r"^Environment=.*TURBO_DRAIN_S=(\S+)", text, re.MULTILINE)
         (grace_s,) = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
         yield unit.name, float(grace_s), drain_s and drain_s[1]
-    for document in (ROOT / "deploy").rglob("*.md"):
+    for document in documents():
         for command in re.findall(
-            r"^docker run .*?(?<!\\)$", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+            r"^docker run [^`]*?sdxl-turbo-server.*?(?<!\\)$",
+            document.read_text(encoding="utf-8"),
+            re.DOTALL | re.MULTILINE,
         ):
             drain_s, grace = (re.search(rf"{name}[= ](\S+)", command) for name in ("TURBO_DRAIN_S", "--stop-timeout"))
             assert grace, f"Docker would kill it after ten seconds: {command}"
