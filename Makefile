@@ -14,7 +14,7 @@ SYSTEM_PROGRAMS ?= chromium exiftool node prometheus promtool
 SYSTEM_PACKAGES := chromium libimage-exiftool-perl nodejs prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: help run system-programs pull test test-service test-models test-long coverage lint check-pins audit sbom licences format bench soak train-demo eval-demo clean
+.PHONY: help run system-programs pull test test-service test-models test-long coverage lint check-pins audit sbom licences docs format bench soak train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -78,6 +78,9 @@ sbom: $(VENV)/.test ## List what the service installs, as CycloneDX: build/sbom.
 
 licences: $(VENV)/.test ## Write the table of THIRD_PARTY.md
 	@$(BIN)/python -m tools.dependencies licences
+
+docs: $(VENV)/.test ## Write the API reference, docs/api.md, from the OpenAPI document
+	@$(BIN)/python -m tools.api_reference
 
 format: $(VENV)/.test ## Format the code
 	$(BIN)/ruff check --fix
