@@ -18,8 +18,8 @@ Json = Mapping[str, Any]
 
 _INTRODUCTION = """# API reference
 
-Written by `make docs` from the service's OpenAPI document. A running service has it at `/openapi.json`, and at `/docs` a
-page to read it and try it. The [README](../README.md#asking-for-pictures) says what the fields mean together."""
+Written by `make docs` from the service's OpenAPI document. A running service has it at `/openapi.json`, and at `/docs`
+a page to read it and try it. The [README](../README.md#asking-for-pictures) says what the fields mean together."""
 
 _REFERENCE = "#/components/schemas/"
 
