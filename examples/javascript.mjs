@@ -1,0 +1,51 @@
+// Text to image, then image to image, with fetch:  node examples/javascript.mjs [URL]
+//
+// A page imports `ask` instead, and shows a picture by URL.createObjectURL(await answer.blob()). Pages of other origins than the
+// service's own have to be named in TURBO_CORS_ORIGINS.
+
+const ATTEMPTS = 5;
+
+/** Ask; when the service is busy, come back after the seconds that it names; throw its reason if it refuses. */
+export async function ask(url, init) {
+  for (let attempt = 1; ; attempt++) {
+    const answer = await fetch(url, { method: "POST", ...init });
+    if (answer.ok) return answer;
+    const seconds = answer.headers.get("Retry-After");
+    if (![429, 503].includes(answer.status) || seconds === null || attempt === ATTEMPTS) {
+      const problem = await answer.json(); // application/problem+json: `detail` is for people, `code` for programs
+      throw new Error(`${problem.code}: ${problem.detail}`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+  }
+}
+
+async function main(url) {
+  const { writeFile } = await import("node:fs/promises");
+
+  const made = await ask(`${url}/txt2img`, {
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ prompt: "a fox with a scarf", seed: 1 }),
+  });
+  const picture = await made.blob();
+  await writeFile("one.png", Buffer.from(await picture.arrayBuffer()));
+  console.log("one.png, seed", made.headers.get("X-Seed"));
+
+  // The same fox on another background. fetch names the form's Content-Type itself.
+  const form = new FormData();
+  form.append("image", picture, "one.png");
+  form.append("prompt", "a fox on a blue background");
+  form.append("strength", "0.5");
+  form.append("num_inference_steps", "2");
+  form.append("seed", "1");
+  const changed = await ask(`${url}/img2img`, { body: form });
+  await writeFile("two.png", Buffer.from(await changed.arrayBuffer()));
+  console.log("two.png,", changed.headers.get("Server-Timing"));
+}
+
+if (globalThis.process?.argv[1]?.endsWith("javascript.mjs")) {
+  const { argv, env } = process;
+  main(argv[2] ?? env.SERVICE_URL ?? "http://127.0.0.1:8000").catch((error) => {
+    console.error(error.message);
+    process.exitCode = 1;
+  });
+}
