@@ -10,8 +10,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^cpu = \["\(torch[^"]*\)"\]$$/\1/p' pyproject.toml)
 # What some tests start, and the Debian packages that have it. Set SYSTEM_PROGRAMS= to do without.
-SYSTEM_PROGRAMS ?= chromium exiftool node prometheus promtool
-SYSTEM_PACKAGES := chromium libimage-exiftool-perl nodejs prometheus
+SYSTEM_PROGRAMS ?= chromium curl exiftool node openssl prometheus promtool
+SYSTEM_PACKAGES := chromium curl libimage-exiftool-perl nodejs openssl prometheus
 
 .DEFAULT_GOAL := help
 .PHONY: help run system-programs pull test test-service test-models test-long coverage lint check-pins audit sbom licences docs format bench soak train-demo eval-demo clean
