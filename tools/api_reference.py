@@ -81,9 +81,23 @@ class _Writer:
             yield from _table(["parameter", "in", "type", "default", ""], rows)
 
     def _bodies(self, body: Json | None) -> Iterator[str]:
-        for media_type, content in (body or {}).get("content", {}).items():
-            yield from (f"**Takes** `{media_type}`:", "")
-            yield from self._fields(self._resolved(content["schema"]), content.get("encoding", {}))
+        contents = (body or {}).get("content", {})
+        plain = {media_type for media_type in contents if "properties" not in self._schema_of(contents[media_type])}
+        for media_type in contents:
+            if media_type not in plain:
+                yield from (f"**Takes** `{media_type}`:", "")
+                yield from self._fields(self._schema_of(contents[media_type]), contents[media_type].get("encoding", {}))
+        if plain:
+            yield from (
+                f"**Takes** {self._contents({name: contents[name] for name in contents if name in plain})}.",
+                "",
+            )
+
+    def _schema_of(self, content: Json) -> Json:
+        """Return the schema that a body's content has or names."""
+        name = content["schema"].get("$ref", "").removeprefix(_REFERENCE)
+        schema: Json = self._schemas[name] if name else content["schema"]
+        return schema
 
     def _answers(self, answers: Json) -> Iterator[str]:
         """Write what comes back: answers with their bodies, kinds of errors by their codes alone, and headers."""
@@ -163,11 +177,6 @@ class _Writer:
         for example in next((one["examples"] for one in said if "examples" in one), [])[:1]:
             text += f" Such as `{json.dumps(example, ensure_ascii=False)}`."
         return [self._type(schema), default, _cell(text.strip())]
-
-    def _resolved(self, schema: Json) -> Json:
-        name = schema.get("$ref", "").removeprefix(_REFERENCE)
-        resolved: Json = self._schemas[name] if name else schema
-        return resolved
 
     def _type(self, schema: Json) -> str:
         """Say what values a schema takes, and within which bounds."""
