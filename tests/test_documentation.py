@@ -314,7 +314,12 @@ def test_what_a_document_says_can_be_done(name: str, tmp_path: Path, programs: P
 
 # The examples.
 
-EXAMPLES = {"curl.sh": "bash", "python_httpx.py": sys.executable, "javascript.mjs": "node"}
+EXAMPLES = {
+    "curl.sh": "bash",
+    "python_httpx.py": sys.executable,
+    "python_openai.py": sys.executable,
+    "javascript.mjs": "node",
+}
 """What runs each."""
 
 

@@ -1,0 +1,33 @@
+"""Text to image, then image to image, with OpenAI's SDK:  python examples/python_openai.py [URL].
+
+The SDK comes back by itself when the service is busy, after the seconds that `Retry-After` names.
+"""
+
+import os
+import sys
+from base64 import b64decode
+from pathlib import Path
+
+import openai
+from openai.types import ImagesResponse
+
+URL = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("SERVICE_URL", "http://127.0.0.1:8000")
+
+client = openai.OpenAI(base_url=f"{URL}/v1", api_key=os.environ.get("TURBO_API_KEY", "none"))
+
+
+def save(answer: ImagesResponse, name: str) -> None:
+    """Write the answer's first picture; its seed is more than OpenAI's pictures have."""
+    image = (answer.data or [])[0]
+    Path(name).write_bytes(b64decode(image.b64_json or ""))
+    print(f"{name}, {answer.size}, {image.model_extra}")
+
+
+try:
+    save(client.images.generate(prompt="a fox with a scarf", size="512x512", extra_body={"seed": 1}), "one.png")
+
+    # The same fox on another background. What OpenAI's parameters lack goes into extra_body.
+    changes = {"strength": 0.5, "num_inference_steps": 2, "seed": 1}
+    save(client.images.edit(image=Path("one.png"), prompt="a fox on a blue background", extra_body=changes), "two.png")
+except openai.APIStatusError as error:  # `code` is for programs, `message` for people
+    sys.exit(f"{error.code}: {error.message}")
