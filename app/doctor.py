@@ -12,10 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypeVar
+from typing import Any, Literal, TypeVar
 
 from app.api.access import ApiKeys
 from app.errors import DeviceLostError, TurboError, first_line, root_cause
@@ -24,6 +24,7 @@ from app.main import load_folder
 from app.pipelines import ascend_host
 from app.pipelines.base import GenerationParams, Mode
 from app.settings import Settings, parse_sizes, unknown_variables
+from app.stdout import own_stdout
 from app.weights.source import FakeSource, WeightsSource, parse_source
 from app.weights.store import locate
 
@@ -39,7 +40,6 @@ _NEEDED_BYTES = 8 << 30
 
 _CALLS_PER_FINDING = 3  # of the device, at most
 
-_STDOUT, _STDERR = 1, 2  # file descriptors
 _OUT_OF_GROUP = "Run as a member of the group that owns it (docker: --group-add $(stat -c %g /dev/davinci0))."
 
 
@@ -63,11 +63,11 @@ Findings = Generator[Finding, None, T]
 def report(findings: Iterable[Finding], *, as_json: bool) -> int:
     """Print the findings as they come, or as JSON in the end, and return the exit code: 1 if one failed.
 
-    Stdout is the report's alone; what libraries write there, CANN's included, goes to stderr.
+    Stdout is the report's alone.
     """
     levels: list[Level] = []
     shown: list[dict[str, Any]] = []
-    with _stdout_to_ourselves() as stdout, suppress(BrokenPipeError):  # `doctor | head` has read enough
+    with own_stdout() as stdout, suppress(BrokenPipeError):  # `doctor | head` has read enough
         for finding in findings:
             levels.append(finding.level)
             shown.append(asdict(finding))
@@ -78,20 +78,6 @@ def report(findings: Iterable[Finding], *, as_json: bool) -> int:
         else:
             print(f"{levels.count('FAIL')} failed, {levels.count('WARN')} to look at", file=stdout, flush=True)
     return int("FAIL" in levels)
-
-
-@contextmanager
-def _stdout_to_ourselves() -> Iterator[TextIO]:
-    """Yield stdout; what anybody else writes to it meanwhile goes to stderr."""
-    sys.stdout.flush()
-    ours = os.dup(_STDOUT)
-    os.dup2(_STDERR, _STDOUT)
-    try:
-        with suppress(BrokenPipeError), os.fdopen(os.dup(ours), "w", encoding="utf-8") as stdout:
-            yield stdout
-    finally:
-        os.dup2(ours, _STDOUT)
-        os.close(ours)
 
 
 def examine(settings: Settings, *, root: Path = Path("/")) -> Iterator[Finding]:
@@ -129,7 +115,7 @@ def _caught(check: str, findings: Generator[Finding, None, T]) -> Generator[Find
     try:
         return (yield from findings)
     except DeviceLostError as error:
-        yield Finding(check, "FAIL", re.sub(r"; the service is being replaced\.$", ".", str(error)), error.remedy)
+        yield Finding(check, "FAIL", error.what_failed, error.remedy)
     except TurboError as error:
         yield Finding(check, "FAIL", str(error))
     except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the operator is told

@@ -211,6 +211,11 @@ class DeviceLostError(TurboError):
         super().__init__(detail, retry_after_s=30)
         self.remedy = remedy
 
+    @property
+    def what_failed(self) -> str:
+        """The detail without what becomes of the service, for commands that are none."""
+        return str(self).replace("; the service is being replaced.", ".")
+
 
 class NotReadyError(TurboError):
     """The readiness or liveness check fails; `health` says what is wrong."""

@@ -1,0 +1,23 @@
+"""Stdout, kept for what a command has to say: what libraries write there, CANN's included, goes to stderr."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TextIO
+
+_STDOUT, _STDERR = 1, 2  # file descriptors
+
+
+@contextmanager
+def own_stdout() -> Iterator[TextIO]:
+    """Yield stdout; what anybody else writes to it meanwhile goes to stderr."""
+    sys.stdout.flush()
+    ours = os.dup(_STDOUT)
+    os.dup2(_STDERR, _STDOUT)
+    try:
+        with suppress(BrokenPipeError), os.fdopen(os.dup(ours), "w", encoding="utf-8") as stdout:
+            yield stdout
+    finally:
+        os.dup2(ours, _STDOUT)
+        os.close(ours)
