@@ -88,7 +88,7 @@ async def make_from_text(fields: TextFields, encoding: Encoding, request: Reques
     Raises:
         TurboError: There is no place, or it failed.
     """
-    _check_pixels(fields, context)
+    check_pixels(fields, context.settings)
 
     async def make() -> Pictures:
         async with context.engine.admit() as place:
@@ -113,7 +113,7 @@ async def make_from_picture(
     Raises:
         TurboError: There is no place, the file is no picture, or it failed.
     """
-    _check_pixels(fields, context)
+    check_pixels(fields, context.settings)
 
     async def make() -> Pictures:
         async with context.engine.admit() as place:
@@ -145,12 +145,16 @@ async def _decode(data: bytes, size: Size | None, context: ApiContext) -> Image.
     return await asyncio.get_running_loop().run_in_executor(context.codec_threads, decode)
 
 
-def _check_pixels(fields: TextFields | PictureFields, context: ApiContext) -> None:
-    """Check the rule that depends on a setting, and so cannot stand in the schema."""
+def check_pixels(fields: TextFields | PictureFields, settings: Settings) -> None:
+    """Check the rule that depends on a setting, and so cannot stand in the schema.
+
+    Raises:
+        InvalidRequestError: The size has too many pixels.
+    """
     size = fields.chosen_size
-    if size is not None and size.pixels > context.settings.max_pixels:
+    if size is not None and size.pixels > settings.max_pixels:
         raise InvalidRequestError(
-            f"width x height is {size.pixels} pixels, and at most {context.settings.max_pixels} may be asked for.",
+            f"width x height is {size.pixels} pixels, and at most {settings.max_pixels} may be asked for.",
             param=fields.size_param,
         )
 
@@ -192,7 +196,7 @@ async def _encode(
         *(
             loop.run_in_executor(
                 context.codec_threads,
-                partial(_write, made, asked, encoding, loaded, context.settings),
+                partial(write_picture, made, asked, encoding, loaded, context.settings),
             )
             for made, asked in zip(result.images, params, strict=True)
         )
@@ -207,17 +211,17 @@ async def _encode(
         files=files,
         media_type=encoding.media_type,
         seeds=[asked.seed for asked in params],
-        used=_used_parameters(params[0], result, loaded.model),
+        used=used_parameters(params[0], result.images[0], model=loaded.model),
         timings=timings,
     )
     _record(pictures, result.batch_pictures, request, context)
     return pictures
 
 
-def _write(
+def write_picture(
     made: PipelineImage, asked: GenerationParams, encoding: Encoding, loaded: LoadedPipelines, settings: Settings
 ) -> bytes:
-    """Write a picture's file, with what the operator lets it say about itself."""
+    """Return a picture's file, with what the operator lets it say about itself. Blocks; call it in a thread."""
     pixels = made.pixels if loaded.watermark is None else loaded.watermark(made.pixels)
     provenance = provenance_of(
         asked,
@@ -230,13 +234,14 @@ def _write(
     return encode_image(pixels, encoding.media_type, quality=encoding.quality, provenance=provenance)
 
 
-def _used_parameters(params: GenerationParams, result: GenerationResult, model: str) -> UsedParameters:
+def used_parameters(params: GenerationParams, made: PipelineImage, *, model: str) -> UsedParameters:
+    """Say what a picture was made with."""
     return UsedParameters(
         mode=params.mode,
         model=model,
         prompt=params.prompt,
-        prompt_tokens=result.images[0].prompt_tokens,
-        prompt_truncated=result.images[0].prompt_truncated,
+        prompt_tokens=made.prompt_tokens,
+        prompt_truncated=made.prompt_truncated,
         num_inference_steps=params.num_inference_steps,
         effective_steps=params.effective_steps,
         strength=params.strength if isinstance(params, Img2ImgParams) else None,
