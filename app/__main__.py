@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from typing import NoReturn
 
 # As PID 1 of a container a process has no default action for signals, and the imports below take a while.
 for _number in (signal.SIGINT, signal.SIGTERM):
@@ -10,5 +11,11 @@ for _number in (signal.SIGINT, signal.SIGTERM):
 
 from app.command_line import main  # noqa: E402 - see above
 
-if __name__ == "__main__":
+
+def run() -> NoReturn:
+    """Run what the process's arguments say, and end it; also the script `sdxl-turbo-server`."""
     sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

@@ -62,7 +62,7 @@ def create_app(
     settings = settings or Settings()
     device_lock = DeviceLock(hang_limit_s=settings.hang_limit_s)
     registry = PipelineRegistry(
-        load_pipelines or partial(_load, settings), device_lock, warm_up_sizes=parse_sizes(settings.warm_up_sizes)
+        load_pipelines or partial(load_model, settings), device_lock, warm_up_sizes=parse_sizes(settings.warm_up_sizes)
     )
     engine = Engine(
         registry,
@@ -139,8 +139,8 @@ def create_app(
     return app
 
 
-def _load(settings: Settings) -> LoadedPipelines:
-    """Load what the settings name, and what is to be done to its pictures."""
+def load_model(settings: Settings) -> LoadedPipelines:
+    """Load what the settings name, and what is to be done to its pictures; the contract is `PipelineLoader`."""
     watermark = load_watermark() if settings.watermark else None  # first, as it fails fast
     return replace(_load_pipelines(settings), watermark=watermark)
 

@@ -4,7 +4,7 @@ import difflib
 import ipaddress
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -100,9 +100,6 @@ class Settings(BaseSettings):
         frozen=True,
         extra="forbid",
         use_attribute_docstrings=True,
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_avoid_json=True,
     )
 
     host: str = Field(default="127.0.0.1", min_length=1)
@@ -254,22 +251,3 @@ def unknown_variables(environ: Mapping[str, str]) -> list[tuple[str, str | None]
     return [
         (name, next(iter(difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.75)), None)) for name in unknown
     ]
-
-
-def settings_from_command_line(arguments: Sequence[str], *, program: str, description: str) -> Settings:
-    """Read the settings from flags such as `--max-queue 8`, and from the environment.
-
-    Raises:
-        SystemExit: After printing the help, or on an unknown flag.
-        pydantic.ValidationError: On a value out of its bounds.
-    """
-
-    class CommandLine(
-        Settings,
-        cli_prog_name=program,
-        cli_parse_args=list(arguments),
-    ):
-        """Placeholder for the help's head."""
-
-    CommandLine.__doc__ = description
-    return CommandLine()

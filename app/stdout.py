@@ -15,9 +15,11 @@ def own_stdout() -> Iterator[TextIO]:
     sys.stdout.flush()
     ours = os.dup(_STDOUT)
     os.dup2(_STDERR, _STDOUT)
+    stdout = os.fdopen(os.dup(ours), "w", encoding="utf-8")
     try:
-        with suppress(BrokenPipeError), os.fdopen(os.dup(ours), "w", encoding="utf-8") as stdout:
-            yield stdout
+        yield stdout
     finally:
+        with suppress(BrokenPipeError):  # who reads it has read enough
+            stdout.close()
         os.dup2(ours, _STDOUT)
         os.close(ours)

@@ -9,7 +9,6 @@ from app.settings import (
     SIDE_MULTIPLE,
     Settings,
     parse_sizes,
-    settings_from_command_line,
     unknown_variables,
 )
 
@@ -51,14 +50,6 @@ def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_home_that_is_nobody_s_is_refused() -> None:
     with pytest.raises(ValidationError, match="Set it to a folder"):
         Settings(weights_dir=Path("~nobody-of-this-name/weights"))
-
-
-def test_flags_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TURBO_PORT", "1")
-    flags = ["--port", "2", "--no-image-metadata", "--log-prompts", "--max-pixels=65536"]
-    settings = settings_from_command_line(flags, program="app", description="")
-    assert (settings.port, settings.image_metadata, settings.log_prompts) == (2, False, True)
-    assert settings.max_pixels == 65536
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3", "npu", "npu:15"])
