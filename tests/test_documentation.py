@@ -28,7 +28,7 @@ from PIL import Image
 
 from app import command_line
 from app.main import create_app
-from app.settings import Settings, settings_from_command_line, unknown_variables
+from app.settings import Settings, unknown_variables
 from app.weights.source import FolderSource, parse_source
 from tests.conftest import opened, program, serving
 from tests.documents import DOCUMENTS, ROOT, Block, document
@@ -89,8 +89,8 @@ def check_python(call: Call) -> None:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in call.variables.items():
                 patch.setenv(name, value)
-            flags = [flag for flag in flags if flag != "--json"]
-            source = parse_source(settings_from_command_line(flags, program="", description="").model)
+            parser = command_line._parser(command)  # noqa: SLF001 - as above
+            source = parse_source(command_line._settings(parser.parse(flags), parser).model)  # noqa: SLF001
         assert not isinstance(source, FolderSource) or source.path.is_absolute(), f"{source} is no hub's"
     elif module != "venv":
         spec = importlib.util.find_spec(module)
@@ -398,3 +398,8 @@ def test_every_setting_command_target_and_file_that_a_document_names_is_there(na
                 assert found[1] in command_line._COMMANDS, f"{section.where}: {code}"  # noqa: SLF001 - as above
             if found := re.fullmatch(r"((?:app|benchmarks|tests|tools|training|examples|docs|deploy)/[\w./-]+)", code):
                 assert any((ROOT / f"{found[1]}{end}").exists() for end in ("", ".py")), f"{section.where}: {code}"
+
+
+def test_the_commands_are_those_of_the_command_line() -> None:
+    text = (ROOT / "docs/command-line.md").read_text(encoding="utf-8").partition("## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(command_line._COMMANDS)  # noqa: SLF001
