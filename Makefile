@@ -8,6 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 # torch from PyPI brings gigabytes of CUDA; this index has the builds without. Another mirror: make run TORCH_INDEX=...
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+WATERMARK := $(shell sed -n 's/^watermark = \["\(.*\)"\]$$/\1/p' pyproject.toml)
 TORCH := $(shell sed -n 's/^cpu = \["\(torch[^"]*\)"\]$$/\1/p' pyproject.toml)
 # What some tests start, and the Debian packages that have it. Set SYSTEM_PROGRAMS= to do without.
 SYSTEM_PROGRAMS ?= chromium curl exiftool node openssl prometheus promtool
@@ -117,6 +118,7 @@ $(VENV)/.run: pyproject.toml
 $(VENV)/.test: $(VENV)/.run
 	@echo "==> installing what the tests and checks need"
 	@$(BIN)/python -m pip install --quiet --editable ".[cpu,training]" --group dev
+	@$(BIN)/python -m pip install --quiet --no-deps "$(WATERMARK)" # it wants OpenCV with windows, which wants libGL
 	@$(MAKE) --no-print-directory system-programs
 	@touch $@
 

@@ -34,7 +34,7 @@ from tests.conftest import opened, program, serving
 from tests.documents import DOCUMENTS, ROOT, Block, document
 from tests.gate import GatedPipeline
 
-REAL = ("bash", "cat", "chmod", "curl", "node", "openssl", "sed", "rm")
+REAL = ("bash", "cat", "chmod", "curl", "exiftool", "node", "openssl", "sed", "rm")
 """Programs of the system that blocks may use."""
 
 COMING = {"docs/observability.md"}
