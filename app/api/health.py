@@ -16,7 +16,13 @@ from app.inference.engine import EngineStatus
 router = APIRouter(prefix="/healthz", tags=["health"])
 
 
-@router.get("/live", response_model=Live, responses=HEALTH_RESPONSES, operation_id="live")
+@router.get(
+    "/live",
+    response_model=Live,
+    responses=HEALTH_RESPONSES,
+    operation_id="live",
+    response_description="The process is of use.",
+)
 async def live(request: Request, context: Context) -> Live | JSONResponse:
     """Tell whether the process is of use: fails when the device is lost or a call hangs."""
     if not context.engine.status.live:
@@ -24,7 +30,13 @@ async def live(request: Request, context: Context) -> Live | JSONResponse:
     return Live()
 
 
-@router.get("/ready", response_model=Readiness, responses=HEALTH_RESPONSES, operation_id="ready")
+@router.get(
+    "/ready",
+    response_model=Readiness,
+    responses=HEALTH_RESPONSES,
+    operation_id="ready",
+    response_description="Send requests here.",
+)
 async def ready(request: Request, context: Context) -> Readiness | JSONResponse:
     """Tell whether to send requests here: fails also while the service drains."""
     if not context.engine.status.ready:

@@ -21,7 +21,7 @@ from app.api.openai_schemas import (
     ModelList,
     Usage,
 )
-from app.api.openapi import EDITS_BODY, FORM, IMAGES_RESPONSES, MODELS_RESPONSES
+from app.api.openapi import EDITS_BODY, FORM, IMAGES_RESPONSES, MODEL_RESPONSES, MODELS_RESPONSES
 from app.api.pictures import Encoding, Pictures, make_from_picture, make_from_text, read_upload
 from app.errors import ModelNotFoundError
 from app.inference.image_codec import MediaType
@@ -71,14 +71,24 @@ router.include_router(_generations)
 router.include_router(_edits)
 
 
-@router.get("/models", responses=MODELS_RESPONSES, operation_id="list_models")
+@router.get(
+    "/models",
+    responses=MODELS_RESPONSES,
+    operation_id="list_models",
+    response_description="The one model, with its licence and limits.",
+)
 async def list_models(request: Request, context: Context) -> ModelList:
     """Name the model that is served, with its licence and limits."""
     context.access.identify(request)
     return ModelList(data=[_served(context)])
 
 
-@router.get("/models/{model:path}", responses=MODELS_RESPONSES, operation_id="retrieve_model")
+@router.get(
+    "/models/{model:path}",
+    responses=MODEL_RESPONSES,
+    operation_id="retrieve_model",
+    response_description="The model, with its licence and limits.",
+)
 async def retrieve_model(model: str, request: Request, context: Context) -> Model:
     """Describe the model that is served."""
     context.access.identify(request)

@@ -97,7 +97,8 @@ IMAGES_RESPONSES: dict[int | str, dict[str, Any]] = {
     **_problems(errors.ModelNotFoundError),
 }
 
-MODELS_RESPONSES = _problems(errors.UnauthorizedError, errors.ModelNotFoundError)
+MODELS_RESPONSES = _problems(errors.UnauthorizedError)
+MODEL_RESPONSES = _problems(errors.UnauthorizedError, errors.ModelNotFoundError)
 
 FORM = "multipart/form-data"
 BINARY = "application/octet-stream"
@@ -109,7 +110,7 @@ def _form_schema(form: type[BaseModel]) -> dict[str, Any]:
     for field in schema["properties"].values():
         for option in field.pop("anyOf", ()):
             if option != {"type": "null"}:
-                field.update(option)
+                field.update({**option, **field})  # the field's own description says more than its type's
         if field.get("default", 0) is None:
             del field["default"]
     return schema
