@@ -42,10 +42,12 @@ class ConnectionLimits:
         header_timeout_s: Seconds that a request's header may take to arrive.
         max_connections: Connections that are open at once. For one more, that is closed whose client has kept the
             service waiting longest; requests that have arrived whole are never given up for new ones.
+        count_error: Counts an answer that is given here, below the app; it gets the error's code.
     """
 
-    def __init__(self, *, header_timeout_s: float, max_connections: int) -> None:
+    def __init__(self, *, header_timeout_s: float, max_connections: int, count_error: Callable[[str], None]) -> None:
         self.header_timeout_s = header_timeout_s
+        self.count_error = count_error
         self.max_connections = max_connections
         self._open = 0
         self._awaited: dict[HttpProtocol, None] = {}  # in the order in which the waiting began
@@ -241,6 +243,7 @@ class HttpProtocol(H11Protocol):
     def _refuse(self, error: TurboError) -> None:
         """Answer with problem+json, if no answer has begun, and close the connection."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._limits.count_error(error.code)
             request_id, reason = uuid.uuid4().hex, HTTPStatus(error.status).phrase.encode()
             body = json.dumps(problem_body(error, request_id=request_id)).encode()
             headers = [

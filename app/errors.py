@@ -253,6 +253,12 @@ class KeysFileError(StartError):
     code = "keys_unusable"
 
 
+class TracesError(StartError):
+    """OpenTelemetry's variables ask for traces that cannot be had."""
+
+    code = "traces_unusable"
+
+
 class WeightsError(StartError):
     """The weights are missing, damaged or not SDXL-Turbo's."""
 

@@ -30,6 +30,7 @@ from app.pipelines.fake import load_fake
 from app.pipelines.watermark import load_watermark
 from app.settings import Settings, parse_sizes, split_list
 from app.telemetry import Metrics
+from app.tracing import Tracing
 from app.weights.source import FakeSource, parse_source
 from app.weights.store import locate, pull
 
@@ -73,6 +74,7 @@ def create_app(
     )
     watch = DeviceWatch(engine, device_lock, idle_check_s=settings.idle_check_s)
     access = Access(rate_limits=settings.rate_limit, origins=split_list(settings.cors_origins))
+    tracing = Tracing()
     codec_threads = ThreadPoolExecutor(_CODEC_THREADS, thread_name_prefix="codec")
 
     @asynccontextmanager
@@ -82,6 +84,7 @@ def create_app(
             watching = asyncio.create_task(watch.run())
             stack.callback(watching.cancel)
             try:
+                await stack.enter_async_context(tracing)
                 if settings.api_keys_file is not None:
                     access.keys = ApiKeys(settings.api_keys_file)
                     reading = asyncio.create_task(access.keys.keep_fresh())
@@ -106,12 +109,14 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # app.tracing says why
     )
     app.state.context = ApiContext(
         settings=settings,
         registry=registry,
         engine=engine,
-        metrics=Metrics(queue_depth=lambda: engine.status.waiting, prompt_cache=registry.prompt_cache),
+        metrics=Metrics(engine, registry),
+        tracing=tracing,
         access=access,
         codec_threads=codec_threads,
     )
@@ -133,7 +138,7 @@ def create_app(
             allow_origins=access.origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],  # OpenAI's SDK sends a dozen of its own
-            expose_headers=["Retry-After", "Server-Timing", *GENERATION_HEADERS],
+            expose_headers=["Retry-After", "Server-Timing", "traceparent", *GENERATION_HEADERS],
         )
     app.add_middleware(EdgeMiddleware)
     return app

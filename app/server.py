@@ -17,8 +17,8 @@ from typing import NoReturn, Protocol
 import uvicorn
 from fastapi import FastAPI
 
+from app.api.context import ApiContext
 from app.connections import ConnectionLimits, HttpProtocol
-from app.inference.engine import Engine
 from app.settings import Settings, split_list
 
 _log = logging.getLogger(__name__)
@@ -57,9 +57,11 @@ class DrainingServer(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
+        context: ApiContext = app.state.context
         limits = ConnectionLimits(
             header_timeout_s=settings.header_timeout_s,
             max_connections=_reserve_descriptors(settings.max_connections),
+            count_error=lambda code: context.metrics.errors.labels(code).inc(),
         )
         config = uvicorn.Config(
             app,
@@ -78,7 +80,7 @@ class DrainingServer(uvicorn.Server):
             timeout_graceful_shutdown=_LAST_BYTES_S,
         )
         super().__init__(config)
-        self._engine: Engine = app.state.context.engine
+        self._engine = context.engine
         self._drain_s = settings.drain_s
         self._drain_until: float | None = None
         self._gave_up = False

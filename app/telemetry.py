@@ -3,60 +3,173 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.pipelines.base import CacheStatistics
+from app import __version__
+from app.errors import StartError, TurboError
+from app.inference.engine import Engine, StatusWord
+from app.inference.registry import PipelineRegistry
+from app.pipelines.base import Mode
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+SECONDS_BUCKETS = (0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
+"""From a step on a fast accelerator to past the default deadline, with a bound at it and at half of it."""
+
+PICTURES_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class Metrics:
-    """The service's Prometheus metrics, in a registry of their own, so that two apps in one process do not meet."""
+    """The service's Prometheus metrics, in a registry of their own, so that two apps in one process do not meet.
 
-    def __init__(self, *, queue_depth: Callable[[], int], prompt_cache: Callable[[], CacheStatistics]) -> None:
-        """Make the metrics; `queue_depth` and `prompt_cache` are asked at each scrape."""
+    What the service keeps in plain attributes is read at each scrape, all else is counted as it happens. Series whose
+    labels are known from the start are there from the start: the first error of a kind is a rise from 0 then.
+    """
+
+    def __init__(self, engine: Engine, registry: PipelineRegistry) -> None:
+        # A series for each other one, which says when that began; Prometheus has no use for it.
+        disable_created_metrics()  # type: ignore[no-untyped-call] # as the library has it
         self.registry = CollectorRegistry()
-        self.requests = Counter("turbo_requests", "Requests answered.", ["route", "status"], registry=self.registry)
-        self.rejected = Counter(
-            "turbo_rejected", "Requests not answered with success, by error code.", ["reason"], registry=self.registry
+        self.requests = Counter(
+            "turbo_requests", "Requests answered.", ["method", "route", "status"], registry=self.registry
         )
-        self.queue_seconds = Histogram(
-            "turbo_queue_seconds", "Seconds waited for the device.", ["mode"], buckets=_SECONDS, registry=self.registry
-        )
-        self.inference_seconds = Histogram(
-            "turbo_inference_seconds", "Seconds on the device.", ["mode"], buckets=_SECONDS, registry=self.registry
-        )
-        self.batch_pictures = Histogram(
-            "turbo_batch_pictures",
-            "Pictures of the call that served a request.",
-            ["mode"],
-            buckets=(1, 2, 4, 8, 16, 32, 64),
+        self.request_seconds = Histogram(
+            "turbo_request_duration_seconds",
+            "Time from a request's header to the end of its answer.",
+            ["method", "route", "status_class"],
+            buckets=SECONDS_BUCKETS,
             registry=self.registry,
         )
-        self.registry.register(_PromptCacheCollector(prompt_cache))
-        depth = Gauge("turbo_queue_depth", "Requests waiting for the device.", registry=self.registry)
-        depth.set_function(queue_depth)
+        self.requests_in_progress = Gauge(
+            "turbo_requests_in_progress",
+            "Requests that are arriving, waiting, served or being answered; without health checks and scrapes.",
+            registry=self.registry,
+        )
+        self.errors = Counter(
+            "turbo_errors", "Answers that are no success, by the code in their body.", ["code"], registry=self.registry
+        )
+        self.pictures = Counter("turbo_pictures", "Pictures made for answers.", ["mode"], registry=self.registry)
+        self.decode_seconds = self._seconds("decode", "Time that a served request's upload took to decode.")
+        self.queue_seconds = self._seconds("queue", "Time that a served request waited for the device.", "mode")
+        self.inference_seconds = self._seconds("inference", "Time of the device call that served a request.", "mode")
+        self.encode_seconds = self._seconds("encode", "Time that a request's pictures took to encode.", "media_type")
+        self.batch_pictures = Histogram(
+            "turbo_batch_pictures",
+            "Pictures of the device call that served a request.",
+            ["mode"],
+            buckets=PICTURES_BUCKETS,
+            registry=self.registry,
+        )
+        for mode in Mode:
+            for metric in (self.pictures, self.queue_seconds, self.inference_seconds, self.batch_pictures):
+                metric.labels(mode)
+        for code in _codes(TurboError):
+            self.errors.labels(code)
+        self.registry.register(_StateCollector(engine, registry))
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+    def _seconds(self, stage: str, documentation: str, *labels: str) -> Histogram:
+        return Histogram(
+            f"turbo_{stage}_seconds", documentation, labels, buckets=SECONDS_BUCKETS, registry=self.registry
+        )
+
+    def record_request(self, *, method: str, route: str, status: int, duration_s: float) -> None:
+        """Count a request. `route` is a template, or one word for all paths that have none."""
+        method = method if method in _METHODS else "other"
+        self.requests.labels(method, route, str(status)).inc()
+        self.request_seconds.labels(method, route, f"{status // 100}xx").observe(duration_s)
+
+    def record_pictures(
+        self,
+        *,
+        mode: Mode,
+        media_type: str,
+        pictures: int,
+        batch_pictures: int,
+        decode_s: float | None,
+        queue_s: float,
+        inference_s: float,
+        encode_s: float,
+    ) -> None:
+        """Count a request that has its pictures; `decode_s` is None where nothing was uploaded."""
+        self.pictures.labels(mode).inc(pictures)
+        self.batch_pictures.labels(mode).observe(batch_pictures)
+        if decode_s is not None:
+            self.decode_seconds.observe(decode_s)
+        self.queue_seconds.labels(mode).observe(queue_s)
+        self.inference_seconds.labels(mode).observe(inference_s)
+        self.encode_seconds.labels(media_type).observe(encode_s)
 
 
-class _PromptCacheCollector(Collector):
-    """Reads what the cache of prompts counts by itself."""
+def _codes(kind: type[TurboError]) -> Iterator[str]:
+    """Yield the codes of a kind of error and of all kinds below it that requests can meet."""
+    if not issubclass(kind, StartError):
+        yield kind.code
+        for narrower in kind.__subclasses__():
+            yield from _codes(narrower)
 
-    def __init__(self, statistics: Callable[[], CacheStatistics]) -> None:
-        self._statistics = statistics
+
+class _StateCollector(Collector):
+    """Reads what the service knows of itself. Never waits for the device."""
+
+    def __init__(self, engine: Engine, registry: PipelineRegistry) -> None:
+        self._engine = engine
+        self._registry = registry
 
     def collect(self) -> Iterator[Metric]:
-        statistics = self._statistics()
-        asked = CounterMetricFamily("turbo_prompt_cache", "Prompts looked up, by outcome.", labels=["outcome"])
-        asked.add_metric(["hit"], statistics.hits)
-        asked.add_metric(["miss"], statistics.misses)
-        yield asked
-        yield GaugeMetricFamily("turbo_prompt_cache_bytes", "Bytes of embeddings kept.", statistics.size_bytes)
+        status = self._engine.status
+        if status.warm:
+            loaded = self._registry.loaded
+            yield InfoMetricFamily(
+                "turbo",
+                "What runs: the service's version, the model, its device and number format.",
+                {
+                    "version": __version__,
+                    "model": loaded.model,
+                    "device": loaded.device_name,
+                    "dtype": loaded.dtype,
+                },
+            )
+        words = GaugeMetricFamily("turbo_status", "1 for what the service is, 0 for what it is not.", labels=["status"])
+        for word in get_args(StatusWord):
+            words.add_metric([word], float(word == status.word))
+        yield words
+        gauge = GaugeMetricFamily
+        yield gauge("turbo_queue_depth", "Requests waiting for the device.", status.waiting)
+        yield gauge("turbo_queue_limit", "Requests that may wait (TURBO_MAX_QUEUE).", self._engine.max_queue)
+        yield gauge("turbo_deadline_seconds", "Time a request may take (TURBO_DEADLINE_S).", self._engine.deadline_s)
+        yield gauge(
+            "turbo_device_call_running_seconds",
+            "Time that the running device call has been running; 0 when none is.",
+            status.running_s,
+        )
+        yield CounterMetricFamily("turbo_device_calls", "Device calls for pictures.", status.calls)
+        yield CounterMetricFamily(
+            "turbo_device_busy_seconds", "Time that the device was busy, the running call included.", status.busy_s
+        )
+        cache = self._registry.prompt_cache()
+        lookups = CounterMetricFamily(
+            "turbo_prompt_cache_lookups", "Prompts looked up in the cache of encoded ones.", labels=["outcome"]
+        )
+        lookups.add_metric(["hit"], cache.hits)
+        lookups.add_metric(["miss"], cache.misses)
+        yield lookups
+        yield gauge("turbo_prompt_cache_bytes", "Memory that the encoded prompts take.", cache.size_bytes)
 
 
 def configure_logging(*, log_format: str, level: str) -> None:

@@ -12,6 +12,7 @@ from app.inference.engine import Engine
 from app.inference.registry import PipelineRegistry
 from app.settings import Settings
 from app.telemetry import Metrics
+from app.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class ApiContext:
     registry: PipelineRegistry
     engine: Engine
     metrics: Metrics
+    tracing: Tracing
     access: Access
     codec_threads: ThreadPoolExecutor
     started: int = field(default_factory=lambda: int(time.time()))

@@ -15,6 +15,7 @@ from app.api.context import ApiContext
 from app.api.error_handlers import SECURITY_HEADERS, problem_response
 from app.errors import DrainingError, TurboError
 from app.telemetry import get_logger
+from app.tracing import Trace
 
 _log = get_logger("app.access")
 
@@ -37,7 +38,9 @@ class EdgeMiddleware:
         context: ApiContext = scope["app"].state.context
         request_id = _request_id(Headers(scope=scope).get("x-request-id"))
         facts: dict[str, Any] = {}
-        scope.setdefault("state", {}).update(request_id=request_id, log=facts)
+        quiet = scope["path"].startswith(_QUIET_PATHS)
+        trace = Trace() if quiet else context.tracing.begin(scope)
+        scope.setdefault("state", {}).update(request_id=request_id, log=facts, trace=trace)
         started = time.monotonic()
         status = 0
 
@@ -47,12 +50,14 @@ class EdgeMiddleware:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
+                headers.update(trace.headers)
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
                 if context.engine.draining:
                     headers["Connection"] = "close"  # the next request is another instance's
             await send(message)
 
+        context.metrics.requests_in_progress.inc(not quiet)
         try:
             await self._app(scope, receive, send_with_id)
         except asyncio.CancelledError:  # the server stops, and this request has not even arrived whole
@@ -61,19 +66,24 @@ class EdgeMiddleware:
             stopped = DrainingError("The service stopped before the request had arrived.", retry_after_s=1)
             await problem_response(stopped, Request(scope, receive))(scope, receive, send_with_id)
         except Exception:  # the edge: whatever escaped becomes a 500 without its traceback
-            _log.exception("request_crashed", request_id=request_id)
+            _log.exception("request_crashed", request_id=request_id, **trace.ids)
+            scope["state"]["error_code"] = TurboError.code
             if status:
                 raise
             error = TurboError("The service failed on this request.")
             await problem_response(error, Request(scope, receive))(scope, receive, send_with_id)
         finally:
-            self._record(scope, status, request_id, time.monotonic() - started, facts)
+            context.metrics.requests_in_progress.dec(not quiet)
+            self._record(scope, status, time.monotonic() - started, quiet=quiet)
 
-    def _record(self, scope: Scope, status: int, request_id: str, duration_s: float, facts: dict[str, Any]) -> None:
+    def _record(self, scope: Scope, status: int, duration_s: float, *, quiet: bool) -> None:
         context: ApiContext = scope["app"].state.context
-        route = getattr(scope.get("route"), "path", "unmatched")
-        context.metrics.requests.labels(route, str(status)).inc()
-        level = "debug" if scope["path"].startswith(_QUIET_PATHS) and status < 400 else "info"  # noqa: PLR2004
+        request_id, facts, trace = (scope["state"][name] for name in ("request_id", "log", "trace"))
+        route = getattr(scope.get("route"), "path", None)
+        context.metrics.record_request(
+            method=scope["method"], route=route or "unmatched", status=status, duration_s=duration_s
+        )
+        level = "debug" if quiet and status < 400 else "info"  # noqa: PLR2004
         getattr(_log, level)(
             "request",
             request_id=request_id,
@@ -82,6 +92,10 @@ class EdgeMiddleware:
             status=status,
             duration_s=round(duration_s, 4),
             **facts,
+            **trace.ids,
+        )
+        trace.end(
+            route=route, status=status, error_code=scope["state"].get("error_code"), request_id=request_id, facts=facts
         )
 
 

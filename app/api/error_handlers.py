@@ -65,7 +65,8 @@ def add_error_handlers(app: FastAPI) -> None:
 async def _on_turbo_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, TurboError)  # noqa: S101 - Starlette's handler type is wider than the registration
     if error.status >= _SERVER_ERROR and error.__cause__ is not None:
-        _log.error("request_failed", request_id=request.state.request_id, code=error.code, exc_info=error)
+        ids = {"request_id": request.state.request_id, **request.state.trace.ids}
+        _log.error("request_failed", code=error.code, exc_info=error, **ids)
     return problem_response(error, request)
 
 
@@ -135,7 +136,8 @@ def problem_response(
         headers: Headers of the framework's, such as `Allow`.
     """
     context: ApiContext = request.app.state.context
-    context.metrics.rejected.labels(error.code).inc()
+    context.metrics.errors.labels(error.code).inc()
+    request.state.error_code = error.code
     sent_headers = {"Cache-Control": "no-store", **(headers or {})}
     if error.retry_after_s is not None:
         sent_headers["Retry-After"] = str(error.retry_after_s)

@@ -1,7 +1,5 @@
 """GET /healthz/live and /healthz/ready, for orchestrators. Both read plain state and never wait for the device."""
 
-from typing import Literal
-
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
@@ -11,7 +9,6 @@ from app.api.error_handlers import problem_response
 from app.api.openapi import HEALTH_RESPONSES
 from app.api.schemas import Live, QueueState, Readiness
 from app.errors import NotReadyError
-from app.inference.engine import EngineStatus
 
 router = APIRouter(prefix="/healthz", tags=["health"])
 
@@ -54,7 +51,7 @@ def _readiness(context: ApiContext) -> Readiness:
     status = context.engine.status
     loaded = context.registry.loaded if context.registry.warm else None
     return Readiness(
-        status=_word(status),
+        status=status.word,
         warm=status.warm,
         model=loaded and loaded.model,
         modes=list(loaded.by_mode) if loaded else [],
@@ -63,13 +60,3 @@ def _readiness(context: ApiContext) -> Readiness:
         queue=QueueState(waiting=status.waiting, limit=context.engine.max_queue, running_s=round(status.running_s, 3)),
         version=__version__,
     )
-
-
-def _word(status: EngineStatus) -> Literal["ready", "draining", "device_lost", "hung", "starting"]:
-    if status.hung:
-        return "hung"
-    if status.device_lost:
-        return "device_lost"
-    if status.draining:
-        return "draining"
-    return "ready" if status.warm else "starting"

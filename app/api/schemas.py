@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from app.inference.engine import StatusWord
 from app.inference.image_codec import Size
 from app.pipelines.base import Img2ImgParams, Mode, Txt2ImgParams, effective_img2img_steps
 from app.settings import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
@@ -370,7 +371,7 @@ class QueueState(BaseModel):
 class Readiness(BaseModel):
     """What the service runs and whether new requests should be sent to it."""
 
-    status: Literal["ready", "draining", "device_lost", "hung", "starting"]
+    status: StatusWord
     warm: bool
     model: str | None
     modes: list[Mode]

@@ -36,6 +36,8 @@ class DeviceLock:
         self._running_since: float | None = None
         self._pictures = 1
         self._idle_since = time.monotonic()
+        self._busy_s = 0.0
+        self._busy_since = 0.0
 
     @property
     def busy(self) -> bool:
@@ -62,6 +64,11 @@ class DeviceLock:
     def idle_s(self) -> float:
         """Seconds since the last call ended; 0.0 while one runs. Never blocks."""
         return 0.0 if self.busy else time.monotonic() - self._idle_since
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that calls have run in all, the running one included. Never blocks."""
+        return self._busy_s + (time.monotonic() - self._busy_since if self._busy else 0.0)
 
     async def run(self, call: Callable[[], T], *, pictures: int = 1, on_turn: Callable[[], None] | None = None) -> T:
         """Wait for the device, run `call` on the device thread, and return what it returns or raises.
@@ -121,7 +128,7 @@ class DeviceLock:
         self._busy = True
         self._serving = len(served) if served[0].key is not None else 0
         self._pictures = sum(waiter.pictures for waiter in served)
-        self._running_since = time.monotonic()
+        self._running_since = self._busy_since = time.monotonic()
         for waiter in served:
             if waiter.on_turn is not None:
                 waiter.on_turn()
@@ -172,6 +179,7 @@ class DeviceLock:
         self._serving = 0
         self._running_since = None
         self._idle_since = time.monotonic()
+        self._busy_s += self._idle_since - self._busy_since
 
 
 def _outcomes(call: Callable[[Sequence[Any]], Sequence[Any]], items: Sequence[Any]) -> list[Any]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from app.errors import (
     DeadlineExceededError,
@@ -35,16 +35,19 @@ _EWMA_WEIGHT = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GenerationResult:
-    """The pictures of one request, where its time went, and the pictures of the call that it was served by."""
+    """The pictures of one request, where its time went, and the number and the pictures of the call that served it."""
 
     images: list[PipelineImage]
     queue_s: float
     inference_s: float
+    call: int
     batch_pictures: int
 
 
-_Served = tuple[list[PipelineImage], float, int]
-"""A request's pictures, the seconds of the call that made them, and all the pictures of that call."""
+_Served = tuple[list[PipelineImage], float, int, int]
+"""A request's pictures, and of the call that made them the seconds, the number, and all its pictures."""
+
+StatusWord = Literal["ready", "draining", "device_lost", "hung", "starting"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,8 @@ class EngineStatus:
     hung: bool
     waiting: int
     running_s: float
+    calls: int
+    busy_s: float
 
     @property
     def live(self) -> bool:
@@ -68,13 +73,28 @@ class EngineStatus:
         """Whether new requests should be sent here."""
         return self.live and self.warm and not self.draining
 
+    @property
+    def word(self) -> StatusWord:
+        """All of it in a word: what counts most."""
+        if self.hung:
+            return "hung"
+        if self.device_lost:
+            return "device_lost"
+        if self.draining:
+            return "draining"
+        return "ready" if self.warm else "starting"
+
 
 class Place:
-    """An admitted request's place: waiting until the device begins with it, served once it has its pictures."""
+    """An admitted request's place: waiting until the device begins with it, served once it has its pictures.
+
+    `turn_at` is when it began, by the monotonic clock.
+    """
 
     def __init__(self, time_left: asyncio.Timeout) -> None:
         self.time_left = time_left
         self.waiting = True
+        self.turn_at: float | None = None
         self.served = False
         self.ended_by: TurboError | None = None
 
@@ -111,6 +131,7 @@ class Engine:
         self._lost: DeviceLostError | None = None
         self._mean_request_s: float | None = None
         self._long_call_s: float | None = None
+        self._calls = 0
 
     @property
     def status(self) -> EngineStatus:
@@ -122,6 +143,8 @@ class Engine:
             hung=self._device_lock.hung,
             waiting=self._waiting,
             running_s=self._device_lock.running_s,
+            calls=self._calls,
+            busy_s=self._device_lock.busy_s,
         )
 
     @property
@@ -133,6 +156,11 @@ class Engine:
     def max_queue(self) -> int:
         """Requests that may wait."""
         return self._max_queue
+
+    @property
+    def deadline_s(self) -> float:
+        """Seconds that a request may take."""
+        return self._deadline_s
 
     @property
     def in_flight(self) -> int:
@@ -226,10 +254,11 @@ class Engine:
         def on_turn() -> None:
             nonlocal queue_s
             place.waiting = False
-            queue_s = time.monotonic() - entered
+            place.turn_at = time.monotonic()
+            queue_s = place.turn_at - entered
 
         try:
-            images, inference_s, batch_pictures = await self._device_lock.serve(
+            images, inference_s, call, batch_pictures = await self._device_lock.serve(
                 request,
                 partial(self._serve, loop=asyncio.get_running_loop()),
                 key=request[0].batch_key,
@@ -242,7 +271,9 @@ class Engine:
         except Exception as error:  # the pipeline is foreign code: whatever it raises, this request alone fails
             raise InferenceError("The pipeline failed on this request.") from error
         place.served = True
-        return GenerationResult(images=images, queue_s=queue_s, inference_s=inference_s, batch_pictures=batch_pictures)
+        return GenerationResult(
+            images=images, queue_s=queue_s, inference_s=inference_s, call=call, batch_pictures=batch_pictures
+        )
 
     def _serve(
         self, requests: Sequence[Sequence[GenerationParams]], *, loop: asyncio.AbstractEventLoop
@@ -255,8 +286,12 @@ class Engine:
             return [DeviceLostError(str(error)) for _ in requests]
         inference_s = time.monotonic() - started
         self._learn(inference_s, len(requests))  # also of calls that nobody waits for any more
-        pictures = sum(len(request) for request in requests)
-        return [outcome if isinstance(outcome, Exception) else (outcome, inference_s, pictures) for outcome in outcomes]
+        self._calls += 1
+        call, pictures = self._calls, sum(len(request) for request in requests)
+        return [
+            outcome if isinstance(outcome, Exception) else (outcome, inference_s, call, pictures)
+            for outcome in outcomes
+        ]
 
     async def check_device(self) -> None:
         """Have the device prove that it computes, in turn with the calls.

@@ -170,7 +170,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_a_499_and_no_error_of
         while 'status="499"' not in (metrics := httpx.get(f"{url}/metrics").text):
             assert time.monotonic() < deadline, metrics
             time.sleep(0.02)
-        assert f'turbo_requests_total{{route="{path}",status="499"}} 1.0' in metrics
+        assert f'turbo_requests_total{{method="POST",route="{path}",status="499"}} 1.0' in metrics
 
 
 @pytest.mark.parametrize(

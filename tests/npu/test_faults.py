@@ -31,9 +31,9 @@ def assert_lost(service: Service, response: httpx.Response) -> None:
     assert service.losses == [None]
 
 
-def metric(service: Service, reason: str) -> float:
+def errors_counted(service: Service, code: str) -> float:
     for line in service.client.get("/metrics").text.splitlines():
-        if line.startswith(f'turbo_rejected_total{{reason="{reason}"}}'):
+        if line.startswith(f'turbo_errors_total{{code="{code}"}}'):
             return float(line.rpartition(" ")[2])
     return 0
 
@@ -170,12 +170,12 @@ def test_an_idle_device_that_dies_fails_the_probes_without_a_request(npu: Npu) -
 def test_a_picture_that_is_none_is_500_once_and_not_to_be_tried_again(
     service: Service, npu: Npu, value: float, mode: str
 ) -> None:
-    counted = metric(service, "dead_picture")
+    counted = errors_counted(service, "dead_picture")
     npu.picture_value = value
     refused = service.txt2img() if mode == "txt2img" else service.img2img(png((128, 128)))
     assert (refused.status_code, refused.json()["code"]) == (500, "dead_picture")
     assert refused.headers["x-should-retry"] == "false"
-    assert metric(service, "dead_picture") == counted + 1
+    assert errors_counted(service, "dead_picture") == counted + 1
     npu.picture_value = None
     assert service.txt2img().status_code == 200
     assert service.health() == (200, 200, "ready")

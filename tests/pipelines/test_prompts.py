@@ -97,6 +97,6 @@ async def test_the_hit_rate_is_a_metric(tiny_folder: Path) -> None:
             body = {"prompt": prompt, "width": 64, "height": 64}
             assert (await client.post("/txt2img", json=body)).status_code == 200
         metrics = (await client.get("/metrics")).text
-    found = dict(re.findall(r'turbo_prompt_cache_total\{outcome="(\w+)"\} (\S+)', metrics))
+    found = dict(re.findall(r'turbo_prompt_cache_lookups_total\{outcome="(\w+)"\} (\S+)', metrics))
     assert found == {"hit": "2.0", "miss": "2.0"}, "the warm-up's do not count"
     assert re.search(r"turbo_prompt_cache_bytes [1-9]", metrics)
