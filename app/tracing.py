@@ -65,7 +65,7 @@ class Trace:
     """What a log line says of it."""
 
     def stage(self, name: str, **attributes: str | int) -> AbstractContextManager[None]:
-        """Make a span of what is done inside the `with`."""
+        """Make a span of what is done inside the `with`; its attributes get `turbo.` before their names."""
         del name, attributes
         return nullcontext()
 
@@ -202,12 +202,12 @@ class _SpanTrace(Trace):
     ) -> GenerationResult:
         first = params[0]
         attributes: dict[str, str | int] = {
-            "turbo.mode": first.mode,
-            "turbo.steps": first.effective_steps,
-            "turbo.size": f"{first.width}x{first.height}",
-            "turbo.pictures": len(params),
-            "turbo.model": loaded.model,
-            "turbo.device": loaded.device_name,
+            "mode": first.mode,
+            "steps": first.effective_steps,
+            "size": f"{first.width}x{first.height}",
+            "pictures": len(params),
+            "model": loaded.model,
+            "device": loaded.device_name,
         }
         started = time.monotonic()
         try:
@@ -221,7 +221,7 @@ class _SpanTrace(Trace):
             raise
         turn_at = started + result.queue_s
         self._add("queue", started, attributes, ended=turn_at)
-        served_by = {"turbo.call": result.call, "turbo.batch_pictures": result.batch_pictures}
+        served_by = {"call": result.call, "batch_pictures": result.batch_pictures}
         self._add("inference", turn_at, attributes | served_by)
         return result
 
@@ -235,7 +235,8 @@ class _SpanTrace(Trace):
         ended: float | None = None,
     ) -> None:
         """Make the span of a stage that is over: that began and ended then, or now."""
-        span = self._tracer.start_span(name, self._context, attributes=attributes, start_time=self._at(started))
+        span = self._tracer.start_span(name, self._context, start_time=self._at(started))
+        span.set_attributes({f"turbo.{fact}": value for fact, value in attributes.items()})
         end_time = self._at(time.monotonic() if ended is None else ended)
         if isinstance(error, asyncio.CancelledError):
             self._cut_short.append((span, end_time))  # why is known when the request has its answer

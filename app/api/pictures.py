@@ -13,11 +13,12 @@ from PIL import Image
 from app.api.context import ApiContext
 from app.api.schemas import Timings, UsedParameters
 from app.errors import ClientDisconnectedError, InvalidRequestError
-from app.inference.engine import GenerationResult
+from app.inference.engine import GenerationResult, Place
 from app.inference.image_codec import MediaType, Size, decode_image, encode_image
 from app.inference.provenance import provenance_of
 from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, PipelineImage, Txt2ImgParams
 from app.settings import Settings
+from app.tracing import Trace
 
 T = TypeVar("T")
 
@@ -93,7 +94,7 @@ async def make_from_text(fields: TextFields, encoding: Encoding, request: Reques
     async def make() -> Pictures:
         async with context.engine.admit() as place:
             params = fields.to_params()
-            result = await context.engine.generate(params, place)
+            result = await _generate(params, place, request, context)
             return await _encode(result, params, encoding, request, context)
 
     return await _while_connected(request, make())
@@ -118,10 +119,11 @@ async def make_from_picture(
     async def make() -> Pictures:
         async with context.engine.admit() as place:
             started = time.monotonic()
-            image = await _decode(await read(), fields.chosen_size, context)
+            with _trace_of(request).stage("decode"):
+                image = await _decode(await read(), fields.chosen_size, context)
             decode_s = time.monotonic() - started
             params = fields.to_params(image)
-            result = await context.engine.generate(params, place)
+            result = await _generate(params, place, request, context)
             return await _encode(result, params, encoding, request, context, decode_s=decode_s)
 
     return await _while_connected(request, make())
@@ -179,6 +181,19 @@ async def _disconnect(request: Request) -> None:
         pass
 
 
+async def _generate(
+    params: Sequence[GenerationParams], place: Place, request: Request, context: ApiContext
+) -> GenerationResult:
+    work = context.engine.generate(params, place)
+    return await _trace_of(request).device(work, params, place, context.registry.loaded)
+
+
+def _trace_of(request: Request) -> Trace:
+    """Return the trace that the edge began for the request."""
+    trace: Trace = request.state.trace
+    return trace
+
+
 async def _encode(
     result: GenerationResult,
     params: Sequence[GenerationParams],
@@ -192,15 +207,16 @@ async def _encode(
     started = time.monotonic()
     loaded = context.registry.loaded
     loop = asyncio.get_running_loop()
-    files = await asyncio.gather(
-        *(
-            loop.run_in_executor(
-                context.codec_threads,
-                partial(write_picture, made, asked, encoding, loaded, context.settings),
+    with _trace_of(request).stage("encode", media_type=encoding.media_type, pictures=len(params)):
+        files = await asyncio.gather(
+            *(
+                loop.run_in_executor(
+                    context.codec_threads,
+                    partial(write_picture, made, asked, encoding, loaded, context.settings),
+                )
+                for made, asked in zip(result.images, params, strict=True)
             )
-            for made, asked in zip(result.images, params, strict=True)
         )
-    )
     timings = Timings(
         decode_s=round(decode_s, 6),
         queue_s=round(result.queue_s, 6),
@@ -252,9 +268,16 @@ def used_parameters(params: GenerationParams, made: PipelineImage, *, model: str
 
 def _record(pictures: Pictures, batch_pictures: int, request: Request, context: ApiContext) -> None:
     used, timings = pictures.used, pictures.timings
-    context.metrics.queue_seconds.labels(used.mode).observe(timings.queue_s)
-    context.metrics.inference_seconds.labels(used.mode).observe(timings.inference_s)
-    context.metrics.batch_pictures.labels(used.mode).observe(batch_pictures)
+    context.metrics.record_pictures(
+        mode=used.mode,
+        media_type=pictures.media_type,
+        pictures=len(pictures.files),
+        batch_pictures=batch_pictures,
+        decode_s=timings.decode_s or None,
+        queue_s=timings.queue_s,
+        inference_s=timings.inference_s,
+        encode_s=timings.encode_s,
+    )
     request.state.log.update(
         mode=used.mode,
         seed=pictures.seeds[0],

@@ -40,11 +40,15 @@ async def test_metrics_count_requests_queue_inference_and_rejections() -> None:
         response = await client.get("/metrics")
         assert response.headers["content-type"].startswith("text/plain")
         metrics = response.text
-    assert 'turbo_requests_total{route="/txt2img",status="200"} 1.0' in metrics
-    assert 'turbo_requests_total{route="/txt2img",status="422"} 1.0' in metrics
-    assert 'turbo_requests_total{route="unmatched",status="404"} 1.0' in metrics
-    assert 'turbo_rejected_total{reason="invalid_request"} 1.0' in metrics
+    assert 'turbo_requests_total{method="POST",route="/txt2img",status="200"} 1.0' in metrics
+    assert 'turbo_requests_total{method="POST",route="/txt2img",status="422"} 1.0' in metrics
+    assert 'turbo_requests_total{method="GET",route="unmatched",status="404"} 1.0' in metrics
+    assert 'turbo_errors_total{code="invalid_request"} 1.0' in metrics
     assert 'turbo_inference_seconds_count{mode="txt2img"} 1.0' in metrics
     assert 'turbo_queue_seconds_count{mode="txt2img"} 1.0' in metrics
+    assert 'turbo_encode_seconds_count{media_type="image/png"} 1.0' in metrics
+    assert "turbo_decode_seconds_count 0.0" in metrics
+    assert 'turbo_pictures_total{mode="txt2img"} 1.0' in metrics
+    assert "turbo_device_calls_total 1.0" in metrics
     assert "turbo_queue_depth 0.0" in metrics
     assert "a-path-of-any-client" not in metrics
