@@ -113,7 +113,9 @@ def test_a_request_is_a_span_with_its_stages_goes_on_with_its_clients_trace_and_
     server = start_server(model="fake:0.05")
     url = server.wait_until_started()
     sent = {"traceparent": f"00-{CLIENTS_TRACE}-{CLIENTS_SPAN}-01", "tracestate": "vendor=1", "X-Request-ID": "mine"}
-    answer = httpx.post(f"{url}/img2img?a=secret", data={"prompt": "a secret fox"}, files={"image": png()}, headers=sent)
+    answer = httpx.post(
+        f"{url}/img2img?a=secret", data={"prompt": "a secret fox"}, files={"image": png()}, headers=sent
+    )
     assert answer.status_code == 200
     httpx.get(f"{url}/healthz/ready")
     httpx.get(f"{url}/metrics")
