@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from app import __version__
-from app.api import generation, health, hugging_face, openai, pages
+from app.api import generation, health, hugging_face, openai, pages, playground
 from app.api.access import Access, ApiKeys
 from app.api.context import ApiContext
 from app.api.edge import EdgeMiddleware
@@ -126,6 +126,11 @@ def create_app(
     app.include_router(health.router)
     if settings.metrics != "off":
         app.include_router(pages.metrics_router)
+    if settings.playground:
+        app.include_router(playground.router)
+        playground.add_playground_assets(app)
+    elif settings.docs:
+        app.include_router(pages.first_page_router)
     if settings.docs:
         app.include_router(pages.docs_router)
         pages.add_docs_assets(app)

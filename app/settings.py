@@ -214,6 +214,9 @@ class Settings(BaseSettings):
     docs: bool = True
     """Whether the documentation pages and `/openapi.json` are there."""
 
+    playground: bool = True
+    """Whether `/` is the playground, where a picture follows what one types; else it leads to the documentation."""
+
     image_metadata: bool = True
     """Write prompt, seed and the other parameters into each picture: into a PNG as text, else as EXIF's comment."""
 

@@ -1,4 +1,4 @@
-"""Pages and documents: the API's documentation from assets of our own, the metrics, and the way to the first page."""
+"""Pages and documents: the API's documentation from assets of our own, the metrics, and a first page that leads there."""
 
 import base64
 import hashlib
@@ -16,17 +16,18 @@ from app.api.context import Context
 
 _ASSETS = "docs/assets"
 
-docs_router = APIRouter(tags=["pages"])
+first_page_router = APIRouter(tags=["pages"])
+docs_router = APIRouter(include_in_schema=False)
 metrics_router = APIRouter(include_in_schema=False)
 
 
-@docs_router.get("/", status_code=307, response_class=RedirectResponse, operation_id="first_page")
+@first_page_router.get("/", status_code=307, response_class=RedirectResponse, operation_id="first_page")
 async def first_page() -> RedirectResponse:
     """Send people to the documentation; the path is relative, so that a proxy may put the service anywhere."""
     return RedirectResponse("docs")
 
 
-@docs_router.get("/docs", include_in_schema=False)
+@docs_router.get("/docs")
 async def docs() -> HTMLResponse:
     """Show the API's documentation. Nothing comes from another host: it works where there is no internet."""
     page = get_swagger_ui_html(

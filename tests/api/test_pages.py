@@ -1,16 +1,50 @@
 import re
+from pathlib import Path
 
 import httpx
+import pytest
 
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import running
 
 
-async def test_the_first_page_leads_to_the_documentation(client: httpx.AsyncClient) -> None:
-    response = await client.get("/", follow_redirects=True)
-    assert response.url.path == "/docs"
-    assert "swagger-ui" in response.text
+async def test_the_first_page_is_the_playground_with_a_policy_that_lets_nothing_else_in(
+    client: httpx.AsyncClient,
+) -> None:
+    page = await client.get("/")
+    assert page.status_code == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    policy = dict(part.split(" ", 1) for part in page.headers["content-security-policy"].split("; "))
+    assert policy.pop("img-src") == "'self' blob:"
+    assert {policy.pop(name) for name in ("script-src", "style-src", "connect-src")} == {"'self'"}
+    assert {policy.pop(name) for name in ("default-src", "base-uri", "form-action", "frame-ancestors")} == {"'none'"}
+    assert policy == {"require-trusted-types-for": "'script'"}
+    assert not re.search(r"<script>|<style|\sstyle=|\son\w+=", page.text)
+
+
+async def test_the_playground_is_asked_for_again_and_sent_again_only_if_it_has_changed(
+    client: httpx.AsyncClient,
+) -> None:
+    page = (await client.get("/")).text
+    assets = re.findall(r'"(playground/[^"]+)"', page)
+    assert {Path(asset).suffix for asset in assets} == {".css", ".js", ".svg"}
+    for path in ("/", *(f"/{asset}" for asset in assets)):
+        first = await client.get(path)
+        assert (first.status_code, first.headers["cache-control"]) == (200, "no-cache")
+        again = await client.get(path, headers={"If-None-Match": first.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize(("docs", "status"), [(True, 307), (False, 405)])
+async def test_without_the_playground_the_first_page_leads_to_the_documentation_if_there_is_one(
+    docs: bool, status: int
+) -> None:
+    async with running(create_app(Settings(model="fake", playground=False, docs=docs))) as client:
+        response = await client.get("/")
+        assert response.status_code == status
+        assert response.headers.get("location") == ("docs" if docs else None)
+        assert (await client.get("/playground/playground.js")).status_code == 404
 
 
 async def test_the_documentation_loads_nothing_from_another_host(client: httpx.AsyncClient) -> None:

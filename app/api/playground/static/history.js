@@ -1,0 +1,57 @@
+/** The strip of the last results, in memory alone. */
+
+import { release } from "./service.js";
+import { t } from "./strings.js";
+
+const MOST = 30;
+
+export class History {
+  #list;
+  #show;
+  #results = []; // newest first, as in the list
+
+  /**
+   * @param list The element that has the results.
+   * @param show (result) => void: somebody wants this one again.
+   */
+  constructor(list, show) {
+    this.#list = list;
+    this.#show = show;
+  }
+
+  has(result) {
+    return this.#results.includes(result);
+  }
+
+  /** Keep a result that is on the stage. */
+  add(result) {
+    this.#results.unshift(result);
+    const item = document.createElement("li");
+    const button = document.createElement("button");
+    const thumbnail = new Image();
+    thumbnail.src = result.pictures[0].url;
+    thumbnail.alt = "";
+    button.type = "button";
+    button.append(thumbnail);
+    if (result.pictures.length > 1) button.dataset.number = result.pictures.length;
+    button.addEventListener("click", () => this.#show(result));
+    item.append(button);
+    this.#list.prepend(item);
+    for (const old of this.#results.splice(MOST)) {
+      release(old);
+      this.#list.lastElementChild.remove();
+    }
+  }
+
+  /** Say what each one is, in the language of now, and mark the one that is shown. */
+  describe(shown) {
+    this.#results.forEach((result, index) => {
+      const button = this.#list.children[index].firstElementChild;
+      const { prompt } = result.state;
+      button.ariaLabel = t("history_item", { prompt, seed: result.pictures[0].seed });
+      button.title = prompt;
+      if (result === shown) button.setAttribute("aria-current", "true");
+      else button.removeAttribute("aria-current");
+    });
+  }
+}

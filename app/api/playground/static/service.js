@@ -1,0 +1,133 @@
+/** The service as the page sees it: requests, pictures, errors, readiness. */
+
+export const MAX_SEED = 2 ** 32 - 1;
+
+/** What the service said of itself in the page. */
+export const FACTS = JSON.parse(document.documentElement.dataset.facts);
+
+/** The steps that image to image runs, exactly as the service counts them: int(num_inference_steps * strength). */
+export const effectiveSteps = (steps, strength) => Math.trunc(steps * strength);
+
+/** The smallest strength of two decimals, which the slider has, with which one step runs. */
+export function smallestStrength(steps) {
+  let hundredths = 1;
+  while (effectiveSteps(steps, hundredths / 100) < 1) hundredths += 1;
+  return hundredths / 100;
+}
+
+/**
+ * Return what asks for a state's pictures. The page sends it, and the code that one can copy says it, so they agree.
+ *
+ * @param state {prompt, steps, seed, size ("WIDTHxHEIGHT", or "" for the start picture's own), number, strength,
+ *   start ({file, name}, or null)}
+ */
+export function requestOf(state) {
+  const fields = { prompt: state.prompt, num_inference_steps: state.steps, seed: state.seed };
+  if (state.start) fields.strength = state.strength;
+  if (state.size) [fields.width, fields.height] = state.size.split("x").map(Number);
+  const several = state.number > 1;
+  if (several) fields.num_images = state.number;
+  return { path: state.start ? "img2img" : "txt2img", fields, start: state.start, several };
+}
+
+/** The name of a picture's file. */
+export const fileName = (seed) => `turbo-${seed}.png`;
+
+/** An answer that is no success, or none at all. */
+export class Problem extends Error {
+  constructor({ status = 0, code = "offline", detail = "", errors = [], error = {}, retryAfterS, retryable }) {
+    super(detail);
+    Object.assign(this, { status, code, detail, retryAfterS, retryable });
+    /** The reasons by field, where fields are at fault. */
+    this.fields = new Map(errors.map((fault) => [fault.param, fault.detail]));
+    if (error.param && !this.fields.size) this.fields.set(error.param, detail);
+  }
+}
+
+const RETRYABLE = [429, 503, 504];
+
+async function problemOf(response) {
+  const body = await response.json().catch(() => ({ detail: `${response.status} ${response.statusText}` }));
+  const retryable = RETRYABLE.includes(response.status) && response.headers.get("X-Should-Retry") !== "false";
+  const retryAfter = Number(response.headers.get("Retry-After"));
+  return new Problem({ ...body, status: response.status, retryable, retryAfterS: retryAfter || undefined });
+}
+
+/**
+ * Make a state's pictures.
+ *
+ * @returns {state, pictures: [{blob, url, seed, image}], size, steps, tokens, truncated, latencyMs, serverMs, startedAt}
+ * @throws Problem
+ */
+export async function generate(state, key, signal) {
+  const { path, fields, start, several } = requestOf(state);
+  const headers = { Accept: several ? "application/json" : "image/png" };
+  if (key) headers.Authorization = `Bearer ${key}`;
+  let body;
+  if (start) {
+    body = new FormData();
+    for (const [name, value] of Object.entries(fields)) body.append(name, value);
+    body.append("image", start.file, start.name);
+  } else {
+    headers["Content-Type"] = "application/json";
+    body = JSON.stringify(fields);
+  }
+  const startedAt = performance.now();
+  let response, files;
+  try {
+    response = await fetch(path, { method: "POST", headers, body, signal });
+    if (!response.ok) throw await problemOf(response);
+    files = several ? filesOf(await response.json()) : [{ blob: await response.blob(), seed: state.seed }];
+  } catch (error) {
+    throw error instanceof Problem ? error : new Problem({ detail: String(error), retryable: true });
+  }
+  const latencyMs = performance.now() - startedAt;
+  return {
+    state,
+    // Decoded before they are shown, or the stage would flash.
+    pictures: await Promise.all(files.map((file) => decoded(file, state.prompt))),
+    size: response.headers.get("X-Image-Size"),
+    steps: Number(response.headers.get("X-Steps")),
+    tokens: Number(response.headers.get("X-Prompt-Tokens")),
+    truncated: response.headers.get("X-Prompt-Truncated") === "true",
+    serverMs: serverTiming(response.headers.get("Server-Timing") ?? ""),
+    latencyMs,
+    startedAt,
+  };
+}
+
+function filesOf({ images }) {
+  return images.map(({ b64, seed, media_type: type }) => {
+    const bytes = Uint8Array.from(atob(b64), (character) => character.charCodeAt(0));
+    return { blob: new Blob([bytes], { type }), seed };
+  });
+}
+
+async function decoded({ blob, seed }, prompt) {
+  const image = new Image();
+  image.src = URL.createObjectURL(blob);
+  image.alt = prompt;
+  await image.decode();
+  return { blob, seed, url: image.src, image };
+}
+
+/** Read `queue;dur=1.2, inference;dur=3.4` as {queue: 1.2, inference: 3.4}: milliseconds. */
+function serverTiming(header) {
+  return Object.fromEntries([...header.matchAll(/(\w+);dur=([\d.]+)/g)].map(([, stage, ms]) => [stage, Number(ms)]));
+}
+
+/** Let go of a result's pictures. */
+export function release(result) {
+  for (const { url } of result.pictures) URL.revokeObjectURL(url);
+}
+
+/** Return what the readiness check says, also of a service that is not ready; null if it cannot be asked. */
+export async function readiness() {
+  try {
+    const response = await fetch("healthz/ready", { signal: AbortSignal.timeout(5000) });
+    const said = await response.json();
+    return said.health ?? (response.ok ? said : null);
+  } catch {
+    return null;
+  }
+}

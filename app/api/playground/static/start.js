@@ -1,0 +1,46 @@
+/** The picture that image to image starts from: what of a file can be known before it is sent. */
+
+import { FACTS } from "./service.js";
+
+/** The rest of the form and the marks between its parts. */
+const FORM_BYTES = 4096;
+
+const SIGNATURES = [/^\x89PNG\r\n\x1a\n/, /^\xff\xd8\xff/, /^RIFF[^]{4}WEBP/];
+
+/** Why a file cannot be taken: a text's key and its values. */
+export class UnfitFile extends Error {
+  constructor(key, values) {
+    super(key);
+    Object.assign(this, { key, values });
+  }
+}
+
+const millions = (value) => (value / 1e6).toFixed(1);
+
+/**
+ * Look at a file, and return {file, name, width, height}.
+ *
+ * @throws UnfitFile
+ */
+export async function lookAt(file, name) {
+  if (file.size + FORM_BYTES > FACTS.max_body_bytes) {
+    throw new UnfitFile("file_too_big", { name, size: millions(file.size), most: millions(FACTS.max_body_bytes) });
+  }
+  const head = String.fromCharCode(...new Uint8Array(await file.slice(0, 12).arrayBuffer()));
+  if (!SIGNATURES.some((signature) => signature.test(head))) throw new UnfitFile("not_a_picture", { name });
+  const image = new Image();
+  image.src = URL.createObjectURL(file);
+  try {
+    await image.decode();
+  } catch {
+    throw new UnfitFile("damaged", { name });
+  } finally {
+    URL.revokeObjectURL(image.src);
+  }
+  const { naturalWidth: width, naturalHeight: height } = image;
+  if (width * height > FACTS.max_upload_pixels) {
+    const [size, most] = [width * height, FACTS.max_upload_pixels].map(millions);
+    throw new UnfitFile("too_many_pixels", { name, size, most });
+  }
+  return { file, name, width, height };
+}
