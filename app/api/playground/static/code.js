@@ -1,6 +1,6 @@
 /** The code that asks for the pictures on the stage: curl, Python and JavaScript, ready to run. */
 
-import { FACTS, fileName, requestOf } from "./service.js";
+import { FACTS, requestOf } from "./service.js";
 
 const KEY = "YOUR_API_KEY"; // the real one is not put where it could be pasted somewhere
 
@@ -8,7 +8,8 @@ const KEY = "YOUR_API_KEY"; // the real one is not put where it could be pasted 
 export function codeFor(state, language) {
   const request = requestOf(state);
   request.url = new URL(request.path, document.baseURI).href;
-  request.file = fileName(state.seed);
+  request.name = state.start?.name.startsWith("turbo-") ? "next" : "turbo"; // the start picture may be one of ours
+  request.file = `${request.name}-${state.seed}.png`;
   return { curl, python, javascript }[language](request);
 }
 
@@ -24,7 +25,7 @@ function curl({ url, fields, start, several, file }) {
   if (start) {
     // Quoted for curl too, which else ends the name at a comma or a semicolon; and a prompt may begin with an @.
     lines.push(`-F ${shell(`image=@"${start.name.replace(/["\\]/g, "\\$&")}"`)}`);
-    for (const [name, value] of Object.entries(fields)) lines.push(`--form-string ${shell(`${name}=${value}`)}`);
+    for (const [field, value] of Object.entries(fields)) lines.push(`--form-string ${shell(`${field}=${value}`)}`);
   } else {
     lines.push("-H 'Content-Type: application/json'", `--data-raw ${shell(JSON.stringify(fields))}`);
   }
@@ -32,14 +33,14 @@ function curl({ url, fields, start, several, file }) {
   return several ? `${command}\n# The pictures are base64 in it: .images[].b64` : command;
 }
 
-function python({ url, fields, start, several, file }) {
+function python({ url, fields, start, several, name, file }) {
   const headers = [];
   if (FACTS.with_keys) headers.push(`"Authorization": "Bearer ${KEY}"`);
   if (several) headers.push('"Accept": "application/json"');
-  const said = Object.entries(fields).map(([name, value]) => `        ${quoted(name)}: ${quoted(value)},\n`);
+  const said = Object.entries(fields).map(([field, value]) => `        ${quoted(field)}: ${quoted(value)},\n`);
   const save = several
     ? `for image in response.json()["images"]:
-    Path(f"turbo-{image['seed']}.png").write_bytes(base64.b64decode(image["b64"]))`
+    Path(f"${name}-{image['seed']}.png").write_bytes(base64.b64decode(image["b64"]))`
     : `Path("${file}").write_bytes(response.content)`;
   return `${several ? "import base64\n" : ""}from pathlib import Path
 
@@ -56,16 +57,16 @@ ${save}
 `;
 }
 
-function javascript({ url, fields, start, several, file }) {
+function javascript({ url, fields, start, several, name, file }) {
   const headers = [];
   if (FACTS.with_keys) headers.push(`Authorization: "Bearer ${KEY}"`);
   if (several) headers.push('Accept: "application/json"');
   if (!start) headers.push('"Content-Type": "application/json"');
-  const form = Object.entries(fields).map(([name, value]) => `form.append(${quoted(name)}, ${quoted(value)});\n`);
-  const said = Object.entries(fields).map(([name, value]) => `    ${name}: ${quoted(value)},\n`);
+  const form = Object.entries(fields).map(([field, value]) => `form.append(${quoted(field)}, ${quoted(value)});\n`);
+  const said = Object.entries(fields).map(([field, value]) => `    ${field}: ${quoted(value)},\n`);
   const save = several
     ? `for (const { b64, seed } of (await response.json()).images) {
-  await writeFile(\`turbo-\${seed}.png\`, Buffer.from(b64, "base64"));
+  await writeFile(\`${name}-\${seed}.png\`, Buffer.from(b64, "base64"));
 }`
     : `await writeFile("${file}", Buffer.from(await response.arrayBuffer()));`;
   return `// node picture.mjs

@@ -99,12 +99,14 @@ function setStart(picture) {
   if (picture === start) return;
   URL.revokeObjectURL($("thumbnail").src);
   start = picture;
-  $("drop").hidden = start !== null;
+  const wasFocused = document.activeElement === $("file");
+  for (const id of ["drop", "file"]) $(id).hidden = start !== null;
   for (const id of ["chosen", "strength-row"]) $(id).hidden = start === null;
   if (start) {
     $("thumbnail").src = URL.createObjectURL(start.file);
     $("file-name").textContent = start.name;
     $("file-size").textContent = `${start.width}×${start.height}`;
+    if (wasFocused) $("remove").focus();
   }
   offerSizes(start ? "" : BEST_SIZE);
 }

@@ -1,0 +1,164 @@
+"""A browser for the playground's tests, and pages whose complaints fail the test."""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from playwright.sync_api import Browser, ConsoleMessage, Download, Locator, Page, Request, expect, sync_playwright
+
+from app.main import create_app
+from app.settings import Settings
+from tests.conftest import program, serving
+from tests.gate import GatedPipeline
+
+# Of the package and not of the session: while it is open, no test with an event loop of its own could run.
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program("chromium"),
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visit:
+    """A page of the playground, and what it asked and complained of."""
+
+    page: Page
+    url: str
+    requests: list[Request] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def __getitem__(self, css: str) -> Locator:
+        return self.page.locator(css)
+
+    @property
+    def asked(self) -> list[Request]:
+        """The requests for pictures."""
+        return [request for request in self.requests if request.method == "POST"]
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        """The bodies of the requests that were sent as JSON."""
+        return [request.post_data_json or {} for request in self.asked]
+
+    def fill(self, prompt: str) -> None:
+        self["#prompt"].fill(prompt)
+
+    def expect_shown(self, prompt: str) -> None:
+        """Wait until the picture of this prompt is on the stage and nothing is under way."""
+        expect(self["#stage:not(.busy) #pictures img"].first).to_have_attribute("alt", prompt)
+
+    def make(self, prompt: str) -> None:
+        self.fill(prompt)
+        self.expect_shown(prompt)
+
+    def download(self) -> Download:
+        with self.page.expect_download() as download:
+            self["#download"].click()
+        return download.value
+
+    def watch_stage(self) -> None:
+        """Remember from now on the prompts whose pictures come onto the stage, for `shown`."""
+        self.page.evaluate(
+            """() => {
+                window.shown = [];
+                const remember = () => window.shown.push(document.querySelector("#pictures img").alt);
+                new MutationObserver(remember).observe(document.querySelector("#pictures"), { childList: true });
+            }"""
+        )
+
+    @property
+    def shown(self) -> list[str]:
+        prompts: list[str] = self.page.evaluate("window.shown")
+        return prompts
+
+
+OpenPlayground = Callable[..., Visit]
+
+
+@pytest.fixture
+def open_playground(browser: Browser) -> Iterator[OpenPlayground]:
+    """Open the playground of a service, or of an app to be served.
+
+    What the page complains of in the console, a violation of its policy included, fails the test unless it matches
+    `complaints`; so does a request to another origin.
+    """
+    visits: list[tuple[Visit, str]] = []
+    with ExitStack() as stack:
+
+        def open_page(service: FastAPI | str | None = None, *, complaints: str = "(?!)", **context: Any) -> Visit:
+            service = service or create_app(Settings(model="fake"))
+            url = service if isinstance(service, str) else stack.enter_context(serving(service))
+            opened = browser.new_context(**context)
+            stack.callback(opened.close)
+            opened.set_default_timeout(10_000)
+            page = opened.new_page()
+            visit = Visit(page, url)
+            visits.append((visit, complaints))
+
+            def complain(message: ConsoleMessage) -> None:
+                if message.type in ("error", "warning"):
+                    visit.complaints.append(message.text)
+
+            page.on("console", complain)
+            page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+            page.on("request", lambda request: visit.requests.append(request))  # noqa: PLW0108 - it marks what it is given
+            page.goto(f"{url}/")
+            expect(page.locator("#examples button").first).to_be_visible()
+            return visit
+
+        yield open_page
+        for visit, complaints in visits:
+            assert [said for said in visit.complaints if not re.search(complaints, said)] == []
+            elsewhere = [request.url for request in visit.requests if not request.url.startswith((visit.url, "blob:"))]
+            assert elsewhere == []
+
+
+@dataclass
+class Busy:
+    """A service of which somebody else has the device until the gate is opened."""
+
+    app: FastAPI
+    pipeline: GatedPipeline
+    url: str
+
+    @property
+    def waiting(self) -> int:
+        waiting: int = self.app.state.context.engine.status.waiting
+        return waiting
+
+
+MakeBusy = Callable[..., Busy]
+
+
+@pytest.fixture
+def make_busy(pipeline: GatedPipeline) -> Iterator[MakeBusy]:
+    """Serve the gated pipeline, and have another client's request on the device."""
+    with ExitStack() as stack:
+
+        def make(**settings: Any) -> Busy:
+            app = create_app(Settings(model="fake", **settings), load_pipelines=pipeline.load)
+            url = stack.enter_context(serving(app))
+            pipeline.close()
+            other = threading.Thread(
+                target=httpx.post, args=(f"{url}/txt2img",), kwargs={"json": {"prompt": "another's"}, "timeout": 60}
+            )
+            other.start()
+            stack.callback(other.join)
+            stack.callback(pipeline.gate.set)
+            assert pipeline.entered.acquire(timeout=10)
+            return Busy(app, pipeline, url)
+
+        yield make

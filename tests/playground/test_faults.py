@@ -1,0 +1,145 @@
+"""What the page makes of errors: said in place, tried again where that helps, and the newest wins still."""
+
+import re
+from contextlib import ExitStack
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+from app.main import create_app
+from app.settings import Settings
+from tests.conftest import serving
+from tests.gate import GatedPipeline
+from tests.playground.conftest import MakeBusy, OpenPlayground
+
+KEY = "0123456789abcdef"
+
+
+def test_a_busy_service_is_asked_again_when_it_said_and_for_the_newest(
+    open_playground: OpenPlayground, make_busy: MakeBusy
+) -> None:
+    busy = make_busy(max_queue=0)
+    visit = open_playground(busy.url, complaints="429")
+    visit.fill("one")
+    expect(visit["#notice"]).to_contain_text("The service is busy. It is tried again by itself.")
+    expect(visit["#notice-count"]).to_have_text(re.compile(r"Trying again in \d+ s\."))
+    visit.fill("two")
+    visit.fill("three")
+    busy.pipeline.gate.set()
+    visit.expect_shown("three")
+    expect(visit["#notice"]).to_be_hidden()
+    assert busy.pipeline.prompts == ["another's", "three"]
+
+
+def test_who_asks_too_often_is_told_so(open_playground: OpenPlayground) -> None:
+    app = create_app(Settings(model="fake", rate_limit="1/minute"))
+    visit = open_playground(app, complaints="429")
+    visit.make("one")
+    visit.fill("two")
+    expect(visit["#notice"]).to_contain_text("That was often.")
+    expect(visit["#notice-count"]).to_have_text(re.compile(r"Trying again in [1-6]?\d s\."))
+
+
+def test_a_field_that_the_service_refuses_is_marked_with_its_reason(open_playground: OpenPlayground) -> None:
+    visit = open_playground(complaints="422")
+    visit.fill("a\x01b")
+    expect(visit["#prompt-fault"]).to_contain_text("String should match pattern")
+    expect(visit["#prompt"]).to_have_attribute("aria-invalid", "true")
+    expect(visit["#notice"]).to_contain_text("Please look at the marked field.")
+    expect(visit["#retry"]).to_be_hidden()
+    visit.make("a")
+    expect(visit["#prompt-fault"]).to_be_empty()
+    expect(visit["#notice"]).to_be_hidden()
+
+
+def test_a_service_with_keys_gets_one_which_the_tab_alone_remembers(
+    open_playground: OpenPlayground, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text(f"page: {KEY}\n")
+    visit = open_playground(create_app(Settings(model="fake", api_keys_file=tmp_path / "keys")), complaints="401")
+    visit.fill("a")
+    expect(visit["#key-fault"]).to_contain_text("Send an API key")
+    expect(visit["#notice"]).to_contain_text("The service wants an API key.")
+    visit["#key"].fill("wrong-0123456789")
+    visit["#key"].press("Enter")
+    expect(visit["#key-fault"]).to_have_text("The API key is not known here.")
+    visit["#key"].fill(KEY)
+    visit["#key"].press("Enter")
+    visit.expect_shown("a")
+    expect(visit["#key-fault"]).to_be_empty()
+    visit["#show-code"].click()
+    expect(visit["#code-text"]).to_contain_text("Bearer YOUR_API_KEY")
+    assert KEY in visit.page.evaluate("Object.values(sessionStorage)")
+    assert KEY not in visit.page.evaluate("Object.values(localStorage)")
+    visit.page.reload()
+    visit.make("b")
+
+
+def test_without_keys_there_is_no_field_for_one(open_playground: OpenPlayground) -> None:
+    visit = open_playground()
+    visit.make("a")
+    expect(visit["#key"]).to_be_hidden()
+    assert "authorization" not in visit.asked[0].headers
+
+
+def test_a_service_that_is_gone_is_waited_for(open_playground: OpenPlayground) -> None:
+    with ExitStack() as stack:
+        url = stack.enter_context(serving(create_app(Settings(model="fake"))))
+        visit = open_playground(url, complaints="ERR_CONNECTION_REFUSED")
+        visit.make("one")
+    visit.fill("two")
+    expect(visit["#notice"]).to_contain_text("The service cannot be reached. It is tried again by itself.")
+    expect(visit["#service"]).to_have_text("What serves here is not known.")
+    expect(visit["#pictures img"]).to_have_attribute("alt", "one")
+
+
+def test_when_the_network_is_back_one_need_not_wait(open_playground: OpenPlayground) -> None:
+    visit = open_playground(complaints="ERR_INTERNET_DISCONNECTED")
+    visit.page.context.set_offline(True)
+    visit.fill("a")
+    expect(visit["#notice"]).to_contain_text("The service cannot be reached.")
+    visit.page.context.set_offline(False)
+    visit["#retry"].click()
+    visit.expect_shown("a")
+    expect(visit["#service"]).to_contain_text("fake model")
+
+
+def test_a_service_that_drains_says_so(open_playground: OpenPlayground) -> None:
+    app = create_app(Settings(model="fake"))
+    visit = open_playground(app, complaints="503")
+    app.state.context.engine.drain()
+    visit.fill("a")
+    expect(visit["#notice"]).to_contain_text("The service is not available now: The service is shutting down.")
+    expect(visit["#service"]).to_contain_text("(not ready: draining)")
+
+
+def test_a_request_past_its_deadline_is_tried_again(open_playground: OpenPlayground, make_busy: MakeBusy) -> None:
+    busy = make_busy(deadline_s=0.2)
+    visit = open_playground(busy.url, complaints="504")
+    visit.fill("a")
+    expect(visit["#notice"]).to_contain_text("It took too long: The request was not done within 0.2 s.")
+    busy.pipeline.gate.set()
+    visit.expect_shown("a")
+
+
+def test_a_failure_is_said_and_tried_again_only_when_asked_for(
+    open_playground: OpenPlayground, pipeline: GatedPipeline
+) -> None:
+    visit = open_playground(create_app(Settings(model="fake"), load_pipelines=pipeline.load), complaints="500")
+    pipeline.error = ValueError("of the pipeline")
+    visit.fill("a")
+    expect(visit["#notice"]).to_contain_text("That went wrong: The pipeline failed on this request.")
+    expect(visit["#notice-count"]).to_be_empty()
+    pipeline.error = None
+    visit["#retry"].click()
+    visit.expect_shown("a")
+    assert len(visit.asked) == 2
+
+
+def test_a_prompt_that_was_cut_is_said_to_be(open_playground: OpenPlayground) -> None:
+    visit = open_playground()
+    visit.make(" ".join(["word"] * 90))
+    expect(visit["#truncated"]).to_contain_text("longer than the 77 tokens")
+    expect(visit["#tokens"]).to_have_text("77 of 77 tokens")
+    visit.make("a word")
+    expect(visit["#truncated"]).to_be_hidden()

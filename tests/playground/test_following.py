@@ -1,0 +1,192 @@
+"""Which states of the page become requests: the newest wins, a stream while one types, nothing for those who left."""
+
+import time
+from collections.abc import Callable
+
+import httpx
+from playwright.sync_api import expect
+
+from app.main import create_app
+from app.settings import Settings
+from tests.gate import GatedPipeline
+from tests.playground.conftest import MakeBusy, OpenPlayground, Visit
+
+
+def wait_until(condition: Callable[[], object], visit: Visit) -> None:
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until
+        visit.page.wait_for_timeout(5)  # which lets the browser's events in
+
+
+def test_the_picture_follows_what_is_typed_and_is_the_service_s_own(open_playground: OpenPlayground) -> None:
+    visit = open_playground()
+    expect(visit["#service"]).to_have_text("fake model on none, none")
+    assert visit.asked == []
+    visit["#prompt"].press_sequentially("a fox")
+    visit.expect_shown("a fox")
+    visit.make("a fox with a scarf")
+    expect(visit["#tokens"]).to_have_text("7 of 77 tokens")
+    assert visit["#latency"].inner_text().endswith(" ms")
+    assert visit["#rate"].inner_text().endswith(" images/s")
+    assert [part.split()[0] for part in visit["#stages li"].all_inner_texts()] == [
+        "queue",
+        "inference",
+        "encode",
+        "other",
+    ]
+    seed = visit.bodies[-1]["seed"]
+    assert visit["#made"].inner_text() == f"seed {seed} · 1 step · 512×512"
+    download = visit.download()
+    assert download.suggested_filename == f"turbo-{seed}.png"
+    same = httpx.post(f"{visit.url}/txt2img", json={"prompt": "a fox with a scarf", "seed": seed})
+    assert download.path().read_bytes() == same.content
+
+
+def test_of_what_is_wanted_meanwhile_only_the_newest_is_made(
+    open_playground: OpenPlayground, pipeline: GatedPipeline
+) -> None:
+    visit = open_playground(create_app(Settings(model="fake"), load_pipelines=pipeline.load))
+    visit.watch_stage()
+    pipeline.close()
+    visit.fill("one")
+    assert pipeline.entered.acquire(timeout=10)
+    visit.fill("two")
+    visit.fill("three")
+    pipeline.gate.set()
+    visit.expect_shown("three")
+    assert pipeline.prompts == visit.shown == ["one", "three"]
+
+
+def test_a_stale_request_that_waits_behind_others_is_given_up_and_never_made(
+    open_playground: OpenPlayground, make_busy: MakeBusy
+) -> None:
+    busy = make_busy()
+    visit = open_playground(busy.url)
+    visit.fill("one")
+    wait_until(lambda: busy.waiting == 1, visit)
+    with visit.page.expect_event("requestfailed") as given_up:
+        visit.fill("two")
+    assert given_up.value == visit.asked[0]
+    wait_until(lambda: len(visit.asked) == 2 and busy.waiting == 1, visit)
+    busy.pipeline.gate.set()
+    visit.expect_shown("two")
+    assert busy.pipeline.prompts == ["another's", "two"]
+
+
+def test_on_a_busy_service_somebody_who_never_stops_typing_keeps_a_place_at_last(
+    open_playground: OpenPlayground, make_busy: MakeBusy
+) -> None:
+    busy = make_busy()
+    visit = open_playground(busy.url)
+    visit.watch_stage()
+    for state in range(1, 7):
+        with visit.page.expect_request("**/txt2img"):
+            visit.fill(f"state {state}")
+    visit.fill("state 7")
+    visit.fill("state 8")
+    wait_until(lambda: busy.waiting == 1, visit)
+    busy.pipeline.gate.set()
+    visit.expect_shown("state 8")
+    assert visit.shown == ["state 6", "state 8"]
+    assert busy.pipeline.prompts == ["another's", "state 6", "state 8"]
+
+
+def test_who_types_without_a_pause_sees_a_stream_of_pictures(open_playground: OpenPlayground) -> None:
+    visit = open_playground(create_app(Settings(model="fake:0.05")))
+    visit.make("x")
+    visit.fill("")
+    visit.watch_stage()
+    text = "mountains and a house at sunset with snow"
+    visit["#prompt"].press_sequentially(text, delay=15)
+    visit.expect_shown(text)
+    assert len(visit.shown) > 2
+    assert len(visit.shown) < len(text)
+    assert visit.shown == sorted(visit.shown, key=len)
+    expect(visit["#history li"]).to_have_count(2)  # half words are seen and not kept
+
+
+def test_a_picture_under_way_is_not_shown_over_one_that_is_shown_again(
+    open_playground: OpenPlayground, pipeline: GatedPipeline
+) -> None:
+    visit = open_playground(create_app(Settings(model="fake"), load_pipelines=pipeline.load))
+    visit.make("one")
+    visit.watch_stage()
+    pipeline.close()
+    visit.fill("two")
+    assert pipeline.entered.acquire(timeout=10)
+    visit["#history button"].click()
+    pipeline.gate.set()
+    visit.make("three")
+    assert visit.shown == ["one", "three"]
+
+
+def test_an_empty_prompt_asks_for_nothing_and_enter_asks_again(open_playground: OpenPlayground) -> None:
+    visit = open_playground()
+    visit["#prompt"].press("Enter")
+    visit["#lock"].click()
+    visit.make("a")
+    visit.fill("  ")
+    visit["#prompt"].press("Enter")
+    visit.make("b")
+    with visit.page.expect_response("**/txt2img"):
+        visit["#prompt"].press("Enter")
+    assert [body["prompt"] for body in visit.bodies] == ["a", "b", "b"]
+    assert len({body["seed"] for body in visit.bodies}) == 3
+
+
+def test_letters_that_an_input_method_has_not_finished_are_not_asked_for(open_playground: OpenPlayground) -> None:
+    visit = open_playground()
+    visit["#prompt"].focus()
+    keyboard = visit.page.context.new_cdp_session(visit.page)
+    for letters in ("n", "ni"):
+        keyboard.send("Input.imeSetComposition", {"text": letters, "selectionStart": 2, "selectionEnd": 2})
+        visit.page.wait_for_timeout(150)  # longer than the pause after which a first prompt is sent
+    keyboard.send("Input.insertText", {"text": "你"})
+    visit.expect_shown("你")
+    assert [body["prompt"] for body in visit.bodies] == ["你"]
+
+
+def test_a_locked_seed_is_kept_and_an_open_one_drawn_for_each_picture(open_playground: OpenPlayground) -> None:
+    visit = open_playground()
+    visit["#seed"].fill("42")
+    visit.make("a")
+    visit.make("b")
+    with visit.page.expect_response("**/txt2img"):
+        visit["#dice"].click()
+    visit.make("c")
+    visit["#lock"].click()
+    expect(visit["#seed-hint"]).to_have_text("Each picture has a new seed.")
+    visit.make("d")
+    visit.make("e")
+    seeds = [body["seed"] for body in visit.bodies]
+    assert seeds[:2] == [42, 42]
+    assert seeds[2] == seeds[3] != 42
+    assert len(set(seeds[3:])) == 3
+    assert visit["#seed"].input_value() == str(seeds[-1])
+
+
+def test_a_seed_that_is_none_is_explained_and_nothing_is_sent(open_playground: OpenPlayground) -> None:
+    visit = open_playground()
+    for seed in ("", "x", "-1", "1.5", "4294967296"):
+        visit["#seed"].fill(seed)
+        visit.fill("a")
+        expect(visit["#seed-fault"]).to_have_text("A seed is a whole number from 0 to 4294967295.")
+    visit["#seed"].fill("4294967295")
+    visit.expect_shown("a")
+    assert [body["seed"] for body in visit.bodies] == [4294967295]
+
+
+def test_behind_a_proxy_the_service_may_be_anywhere(open_playground: OpenPlayground) -> None:
+    visit = open_playground()
+    prefix = f"{visit.url}/studio/turbo"
+    visit.page.route(
+        f"{prefix}/**",
+        lambda route: route.fulfill(response=route.fetch(url=route.request.url.replace(prefix, visit.url))),
+    )
+    visit.page.goto(f"{prefix}/")
+    visit.make("a")
+    assert visit.asked[-1].url == f"{prefix}/txt2img"
+    visit["#show-code"].click()
+    assert f"'{prefix}/txt2img'" in visit["#code-text"].inner_text()
+    assert visit["#docs"].evaluate("link => link.href") == f"{prefix}/docs"
