@@ -31,6 +31,13 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="package")
+def fake_service() -> Iterator[str]:
+    """A service that nothing is done to, for all tests."""
+    with serving(create_app(Settings(model="fake"))) as url:
+        yield url
+
+
 @dataclass
 class Visit:
     """A page of the playground, and what it asked and complained of."""
@@ -89,8 +96,8 @@ OpenPlayground = Callable[..., Visit]
 
 
 @pytest.fixture
-def open_playground(browser: Browser) -> Iterator[OpenPlayground]:
-    """Open the playground of a service, or of an app to be served.
+def open_playground(browser: Browser, fake_service: str) -> Iterator[OpenPlayground]:
+    """Open the playground of a service, or of an app to be served; by default of the fake.
 
     What the page complains of in the console, a violation of its policy included, fails the test unless it matches
     `complaints`; so does a request to another origin.
@@ -98,8 +105,7 @@ def open_playground(browser: Browser) -> Iterator[OpenPlayground]:
     visits: list[tuple[Visit, str]] = []
     with ExitStack() as stack:
 
-        def open_page(service: FastAPI | str | None = None, *, complaints: str = "(?!)", **context: Any) -> Visit:
-            service = service or create_app(Settings(model="fake"))
+        def open_page(service: FastAPI | str = fake_service, *, complaints: str = "(?!)", **context: Any) -> Visit:
             url = service if isinstance(service, str) else stack.enter_context(serving(service))
             opened = browser.new_context(**context)
             stack.callback(opened.close)

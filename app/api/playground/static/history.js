@@ -1,5 +1,6 @@
 /** The strip of the last results, in memory alone. */
 
+import { buttonFor } from "./dom.js";
 import { release } from "./service.js";
 import { t } from "./strings.js";
 
@@ -26,15 +27,12 @@ export class History {
   /** Keep a result that is on the stage. */
   add(result) {
     this.#results.unshift(result);
-    const item = document.createElement("li");
-    const button = document.createElement("button");
     const thumbnail = new Image();
     thumbnail.src = result.pictures[0].url;
     thumbnail.alt = "";
-    button.type = "button";
-    button.append(thumbnail);
+    const button = buttonFor(thumbnail, () => this.#show(result));
     if (result.pictures.length > 1) button.dataset.number = result.pictures.length;
-    button.addEventListener("click", () => this.#show(result));
+    const item = document.createElement("li");
     item.append(button);
     this.#list.prepend(item);
     for (const old of this.#results.splice(MOST)) {

@@ -1,0 +1,132 @@
+/** The form: the state of prompt and settings, and what is wrong with it before it is sent. */
+
+import { $ } from "./dom.js";
+import { FACTS, MAX_SEED, effectiveSteps, smallestStrength } from "./service.js";
+import { t } from "./strings.js";
+
+const SIZES = ["256x256", "512x512", "512x768", "768x512", "768x768", "1024x1024"];
+const BEST_SIZE = "512x512";
+
+/** Fields of the service that are one control here. */
+const CONTROLS = { width: "size", height: "size" };
+
+const choices = $("panel").elements;
+
+let start = null; // the picture to start from
+
+export const isLocked = () => $("lock").ariaPressed === "true";
+
+export function drawSeed() {
+  [$("seed").value] = crypto.getRandomValues(new Uint32Array(1));
+}
+
+/** Return the state that a request is made of; `requestOf` has its shape. */
+export function read() {
+  return {
+    prompt: $("prompt").value.replace(/\s+/g, " ").trim(),
+    steps: Number(choices.steps.value),
+    strength: Number($("strength").value),
+    seed: Number($("seed").value),
+    size: $("size").value,
+    number: Number(choices.number.value),
+    start,
+  };
+}
+
+/** Choose all that a state has; its seed is kept from then on. */
+export function write(state) {
+  $("prompt").value = state.prompt;
+  choices.steps.value = state.steps;
+  choices.number.value = state.number;
+  $("strength").value = state.strength;
+  $("seed").value = state.seed;
+  setStart(state.start);
+  $("size").value = state.size;
+  lockSeed(true);
+  check();
+}
+
+export function lockSeed(locked) {
+  $("lock").ariaPressed = locked;
+  $("seed-hint").textContent = t(locked ? "seed_kept" : "seed_drawn");
+}
+
+/** Start from a picture as `lookAt` returns it, or from none. */
+export function setStart(picture) {
+  if (picture === start) return;
+  URL.revokeObjectURL($("thumbnail").src);
+  start = picture;
+  const wasFocused = document.activeElement === $("file");
+  for (const id of ["drop", "file"]) $(id).hidden = start !== null;
+  for (const id of ["chosen", "strength-row"]) $(id).hidden = start === null;
+  if (start) {
+    $("thumbnail").src = URL.createObjectURL(start.file);
+    $("file-name").textContent = start.name;
+    $("file-size").textContent = `${start.width}×${start.height}`;
+    if (wasFocused) $("remove").focus();
+  }
+  offerSizes(start ? "" : BEST_SIZE);
+}
+
+/** Take two steps where one does not do, as the service has it for image to image where nothing else is said. */
+export function makeStepsFit() {
+  const { steps, strength } = read();
+  if (steps === 1 && effectiveSteps(steps, strength) < 1) choices.steps.value = 2;
+}
+
+/** Choose the smallest strength that works. */
+export function mendStrength() {
+  $("strength").value = smallestStrength(read().steps);
+}
+
+function offerSizes(chosen) {
+  const fit = SIZES.filter((size) => size.split("x").reduce((width, height) => width * height) <= FACTS.max_pixels);
+  const options = fit.map((size) => {
+    const text = size.replace("x", "×");
+    return new Option(size === BEST_SIZE ? t("size_best", { size: text }) : text, size);
+  });
+  if (start) options.unshift(new Option(t("size_auto"), ""));
+  $("size").replaceChildren(...options);
+  $("size").value = chosen;
+  if ($("size").selectedIndex < 0) $("size").selectedIndex = options.length - 1;
+}
+
+/** Say everything in the language of now. */
+export function describeForm() {
+  offerSizes(start || $("size").value ? $("size").value : BEST_SIZE);
+  lockSeed(isLocked());
+  check();
+}
+
+/** Write a reason beside a field, or take it away. Returns whether there is a place for it. */
+export function fault(field, text) {
+  const name = CONTROLS[field] ?? field;
+  const place = $(`${name}-fault`);
+  if (!place) return false;
+  place.textContent = text;
+  const control = $(name);
+  if (control) control.ariaInvalid = text !== "";
+  return true;
+}
+
+/** Say what cannot work. Returns whether all can. */
+export function check() {
+  for (const place of document.querySelectorAll(".fault:not(:empty)")) fault(place.id.replace(/-fault$/, ""), "");
+  const { seed, number, steps, strength } = read();
+  const most = MAX_SEED - number + 1;
+  const seedFits = /^\d+$/.test($("seed").value.trim()) && seed <= most;
+  if (!seedFits) fault("seed", t("seed_wrong", { most }));
+  return checkSteps(steps, strength) && seedFits;
+}
+
+function checkSteps(steps, strength) {
+  const effective = effectiveSteps(steps, strength);
+  const values = { steps, effective, strength: strength.toFixed(2), smallest: smallestStrength(steps).toFixed(2) };
+  const isTooWeak = start !== null && effective < 1;
+  $("strength-value").textContent = values.strength;
+  $("effective").textContent = isTooWeak ? "" : t(effective === 1 ? "effective_one" : "effective", values);
+  $("mend").hidden = !isTooWeak;
+  $("mend").textContent = t("mend", values);
+  if (isTooWeak) fault("strength", t(steps === 1 ? "too_weak_one" : "too_weak", values));
+  return !isTooWeak;
+}

@@ -1,0 +1,123 @@
+/** The stage: the pictures of now, what was measured of them, and the strip of those of before. */
+
+import { $, buttonFor } from "./dom.js";
+import { History } from "./history.js";
+import { fileName, release } from "./service.js";
+import { t } from "./strings.js";
+
+/** Pictures of the last seconds count for the rate. */
+const RATE_WINDOW_MS = 5000;
+
+/** Screen readers are told of a picture when nothing has changed for so long. */
+const SPEAK_AFTER_MS = 1000;
+
+export class Stage {
+  /** The result that is shown, as `generate` returns it; null at first. */
+  result = null;
+  #selected = 0;
+  #history;
+  #made = []; // {startedAt, at, pictures} of the last seconds
+  #speaking = 0;
+
+  /** @param showAgain (result) => void: somebody wants one of before. */
+  constructor(showAgain) {
+    this.#history = new History($("history"), showAgain);
+    setInterval(() => this.#describeRate(), 500);
+  }
+
+  /** The picture that is chosen among those of the result. */
+  get picture() {
+    return this.result.pictures[this.#selected];
+  }
+
+  /**
+   * Show what was just made, and count it.
+   *
+   * What was on the way to something newer is seen and not kept: the strip would be full of half words.
+   */
+  add(result, { keep }) {
+    this.#made.push({ startedAt: result.startedAt, at: performance.now(), pictures: result.pictures.length });
+    if (keep) this.#history.add(result);
+    this.show(result);
+    if (keep) this.#speaking = setTimeout(() => this.#speak(), SPEAK_AFTER_MS);
+  }
+
+  /** Show a result. */
+  show(result) {
+    if (this.result && this.result !== result && !this.#history.has(this.result)) release(this.result);
+    clearTimeout(this.#speaking);
+    this.result = result;
+    this.#selected = 0;
+    $("empty").hidden = true;
+    $("glow").src = result.pictures[0].url;
+    for (const id of ["actions", "meter", "past", "glow"]) $(id).hidden = false;
+    $("pictures").dataset.number = result.pictures.length;
+    $("pictures").replaceChildren(...result.pictures.map(({ image }, index) => this.#framed(image, index)));
+    this.describe();
+  }
+
+  #framed(image, index) {
+    image.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
+    if (this.result.pictures.length === 1) return image;
+    return buttonFor(image, () => {
+      this.#selected = index;
+      this.describe();
+    });
+  }
+
+  /** Say everything in the language of now. */
+  describe() {
+    this.#history.describe(this.result);
+    if (!this.result) return;
+    const { pictures, steps, size, tokens, truncated } = this.result;
+    const { seed, url } = this.picture;
+    $("download").href = url;
+    $("download").download = fileName(seed);
+    if (pictures.length > 1) {
+      for (const [index, button] of [...$("pictures").children].entries()) {
+        button.ariaPressed = index === this.#selected;
+        button.title = t("made", { seed: pictures[index].seed });
+      }
+    }
+    const ran = t(steps === 1 ? "made_steps_one" : "made_steps", { steps });
+    $("made").textContent = [t("made", { seed }), ran, size.replace("x", "×")].join(" · ");
+    $("tokens").hidden = false;
+    $("tokens").textContent = t("tokens", { used: tokens });
+    $("truncated").hidden = !truncated;
+    $("truncated").textContent = truncated ? t("truncated") : "";
+    this.#describeTimes();
+    this.#describeRate();
+  }
+
+  /** Say where the time went: what the service tells, and the rest, which is mostly the way there and back. */
+  #describeTimes() {
+    const { latencyMs, serverMs } = this.result;
+    const { queue, inference, encode } = serverMs;
+    const stages = { queue, inference, encode, rest: Math.max(0, latencyMs - queue - inference - encode) };
+    const parts = Object.entries(stages).map(([stage, ms]) => {
+      const part = document.createElement("i");
+      part.className = stage;
+      part.style.flexGrow = ms;
+      const item = document.createElement("li");
+      item.className = stage;
+      item.textContent = t(stage, { ms: Math.round(ms) });
+      return { part, item };
+    });
+    $("latency").textContent = t("latency", { ms: Math.round(latencyMs) });
+    $("share").replaceChildren(...parts.map(({ part }) => part));
+    $("stages").replaceChildren(...parts.map(({ item }) => item));
+  }
+
+  /** Say how many pictures a second came of late: from the first of them being asked for until now. */
+  #describeRate() {
+    const now = performance.now();
+    this.#made = this.#made.filter(({ at }) => at > now - RATE_WINDOW_MS);
+    const pictures = this.#made.reduce((sum, one) => sum + one.pictures, 0);
+    const rate = (pictures * 1000) / (now - this.#made[0]?.startedAt);
+    $("rate").textContent = this.#made.length > 1 ? t("rate", { rate: rate.toFixed(1) }) : "";
+  }
+
+  #speak() {
+    $("spoken").textContent = `${t("spoken")} ${this.result.state.prompt}`;
+  }
+}
