@@ -6,6 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
+from app.errors import DeviceOutOfMemoryError
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import serving
@@ -29,6 +30,7 @@ def test_a_busy_service_is_asked_again_when_it_said_and_for_the_newest(
     visit.expect_shown("three")
     expect(visit["#notice"]).to_be_hidden()
     assert busy.pipeline.prompts == ["another's", "three"]
+    assert [body["prompt"] for body in visit.bodies] == ["one", "three"]
 
 
 def test_who_asks_too_often_is_told_so(open_playground: OpenPlayground) -> None:
@@ -120,6 +122,22 @@ def test_a_request_past_its_deadline_is_tried_again(open_playground: OpenPlaygro
     expect(visit["#notice"]).to_contain_text("It took too long: The request was not done within 0.2 s.")
     busy.pipeline.gate.set()
     visit.expect_shown("a")
+
+
+def test_what_is_wanted_meanwhile_is_tried_instead_of_what_failed(
+    open_playground: OpenPlayground, pipeline: GatedPipeline
+) -> None:
+    visit = open_playground(create_app(Settings(model="fake"), load_pipelines=pipeline.load), complaints="503")
+    pipeline.close()
+    visit.fill("one")
+    assert pipeline.entered.acquire(timeout=10)
+    visit.fill("two")
+    pipeline.errors = [DeviceOutOfMemoryError("No memory."), DeviceOutOfMemoryError("No memory.")]
+    pipeline.gate.set()
+    expect(visit["#notice"]).to_contain_text("The service is not available now: No memory.")
+    visit["#retry"].click()
+    visit.expect_shown("two")
+    assert [body["prompt"] for body in visit.bodies] == ["one", "two"]
 
 
 def test_a_failure_is_said_and_tried_again_only_when_asked_for(

@@ -101,7 +101,7 @@ def test_on_a_desk_all_is_one_screen_and_the_picture_is_the_largest_thing_on_it(
 def test_the_page_works_by_keyboard(open_playground: OpenPlayground) -> None:
     visit = open_playground()
     keyboard = visit.page.keyboard
-    expect(visit["#prompt"]).to_be_focused()
+    expect(visit.page.get_by_role("textbox", name="Prompt")).to_be_focused()
     keyboard.type("a fox")
     visit.expect_shown("a fox")
     reached = []

@@ -196,6 +196,7 @@ def test_a_result_of_before_comes_again_with_its_parameters_and_no_request(open_
     assert visit["#strength"].input_value() == "0.8"
     assert visit["#size"].input_value() == "256x256"
     assert visit["input[name=steps]:checked"].input_value() == "2"
+    expect(visit["#chosen"]).to_be_visible()
     expect(visit["#file-name"]).to_have_text("red.png")
     expect(visit["#lock"]).to_have_attribute("aria-pressed", "true")
     assert len(visit.asked) == asked
