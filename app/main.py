@@ -124,16 +124,7 @@ def create_app(
     app.include_router(openai.router)
     app.include_router(hugging_face.router)
     app.include_router(health.router)
-    if settings.metrics != "off":
-        app.include_router(pages.metrics_router)
-    if settings.playground:
-        app.include_router(playground.router)
-        playground.add_playground_assets(app)
-    elif settings.docs:
-        app.include_router(pages.first_page_router)
-    if settings.docs:
-        app.include_router(pages.docs_router)
-        pages.add_docs_assets(app)
+    _include_pages(app, settings)
     add_error_handlers(app)
     add_openapi(app, description=_DESCRIPTION, with_keys=settings.api_keys_file is not None)
     app.add_middleware(BodyMiddleware, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
@@ -147,6 +138,19 @@ def create_app(
         )
     app.add_middleware(EdgeMiddleware)
     return app
+
+
+def _include_pages(app: FastAPI, settings: Settings) -> None:
+    if settings.metrics != "off":
+        app.include_router(pages.metrics_router)
+    if settings.playground:
+        app.include_router(playground.router)
+        playground.add_playground_assets(app)
+    elif settings.docs:
+        app.include_router(pages.first_page_router)
+    if settings.docs:
+        app.include_router(pages.docs_router)
+        pages.add_docs_assets(app)
 
 
 def load_model(settings: Settings) -> LoadedPipelines:

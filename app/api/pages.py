@@ -1,4 +1,4 @@
-"""Pages and documents: the API's documentation from assets of our own, the metrics, and a first page that leads there."""
+"""Pages and documents: the API's documentation from assets of our own, the metrics, and the way to the first page."""
 
 import base64
 import hashlib

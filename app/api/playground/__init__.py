@@ -34,10 +34,9 @@ router = APIRouter(tags=["pages"])
     operation_id="playground",
 )
 def page(request: Request, context: Context) -> Response:
-    """Show the playground. Its addresses are relative, so that a proxy may put the service anywhere.
-
-    A plain function, which FastAPI hands to a thread, as it reads a file.
-    """
+    """Show the playground: type, and the picture follows."""
+    # A plain function, which FastAPI hands to a thread, as it reads a file. The page's addresses are relative, so that
+    # a proxy may put the service anywhere.
     text = (_STATIC / "index.html").read_text(encoding="utf-8")
     text = text.replace(_FACTS, html.escape(json.dumps(_facts(context))))
     etag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
