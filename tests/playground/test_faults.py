@@ -95,6 +95,15 @@ def test_a_service_that_is_gone_is_waited_for(open_playground: OpenPlayground) -
     expect(visit["#pictures img"]).to_have_attribute("alt", "one")
 
 
+def test_where_a_proxy_keeps_health_inside_pictures_follow_all_the_same(open_playground: OpenPlayground) -> None:
+    visit = open_playground(complaints="404")
+    visit.page.route("**/healthz/ready", lambda route: route.fulfill(status=404, body="not here"))
+    visit.page.reload()
+    expect(visit["#service"]).to_have_text("What serves here is not known.")
+    visit["#examples button"].first.click()
+    visit.expect_shown("A cinematic shot of a baby racoon wearing an intricate italian priest robe.")
+
+
 def test_when_the_network_is_back_one_need_not_wait(open_playground: OpenPlayground) -> None:
     visit = open_playground(complaints="ERR_INTERNET_DISCONNECTED")
     visit.page.context.set_offline(True)

@@ -121,8 +121,11 @@ def test_the_page_works_by_keyboard(open_playground: OpenPlayground) -> None:
 
 def test_screen_readers_are_told_of_a_picture_once_nothing_changes_any_more(open_playground: OpenPlayground) -> None:
     visit = open_playground()
+    visit.page.clock.install()
     visit.make("a")
     visit.make("a fox")
+    expect(visit["#spoken"]).to_be_empty()
+    visit.page.clock.fast_forward(1000)
     expect(visit["#spoken"]).to_have_text("Picture ready. a fox")
     expect(visit["#spoken"]).to_have_attribute("role", "status")
 

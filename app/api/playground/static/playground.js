@@ -25,7 +25,8 @@ const DEMO_EXAMPLES = [
   "a white star above a blue circle",
 ];
 
-let service = null; // what the readiness check said
+let service; // what the readiness check said; null if it cannot be asked, as a proxy may keep it inside
+let model = null; // the last that it named
 let looks = 0; // files that were looked at
 
 const notice = new Notice();
@@ -78,19 +79,21 @@ function failed(error, retryAt) {
 
 async function askService() {
   service = await readiness();
+  model = service?.model ?? model;
   describeService();
 }
 
 function describeService() {
+  const isDemo = model === "demo";
+  $("licence").textContent = `${t(isDemo ? "licence_demo" : "licence")} ${t("licence_terms")}`;
+  if (service === undefined) return;
   const line = $("service");
   line.dataset.status = service?.status ?? "unknown";
   line.textContent = service?.model ? t("service", service) : t("service_unknown");
   if (service && service.status !== "ready") line.textContent += ` (${t("service_status", service)})`;
-  const isDemo = service?.model === "demo";
-  $("licence").textContent = `${t(isDemo ? "licence_demo" : "licence")} ${t("licence_terms")}`;
-  if (!service?.model) return;
-  $("model-note").textContent = t(isDemo ? "note_demo" : service.model === "fake" ? "note_fake" : "note_model");
-  if (!$("examples").hasChildNodes()) $("examples").append(...(isDemo ? DEMO_EXAMPLES : EXAMPLES).map(exampleFor));
+  $("model-note").textContent = t(isDemo ? "note_demo" : model === "fake" ? "note_fake" : "note_model");
+  const examples = isDemo ? DEMO_EXAMPLES : EXAMPLES;
+  if ($("examples").textContent !== examples.join("")) $("examples").replaceChildren(...examples.map(exampleFor));
 }
 
 function exampleFor(text) {

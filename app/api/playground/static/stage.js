@@ -51,13 +51,18 @@ export class Stage {
     $("empty").hidden = true;
     $("glow").src = result.pictures[0].url;
     for (const id of ["actions", "meter", "past", "glow"]) $(id).hidden = false;
-    $("pictures").dataset.number = result.pictures.length;
+    const { naturalWidth, naturalHeight } = result.pictures[0].image;
+    this.#arrange(result.pictures.length, naturalWidth / naturalHeight);
     $("pictures").replaceChildren(...result.pictures.map(({ image }, index) => this.#framed(image, index)));
     this.describe();
   }
 
+  #arrange(number, ratio) {
+    const layout = { "--columns": Math.min(number, 2), "--rows": Math.ceil(number / 2), "--ratio": ratio };
+    for (const [name, value] of Object.entries(layout)) $("pictures").style.setProperty(name, value);
+  }
+
   #framed(image, index) {
-    image.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
     if (this.result.pictures.length === 1) return image;
     return buttonFor(image, () => {
       this.#selected = index;
@@ -100,7 +105,9 @@ export class Stage {
       part.style.flexGrow = ms;
       const item = document.createElement("li");
       item.className = stage;
-      item.textContent = t(stage, { ms: Math.round(ms) });
+      const figure = document.createElement("b");
+      figure.textContent = Math.round(ms);
+      item.append(`${t(stage)} `, figure);
       return { part, item };
     });
     $("latency").textContent = t("latency", { ms: Math.round(latencyMs) });
