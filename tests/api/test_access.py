@@ -314,7 +314,7 @@ def test_no_answer_names_the_server_s_software(start_server: StartServer) -> Non
 
 
 async def test_the_documentation_can_be_turned_off() -> None:
-    async with running(create_app(Settings(model="fake", docs=False))) as client:
+    async with running(create_app(Settings(model="fake", docs=False, playground=False))) as client:
         for path in ("/docs", "/openapi.json", "/docs/assets/swagger-ui.css"):
             assert (await client.get(path)).status_code == 404
         assert (await client.get("/")).status_code == 405  # POST is Hugging Face's
