@@ -24,7 +24,8 @@ from app.api.schemas import (
     Upload,
     check_effective_steps,
     check_seed_range,
-    seeds_from,
+    img2img_params,
+    txt2img_params,
 )
 from app.inference.image_codec import Size
 from app.pipelines.base import Img2ImgParams, Txt2ImgParams
@@ -183,17 +184,13 @@ class GenerationsRequest(_ImagesRequest):
 
     def to_params(self) -> list[Txt2ImgParams]:
         """Return one params object per picture; a missing seed is drawn here."""
-        size = self.chosen_size
-        return [
-            Txt2ImgParams(
-                prompt=self.prompt,
-                seed=seed,
-                num_inference_steps=self.num_inference_steps or 1,
-                width=size.width,
-                height=size.height,
-            )
-            for seed in seeds_from(self.seed, self.num_images)
-        ]
+        return txt2img_params(
+            self.prompt,
+            seed=self.seed,
+            num_images=self.num_images,
+            num_inference_steps=self.num_inference_steps or 1,
+            size=self.chosen_size,
+        )
 
 
 class EditsForm(_ImagesRequest):
@@ -210,16 +207,14 @@ class EditsForm(_ImagesRequest):
 
     def to_params(self, image: Image.Image) -> list[Img2ImgParams]:
         """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
-        return [
-            Img2ImgParams(
-                prompt=self.prompt,
-                seed=seed,
-                num_inference_steps=self.num_inference_steps,
-                strength=self.strength,
-                image=image,
-            )
-            for seed in seeds_from(self.seed, self.num_images)
-        ]
+        return img2img_params(
+            self.prompt,
+            image,
+            seed=self.seed,
+            num_images=self.num_images,
+            num_inference_steps=self.num_inference_steps,
+            strength=self.strength,
+        )
 
 
 class InputTokensDetails(BaseModel):

@@ -143,8 +143,45 @@ def smallest_strength(num_inference_steps: int) -> float:
     return math.ceil(10_000 / num_inference_steps) / 10_000
 
 
-def seeds_from(seed: int | None, num_images: int) -> range:
-    """Return the seeds of a request's pictures; the first is drawn if there is none."""
+def txt2img_params(
+    prompt: str, *, seed: int | None, num_images: int, num_inference_steps: int, size: Size
+) -> list[Txt2ImgParams]:
+    """Return one params object per picture; a missing seed is drawn here."""
+    return [
+        Txt2ImgParams(
+            prompt=prompt,
+            seed=picture_seed,
+            num_inference_steps=num_inference_steps,
+            width=size.width,
+            height=size.height,
+        )
+        for picture_seed in _seeds_from(seed, num_images)
+    ]
+
+
+def img2img_params(
+    prompt: str,
+    image: Image.Image,
+    *,
+    seed: int | None,
+    num_images: int,
+    num_inference_steps: int,
+    strength: float,
+) -> list[Img2ImgParams]:
+    """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
+    return [
+        Img2ImgParams(
+            prompt=prompt,
+            seed=picture_seed,
+            num_inference_steps=num_inference_steps,
+            strength=strength,
+            image=image,
+        )
+        for picture_seed in _seeds_from(seed, num_images)
+    ]
+
+
+def _seeds_from(seed: int | None, num_images: int) -> range:
     first = secrets.randbelow(MAX_SEED - num_images + 2) if seed is None else seed
     return range(first, first + num_images)
 
@@ -176,16 +213,13 @@ class Txt2ImgRequest(BaseModel):
 
     def to_params(self) -> list[Txt2ImgParams]:
         """Return one params object per picture; a missing seed is drawn here."""
-        return [
-            Txt2ImgParams(
-                prompt=self.prompt,
-                seed=seed,
-                num_inference_steps=self.num_inference_steps,
-                width=self.width,
-                height=self.height,
-            )
-            for seed in seeds_from(self.seed, self.num_images)
-        ]
+        return txt2img_params(
+            self.prompt,
+            seed=self.seed,
+            num_images=self.num_images,
+            num_inference_steps=self.num_inference_steps,
+            size=self.chosen_size,
+        )
 
 
 class Img2ImgFields(BaseModel):
@@ -229,16 +263,14 @@ class Img2ImgFields(BaseModel):
 
     def to_params(self, image: Image.Image) -> list[Img2ImgParams]:
         """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
-        return [
-            Img2ImgParams(
-                prompt=self.prompt,
-                seed=seed,
-                num_inference_steps=self.num_inference_steps,
-                strength=self.strength,
-                image=image,
-            )
-            for seed in seeds_from(self.seed, self.num_images)
-        ]
+        return img2img_params(
+            self.prompt,
+            image,
+            seed=self.seed,
+            num_images=self.num_images,
+            num_inference_steps=self.num_inference_steps,
+            strength=self.strength,
+        )
 
 
 class Img2ImgForm(Img2ImgFields):
