@@ -15,6 +15,7 @@ import textwrap
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
@@ -29,6 +30,8 @@ from app.settings import PREFIX, Settings, unknown_variables
 _log = logging.getLogger(__name__)
 
 _USAGE_ERROR = 2
+
+_PROPAGATORS = "OTEL_PROPAGATORS"
 
 _SCRIPT = "sdxl-turbo-server"
 
@@ -92,7 +95,22 @@ def main(arguments: Sequence[str]) -> int:
     if name != "doctor":  # whose findings they are
         for variable, near in unknown_variables(os.environ):
             _log.warning("%s is no setting%s", variable, f"; did you mean {near}?" if near else "")
+    _drop_unknown_propagators()
     return _COMMANDS[name].run(settings, options)
+
+
+def _drop_unknown_propagators() -> None:
+    """Leave out propagators that are not installed: FastAPI imports OpenTelemetry, which fails on them, traces or not.
+
+    Platforms set the variable for all that they run.
+    """
+    if not os.environ.get(_PROPAGATORS):
+        return
+    asked = [word.strip() for word in os.environ[_PROPAGATORS].split(",")]
+    installed = {"none", *entry_points(group="opentelemetry_propagator").names}
+    if not installed.issuperset(asked):
+        _log.warning("%s=%s: what is not installed of it is left out", _PROPAGATORS, os.environ[_PROPAGATORS])
+        os.environ[_PROPAGATORS] = ",".join(word for word in asked if word in installed)
 
 
 class _Parser(ArgumentParser):

@@ -17,7 +17,8 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from app.api.error_handlers import PROBLEM_MEDIA_TYPE, SECURITY_HEADERS, problem_body
+from app.api.error_handlers import SECURITY_HEADERS, problem_body
+from app.api.negotiation import PROBLEM
 from app.errors import HeadersTooLargeError, MalformedRequestError, RequestTimeoutError, TurboError
 
 MAX_HEADER_BYTES = 16 * 1024
@@ -247,7 +248,7 @@ class HttpProtocol(H11Protocol):
             request_id, reason = uuid.uuid4().hex, HTTPStatus(error.status).phrase.encode()
             body = json.dumps(problem_body(error, request_id=request_id)).encode()
             headers = [
-                (b"Content-Type", PROBLEM_MEDIA_TYPE.encode()),
+                (b"Content-Type", PROBLEM.encode()),
                 (b"Content-Length", str(len(body)).encode()),
                 (b"X-Request-ID", request_id.encode()),
                 (b"Cache-Control", b"no-store"),

@@ -107,7 +107,7 @@ class RequestTimeoutError(TurboError):
 
 
 class BodyTooLargeError(TurboError):
-    """The request body is over `TURBO_MAX_BODY_BYTES`, or is JSON of more than 64 KiB."""
+    """The request body is over `TURBO_MAX_BODY_BYTES`, or is JSON that has more than 64 KiB beside a picture."""
 
     status = 413
     code = "body_too_large"

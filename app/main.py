@@ -134,7 +134,7 @@ def create_app(
             allow_origins=access.origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],  # OpenAI's SDK sends a dozen of its own
-            expose_headers=["Retry-After", "Server-Timing", "traceparent", *GENERATION_HEADERS],
+            expose_headers=["Retry-After", "X-Should-Retry", "traceparent", *GENERATION_HEADERS],
         )
     app.add_middleware(EdgeMiddleware)
     return app

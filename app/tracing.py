@@ -115,7 +115,7 @@ class Tracing:
         if exporters:
             try:
                 self._provider = _provider(exporters)
-            except (ValueError, OSError) as error:  # OSError: a certificate that is not there
+            except ValueError as error:
                 raise TracesError(
                     f"Traces cannot be made as OpenTelemetry's variables ask: {first_line(error)}."
                 ) from error
@@ -308,8 +308,8 @@ def _exporters(environ: Mapping[str, str]) -> list[str]:
 
 def _check_otlp(environ: Mapping[str, str]) -> None:
     for variable in _ENDPOINTS:
-        if (endpoint := environ.get(variable)) and urlsplit(endpoint).scheme not in ("http", "https"):
-            raise TracesError(f"{variable}={endpoint}: it must begin with http:// or https://.")
+        if (endpoint := environ.get(variable)) and not _is_http_url(endpoint):
+            raise TracesError(f"{variable}={endpoint}: it must be http:// or https:// and a host.")
     for variable in _PROTOCOLS:
         if protocol := environ.get(variable):
             if protocol != _PROTOCOL:
@@ -317,6 +317,14 @@ def _check_otlp(environ: Mapping[str, str]) -> None:
                     f"{variable}={protocol}: spans are sent by {_PROTOCOL} alone, which collectors take at port 4318."
                 )
             return  # the first one that is set counts
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+    except ValueError:
+        return False
+    return url.scheme in ("http", "https") and bool(url.hostname)
 
 
 def _provider(exporters: Sequence[str]) -> "TracerProvider":

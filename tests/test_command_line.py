@@ -352,3 +352,12 @@ def test_a_pull_of_the_demo_has_nothing_to_do_and_needs_no_weights_folder(tmp_pa
 def test_the_server_is_the_default_command(start_server: StartServer) -> None:
     server: ServerProcess = start_server(model="fake")
     assert httpx.get(f"{server.wait_until_started()}/healthz/live").status_code == 200
+
+
+def test_propagators_that_are_not_installed_are_left_out_as_platforms_name_them_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_PROPAGATORS", "tracecontext, b3")
+    done = run("bench", model="fake")  # which imports OpenTelemetry, and has nothing to measure
+    assert "b3: what is not installed of it is left out" in done.stderr
+    assert "The fake has no model to measure" in done.stderr

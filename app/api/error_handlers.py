@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from app.api.context import ApiContext
+from app.api.negotiation import PROBLEM
 from app.api.schemas import ClientError, InvalidField, Problem
 from app.errors import (
     BodyTooLargeError,
@@ -26,8 +27,6 @@ from app.errors import (
 from app.telemetry import get_logger
 
 _log = get_logger(__name__)
-
-PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -150,7 +149,7 @@ def problem_response(
     return JSONResponse(
         problem_body(error, request_id=request.state.request_id, errors=errors, health=health),
         status_code=error.status,
-        media_type=PROBLEM_MEDIA_TYPE,
+        media_type=PROBLEM,
         headers=sent_headers,
     )
 

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from app.api.context import Context
 from app.api.generation_route import read_form, route_taking
 from app.api.negotiation import JSON, accepted, choose_media_type
-from app.api.openapi import FORM, GENERATION_RESPONSES, IMG2IMG_BODY
+from app.api.openapi import FORM, IMG2IMG_BODY, IMG2IMG_RESPONSES, TXT2IMG_RESPONSES
 from app.api.pictures import Encoding, Pictures, make_from_picture, make_from_text, read_upload
 from app.api.schemas import EncodedImage, Envelope, Img2ImgForm, Txt2ImgRequest
 from app.inference.image_codec import MediaType
@@ -20,7 +20,7 @@ _from_text = APIRouter(route_class=route_taking(JSON))
 _from_picture = APIRouter(route_class=route_taking(FORM))
 
 
-@_from_text.post("/txt2img", response_class=Response, responses=GENERATION_RESPONSES, operation_id="txt2img")
+@_from_text.post("/txt2img", response_class=Response, responses=TXT2IMG_RESPONSES, operation_id="txt2img")
 async def txt2img(body: Txt2ImgRequest, request: Request, context: Context) -> Response:
     """Make pictures from a prompt."""
     media_type = choose_media_type(accepted(request), num_images=body.num_images)
@@ -35,7 +35,7 @@ async def _read_img2img_form(request: Request) -> AsyncIterator[Img2ImgForm]:
 @_from_picture.post(
     "/img2img",
     response_class=Response,
-    responses=GENERATION_RESPONSES,
+    responses=IMG2IMG_RESPONSES,
     operation_id="img2img",
     openapi_extra=IMG2IMG_BODY,
 )

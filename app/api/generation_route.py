@@ -10,14 +10,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from python_multipart.multipart import parse_options_header
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.api.context import ApiContext
 from app.errors import InvalidRequestError, MalformedBodyError, UnsupportedMediaTypeError
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
-_MAX_FILES, _MAX_FIELDS = 4, 32
-"""Parts that a form may have; more than any form needs, so that a field too many is named and not a part counted."""
+_MAX_FILES, _MAX_FIELDS = 16, 32
+"""Parts that a form may have; more than any form needs, so that a field too many is named and not a part counted. Of
+pictures to edit OpenAI's API takes 16."""
 
 _CHARSETS = frozenset({"utf-8", "ascii", "iso8859-1", "cp1252"})
 """What a form may be in. Python knows a hundred more, and some of them (punycode) take minutes for a megabyte."""
@@ -72,8 +74,14 @@ async def read_form(request: Request, model: type[Fields], *, one_as_list: str |
         RequestValidationError: The fields are not the model's.
     """
     _check_charset(request.headers["content-type"])
-    form = await request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS)
+    parser = _FormParser(request.headers, request.stream(), max_files=_MAX_FILES, max_fields=_MAX_FIELDS)
     try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise MalformedBodyError(f"The form cannot be read: {error.message}") from error
+    try:
+        if not parser.ended:
+            raise MalformedBodyError("The form ends before its closing boundary.")
         fields: dict[str, Any] = {}
         for sent, value in form.multi_items():
             name = sent.removesuffix("[]") if one_as_list and sent == f"{one_as_list}[]" else sent
@@ -85,6 +93,23 @@ async def read_form(request: Request, model: type[Fields], *, one_as_list: str |
         yield checked(model, fields)
     finally:
         await form.close()
+
+
+class _FormParser(MultiPartParser):
+    """Starlette's parser, which drops a last field that is cut off, and takes what is not UTF-8 for Latin-1."""
+
+    ended = False
+
+    def on_part_end(self) -> None:
+        if self._current_part.file is None:
+            try:
+                self._current_part.data.decode(self._charset)
+            except UnicodeDecodeError as error:
+                raise MultiPartException(f"a field is not in {self._charset}.") from error
+        super().on_part_end()
+
+    def on_end(self) -> None:
+        self.ended = True
 
 
 def checked(model: type[Fields], fields: Any, *, strict: bool = False) -> Fields:

@@ -7,6 +7,7 @@ from app.errors import NotAcceptableError
 from app.inference.image_codec import MediaType
 
 JSON = "application/json"
+PROBLEM = "application/problem+json"
 
 _IMAGES = (MediaType.JPEG, MediaType.WEBP, MediaType.PNG)  # rising preference, as mimeparse wants it
 

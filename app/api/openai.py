@@ -21,19 +21,18 @@ from app.api.openai_schemas import (
     ModelList,
     Usage,
 )
-from app.api.openapi import EDITS_BODY, FORM, IMAGES_RESPONSES, MODEL_RESPONSES, MODELS_RESPONSES
+from app.api.openapi import EDITS_BODY, EDITS_RESPONSES, FORM, GENERATIONS_RESPONSES, MODEL_RESPONSES, MODELS_RESPONSES
 from app.api.pictures import Encoding, Pictures, make_from_picture, make_from_text, read_upload
 from app.errors import ModelNotFoundError
 from app.inference.image_codec import MediaType
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"])
 _generations = APIRouter(route_class=route_taking(JSON))
 _edits = APIRouter(route_class=route_taking(FORM))
 
-_LICENCES = {
-    "demo": "Apache-2.0",
-    "fake": "none: there is no model",
-}
+_LICENCES = {"demo": "Apache-2.0", "fake": "none: there is no model"}
+"""By what TURBO_MODEL says; all others are SDXL-Turbo, wherever its weights come from."""
+
 _SDXL_TURBO_LICENCE = (
     "Stability AI's, for research and non-commercial use unless you hold another: "
     "https://huggingface.co/stabilityai/sdxl-turbo"
@@ -46,7 +45,7 @@ _LIMITS = [
 """What the model card says (https://huggingface.co/stabilityai/sdxl-turbo, Uses; Limitations and Bias)."""
 
 
-@_generations.post("/images/generations", responses=IMAGES_RESPONSES, operation_id="images_generations")
+@_generations.post("/v1/images/generations", responses=GENERATIONS_RESPONSES, operation_id="images_generations")
 async def generations(body: GenerationsRequest, request: Request, context: Context) -> Response:
     """Make pictures from a prompt, as OpenAI's Images API does."""
     _begin(body, request, context)
@@ -59,7 +58,7 @@ async def _read_edits_form(request: Request) -> AsyncIterator[EditsForm]:
         yield form
 
 
-@_edits.post("/images/edits", responses=IMAGES_RESPONSES, operation_id="images_edits", openapi_extra=EDITS_BODY)
+@_edits.post("/v1/images/edits", responses=EDITS_RESPONSES, operation_id="images_edits", openapi_extra=EDITS_BODY)
 async def edits(form: Annotated[EditsForm, Depends(_read_edits_form)], request: Request, context: Context) -> Response:
     """Make pictures from a prompt and a picture, as OpenAI's Images API does."""
     _begin(form, request, context)
@@ -72,7 +71,7 @@ router.include_router(_edits)
 
 
 @router.get(
-    "/models",
+    "/v1/models",
     responses=MODELS_RESPONSES,
     operation_id="list_models",
     response_description="The one model, with its licence and limits.",
@@ -84,7 +83,7 @@ async def list_models(request: Request, context: Context) -> ModelList:
 
 
 @router.get(
-    "/models/{model:path}",
+    "/v1/models/{model:path}",
     responses=MODEL_RESPONSES,
     operation_id="retrieve_model",
     response_description="The model, with its licence and limits.",
@@ -103,7 +102,7 @@ def _served(context: ApiContext) -> Model:
         id=model,
         created=context.started,
         owned_by=owner if named else "sdxl-turbo-server",
-        license=_LICENCES.get(model, _SDXL_TURBO_LICENCE),
+        license=_LICENCES.get(context.settings.model.partition(":")[0], _SDXL_TURBO_LICENCE),
         limits=_LIMITS,
     )
 

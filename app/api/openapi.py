@@ -7,12 +7,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from app import errors
+from app.api.negotiation import PROBLEM
 from app.api.openai_schemas import EditsForm, ImagesResponse
 from app.api.schemas import Envelope, HuggingFaceRequest, Img2ImgForm, Problem
 from app.errors import TurboError
 from app.inference.image_codec import MediaType
-
-_PROBLEM = "application/problem+json"
 
 
 def _header(description: str, **schema: Any) -> dict[str, Any]:
@@ -28,7 +27,9 @@ GENERATION_HEADERS = {
     "X-Image-Size": _header("WIDTHxHEIGHT of the pictures.", type="string", pattern=r"^\d+x\d+$"),
     "X-Prompt-Tokens": _header("CLIP tokens used, start and end marks included.", type="integer", maximum=77),
     "X-Prompt-Truncated": _header("`true` when the prompt was cut at 77 tokens; else absent.", type="string"),
-    "Server-Timing": _header("Milliseconds in each stage: queue, inference, encode.", type="string"),
+    "Server-Timing": _header(
+        "Milliseconds in each stage: decode (of an upload), queue, inference, encode.", type="string"
+    ),
 }
 
 
@@ -42,40 +43,45 @@ def _problems(*kinds: type[TurboError]) -> dict[int | str, dict[str, Any]]:
             "model": Problem,
             "description": " ".join(f"`{kind.code}`: {(kind.__doc__ or '').strip()}" for kind in same),
         }
-        for status, same in by_status.items()
+        for status, same in sorted(by_status.items())
     }
 
 
-_GENERATION_PROBLEMS = _problems(
+_TEXT_PROBLEMS = (
     errors.MalformedBodyError,
     errors.UnauthorizedError,
     errors.ForbiddenOriginError,
     errors.RequestTimeoutError,
     errors.BodyTooLargeError,
-    errors.ImageTooLargeError,
     errors.UnsupportedMediaTypeError,
-    errors.UnsupportedImageError,
     errors.InvalidRequestError,
-    errors.InvalidImageError,
     errors.QueueFullError,
     errors.RateLimitedError,
+    errors.TurboError,
     errors.InferenceError,
+    errors.DeadPictureError,
     errors.DeviceOutOfMemoryError,
     errors.DeviceLostError,
     errors.DrainingError,
     errors.DeadlineExceededError,
 )
+_PICTURE_PROBLEMS = (
+    *_TEXT_PROBLEMS,
+    errors.ImageTooLargeError,
+    errors.UnsupportedImageError,
+    errors.InvalidImageError,
+)
 
-GENERATION_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "model": Envelope,
-        "description": "The picture, or with `Accept: application/json` all pictures in an envelope.",
-        "content": {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MediaType},
-        "headers": GENERATION_HEADERS,
-    },
-    **_GENERATION_PROBLEMS,
-    **_problems(errors.NotAcceptableError),
+_Responses = dict[int | str, dict[str, Any]]
+
+_PICTURES: dict[str, Any] = {
+    "model": Envelope,
+    "description": "The picture, or with `Accept: application/json` all pictures in an envelope.",
+    "content": {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MediaType},
+    "headers": GENERATION_HEADERS,
 }
+TXT2IMG_RESPONSES: _Responses = {200: _PICTURES, **_problems(*_TEXT_PROBLEMS, errors.NotAcceptableError)}
+IMG2IMG_RESPONSES: _Responses = {200: _PICTURES, **_problems(*_PICTURE_PROBLEMS, errors.NotAcceptableError)}
 
 _COMPLETED_EVENT: dict[str, Any] = {
     "type": "object",
@@ -86,16 +92,14 @@ _COMPLETED_EVENT: dict[str, Any] = {
     },
 }
 
-IMAGES_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "model": ImagesResponse,
-        "description": "The pictures, or with `stream` an event with each.",
-        "content": {"text/event-stream": {"schema": _COMPLETED_EVENT}},
-        "headers": GENERATION_HEADERS,
-    },
-    **_GENERATION_PROBLEMS,
-    **_problems(errors.ModelNotFoundError),
+_IMAGES: dict[str, Any] = {
+    "model": ImagesResponse,
+    "description": "The pictures, or with `stream` an event with each.",
+    "content": {"text/event-stream": {"schema": _COMPLETED_EVENT}},
+    "headers": GENERATION_HEADERS,
 }
+GENERATIONS_RESPONSES: _Responses = {200: _IMAGES, **_problems(*_TEXT_PROBLEMS, errors.ModelNotFoundError)}
+EDITS_RESPONSES: _Responses = {200: _IMAGES, **_problems(*_PICTURE_PROBLEMS, errors.ModelNotFoundError)}
 
 MODELS_RESPONSES = _problems(errors.UnauthorizedError)
 MODEL_RESPONSES = _problems(errors.UnauthorizedError, errors.ModelNotFoundError)
@@ -174,7 +178,7 @@ def _finish_response(status: str, response: dict[str, Any]) -> None:
     response.setdefault("headers", _ANY_HEADERS)
     if status[0] in "45":
         content = response["content"]
-        content[_PROBLEM] = content.pop("application/json")
+        content[PROBLEM] = content.pop("application/json")
         if status in ("429", "503", "504"):
             response["headers"] = {
                 **_ANY_HEADERS,

@@ -59,6 +59,12 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _no_underscore(value: object) -> object:
+    if isinstance(value, str) and "_" in value:
+        raise PydanticCustomError("float_parsing", "Input should be a valid number")
+    return value
+
+
 WHOLE = BeforeValidator(_whole)
 """For integers: what `_whole` says."""
 
@@ -86,6 +92,7 @@ Strength = Annotated[
         allow_inf_nan=False,
         description="How much may change. int(num_inference_steps * strength) steps run, and must be at least 1.",
     ),
+    BeforeValidator(_no_underscore),
 ]
 NumImages = Annotated[int, Field(ge=1, le=4, description="Pictures to make, with seed, seed + 1, ..."), WHOLE]
 Side = Annotated[

@@ -16,6 +16,7 @@ bands of rows.
 Sections named are those of the PNG specification (W3C Recommendation, third edition).
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ from isal import isal_zlib
 from PIL.PngImagePlugin import PngInfo
 
 Bytes = npt.NDArray[np.uint8]
+
+_C1 = re.compile("[\x7f-\x9f]")
+"""Control characters, which tEXt must not have (section 11.3.3.2), though Latin-1 does."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -104,7 +108,8 @@ def _check(pixels: Bytes) -> None:
 def _text_chunks(text: str | None, xmp: bytes | None) -> list[tuple[bytes, bytes]]:
     info = PngInfo()
     if text is not None:
-        info.add_text("parameters", text)
+        add = info.add_itxt if _C1.search(text) else info.add_text
+        add("parameters", text)
     if xmp is not None:
         info.add_itxt(_XMP_KEYWORD, xmp)  # not compressed (XMP specification, part 3, section 1.1.5)
     return [(name, content) for name, content, *_ in info.chunks]

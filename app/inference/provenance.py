@@ -6,11 +6,12 @@ All of it follows from the picture and its parameters: no clock, host, chance or
 import hashlib
 import html
 import json
+import struct
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
 from app.pipelines.base import GenerationParams, Img2ImgParams
 
@@ -37,6 +38,8 @@ _GENERATED = "1"
 """Made by AI, as opposed to `2`, which may be, and `3`, which is suspected to be (GB 45438-2025, annex E)."""
 
 _USER_COMMENT_CODE = b"UNICODE\0"
+_EXIF_LONG, _EXIF_UNDEFINED = 4, 7
+"""Types of values (Exif 2.32, section 4.6.2). Pillow would write a comment as bytes, which piexif does not take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +101,16 @@ def user_comment(text: str) -> bytes:
 
     Without a byte order mark, which its reader would take for a part of the text.
     """
-    exif = Image.Exif()
-    exif.endian = ">"
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _USER_COMMENT_CODE + text.encode("utf-16-be")
-    return exif.tobytes()
+    comment = _USER_COMMENT_CODE + text.encode("utf-16-be")
+    return b"".join(
+        [
+            b"Exif\0\0",
+            struct.pack(">2sHI", b"MM", 42, 8),  # the first directory begins behind this
+            struct.pack(">HHHIII", 1, ExifTags.IFD.Exif, _EXIF_LONG, 1, 26, 0),  # its one entry leads to the second
+            struct.pack(">HHHIII", 1, ExifTags.Base.UserComment, _EXIF_UNDEFINED, len(comment), 44, 0),
+            comment,
+        ]
+    )
 
 
 def _produce_id(pixels: npt.NDArray[np.uint8], parameters: str | None) -> str:

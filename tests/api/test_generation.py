@@ -282,6 +282,28 @@ async def test_a_form_field_that_is_sent_twice_is_refused(client: httpx.AsyncCli
     assert response.json()["detail"] == f"{name} is sent twice."
 
 
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (b'name="seed"\r\n\r\n7', "before its closing boundary"),
+        (b'name="seed"\r\n\r\n7\r\n', "before its closing boundary"),
+        (b'name="negative_prompt"\r\n\r\n\xff\r\n--b--\r\n', "not in utf-8"),
+        (b'name="seed"\r\n\r\n%s\r\n--b--\r\n' % (b"7" * (1 << 21)), "maximum size"),
+    ],
+)
+async def test_a_form_is_taken_whole_or_refused_with_the_reason(
+    client: httpx.AsyncClient, end: bytes, reason: str
+) -> None:
+    begin = (
+        b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na cat\r\n--b\r\nContent-Disposition: form-data; '
+    )
+    file = b'name="image"; filename="a.png"\r\n\r\n' + png() + b"\r\n--b\r\nContent-Disposition: form-data; "
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    refused = await client.post("/img2img", content=begin + file + end, headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (400, "malformed_body")
+    assert reason in refused.json()["detail"]
+
+
 async def test_a_missing_picture_is_refused(client: httpx.AsyncClient) -> None:
     response = await client.post("/img2img", files={"prompt": (None, "a cat")})
     assert response.status_code == 422

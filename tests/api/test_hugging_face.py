@@ -150,13 +150,24 @@ def test_image_to_image_is_refused_with_the_field_and_the_reason(
         (b"{}", 422, "inputs"),
         (b'{"inputs": 3}', 422, "inputs"),
         (b'{"inputs": "a cat", "options": {}}', 422, "options"),
-        (b'{"inputs": "a cat", "parameters": {"x": [%s1]}}' % (b"1," * 5000), 413, "more than 4096 values"),
+        (b'{"inputs": "a cat", "parameters": {"x": [%s1]}}' % (b"1," * 40_000), 422, "not base64"),
+        (b'{"inputs": "a cat", "parameters": {%s}}' % b",".join(b'"%d":1' % i for i in range(70_000)), 413, "beside"),
+        (b'{"inputs": "%s"}' % ("\N{FOX FACE}" + "a" * 70_000).encode(), 422, "not base64"),
+        (b'{"inputs": "%s"}' % (b"\\ud83e\\udd8a" + b"a" * 70_000), 422, "not base64"),
+        (b'{"inputs": "iVBORw0KGgo", "parameters": {"%s": 1}}' % (b"a" * 200_000), 422, "not permitted"),
     ],
 )
 def test_json_that_is_none_of_theirs_is_refused(url: str, body: bytes, status: int, reason: str) -> None:
     refused = httpx.post(url, content=body, headers=JSON)
     assert refused.status_code == status
     assert reason in refused.json()["detail"]
+
+
+def test_a_picture_may_be_a_data_url_and_have_blanks_around_it(url: str) -> None:
+    encoded = base64.b64encode(png((320, 160))).decode()
+    answers = [post(url, inputs, seed=1) for inputs in (encoded, f" {encoded}\n", f"data:image/png;base64,{encoded}")]
+    assert len({answer.content for answer in answers}) == 1
+    assert opened(answers[0].content).size == (728, 360)
 
 
 def test_a_file_that_is_no_picture_is_refused(url: str) -> None:

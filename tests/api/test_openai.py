@@ -166,12 +166,6 @@ def test_an_edited_picture_keeps_its_aspect_unless_told(sdk: OpenAI) -> None:
     ]
 
 
-def test_of_several_pictures_to_edit_none_is_dropped_in_silence(sdk: OpenAI) -> None:
-    with pytest.raises(openai.UnprocessableEntityError, match="One image is taken") as refused:
-        sdk.images.edit(image=[png(), png(color="blue")], prompt="a cat")
-    assert refused.value.param == "image"
-
-
 # Streams.
 
 
@@ -274,6 +268,18 @@ def test_an_edit_is_refused_with_the_parameter_and_the_reason(
     assert reason in refused.value.message
 
 
+@pytest.mark.parametrize("number", [2, 16])
+def test_several_pictures_to_edit_are_refused_with_the_reason(sdk: OpenAI, number: int) -> None:
+    with pytest.raises(openai.UnprocessableEntityError, match="One image is taken") as refused:
+        sdk.images.edit(image=[png()] * number, prompt="a cat")
+    assert refused.value.param == "image"
+
+
+def test_metrics_name_the_whole_route(sdk: OpenAI, url: URL) -> None:
+    sdk.images.generate(prompt="a cat")
+    assert 'route="/v1/images/generations"' in httpx.get(f"{url}/metrics").text
+
+
 def test_a_file_that_is_no_picture_is_refused(sdk: OpenAI) -> None:
     with pytest.raises(openai.APIStatusError) as refused:
         sdk.images.edit(image=b"no picture", prompt="a cat")
@@ -305,7 +311,7 @@ def test_the_model_is_listed_with_its_licence_and_limits(sdk: OpenAI) -> None:
 def test_a_model_s_name_may_have_a_slash(pipeline: GatedPipeline) -> None:
     named = replace(pipeline.load(), model="stabilityai/sdxl-turbo")
     with (
-        serving(create_app(Settings(), load_pipelines=lambda: named)) as url,
+        serving(create_app(Settings(model="hf:stabilityai/sdxl-turbo"), load_pipelines=lambda: named)) as url,
         OpenAI(base_url=f"{url}/v1", api_key="none") as sdk,
     ):
         model = sdk.models.retrieve("stabilityai/sdxl-turbo")
