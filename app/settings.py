@@ -80,7 +80,7 @@ def _check_rates(text: str) -> str:
         try:
             limits.parse_many(text)
         except ValueError as error:
-            raise ValueError(f"{text!r} is no list of limits such as 2/second;100/hour") from error
+            raise ValueError(f"{text!r} is no list of limits such as 10/second;2000/hour") from error
     return text
 
 
@@ -201,8 +201,8 @@ class Settings(BaseSettings):
     everybody is let in. Clients send `Authorization: Bearer KEY` or `X-API-Key: KEY`; the name is logged."""
 
     rate_limit: Annotated[str, AfterValidator(_check_rates)] = ""
-    """How often one client may ask for pictures, such as `2/second;100/hour`; past it the answer is 429. A client is an
-    API key, where keys are set, else an address (of IPv6 the first 64 bits). Empty for no limit."""
+    """How often one client may ask for pictures, such as `10/second;2000/hour`; past it the answer is 429. A client is
+    an API key, where keys are set, else an address (of IPv6 the first 64 bits). Empty for no limit."""
 
     cors_origins: Annotated[str, AfterValidator(_check_origins)] = ""
     """Origins whose pages may ask, such as `https://app.example,http://localhost:3000`, or `*` for any. Pages of other

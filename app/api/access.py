@@ -114,7 +114,7 @@ class Access:
     `keys`, which are read when the service starts, let in those who bring one; None lets in everybody.
 
     Args:
-        rate_limits: How often one client may ask, such as `2/second;100/hour`; empty for no limit.
+        rate_limits: How often one client may ask, such as `10/second;2000/hour`; empty for no limit.
         origins: Origins whose pages may ask, of which `*` is any.
     """
 
