@@ -73,6 +73,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         SystemExit: After a command's help, or on an unknown option.
     """
+    _fill_descriptors()
     if arguments[:1] == ["--version"]:
         print(f"{_SCRIPT} {__version__}")  # noqa: T201
         return 0
@@ -111,6 +112,15 @@ def _drop_unknown_propagators() -> None:
     if not installed.issuperset(asked):
         _log.warning("%s=%s: what is not installed of it is left out", _PROPAGATORS, os.environ[_PROPAGATORS])
         os.environ[_PROPAGATORS] = ",".join(word for word in asked if word in installed)
+
+
+def _fill_descriptors() -> None:
+    """Open what the process began without, so that no other file gets its number and what is written there."""
+    for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
+        if stream is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8")
 
 
 class _Parser(ArgumentParser):
@@ -300,7 +310,10 @@ def _pull(settings: Settings, _: Namespace) -> int:
     except TurboError as error:
         _log.critical("cannot pull: %s", error)
         return START_FAILED
-    _log.info("%s is ready in %s", settings.model, folder)
+    if folder is None:
+        _log.info("%s needs no weights", settings.model)
+    else:
+        _log.info("%s is ready in %s", settings.model, folder)
     return 0
 
 

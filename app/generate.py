@@ -132,7 +132,8 @@ class _Progress:
             self._write("\x1b[2K")
 
     def _write(self, text: str) -> None:
-        print(text, end="", file=sys.stderr, flush=True)  # noqa: T201
+        with suppress(OSError):  # a full disk under stderr costs nobody the picture
+            print(text, end="", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _make_and_write(order: Order, settings: Settings, progress: _Progress) -> None:
@@ -142,6 +143,8 @@ def _make_and_write(order: Order, settings: Settings, progress: _Progress) -> No
         check_pixels(request, settings)
         if order.output == STDOUT and order.as_json:
             raise InvalidRequestError("The picture and JSON cannot both go to stdout.", param="json")
+        if order.output == STDOUT and sys.stdout is None:
+            raise InvalidRequestError("Stdout is closed.", param="output")
         files = PictureFiles(order.output, count=request.num_images, stdout=stdout)
         _end_on_signals(files, progress)
         with _timed(timings, "decode_s"):
@@ -194,14 +197,23 @@ def _read_request(order: Order) -> tuple[Txt2ImgRequest | Img2ImgFields, bytes]:
         raise InvalidRequestError("The prompt and the picture cannot both be on stdin.", param="image")
     if fields["prompt"] == _STDIN:
         # What is no UTF-8 is refused as it is in an argument, where Python leaves it in the same way.
-        fields["prompt"] = sys.stdin.buffer.read().decode("utf-8", "surrogateescape").rstrip("\r\n")
+        fields["prompt"] = _read_stdin("prompt").decode("utf-8", "surrogateescape").rstrip("\r\n")
     if order.image is None:
         return Txt2ImgRequest.model_validate(fields, strict=False), b""  # numbers are text here, as in a form
     request = Img2ImgFields.model_validate(fields)
     try:
-        return request, sys.stdin.buffer.read() if order.image == _STDIN else Path(order.image).read_bytes()
+        return request, _read_stdin("image") if order.image == _STDIN else Path(order.image).read_bytes()
     except OSError as error:
         raise InvalidRequestError(f"{order.image} cannot be read: {error.strerror}.", param="image") from error
+
+
+def _read_stdin(param: str) -> bytes:
+    if sys.stdin is None:
+        raise InvalidRequestError("Stdin is closed.", param=param)
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise InvalidRequestError(f"Stdin cannot be read: {error.strerror}.", param=param) from error
 
 
 def _to_params(
@@ -228,7 +240,8 @@ def _end_on_signals(files: PictureFiles, progress: _Progress) -> None:
         os._exit(128 + number)
 
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, end)
 
 
 async def _make(

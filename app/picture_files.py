@@ -2,6 +2,9 @@
 
 import itertools
 import os
+import secrets
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -77,16 +80,17 @@ class PictureFiles:
 
     def _check_files(self) -> MediaType:
         if self._output is None:
-            suffix, folder = ".png", Path.cwd()
-        else:
-            suffix, folder = self._output.suffix.lower(), self._output.resolve().parent
-            for path in (self._name(self._output, number) for number in range(self._count)):
-                if path.exists() and not path.is_file():
-                    raise InvalidRequestError(f"{path} is there, and is no file.", param="output")
+            _check_folder(Path.cwd())
+            return MediaType.PNG
+        if self._output.name.lower() in _MEDIA_TYPES:
+            raise InvalidRequestError(f"{self._output} is a suffix without a name.", param="output")
+        suffix = self._output.suffix.lower()
         if suffix not in _MEDIA_TYPES:
             raise InvalidRequestError(f"{self._output} does not end in {', '.join(_MEDIA_TYPES)}.", param="output")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise InvalidRequestError(f"{folder} is no folder that can be written to.", param="output")
+        for number in range(self._count):
+            path = self._name(self._output, number)
+            _check_place(path)
+            _check_folder(path.resolve().parent)
         return _MEDIA_TYPES[suffix]
 
     def _name(self, output: Path, number: int) -> Path:
@@ -106,10 +110,36 @@ class PictureFiles:
                 return path
 
     def _put(self, path: Path, file: bytes) -> None:
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        scratch = path.with_name(f".{secrets.token_hex(8)}")  # short, as the name may be as long as names may be
         self._unfinished.add(scratch)
-        scratch.write_bytes(file)
+        with scratch.open("xb", buffering=0) as picture:
+            with suppress(FileNotFoundError):  # what is replaced keeps its permissions, from the first byte on
+                os.fchmod(picture.fileno(), stat.S_IMODE(path.stat().st_mode))
+            _write_all(picture.fileno(), file)
         scratch.replace(path)
+
+
+def _check_place(path: Path) -> None:
+    """Check that a file can be put there, in the place of another if there is one.
+
+    Raises:
+        InvalidRequestError: It cannot.
+    """
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:  # a name that is too long, links that lead round in a circle
+        raise InvalidRequestError(f"{path} cannot be written: {error.strerror}.", param="output") from error
+    if not stat.S_ISREG(there.st_mode):
+        raise InvalidRequestError(f"{path} is there, and is no file.", param="output")
+    if not os.access(path, os.W_OK):
+        raise InvalidRequestError(f"{path} is there, and may not be written.", param="output")
+
+
+def _check_folder(folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidRequestError(f"{folder} is no folder that can be written to.", param="output")
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -342,10 +342,13 @@ def test_wrong_use_ends_with_2_and_the_reason(arguments: list[str], settings: di
     assert done.stdout == ""
 
 
-def test_a_pull_of_the_demo_has_nothing_to_do_and_needs_no_weights_folder(tmp_path: Path) -> None:
-    done = run("pull", model="demo", weights_dir=tmp_path / "none")
+@pytest.mark.parametrize(("model", "end"), [("demo", "demo is ready in /"), ("fake", "fake needs no weights")])
+def test_a_pull_of_what_comes_along_has_nothing_to_do_and_needs_no_weights_folder(
+    tmp_path: Path, model: str, end: str
+) -> None:
+    done = run("pull", model=model, weights_dir=tmp_path / "none")
     assert done.returncode == 0, done.stderr
-    assert "demo is ready in " in done.stderr
+    assert end in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,7 +1,6 @@
 """Pictures without a server: the files, what is said meanwhile, and what happens when it cannot be done."""
 
 import base64
-import errno
 import io
 import json
 import os
@@ -163,6 +162,32 @@ def test_a_file_that_is_named_is_replaced_also_through_a_link(made: Generate) ->
     assert files() == ["link.png", "there.png"]
 
 
+def test_a_file_that_is_replaced_keeps_its_permissions_and_one_that_may_not_be_written_is_refused(
+    made: Generate,
+) -> None:
+    for name, mode in (("private.png", 0o600), ("read-only.png", 0o444)):
+        Path(name).write_text("old")
+        Path(name).chmod(mode)
+        writable = os.access(name, os.W_OK)  # to root all is
+        assert made(output=name) == (0 if writable else 2)
+        assert Path(name).stat().st_mode & 0o777 == mode
+        assert Path(name).read_bytes().startswith(PNG_MAGIC if writable else b"old")
+    assert files() == ["private.png", "read-only.png"]
+
+
+def test_a_name_may_be_as_long_as_names_may_be(made: Generate) -> None:
+    name = "f" * 251 + ".png"
+    assert made(output=name) == 0
+    assert files() == [name]
+
+
+def test_a_name_that_is_no_text_is_written_and_named_by_its_bytes() -> None:
+    name = os.fsdecode(b"f\xff.png")
+    done = run("a fox", "--model", "fake", "-o", name)
+    assert (done.returncode, done.stdout) == (0, b"f\xff.png\n")
+    assert files() == [name]
+
+
 def test_a_file_that_is_not_named_is_a_new_one(made: Generate, capfd: pytest.CaptureFixture[str]) -> None:
     for prompt in ("a fox", "a cat", "a dog"):
         assert made(prompt, seed="7") == 0
@@ -223,7 +248,10 @@ def test_json_says_what_was_made_how_and_how_fast(made: Generate, capfd: pytest.
         ({"image": "text.txt"}, "--image: The file is no PNG, JPEG or WebP picture."),
         ({"image": "-", "prompt": "-"}, "--image: The prompt and the picture cannot both be on stdin."),
         ({"output": "a.gif"}, "--output: a.gif does not end in .png, .webp, .jpg, .jpeg."),
+        ({"output": ".png"}, "--output: .png is a suffix without a name."),
         ({"output": "none/a.png"}, "/none is no folder that can be written to."),
+        ({"output": "loop.png"}, "--output: loop.png cannot be written: Too many levels of symbolic links."),
+        ({"output": "f" * 252 + ".png"}, ".png cannot be written: File name too long."),
         ({"output": "folder.png"}, "--output: folder.png is there, and is no file."),
         ({"output": "-", "num_images": "2"}, "--output: Only a single picture can go to stdout."),
         ({"output": "-", "as_json": True}, "--json: The picture and JSON cannot both go to stdout."),
@@ -239,6 +267,7 @@ def test_what_is_refused_is_named_by_its_option_and_nothing_is_made(
     Path("in.png").write_bytes(png())
     Path("text.txt").write_text("no picture")
     Path("folder.png").mkdir()
+    Path("loop.png").symlink_to("loop.png")
     before = files()
     assert made(**options) == 2
     output = capfd.readouterr()
@@ -322,16 +351,36 @@ def test_a_device_that_hangs_ends_it_with_3(
     pipeline.gate.set()
 
 
-def test_a_file_that_cannot_be_written_ends_it_with_1_and_leaves_nothing(
-    made: Generate, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    assert made(seed="7") == 1
-    assert capfd.readouterr().err.splitlines()[-1] == "txt2img-7.png cannot be written: No space left on device."
+def test_a_file_that_cannot_be_written_ends_it_with_1_and_leaves_nothing() -> None:
+    bounded = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))"
+    done = run("a fox", "--seed", "7", "--model", "fake", prelude=bounded)
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines()[-1] == "txt2img-7.png cannot be written: File too large."
     assert files() == []
+
+
+@pytest.mark.parametrize(
+    ("shell", "end"),
+    [
+        ("-o a.png >&- <&- 2>&-", (0, "")),
+        ("-o a.png 2>/dev/full", (0, "a.png\n")),
+        ("-o - >&-", (2, "--output: Stdout is closed.\n")),
+        ("--image - -o a.png <&-", (2, "--image: Stdin is closed.\n")),
+    ],
+)
+def test_a_stream_that_is_closed_or_full_costs_the_picture_only_where_it_is_to_go_or_come_that_way(
+    shell: str, end: tuple[int, str]
+) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"exec {sys.executable} -m app generate fox --model fake {shell}"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout + done.stderr) == end
+    assert files() == (["a.png"] if done.returncode == 0 else [])
 
 
 def test_a_picture_that_nobody_reads_is_an_error_and_a_name_that_nobody_reads_is_none() -> None:
@@ -371,3 +420,15 @@ Path.replace = lambda *_: print(len(list(Path().iterdir())), flush=True) or sign
     assert done.returncode == 130
     assert b"\n2\n" in done.stderr  # the files that there were: the place that was taken, and what was written for it
     assert files() == []
+
+
+def test_a_signal_that_is_ignored_stays_ignored_as_under_nohup() -> None:
+    prelude = """
+import signal
+from pathlib import Path
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+replace = Path.replace
+Path.replace = lambda *paths: signal.raise_signal(signal.SIGHUP) or replace(*paths)
+"""
+    assert run("a fox", "--model", "fake", "-o", "a.png", prelude=prelude).returncode == 0
+    assert files() == ["a.png"]
