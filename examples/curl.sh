@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# Text to image, then image to image, with curl:  examples/curl.sh [URL]
+# Text to image, then image to image, with curl:  [SERVICE_KEY=KEY] examples/curl.sh [URL]
 set -euo pipefail
 
 url=${1:-${SERVICE_URL:-http://127.0.0.1:8000}}
+key=${SERVICE_KEY:-}
+# curl gets it on stdin: everybody on a machine can see the arguments of its programs.
+header=${key:+X-API-Key: $key}
 
 # ask FILE PATH ARGUMENTS... saves the answer to FILE. When the service is busy (429, 503) curl itself waits for as long as
 # Retry-After says, and tries again.
 ask() {
   local file=$1 path=$2
   shift 2
-  if ! curl --silent --fail-with-body --retry 5 --output "$file" "$url$path" "$@"; then
+  if ! curl --silent --fail-with-body --retry 5 --output "$file" --header @- "$url$path" "$@" <<<"$header"; then
     # Every error is application/problem+json; `jq -r .detail` reads it better.
     sed -n 's/.*"detail":"\([^"]*\)".*/\1/p' "$file" >&2
     rm -f "$file"

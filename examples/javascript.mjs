@@ -1,4 +1,4 @@
-// Text to image, then image to image, with fetch:  node examples/javascript.mjs [URL]
+// Text to image, then image to image, with fetch:  [SERVICE_KEY=KEY] node examples/javascript.mjs [URL]
 //
 // A page imports `ask` instead, and shows a picture by URL.createObjectURL(await answer.blob()). Pages of other origins than the
 // service's own have to be named in TURBO_CORS_ORIGINS.
@@ -19,11 +19,12 @@ export async function ask(url, init) {
   }
 }
 
-async function main(url) {
+async function main(url, key) {
   const { writeFile } = await import("node:fs/promises");
+  const headers = key ? { "X-API-Key": key } : {};
 
   const made = await ask(`${url}/txt2img`, {
-    headers: { "Content-Type": "application/json" },
+    headers: { ...headers, "Content-Type": "application/json" },
     body: JSON.stringify({ prompt: "a fox with a scarf", seed: 1 }),
   });
   const picture = await made.blob();
@@ -37,14 +38,14 @@ async function main(url) {
   form.append("strength", "0.5");
   form.append("num_inference_steps", "2");
   form.append("seed", "1");
-  const changed = await ask(`${url}/img2img`, { body: form });
+  const changed = await ask(`${url}/img2img`, { headers, body: form });
   await writeFile("two.png", Buffer.from(await changed.arrayBuffer()));
   console.log("two.png,", changed.headers.get("Server-Timing"));
 }
 
 if (globalThis.process?.argv[1]?.endsWith("javascript.mjs")) {
   const { argv, env } = process;
-  main(argv[2] ?? env.SERVICE_URL ?? "http://127.0.0.1:8000").catch((error) => {
+  main(argv[2] ?? env.SERVICE_URL ?? "http://127.0.0.1:8000", env.SERVICE_KEY).catch((error) => {
     console.error(error.message);
     process.exitCode = 1;
   });

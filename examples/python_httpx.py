@@ -1,4 +1,4 @@
-"""Text to image, then image to image, with httpx:  python examples/python_httpx.py [URL]."""
+"""Text to image, then image to image, with httpx:  [SERVICE_KEY=KEY] python examples/python_httpx.py [URL]."""
 
 import os
 import sys
@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 URL = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("SERVICE_URL", "http://127.0.0.1:8000")
+KEY = os.environ.get("SERVICE_KEY")
 BUSY = (429, 503)
 ATTEMPTS = 5
 
@@ -27,7 +28,7 @@ def ask(client: httpx.Client, path: str, **body: Any) -> httpx.Response:
     return answer
 
 
-with httpx.Client(base_url=URL, timeout=120) as client:
+with httpx.Client(base_url=URL, timeout=120, headers={"X-API-Key": KEY} if KEY else {}) as client:
     made = ask(client, "/txt2img", json={"prompt": "a fox with a scarf", "seed": 1})
     Path("one.png").write_bytes(made.content)
     print("one.png, seed", made.headers["X-Seed"])

@@ -1,4 +1,4 @@
-"""Text to image, then image to image, with OpenAI's SDK:  python examples/python_openai.py [URL].
+"""Text to image, then image to image, with OpenAI's SDK:  [SERVICE_KEY=KEY] python examples/python_openai.py [URL].
 
 The SDK comes back by itself when the service is busy, after the seconds that `Retry-After` names.
 """
@@ -13,7 +13,7 @@ from openai.types import ImagesResponse
 
 URL = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("SERVICE_URL", "http://127.0.0.1:8000")
 
-client = openai.OpenAI(base_url=f"{URL}/v1", api_key=os.environ.get("TURBO_API_KEY", "none"))
+client = openai.OpenAI(base_url=f"{URL}/v1", api_key=os.environ.get("SERVICE_KEY") or "none")
 
 
 def save(answer: ImagesResponse, name: str) -> None:

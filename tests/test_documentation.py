@@ -326,11 +326,12 @@ EXAMPLES = {
 """What runs each."""
 
 
-def start_example(name: str, url: str, folder: Path) -> subprocess.Popen[str]:
+def start_example(name: str, url: str, folder: Path, *, key: str = "") -> subprocess.Popen[str]:
     interpreter = program(EXAMPLES[name])
     return subprocess.Popen(
         [interpreter, ROOT / "examples" / name, url],
         cwd=folder,
+        env={**os.environ, "SERVICE_KEY": key},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -367,6 +368,18 @@ def test_an_example_ends_with_the_reason_of_an_error(name: str, url: str, tmp_pa
     _, complaints = example.communicate(timeout=60)
     assert example.returncode == 1
     assert "There is no such route" in complaints
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_sends_the_key_that_it_is_given(name: str, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("alice: a-key-of-alice-s-own\n", encoding="utf-8")
+    with serving(create_app(Settings(model="fake", api_keys_file=tmp_path / "keys"))) as url:
+        refused = start_example(name, url, tmp_path)
+        assert "API key" in refused.communicate(timeout=60)[1]
+        example = start_example(name, url, tmp_path, key="a-key-of-alice-s-own")
+        _, complaints = example.communicate(timeout=60)
+    assert (refused.returncode, example.returncode) == (1, 0), complaints
+    assert opened((tmp_path / "two.png").read_bytes()).size == (512, 512)
 
 
 # Links, and names.
