@@ -1,16 +1,25 @@
-"""The documents' tables against the code. A failure prints the table as it has to be."""
+"""The documents' tables and numbers against the code. A failure prints the table as it has to be."""
+
+# ruff: noqa: SLF001 - the code keeps to itself what the documents tell
 
 import re
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
-from app import errors
+from app import command_line, connections, errors, generate, server
+from app.api import hugging_face, limits
+from app.api.openai_schemas import EditsForm, GenerationsRequest
+from app.api.schemas import MAX_PROMPT_CHARACTERS, Img2ImgForm, Txt2ImgRequest
 from app.errors import StartError, TurboError
+from app.inference import image_codec
 from app.main import create_app
-from app.settings import PREFIX, Settings
+from app.pipelines.base import MAX_PROMPT_TOKENS
+from app.settings import MAX_SIDE, MIN_SIDE, PREFIX, SIDE_MULTIPLE, Settings
 
 ROOT = Path(__file__).parents[1]
 README, OPERATING = "README.md", "docs/operating.md"
@@ -82,3 +91,69 @@ def test_the_commands_of_the_first_screen_are_in_the_makefile(target: str) -> No
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert f"\nmake {target} " in first_screen
     assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE)
+
+
+# Numbers that stand in sentences.
+
+BOUNDS = ("multipleOf", "minimum", "exclusiveMinimum", "maximum", "maxLength")
+
+
+def numbers(text: str) -> list[float]:
+    """The numbers of a row or a sentence, in their order; not those of code."""
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", re.sub(r"`[^`]*`", "", text))]
+
+
+def bounds(field: dict[str, Any]) -> list[float]:
+    """The bounds of a field of a JSON schema, in the order in which the documents have them."""
+    field = field["anyOf"][0] if "anyOf" in field else field
+    return [field[bound] for bound in BOUNDS if bound in field]
+
+
+@pytest.mark.parametrize(
+    ("document", "head"),
+    [
+        (README, "| field | `/txt2img` | `/img2img` | |"),
+        ("README.zh-CN.md", "| 字段 | `/txt2img` | `/img2img` | |"),
+    ],
+)
+def test_the_table_of_fields_has_the_defaults_and_bounds_of_the_wire_models(document: str, head: str) -> None:
+    schemas = [model.model_json_schema()["properties"] for model in (Txt2ImgRequest, Img2ImgForm)]
+    rows = {re.findall(r"`(\w+)`", row)[0]: row for row in table(document, head)}
+    assert rows.keys() | {"height", "guidance_scale", "negative_prompt"} == schemas[0].keys() | schemas[1].keys()
+    others = {"prompt": [MAX_PROMPT_TOKENS], "width": [512, 512]}  # the size when none is given
+    for name, row in rows.items():
+        fields = [schema[name] for schema in schemas if name in schema]
+        defaults = [field["default"] for field in fields if field.get("default") is not None]
+        assert numbers(row) == [*defaults, *bounds(fields[0]), *others.get(name, [])], row
+
+
+def test_the_guide_of_clients_has_the_bounds_of_the_wire_models() -> None:
+    described = table("docs/clients.md", "| parameter | what becomes of it |")
+    rows = {re.findall(r"`(\w+)`", row)[0]: row for row in described}
+    fields = {**GenerationsRequest.model_json_schema()["properties"], **EditsForm.model_json_schema()["properties"]}
+    for name in ("prompt", "n", "partial_images", "num_inference_steps"):
+        assert numbers(rows[name]) == bounds(fields[name]), rows[name]
+    assert numbers(rows["output_compression"]) == [*bounds(fields["output_compression"]), image_codec._LOSSY_QUALITY]
+    assert numbers(rows["size"]) == [SIDE_MULTIPLE, MIN_SIDE, MAX_SIDE, 512, 512]
+
+
+def test_security_has_the_bounds_of_the_code() -> None:
+    text = " ".join((ROOT / "SECURITY.md").read_text(encoding="utf-8").split())
+    for phrase in (
+        f"{connections.MAX_HEADER_BYTES // 1024} KiB and {connections.MAX_HEADER_FIELDS} fields of header",
+        f"{limits.MAX_JSON_BYTES // 1024} KiB of JSON",
+        f"at most {hugging_face._MAX_PARTS} values",
+        f"({limits._LARGE_BODIES} + `TURBO_MAX_QUEUE`",
+        f"after {connections._SEND_STALL_S} s without progress",
+        f"at most {MAX_PROMPT_CHARACTERS} characters",
+    ):
+        assert phrase in text
+
+
+def test_the_tables_of_exit_codes_are_the_code_s() -> None:
+    codes = [row.split("|")[1].strip() for row in table(OPERATING, "| code | when |")]
+    named = {0, server._GAVE_UP, command_line._USAGE_ERROR, server.START_FAILED, server._DEVICE_LOST}
+    assert codes == [*map(str, sorted(named)), "128 + N"]
+    codes = [row.split("|")[1].strip() for row in table("docs/command-line.md", "| exit code | when |")]
+    ends = ", ".join(str(128 + number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
+    assert codes == ["0", *map(str, (generate._FAILED, generate._REFUSED, generate._CANNOT_START)), ends]
