@@ -162,7 +162,7 @@ def _check_docker_compose(arguments: Sequence[str]) -> None:
 def check_copy(call: Call) -> None:
     *files, _ = call.arguments
     for file in files:
-        assert (ROOT / "deploy" / file).is_file()
+        assert (ROOT / file).is_file()
 
 
 def check_systemctl(call: Call) -> None:
@@ -185,6 +185,7 @@ STAND_INS: dict[str, tuple[Callable[[Call], None], str]] = {
         check_python,
         "`serve` does not end, `pull` downloads 7 GB, `bench` takes minutes; flags and model are read",
     ),
+    "python3": (check_python, "makes an environment"),
     "pip": (check_pip, "needs the network; the extras have to be there"),
     "docker": (
         check_docker,
