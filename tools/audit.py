@@ -25,7 +25,7 @@ ACCEPTED = {
 """Vulnerabilities that are known and stay, by an id or alias that pip-audit gives, and why."""
 
 CANARY = "pycrypto==2.6.1"
-"""Abandoned, with holes. A mirror of PyPI that says nothing of them says nothing of others either."""
+"""Abandoned, with holes. An index that says nothing of them says nothing of others either."""
 
 
 def main(options: list[str]) -> int:
