@@ -12,7 +12,7 @@ from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
 from app import command_line, connections, errors, generate, server
-from app.api import hugging_face, limits
+from app.api import limits
 from app.api.openai_schemas import EditsForm, GenerationsRequest
 from app.api.schemas import MAX_PROMPT_CHARACTERS, Img2ImgForm, Txt2ImgRequest
 from app.errors import StartError, TurboError
@@ -142,7 +142,7 @@ def test_security_has_the_bounds_of_the_code() -> None:
     for phrase in (
         f"{connections.MAX_HEADER_BYTES // 1024} KiB and {connections.MAX_HEADER_FIELDS} fields of header",
         f"{limits.MAX_JSON_BYTES // 1024} KiB of JSON",
-        f"at most {hugging_face._MAX_PARTS} values",
+        f"{limits.MAX_JSON_BYTES // 1024} KiB beside the picture",
         f"({limits._LARGE_BODIES} + `TURBO_MAX_QUEUE`",
         f"after {connections._SEND_STALL_S} s without progress",
         f"at most {MAX_PROMPT_CHARACTERS} characters",
