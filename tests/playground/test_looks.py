@@ -98,6 +98,28 @@ def test_on_a_desk_all_is_one_screen_and_the_picture_is_the_largest_thing_on_it(
     assert picture["width"] == picture["height"] > 450
 
 
+def test_whatever_the_window_and_the_letters_nothing_lies_over_anything_else(open_playground: OpenPlayground) -> None:
+    visit = open_playground()
+    visit.make(" ".join(["word"] * 90))
+    letters = visit.page.context.new_cdp_session(visit.page)
+    for size in (16, 32):
+        letters.send("Page.setFontSizes", {"fontSizes": {"standard": size}})
+        for width, height in ((1366, 650), (1024, 700), (901, 640), (1920, 1080), (740, 360), (360, 740)):
+            visit.page.set_viewport_size({"width": width, "height": height})
+            over = visit.page.evaluate(
+                """() => {
+                    const parts = ".ask #stage #actions #panel #meter footer".split(" ");
+                    const boxes = parts.map((css) => [css, document.querySelector(css).getBoundingClientRect()]);
+                    return boxes.flatMap(([css, one], index) => boxes.slice(index + 1).filter(([, other]) =>
+                        one.left < other.right && other.left < one.right && one.top < other.bottom && other.top < one.bottom
+                    ).map(([other]) => `${css} ${other}`));
+                }"""
+            )
+            assert over == [], (width, height, size)
+            assert visit.page.evaluate("document.documentElement.scrollWidth") == width
+            visit["#download"].click(trial=True)
+
+
 def test_the_page_works_by_keyboard(open_playground: OpenPlayground) -> None:
     visit = open_playground()
     keyboard = visit.page.keyboard
