@@ -139,6 +139,18 @@ class Busy:
     app: FastAPI
     pipeline: GatedPipeline
     url: str
+    stack: ExitStack
+
+    def occupy(self) -> None:
+        """Have another client's request on the device, and leave it there."""
+        self.pipeline.close()
+        other = threading.Thread(
+            target=httpx.post, args=(f"{self.url}/txt2img",), kwargs={"json": {"prompt": "another's"}, "timeout": 60}
+        )
+        other.start()
+        self.stack.callback(other.join)
+        self.stack.callback(self.pipeline.gate.set)
+        assert self.pipeline.entered.acquire(timeout=10)
 
     @property
     def waiting(self) -> int:
@@ -156,15 +168,8 @@ def make_busy(pipeline: GatedPipeline) -> Iterator[MakeBusy]:
 
         def make(**settings: Any) -> Busy:
             app = create_app(Settings(model="fake", **settings), load_pipelines=pipeline.load)
-            url = stack.enter_context(serving(app))
-            pipeline.close()
-            other = threading.Thread(
-                target=httpx.post, args=(f"{url}/txt2img",), kwargs={"json": {"prompt": "another's"}, "timeout": 60}
-            )
-            other.start()
-            stack.callback(other.join)
-            stack.callback(pipeline.gate.set)
-            assert pipeline.entered.acquire(timeout=10)
-            return Busy(app, pipeline, url)
+            busy = Busy(app, pipeline, stack.enter_context(serving(app)), stack)
+            busy.occupy()
+            return busy
 
         yield make

@@ -84,16 +84,50 @@ def test_on_a_busy_service_somebody_who_never_stops_typing_keeps_a_place_at_last
     busy = make_busy()
     visit = open_playground(busy.url)
     visit.watch_stage()
-    for state in range(1, 7):
+    for state in (1, 2):
         with visit.page.expect_request("**/txt2img"):
             visit.fill(f"state {state}")
-    visit.fill("state 7")
-    visit.fill("state 8")
+    visit.fill("state 3")
+    visit.page.wait_for_timeout(150)  # longer than the pause after which state 1 was given up
+    visit.fill("state 4")
     wait_until(lambda: busy.waiting == 1, visit)
     busy.pipeline.gate.set()
-    visit.expect_shown("state 8")
-    assert visit.shown == ["state 6", "state 8"]
-    assert busy.pipeline.prompts == ["another's", "state 6", "state 8"]
+    visit.expect_shown("state 4")
+    assert visit.shown == ["state 2", "state 4"]
+    assert busy.pipeline.prompts == ["another's", "state 2", "state 4"]
+
+
+def test_a_place_in_the_queue_is_kept_while_one_types_on_and_when_it_is_old(
+    open_playground: OpenPlayground, make_busy: MakeBusy
+) -> None:
+    busy = make_busy()
+    visit = open_playground(busy.url)
+    clock = visit.page.clock
+    clock.install(time=0)
+    clock.pause_at(1000)
+    visit.fill("one")
+    clock.run_for(100)
+    wait_until(lambda: busy.waiting == 1, visit)
+    asked = len(visit.requests)
+    for prompt in ("one t", "one tw", "one two"):
+        visit.fill(prompt)
+        clock.run_for(70)
+    assert len(visit.requests) == asked  # not whether it waits, either
+    with visit.page.expect_event("requestfailed"):
+        clock.run_for(30)
+    wait_until(lambda: busy.waiting == 1, visit)
+    clock.run_for(1000)
+    busy.pipeline.gate.set()
+    visit.expect_shown("one two")
+    busy.occupy()  # and a picture takes 1 s now
+    visit.fill("three")
+    clock.run_for(1001)
+    wait_until(lambda: busy.waiting == 1, visit)
+    clock.run_for(1000)
+    asked = len(visit.requests)
+    visit.fill("four")
+    clock.run_for(10_000)
+    assert len(visit.requests) == asked
 
 
 def test_who_types_without_a_pause_sees_a_stream_of_pictures(open_playground: OpenPlayground) -> None:

@@ -111,7 +111,8 @@ def test_whatever_the_window_and_the_letters_nothing_lies_over_anything_else(ope
                     const parts = ".ask #stage #actions #panel #meter footer".split(" ");
                     const boxes = parts.map((css) => [css, document.querySelector(css).getBoundingClientRect()]);
                     return boxes.flatMap(([css, one], index) => boxes.slice(index + 1).filter(([, other]) =>
-                        one.left < other.right && other.left < one.right && one.top < other.bottom && other.top < one.bottom
+                        one.left < other.right && other.left < one.right &&
+                        one.top < other.bottom && other.top < one.bottom
                     ).map(([other]) => `${css} ${other}`));
                 }"""
             )

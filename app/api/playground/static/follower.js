@@ -11,11 +11,15 @@
  * The readiness check tells the two apart: a call that has been running for longer than our request is under way began
  * before it, so ours is not in it. Whenever that is not certain, the request is let finish.
  *
- * Whoever aborts goes to the end of the queue. So after MOST_GIVEN_UP in a row one keeps its place: on a busy service,
- * too, somebody who never stops typing sees pictures.
+ * Whoever aborts goes to the end of the queue, and an aborted request counts for the service's rate limit too. So it is
+ * done only
+ * - when a pause in typing shows that the newer state is meant to stay for a moment: else each picture of somebody who
+ *   types on would be asked for twice or more, and come later;
+ * - while the request is younger than the last picture took: an older one is about to be served;
+ * - MOST_GIVEN_UP times in a row: on a busy service, too, somebody who never comes to rest sees pictures.
  */
 
-const MOST_GIVEN_UP = 5;
+const MOST_GIVEN_UP = 1;
 
 /** The first letters of a word should not occupy a slow device; a fast one is asked at once. */
 const PAUSE_SHARE = 1 / 4;
@@ -53,13 +57,11 @@ export class Follower {
     const now = performance.now();
     this.#wanted = { state, at: now, since: this.#wanted?.since ?? now };
     this.#goOn();
-    this.#giveUpIfItWaits();
   }
 
-  /** Want nothing any more; nothing that was wanted before is shown. */
+  /** Want nothing any more; nothing that was wanted before is shown. When the service may be asked again stays. */
   drop() {
     this.#wanted = null;
-    this.#notBefore = 0;
     this.#abort();
   }
 
@@ -71,34 +73,34 @@ export class Follower {
 
   #goOn() {
     clearTimeout(this.#timer);
-    if (!this.#wanted || this.#flight) return;
+    if (!this.#wanted) return;
     const { at, since } = this.#wanted;
-    // A pause in typing, or else the time of a picture: who types without a pause waits no longer than that.
     const latency = this.#latencyMs ?? FIRST_PAUSE_MS / PAUSE_SHARE;
-    const settled = Math.min(at + Math.min(latency * PAUSE_SHARE, LONGEST_PAUSE_MS), since + latency);
-    const waitMs = Math.max(settled, this.#notBefore) - performance.now();
+    const paused = at + Math.min(latency * PAUSE_SHARE, LONGEST_PAUSE_MS);
+    // Who types without a pause waits for no longer than a picture takes.
+    const due = this.#flight ? paused : Math.max(Math.min(paused, since + latency), this.#notBefore);
+    const waitMs = due - performance.now();
     if (waitMs > 0) this.#timer = setTimeout(() => this.#goOn(), waitMs);
+    else if (this.#flight) this.#giveUpIfItWaits();
     else this.#send();
   }
 
   async #send() {
     const { state } = this.#wanted;
-    const flight = { aborter: new AbortController(), sentAt: performance.now(), asking: false };
+    const flight = { aborter: new AbortController(), sentAt: performance.now() };
     const { signal } = flight.aborter;
     this.#wanted = null;
     this.#flight = flight;
     this.#on.began();
-    try {
-      const result = await this.#make(state, signal);
-      if (signal.aborted) return;
-      this.#flight = null;
+    const made = await this.#make(state, signal).then((result) => ({ result }), (error) => ({ error }));
+    if (signal.aborted) return;
+    this.#flight = null;
+    if (made.error) {
+      this.#on.failed(made.error, made.error.retryable ? this.#retryLater(made.error, state) : null);
+    } else {
       this.#latencyMs = performance.now() - flight.sentAt;
       this.#givenUp = this.#failures = this.#notBefore = 0;
-      this.#on.made(result, { settled: this.#wanted === null });
-    } catch (error) {
-      if (signal.aborted) return;
-      this.#flight = null;
-      this.#on.failed(error, error.retryable ? this.#retryLater(error, state) : null);
+      this.#on.made(made.result, { settled: this.#wanted === null });
     }
     this.#on.ended();
     this.#goOn();
@@ -114,12 +116,13 @@ export class Follower {
 
   async #giveUpIfItWaits() {
     const flight = this.#flight;
-    if (!flight || flight.asking || this.#givenUp >= MOST_GIVEN_UP) return;
-    flight.asking = true;
+    const wanted = this.#wanted;
+    const isOld = performance.now() - flight.sentAt > (this.#latencyMs ?? Infinity);
+    if (isOld || this.#givenUp >= MOST_GIVEN_UP) return;
     const runningMs = await this.#runningFor();
-    flight.asking = false;
     // Compared with our request's age now, which is more than it was when the service answered.
-    if (this.#flight !== flight || !this.#wanted || !(runningMs > performance.now() - flight.sentAt)) return;
+    const waits = runningMs > performance.now() - flight.sentAt;
+    if (this.#flight !== flight || this.#wanted !== wanted || !waits) return;
     this.#givenUp += 1;
     this.#abort();
     this.#goOn();
