@@ -3,6 +3,7 @@
 import re
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import expect
 
@@ -11,7 +12,7 @@ from app.main import create_app
 from app.settings import Settings
 from tests.conftest import serving
 from tests.gate import GatedPipeline
-from tests.playground.conftest import MakeBusy, OpenPlayground
+from tests.playground.conftest import MakeBusy, OpenPlayground, Visit
 
 KEY = "0123456789abcdef"
 
@@ -34,24 +35,77 @@ def test_a_busy_service_is_asked_again_when_it_said_and_for_the_newest(
 
 
 def test_who_asks_too_often_is_told_so(open_playground: OpenPlayground) -> None:
-    app = create_app(Settings(model="fake", rate_limit="1/minute"))
+    app = create_app(Settings(model="fake", rate_limit="1/day"))
     visit = open_playground(app, complaints="429")
     visit.make("one")
     visit.fill("two")
-    expect(visit["#notice"]).to_contain_text("That was often.")
-    expect(visit["#notice-count"]).to_have_text(re.compile(r"Trying again in [1-6]?\d s\."))
+    expect(visit["#notice"]).to_contain_text("You are asking too often: One client may send 1 requests per 86400 s.")
+    expect(visit["#notice-count"]).to_have_text(re.compile(r"Trying again in 2[34] h\."))
+    visit.fill("")
+    expect(visit["#notice"]).to_be_hidden()
+    visit.page.clock.install()
+    visit.fill("three")
+    expect(visit["#notice-count"]).to_have_text(re.compile(r"Trying again in 2[34] h\."))
+    visit.page.clock.fast_forward(60_000)
+    assert len(visit.asked) == 2
+    with visit.page.expect_request("**/txt2img"):
+        visit["#retry"].click()
 
 
 def test_a_field_that_the_service_refuses_is_marked_with_its_reason(open_playground: OpenPlayground) -> None:
     visit = open_playground(complaints="422")
-    visit.fill("a\x01b")
-    expect(visit["#prompt-fault"]).to_contain_text("String should match pattern")
-    expect(visit["#prompt"]).to_have_attribute("aria-invalid", "true")
+    reason = "As the service says."
+    body = {"detail": reason, "errors": [{"param": "num_inference_steps", "detail": reason}]}
+    visit.page.route("**/txt2img", lambda route: route.fulfill(status=422, json=body))
+    visit.fill("a")
+    steps = visit.page.get_by_role("radiogroup", name="Steps")
+    expect(steps).to_have_accessible_description(reason)
+    expect(steps).to_have_attribute("aria-invalid", "true")
+    expect(visit["#faults"]).to_have_text(reason)
     expect(visit["#notice"]).to_contain_text("Please look at the marked field.")
     expect(visit["#retry"]).to_be_hidden()
-    visit.make("a")
-    expect(visit["#prompt-fault"]).to_be_empty()
+    visit.page.unroute("**/txt2img")
+    visit.make("b")
+    expect(steps).to_have_accessible_description("")
+    expect(visit["#faults"]).to_be_empty()
     expect(visit["#notice"]).to_be_hidden()
+
+
+def test_a_prompt_that_the_service_would_refuse_is_explained_and_not_sent(open_playground: OpenPlayground) -> None:
+    visit = open_playground()
+    prompt = visit.page.get_by_role("textbox", name="Prompt")
+    visit.fill("a\x01b")
+    expect(prompt).to_have_accessible_description(re.compile("control characters"))
+    visit.fill("🦊" * 2001)
+    expect(prompt).to_have_accessible_description("The prompt has 2001 characters; the service takes up to 2000.")
+    expect(prompt).to_have_attribute("aria-invalid", "true")
+    expect(visit["#faults"]).to_have_text("The prompt has 2001 characters; the service takes up to 2000.")
+    visit.make("🦊" * 2000)
+    assert len(visit.asked) == 1
+
+
+def answer_once(visit: Visit, **answer: Any) -> None:
+    visit.page.route("**/txt2img", lambda route: route.fulfill(**answer), times=1)
+
+
+def test_an_answer_that_something_else_gave_is_said_and_not_asked_for_again(open_playground: OpenPlayground) -> None:
+    visit = open_playground(complaints="422|400|404")
+    foreign = "The answer was not the service's own."
+    answers = [
+        (200, "<h1>Sign in</h1>", foreign),
+        (422, '{"detail": "Odd.", "errors": null, "error": null}', "The service refuses this: Odd."),
+        (400, '{"detail": [{"loc": []}], "errors": [null]}', "The service refuses this: 400 Bad Request"),
+        (404, "null", "The service refuses this: 404 Not Found"),
+    ]
+    for index, (status, body, said) in enumerate(answers):
+        answer_once(visit, status=status, body=body)
+        visit.fill(f"prompt {index}")
+        expect(visit["#notice-text"]).to_contain_text(said)
+        expect(visit["#notice-retrying"]).to_be_empty()
+    answer_once(visit, headers={"X-Image-Size": "512x512"}, body=b"no picture")
+    visit.fill("no picture")
+    expect(visit["#notice-text"]).to_contain_text(foreign)
+    visit.make("a")
 
 
 def test_a_service_with_keys_gets_one_which_the_tab_alone_remembers(
@@ -60,11 +114,15 @@ def test_a_service_with_keys_gets_one_which_the_tab_alone_remembers(
     (tmp_path / "keys").write_text(f"page: {KEY}\n")
     visit = open_playground(create_app(Settings(model="fake", api_keys_file=tmp_path / "keys")), complaints="401")
     visit.fill("a")
-    expect(visit["#key-fault"]).to_contain_text("Send an API key")
+    expect(visit["#key-fault"]).to_contain_text("Enter one of this service's API keys.")
     expect(visit["#notice"]).to_contain_text("The service wants an API key.")
+    visit["#key"].fill("密钥")
+    visit["#key"].press("Enter")
+    expect(visit["#key-fault"]).to_contain_text("An API key has no spaces")
+    expect(visit["#notice"]).to_be_hidden()
     visit["#key"].fill("wrong-0123456789")
     visit["#key"].press("Enter")
-    expect(visit["#key-fault"]).to_have_text("The API key is not known here.")
+    expect(visit["#key-fault"]).to_have_text("This API key is not known here.")
     visit["#key"].fill(KEY)
     visit["#key"].press("Enter")
     visit.expect_shown("a")
@@ -110,8 +168,9 @@ def test_when_the_network_is_back_one_need_not_wait(open_playground: OpenPlaygro
     visit.fill("a")
     expect(visit["#notice"]).to_contain_text("The service cannot be reached.")
     visit.page.context.set_offline(False)
-    visit["#retry"].click()
+    visit["#retry"].press("Enter")
     visit.expect_shown("a")
+    expect(visit["#result"]).to_be_focused()  # and not the top of the page
     expect(visit["#service"]).to_contain_text("fake model")
 
 

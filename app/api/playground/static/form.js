@@ -7,8 +7,11 @@ import { t } from "./strings.js";
 const SIZES = ["256x256", "512x512", "512x768", "768x512", "768x768", "1024x1024"];
 const BEST_SIZE = "512x512";
 
-/** Fields of the service that are one control here. */
-const CONTROLS = { width: "size", height: "size" };
+/** Fields of the service that are one here. */
+const FIELDS = { width: "size", height: "size" };
+
+/** Controls with another name than their field. */
+const CONTROLS = { image: "file" };
 
 const choices = $("panel").elements;
 
@@ -32,6 +35,9 @@ export function read() {
     start,
   };
 }
+
+/** Return the key to send; "" if there is none. */
+export const readKey = () => $("key").value.trim();
 
 /** Choose all that a state has; its seed is kept from then on. */
 export function write(state) {
@@ -100,23 +106,46 @@ export function describeForm() {
 
 /** Write a reason beside a field, or take it away. Returns whether there is a place for it. */
 export function fault(field, text) {
-  const name = CONTROLS[field] ?? field;
+  const isMarked = mark(field, text);
+  speakFaults();
+  return isMarked;
+}
+
+function mark(field, text) {
+  const name = FIELDS[field] ?? field;
   const place = $(`${name}-fault`);
   if (!place) return false;
   place.textContent = text;
-  const control = $(name);
-  if (control) control.ariaInvalid = text !== "";
+  $(CONTROLS[name] ?? name).ariaInvalid = text !== "";
   return true;
+}
+
+/** Have screen readers told of what has become wrong: their place is at the prompt while a setting is at fault. */
+function speakFaults() {
+  const faults = [...document.querySelectorAll(".fault:not(:empty)")].map((place) => place.textContent).join(" ");
+  if ($("faults").textContent !== faults) $("faults").textContent = faults;
 }
 
 /** Say what cannot work. Returns whether all can. */
 export function check() {
-  for (const place of document.querySelectorAll(".fault:not(:empty)")) fault(place.id.replace(/-fault$/, ""), "");
-  const { seed, number, steps, strength } = read();
+  for (const place of document.querySelectorAll(".fault:not(:empty)")) mark(place.id.replace(/-fault$/, ""), "");
+  const { prompt, seed, number, steps, strength } = read();
   const most = MAX_SEED - number + 1;
   const seedFits = /^\d+$/.test($("seed").value.trim()) && seed <= most;
-  if (!seedFits) fault("seed", t("seed_wrong", { most }));
-  return checkSteps(steps, strength) && seedFits;
+  if (!seedFits) mark("seed", t("seed_wrong", { most }));
+  const keyFits = /^[!-~]*$/.test(readKey()); // a header takes no others
+  if (!keyFits) mark("key", t("key_wrong"));
+  const fits = [checkPrompt(prompt), checkSteps(steps, strength), seedFits, keyFits];
+  speakFaults();
+  return fits.every(Boolean);
+}
+
+function checkPrompt(prompt) {
+  const [length, most] = [[...prompt].length, FACTS.max_prompt_characters];
+  const hasControls = /[\x00-\x1f\x7f]/.test(prompt);
+  if (hasControls) mark("prompt", t("prompt_controls"));
+  else if (length > most) mark("prompt", t("prompt_long", { length, most }));
+  return !hasControls && length <= most;
 }
 
 function checkSteps(steps, strength) {
@@ -127,6 +156,6 @@ function checkSteps(steps, strength) {
   $("effective").textContent = isTooWeak ? "" : t(effective === 1 ? "effective_one" : "effective", values);
   $("mend").hidden = !isTooWeak;
   $("mend").textContent = t("mend", values);
-  if (isTooWeak) fault("strength", t(steps === 1 ? "too_weak_one" : "too_weak", values));
+  if (isTooWeak) mark("strength", t(steps === 1 ? "too_weak_one" : "too_weak", values));
   return !isTooWeak;
 }

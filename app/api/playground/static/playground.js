@@ -4,7 +4,7 @@ import { codeFor } from "./code.js";
 import { $, buttonFor } from "./dom.js";
 import { Follower } from "./follower.js";
 import {
-  check, describeForm, drawSeed, fault, isLocked, lockSeed, makeStepsFit, mendStrength, read, setStart, write,
+  check, describeForm, drawSeed, fault, isLocked, lockSeed, makeStepsFit, mendStrength, read, readKey, setStart, write,
 } from "./form.js";
 import { Notice } from "./notice.js";
 import { FACTS, fileName, generate, readiness } from "./service.js";
@@ -32,12 +32,12 @@ let looks = 0; // files that were looked at
 const notice = new Notice();
 const stage = new Stage((result) => {
   follower.drop(); // or what is on its way would be shown over it
-  notice.clear();
+  notice.hide();
   write(result.state);
   stage.show(result);
 });
 const follower = new Follower(
-  (state, signal) => generate(state, $("key").value, signal),
+  (state, signal) => generate(state, readKey(), signal),
   async () => (await readiness())?.queue.running_s * 1000, // NaN if not known
   {
     began: () => $("stage").classList.add("busy"),
@@ -58,21 +58,22 @@ function follow() {
   const isPossible = check();
   const state = read();
   if (isPossible && (state.prompt || state.start)) {
+    notice.unhide();
     follower.want(state);
   } else {
     follower.drop();
-    notice.clear();
+    notice.hide();
   }
 }
 
 function failed(error, retryAt) {
   if (error.status === 401) {
     $("key-row").hidden = false;
-    fault("key", error.detail);
+    fault("key", t(readKey() ? "key_unknown" : "key_missing"));
   }
-  const marked = [...(error.fields ?? [])].filter(([field, reason]) => fault(field, reason));
+  const marked = [...error.fields].filter(([field, reason]) => fault(field, reason));
   notice.show(error, { retryAt, isMarked: marked.length > 0 });
-  if (!error.status || error.status === 503) askService();
+  if (error.code === "offline" || error.status === 503) askService();
 }
 
 // The service, and what it can be asked for.
@@ -173,8 +174,9 @@ $("reuse").addEventListener("click", () => {
   startFrom({ file: blob, name: fileName(seed), width: image.naturalWidth, height: image.naturalHeight });
 });
 document.addEventListener("paste", (event) => {
-  const [file] = event.clipboardData.files;
-  if (!file) return;
+  const { files: [file], types } = event.clipboardData;
+  const isForField = event.target.matches?.("input, textarea") && types.includes("text/plain"); // a word processor's
+  if (!file || isForField) return;
   event.preventDefault();
   take(file, file.name || t("pasted"));
 });
@@ -261,7 +263,6 @@ $("theme").addEventListener("click", () => {
 });
 
 document.documentElement.dataset.theme = recall("localStorage", "theme") ?? "";
-$("prompt").maxLength = FACTS.max_prompt_characters;
 $("key").value = recall("sessionStorage", "key") ?? "";
 $("key-row").hidden = !FACTS.with_keys;
 $("docs").hidden = !FACTS.docs;

@@ -33,24 +33,39 @@ export function requestOf(state) {
 /** The name of a picture's file. */
 export const fileName = (seed) => `turbo-${seed}.png`;
 
-/** An answer that is no success, or none at all. */
+/** An answer that is no success, or none at all. `fields` has the reasons by field, where fields are at fault. */
 export class Problem extends Error {
-  constructor({ status = 0, code = "offline", detail = "", errors = [], error = {}, retryAfterS, retryable }) {
+  constructor({ status = 0, code, detail, fields = new Map(), retryAfterS, retryable = false }) {
     super(detail);
-    Object.assign(this, { status, code, detail, retryAfterS, retryable });
-    /** The reasons by field, where fields are at fault. */
-    this.fields = new Map(errors.map((fault) => [fault.param, fault.detail]));
-    if (error.param && !this.fields.size) this.fields.set(error.param, detail);
+    Object.assign(this, { status, code, detail, fields, retryAfterS, retryable });
   }
 }
 
+/** The answer is a success, and still none of this service. */
+const foreign = (error) => new Problem({ code: "foreign", detail: String(error) });
+
 const RETRYABLE = [429, 503, 504];
 
-async function problemOf(response) {
-  const body = await response.json().catch(() => ({ detail: `${response.status} ${response.statusText}` }));
-  const retryable = RETRYABLE.includes(response.status) && response.headers.get("X-Should-Retry") !== "false";
-  const retryAfter = Number(response.headers.get("Retry-After"));
-  return new Problem({ ...body, status: response.status, retryable, retryAfterS: retryAfter || undefined });
+/** Read what is wrong from an answer, of which a proxy may have made any part. */
+function problemOf(response, text) {
+  const { status, statusText, headers } = response;
+  const said = parsed(text);
+  const isOurs = typeof said?.detail === "string";
+  const detail = isOurs ? said.detail : `${status} ${statusText}`.trim();
+  const fields = new Map();
+  if (isOurs && Array.isArray(said.errors)) for (const fault of said.errors) fields.set(fault?.param, fault?.detail);
+  if (isOurs && said.error?.param && !fields.size) fields.set(said.error.param, detail);
+  const retryable = RETRYABLE.includes(status) && headers.get("X-Should-Retry") !== "false";
+  const retryAfterS = Number(headers.get("Retry-After")) || undefined;
+  return new Problem({ status, code: said?.code, detail, fields, retryable, retryAfterS });
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
 }
 
 /**
@@ -73,19 +88,28 @@ export async function generate(state, key, signal) {
     body = JSON.stringify(fields);
   }
   const startedAt = performance.now();
-  let response, files;
+  let response, blob;
   try {
     response = await fetch(path, { method: "POST", headers, body, signal });
-    if (!response.ok) throw await problemOf(response);
-    files = several ? filesOf(await response.json()) : [{ blob: await response.blob(), seed: state.seed }];
+    blob = await response.blob();
   } catch (error) {
-    throw error instanceof Problem ? error : new Problem({ detail: String(error), retryable: true });
+    throw new Problem({ code: "offline", detail: String(error), retryable: true });
   }
   const latencyMs = performance.now() - startedAt;
+  if (!response.ok) throw problemOf(response, await blob.text());
+  if (!response.headers.has("X-Image-Size")) throw foreign("no X-Image-Size");
+  let pictures;
+  try {
+    const files = several ? filesOf(JSON.parse(await blob.text())) : [{ blob, seed: state.seed }];
+    // Decoded before they are shown, or the stage would flash.
+    pictures = await Promise.all(files.map((file) => decoded(file, state.prompt)));
+  } catch (error) {
+    throw foreign(error);
+  }
+  if (signal.aborted) release({ pictures });
   return {
     state,
-    // Decoded before they are shown, or the stage would flash.
-    pictures: await Promise.all(files.map((file) => decoded(file, state.prompt))),
+    pictures,
     size: response.headers.get("X-Image-Size"),
     steps: Number(response.headers.get("X-Steps")),
     tokens: Number(response.headers.get("X-Prompt-Tokens")),
@@ -107,7 +131,12 @@ async function decoded({ blob, seed }, prompt) {
   const image = new Image();
   image.src = URL.createObjectURL(blob);
   image.alt = prompt;
-  await image.decode();
+  try {
+    await image.decode();
+  } catch (error) {
+    URL.revokeObjectURL(image.src);
+    throw error;
+  }
   return { blob, seed, url: image.src, image };
 }
 
