@@ -142,6 +142,37 @@ def test_the_page_works_by_keyboard(open_playground: OpenPlayground) -> None:
     assert len(reached) < 20
 
 
+def test_in_the_system_s_own_colours_what_is_chosen_is_still_seen(open_playground: OpenPlayground) -> None:
+    visit = open_playground(forced_colors="active")
+    visit["input[name=number][value='2']"].check()
+    visit.make("a")
+    visit.make("b")
+
+    def look(css: str, pseudo: str = "") -> str:
+        """How it is drawn, of which shadows are nothing here."""
+        drawn: str = visit.page.evaluate(
+            """([css, pseudo]) => {
+                const style = getComputedStyle(document.querySelector(css), pseudo);
+                return [style.outlineStyle, style.backgroundColor].join(" ");
+            }""",
+            [css, pseudo],
+        )
+        return drawn
+
+    assert look("#pictures button:first-child") != look("#pictures button:last-child")
+    assert look("#history li:first-child button") != look("#history li:last-child button")
+    assert look("[name=number][value='2'] + span") != look("[name=number][value='1'] + span")
+    kept, blurred = look("#lock"), look(".prompt")
+    ready = look("#service", "::before")
+    visit["#lock"].click()
+    assert look("#lock") != kept
+    visit["#seed"].focus()
+    assert look(".prompt") != blurred
+    visit["#service"].evaluate("line => { line.dataset.status = 'draining'; }")
+    assert look("#service", "::before") != ready
+    assert len({look(f".share .{stage}") for stage in ("queue", "inference", "encode", "rest")}) == 4
+
+
 def test_screen_readers_are_told_of_a_picture_once_nothing_changes_any_more(open_playground: OpenPlayground) -> None:
     visit = open_playground()
     visit.page.clock.install()
