@@ -149,7 +149,7 @@ def test_a_service_that_is_gone_is_waited_for(open_playground: OpenPlayground) -
         visit.make("one")
     visit.fill("two")
     expect(visit["#notice"]).to_contain_text("The service cannot be reached. It is tried again by itself.")
-    expect(visit["#service"]).to_have_text("What serves here is not known.")
+    expect(visit["#service"]).to_have_text("The service's status is unknown.")
     expect(visit["#pictures img"]).to_have_attribute("alt", "one")
 
 
@@ -157,7 +157,7 @@ def test_where_a_proxy_keeps_health_inside_pictures_follow_all_the_same(open_pla
     visit = open_playground(complaints="404")
     visit.page.route("**/healthz/ready", lambda route: route.fulfill(status=404, body="not here"))
     visit.page.reload()
-    expect(visit["#service"]).to_have_text("What serves here is not known.")
+    expect(visit["#service"]).to_have_text("The service's status is unknown.")
     visit["#examples button"].first.click()
     visit.expect_shown("A cinematic shot of a baby racoon wearing an intricate italian priest robe.")
 

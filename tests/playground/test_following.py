@@ -193,7 +193,7 @@ def test_a_locked_seed_is_kept_and_an_open_one_drawn_for_each_picture(open_playg
         visit["#dice"].click()
     visit.make("c")
     visit["#lock"].click()
-    expect(visit["#seed-hint"]).to_have_text("Each picture has a new seed.")
+    expect(visit["#seed-hint"]).to_have_text("A new one is drawn each time.")
     visit.make("d")
     visit.make("e")
     seeds = [body["seed"] for body in visit.bodies]

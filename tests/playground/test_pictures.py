@@ -63,6 +63,22 @@ def test_a_picture_starts_from_a_file_and_without_it_from_text_again(
     expect(visit["#strength"]).to_be_hidden()
 
 
+def test_a_text_that_is_pasted_with_its_picture_stays_a_text_in_the_prompt(open_playground: OpenPlayground) -> None:
+    visit = open_playground()
+    taken = visit.page.evaluate(
+        """() => {
+            const copied = new DataTransfer();
+            copied.items.add(new File(["a cell"], "cell.png", { type: "image/png" }));
+            copied.setData("text/plain", "a cell");
+            const paste = (css) => document.querySelector(css).dispatchEvent(
+                new ClipboardEvent("paste", { bubbles: true, cancelable: true, clipboardData: copied }),
+            );
+            return [!paste("#prompt"), !paste("#stage")];
+        }"""
+    )
+    assert taken == [False, True]
+
+
 @pytest.mark.parametrize("event", ["drop", "paste"])
 def test_a_picture_starts_from_what_is_dropped_or_pasted(open_playground: OpenPlayground, event: str) -> None:
     visit = open_playground()
@@ -138,9 +154,9 @@ def test_a_file_that_cannot_be_taken_is_explained_and_not_sent(open_playground: 
     start_from(visit, "letter.png", b"Dear Sir or Madam")
     expect(fault).to_have_text("letter.png is no PNG, JPEG or WebP picture.")
     start_from(visit, "large.png", png() + bytes(20_000))
-    expect(fault).to_have_text("large.png has 0.0 MB; the service takes up to 0.0 MB.")
+    expect(fault).to_have_text("large.png has 21 kB; the service takes up to 15 kB.")
     start_from(visit, "wide.png", png((200, 100)))
-    expect(fault).to_have_text("wide.png has 0.0 megapixels; the service takes up to 0.0.")
+    expect(fault).to_have_text("wide.png has 20,000 pixels; the service takes up to 10,000.")
     start_from(visit, "torn.png", png()[:40])
     expect(fault).to_have_text("torn.png cannot be opened; it seems to be damaged.")
     with visit.page.expect_response("**/img2img"):

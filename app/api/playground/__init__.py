@@ -12,6 +12,7 @@ from fastapi.staticfiles import StaticFiles
 
 from app.api.context import ApiContext, Context
 from app.api.schemas import MAX_PROMPT_CHARACTERS
+from app.pipelines.base import MAX_PROMPT_TOKENS
 
 _STATIC = Path(__file__).parent / "static"
 _FACTS = "{facts}"
@@ -51,6 +52,7 @@ def _facts(context: ApiContext) -> dict[str, Any]:
     settings = context.settings
     return {
         "max_prompt_characters": MAX_PROMPT_CHARACTERS,
+        "max_tokens": MAX_PROMPT_TOKENS,
         "max_pixels": settings.max_pixels,
         "max_upload_pixels": settings.max_upload_pixels,
         "max_body_bytes": settings.max_body_bytes,

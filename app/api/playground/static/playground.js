@@ -10,7 +10,7 @@ import { Notice } from "./notice.js";
 import { FACTS, fileName, generate, readiness } from "./service.js";
 import { Stage } from "./stage.js";
 import { UnfitFile, lookAt } from "./start.js";
-import { chooseLanguage, otherLanguage, t } from "./strings.js";
+import { chooseLanguage, otherLanguage, sentences, t } from "./strings.js";
 
 const EXAMPLES = [
   "A cinematic shot of a baby racoon wearing an intricate italian priest robe.",
@@ -86,7 +86,7 @@ async function askService() {
 
 function describeService() {
   const isDemo = model === "demo";
-  $("licence").textContent = `${t(isDemo ? "licence_demo" : "licence")} ${t("licence_terms")}`;
+  $("licence").textContent = sentences(t(isDemo ? "licence_demo" : "licence"), t("licence_terms"), t("limits"), "");
   if (service === undefined) return;
   const line = $("service");
   line.dataset.status = service?.status ?? "unknown";

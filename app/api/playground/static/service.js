@@ -140,9 +140,13 @@ async function decoded({ blob, seed }, prompt) {
   return { blob, seed, url: image.src, image };
 }
 
+/** The stages that the service times; only uploads are decoded. A proxy may name stages of its own beside them. */
+const STAGES = ["decode", "queue", "inference", "encode"];
+
 /** Read `queue;dur=1.2, inference;dur=3.4` as {queue: 1.2, inference: 3.4}: milliseconds. */
 function serverTiming(header) {
-  return Object.fromEntries([...header.matchAll(/(\w+);dur=([\d.]+)/g)].map(([, stage, ms]) => [stage, Number(ms)]));
+  const all = new Map([...header.matchAll(/(\w+);dur=([\d.]+)/g)].map(([, stage, ms]) => [stage, Number(ms)]));
+  return Object.fromEntries(STAGES.filter((stage) => all.has(stage)).map((stage) => [stage, all.get(stage)]));
 }
 
 /** Let go of a result's pictures. */

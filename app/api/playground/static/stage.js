@@ -2,11 +2,12 @@
 
 import { $, buttonFor } from "./dom.js";
 import { History } from "./history.js";
-import { fileName, release } from "./service.js";
-import { t } from "./strings.js";
+import { FACTS, fileName, release } from "./service.js";
+import { sentences, t } from "./strings.js";
 
-/** Pictures of the last seconds count for the rate. */
+/** Pictures of the last seconds count for the rate, if none was wanted long after the one before was there. */
 const RATE_WINDOW_MS = 5000;
+const RATE_PAUSE_MS = 1000;
 
 /** Screen readers are told of a picture when nothing has changed for so long. */
 const SPEAK_AFTER_MS = 1000;
@@ -16,13 +17,13 @@ export class Stage {
   result = null;
   #selected = 0;
   #history;
-  #made = []; // {startedAt, at, pictures} of the last seconds
+  #made = []; // {startedAt, at, pictures} of those that count for the rate
   #speaking = 0;
 
   /** @param showAgain (result) => void: somebody wants one of before. */
   constructor(showAgain) {
     this.#history = new History($("history"), showAgain);
-    setInterval(() => this.#describeRate(), 500);
+    setInterval(() => this.#describeRate(), 500); // it goes when it is old
   }
 
   /** The picture that is chosen among those of the result. */
@@ -36,7 +37,10 @@ export class Stage {
    * What was on the way to something newer is seen and not kept: the strip would be full of half words.
    */
   add(result, { keep }) {
-    this.#made.push({ startedAt: result.startedAt, at: performance.now(), pictures: result.pictures.length });
+    const at = performance.now();
+    if (result.startedAt > this.#made.at(-1)?.at + RATE_PAUSE_MS) this.#made = [];
+    this.#made = this.#made.filter((one) => one.at > at - RATE_WINDOW_MS);
+    this.#made.push({ startedAt: result.startedAt, at, pictures: result.pictures.length });
     if (keep) this.#history.add(result);
     this.show(result);
     if (keep) this.#speaking = setTimeout(() => this.#speak(), SPEAK_AFTER_MS);
@@ -87,9 +91,9 @@ export class Stage {
     const ran = t(steps === 1 ? "made_steps_one" : "made_steps", { steps });
     $("made").textContent = [t("made", { seed }), ran, size.replace("x", "×")].join(" · ");
     $("tokens").hidden = false;
-    $("tokens").textContent = t("tokens", { used: tokens });
+    $("tokens").textContent = t("tokens", { used: tokens, most: FACTS.max_tokens });
     $("truncated").hidden = !truncated;
-    $("truncated").textContent = truncated ? t("truncated") : "";
+    $("truncated").textContent = truncated ? t("truncated", { most: FACTS.max_tokens }) : "";
     this.#describeTimes();
     this.#describeRate();
   }
@@ -97,9 +101,9 @@ export class Stage {
   /** Say where the time went: what the service tells, and the rest, which is mostly the way there and back. */
   #describeTimes() {
     const { latencyMs, serverMs } = this.result;
-    const { queue, inference, encode } = serverMs;
-    const stages = { queue, inference, encode, rest: Math.max(0, latencyMs - queue - inference - encode) };
-    const parts = Object.entries(stages).map(([stage, ms]) => {
+    const named = Object.values(serverMs).reduce((sum, ms) => sum + ms, 0);
+    const stages = [...Object.entries(serverMs), ["rest", Math.max(0, latencyMs - named)]];
+    const parts = stages.map(([stage, ms]) => {
       const part = document.createElement("i");
       part.className = stage;
       part.style.flexGrow = ms;
@@ -115,16 +119,16 @@ export class Stage {
     $("stages").replaceChildren(...parts.map(({ item }) => item));
   }
 
-  /** Say how many pictures a second came of late: from the first of them being asked for until now. */
+  /** Say how many pictures a second came of late: from the first of them being asked for until the last was there. */
   #describeRate() {
-    const now = performance.now();
-    this.#made = this.#made.filter(({ at }) => at > now - RATE_WINDOW_MS);
+    const [first, last] = [this.#made[0], this.#made.at(-1)];
+    const isStream = this.#made.length > 1 && last.at > performance.now() - RATE_WINDOW_MS;
     const pictures = this.#made.reduce((sum, one) => sum + one.pictures, 0);
-    const rate = (pictures * 1000) / (now - this.#made[0]?.startedAt);
-    $("rate").textContent = this.#made.length > 1 ? t("rate", { rate: rate.toFixed(1) }) : "";
+    const rate = (pictures * 1000) / (last?.at - first?.startedAt);
+    $("rate").textContent = isStream ? t("rate", { rate: rate.toFixed(1) }) : "";
   }
 
   #speak() {
-    $("spoken").textContent = `${t("spoken")} ${this.result.state.prompt}`;
+    $("spoken").textContent = sentences(t("spoken"), this.result.state.prompt);
   }
 }

@@ -1,6 +1,7 @@
 /** The picture that image to image starts from: what of a file can be known before it is sent. */
 
 import { FACTS } from "./service.js";
+import { written } from "./strings.js";
 
 /** The rest of the form and the marks between its parts. */
 const FORM_BYTES = 4096;
@@ -15,16 +16,16 @@ export class UnfitFile extends Error {
   }
 }
 
-const millions = (value) => (value / 1e6).toFixed(1);
-
 /**
  * Look at a file, and return {file, name, width, height}.
  *
  * @throws UnfitFile
  */
 export async function lookAt(file, name) {
-  if (file.size + FORM_BYTES > FACTS.max_body_bytes) {
-    throw new UnfitFile("file_too_big", { name, size: millions(file.size), most: millions(FACTS.max_body_bytes) });
+  const mostBytes = FACTS.max_body_bytes - FORM_BYTES;
+  if (file.size > mostBytes) {
+    const size = written(Math.ceil(file.size / 1000)); // rounded so that it is more than the most
+    throw new UnfitFile("file_too_big", { name, size, most: written(Math.floor(mostBytes / 1000)) });
   }
   const head = String.fromCharCode(...new Uint8Array(await file.slice(0, 12).arrayBuffer()));
   if (!SIGNATURES.some((signature) => signature.test(head))) throw new UnfitFile("not_a_picture", { name });
@@ -39,7 +40,7 @@ export async function lookAt(file, name) {
   }
   const { naturalWidth: width, naturalHeight: height } = image;
   if (width * height > FACTS.max_upload_pixels) {
-    const [size, most] = [width * height, FACTS.max_upload_pixels].map(millions);
+    const [size, most] = [width * height, FACTS.max_upload_pixels].map(written);
     throw new UnfitFile("too_many_pixels", { name, size, most });
   }
   return { file, name, width, height };

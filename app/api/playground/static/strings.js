@@ -3,7 +3,7 @@
 export const STRINGS = {
   en: {
     other_language: "中文",
-    switch_language: "中文: switch to Chinese",
+    switch_language: "切换到中文",
     switch_theme: "Switch between light and dark",
     title: "SDXL-Turbo playground",
     prompt: "Prompt",
@@ -17,10 +17,10 @@ export const STRINGS = {
     note_fake: "There is no model here: it paints patterns, for testing clients.",
     note_model: "The model reads English. Try one of the examples.",
     service: "{model} model on {device}, {dtype}",
-    service_unknown: "What serves here is not known.",
+    service_unknown: "The service's status is unknown.",
     service_status: "not ready: {status}",
-    tokens: "{used} of 77 tokens",
-    truncated: "The prompt is longer than the 77 tokens that the model reads; its end was left out.",
+    tokens: "{used} of {most} tokens",
+    truncated: "The prompt is longer than the {most} tokens that the model reads; its end was left out.",
     pictures: "Pictures",
     history: "History",
     history_item: "Show again: {prompt}, seed {seed}",
@@ -41,13 +41,13 @@ export const STRINGS = {
     steps: "Steps",
     number: "Pictures",
     size: "Size",
-    size_auto: "As the start picture",
+    size_auto: "Aspect of the start picture",
     size_best: "{size}, best",
     seed: "Seed",
     lock: "Keep the seed",
     dice: "Draw another seed",
-    seed_kept: "Every picture has this seed.",
-    seed_drawn: "Each picture has a new seed.",
+    seed_kept: "Kept; several pictures count up from it.",
+    seed_drawn: "A new one is drawn each time.",
     seed_wrong: "A seed is a whole number from 0 to {most}.",
     key: "API key",
     key_hint: "Kept until this tab is closed.",
@@ -68,6 +68,7 @@ export const STRINGS = {
     made_steps: "{steps} steps",
     latency: "{ms} ms",
     queue: "queue",
+    decode: "upload",
     inference: "inference",
     encode: "encode",
     rest: "other",
@@ -92,8 +93,8 @@ export const STRINGS = {
     retrying: "It is tried again by itself.",
     try_now: "Try now",
     not_a_picture: "{name} is no PNG, JPEG or WebP picture.",
-    file_too_big: "{name} has {size} MB; the service takes up to {most} MB.",
-    too_many_pixels: "{name} has {size} megapixels; the service takes up to {most}.",
+    file_too_big: "{name} has {size} kB; the service takes up to {most} kB.",
+    too_many_pixels: "{name} has {size} pixels; the service takes up to {most}.",
     damaged: "{name} cannot be opened; it seems to be damaged.",
     licence_demo: "The demo model here is Apache 2.0; SDXL-Turbo itself has Stability AI's licence:",
     licence: "SDXL-Turbo has Stability AI's licence:",
@@ -107,9 +108,9 @@ export const STRINGS = {
   },
   zh: {
     other_language: "English",
-    switch_language: "English: 切换到英文",
+    switch_language: "Switch to English",
     switch_theme: "切换浅色与深色",
-    title: "SDXL-Turbo 演示",
+    title: "SDXL-Turbo 在线体验页",
     prompt: "提示词",
     prompt_hint: "描述一幅画（英文）",
     prompt_controls: "提示词中有看不见的控制字符，服务不接受。",
@@ -122,8 +123,8 @@ export const STRINGS = {
     service: "{model} 模型，运行于 {device}，{dtype}",
     service_unknown: "暂时无法得知服务状态。",
     service_status: "未就绪：{status}",
-    tokens: "{used} / 77 个词元",
-    truncated: "提示词超过模型可读的 77 个词元，末尾部分未被读取。",
+    tokens: "{used} / {most} 个词元",
+    truncated: "提示词超过模型可读的 {most} 个词元，末尾部分未被读取。",
     pictures: "图片",
     history: "历史",
     history_item: "再次显示：{prompt}，种子 {seed}",
@@ -143,13 +144,13 @@ export const STRINGS = {
     steps: "步数",
     number: "张数",
     size: "尺寸",
-    size_auto: "同起始图片",
+    size_auto: "同起始图片的宽高比",
     size_best: "{size}，最佳",
     seed: "种子",
     lock: "固定种子",
     dice: "换一个种子",
-    seed_kept: "每张图片都用这个种子。",
-    seed_drawn: "每张图片都换新种子。",
+    seed_kept: "保持不变；多张图片由此依次加一。",
+    seed_drawn: "每次都换新种子。",
     seed_wrong: "种子是 0 到 {most} 之间的整数。",
     key: "API 密钥",
     key_hint: "只保留到关闭此标签页为止。",
@@ -170,6 +171,7 @@ export const STRINGS = {
     made_steps: "{steps} 步",
     latency: "{ms} 毫秒",
     queue: "排队",
+    decode: "读图",
     inference: "推理",
     encode: "编码",
     rest: "其余",
@@ -194,8 +196,8 @@ export const STRINGS = {
     retrying: "将自动重试。",
     try_now: "立即重试",
     not_a_picture: "{name} 不是 PNG、JPEG 或 WebP 图片。",
-    file_too_big: "{name} 有 {size} MB，服务最多接受 {most} MB。",
-    too_many_pixels: "{name} 有 {size} 百万像素，服务最多接受 {most}。",
+    file_too_big: "{name} 有 {size} kB，服务最多接受 {most} kB。",
+    too_many_pixels: "{name} 有 {size} 像素，服务最多接受 {most}。",
     damaged: "{name} 无法打开，可能已损坏。",
     licence_demo: "此处的演示模型采用 Apache 2.0 许可；SDXL-Turbo 本身采用 Stability AI 的许可：",
     licence: "SDXL-Turbo 采用 Stability AI 的许可：",
@@ -217,6 +219,7 @@ export function chooseLanguage(chosen) {
   language = chosen in STRINGS ? chosen : navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
   document.documentElement.lang = HTML_LANG[language];
   document.title = t("title");
+  document.getElementById("language").lang = HTML_LANG[otherLanguage()];
   for (const element of document.querySelectorAll("[data-text]")) element.textContent = t(element.dataset.text);
   for (const element of document.querySelectorAll("[data-placeholder]")) {
     element.placeholder = t(element.dataset.placeholder);
@@ -229,6 +232,12 @@ export function chooseLanguage(chosen) {
 }
 
 export const otherLanguage = () => (language === "en" ? "zh" : "en");
+
+/** Put sentences one after another; Chinese has no space after its full stops. */
+export const sentences = (...texts) => texts.join(language === "zh" ? "" : " ");
+
+/** Write a number as the language does. */
+export const written = (number) => number.toLocaleString(HTML_LANG[language]);
 
 /** Return a text of the page. */
 export function t(key, values = {}) {
