@@ -78,6 +78,7 @@ export class Notice {
   }
 
   unhide() {
+    if (this.#isHidden && this.#said?.retryAt < performance.now()) this.#said = null; // nothing is waited for any more
     this.#isHidden = false;
     this.describe();
   }

@@ -98,10 +98,12 @@ function describeService() {
 }
 
 function exampleFor(text) {
-  return buttonFor(text, () => {
+  const button = buttonFor(text, () => {
     $("prompt").value = text;
     follow();
   });
+  button.title = text; // where it is cut
+  return button;
 }
 
 // Prompt and settings.
