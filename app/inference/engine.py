@@ -93,10 +93,14 @@ class Place:
 
     def __init__(self, time_left: asyncio.Timeout) -> None:
         self.time_left = time_left
-        self.waiting = True
         self.turn_at: float | None = None
         self.served = False
         self.ended_by: TurboError | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the device has not begun with it."""
+        return self.turn_at is None
 
     def end(self, error: TurboError) -> None:
         """Answer the request with `error`, now."""
@@ -253,7 +257,6 @@ class Engine:
 
         def on_turn() -> None:
             nonlocal queue_s
-            place.waiting = False
             place.turn_at = time.monotonic()
             queue_s = place.turn_at - entered
 
