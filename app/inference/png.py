@@ -81,8 +81,8 @@ def encode_png(pixels: Bytes, *, text: str | None = None, xmp: bytes | None = No
 
     Args:
         pixels: The picture, of shape (height, width, 3): red, green, blue. Need not be contiguous.
-        text: What stands under the keyword `parameters`: Latin-1 (tEXt, section 11.3.3.2) if it fits, else UTF-8 (iTXt,
-            section 11.3.3.4). Without it there is no such chunk.
+        text: What stands under the keyword `parameters`: Latin-1 without control characters (tEXt, section 11.3.3.2) if
+            it fits, else UTF-8 (iTXt, section 11.3.3.4). Without it there is no such chunk.
         xmp: An XMP packet. It and the text stand before the pixels, for readers that stop there.
 
     Raises:

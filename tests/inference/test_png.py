@@ -225,6 +225,7 @@ def test_grain_is_filtered_by_average_and_areas_by_paeth() -> None:
         ("a cat\nSteps: 1", b"tEXtparameters\0a cat\nSteps: 1"),
         ("café", b"tEXtparameters\0caf\xe9"),
         ("一只猫", b"iTXtparameters\0\0\0\0\0" + "一只猫".encode()),
+        ("a\x80b", b"iTXtparameters\0\0\0\0\0a\xc2\x80b"),
     ],
 )
 def test_text_is_latin_1_where_it_fits_and_else_utf_8(text: str, content: bytes) -> None:
