@@ -1,0 +1,54 @@
+"""The end: whoever stops the service gives it the time to drain, and ten seconds for the rest."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from app import server
+from app.settings import Settings
+from tests.deploy.manifests import documents, manifests
+
+ROOT = Path(__file__).parents[2]
+
+
+def grace_periods() -> Iterator[tuple[str, float, str | None]]:
+    """Every grace period that is shipped, in seconds, and TURBO_DRAIN_S as it is set there."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    for name, service in services.items():
+        if service.get("command") == ["serve"]:
+            yield name, float(service["stop_grace_period"].removesuffix("s")), service["environment"]["TURBO_DRAIN_S"]
+    for unit in (ROOT / "deploy").rglob("*.service"):
+        text = unit.read_text(encoding="utf-8")
+        drain_s = re.search(r"^Environment=.*TURBO_DRAIN_S=(\S+)", text, re.MULTILINE)
+        (grace_s,) = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
+        yield unit.name, float(grace_s), drain_s and drain_s[1]
+    for document in documents():
+        for command in re.findall(
+            r"^docker run [^`]*?sdxl-turbo-server.*?(?<!\\)$",
+            document.read_text(encoding="utf-8"),
+            re.DOTALL | re.MULTILINE,
+        ):
+            drain_s, grace = (re.search(rf"{name}[= ](\S+)", command) for name in ("TURBO_DRAIN_S", "--stop-timeout"))
+            assert grace, f"Docker would kill it after ten seconds: {command}"
+            yield document.name, float(grace[1]), drain_s and drain_s[1]
+    for manifest in manifests():
+        pod = manifest["spec"]["template"]["spec"]
+        for container in pod["containers"]:
+            drain_s = {one["name"]: one["value"] for one in container["env"]}.get("TURBO_DRAIN_S")
+            yield container["name"], pod["terminationGracePeriodSeconds"], drain_s
+
+
+def test_every_grace_period_is_the_time_to_drain_and_ten_seconds_more() -> None:
+    found = list(grace_periods())
+    assert len(found) == 6
+    for name, grace_s, drain_s in found:
+        assert grace_s == float(drain_s or Settings().drain_s) + 10, name
+
+
+def test_what_the_end_takes_beside_the_drain_fits_into_the_ten_seconds() -> None:
+    (deployment,) = manifests()
+    (serve,) = deployment["spec"]["template"]["spec"]["containers"]
+    before_s = int(serve["lifecycle"]["preStop"]["exec"]["command"][-1])
+    assert before_s + server._LAST_BYTES_S + 1 < 10  # noqa: SLF001 - a second for ticks and for saying good-bye
