@@ -1,48 +1,62 @@
-# The service's images. `docker build --target cpu .` needs no accelerator; `--target npu` is for Huawei Ascend, on a CANN
-# image. Both carry the demo model.
+# The service's images, each with the demo model: `docker build --target cpu .` needs no accelerator, `--target cuda` is for NVIDIA
+# GPUs, `--target npu` for Huawei Ascend, on a CANN image.
 #
 # BASE_IMAGE is any Linux image with bash, python3 (3.11 to 3.13) and its venv module; the stages that build and those that run
 # share it, so that the environment made in the one works in the other. For npu:
 #   --build-arg BASE_IMAGE=quay.io/ascend/cann:9.1.0-910b-ubuntu22.04-py3.12
+# TORCH_INDEX is where torch comes from; each target has its own.
 ARG BASE_IMAGE=python:3.12-slim-bookworm
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 FROM ${BASE_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
 COPY pyproject.toml ./
-# Not with the base image's packages: which those are, and how old, differs from image to image.
-RUN python3 -m venv /opt/venv && mkdir /weights
+# What installs stands beside /opt/venv, which alone goes into the images. Not with the base image's packages: which those are, and
+# how old, differs from image to image.
+RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/venv && mkdir /weights \
+    && /opt/build/bin/pip install "$(sed -n 's/^ *"\(cyclonedx-bom[^"]*\)".*/\1/p' pyproject.toml)"
+COPY deploy/finish-environment /opt/build/bin/
+ENV PATH=/opt/build/bin:${PATH} PIP_PYTHON=/opt/venv/bin/python
 
 FROM build AS build-cpu
-ARG TORCH_INDEX
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # torch by itself: it is the largest layer and changes least. Its version range stands in pyproject.toml alone.
-RUN /opt/venv/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" \
+RUN /opt/build/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" \
        "$(sed -n 's/^cpu = \["\(torch[^"]*\)"\]$/\1/p' pyproject.toml)"
 COPY README.md LICENSE ./
 COPY app ./app
-RUN /opt/venv/bin/pip install ".[cpu]"
+# Headers and setuptools are for who compiles, which the service does on accelerators alone.
+RUN /opt/build/bin/pip install ".[cpu]" && /opt/build/bin/pip uninstall --yes setuptools \
+    && finish-environment torch/include
+
+FROM build AS build-cuda
+# The CUDA that torch's own wheel on PyPI has. An older driver takes an older one: .../whl/cu126.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cu130
+RUN /opt/build/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" \
+       "$(sed -n 's/^cuda = \["\(torch[^"]*\)"\]$/\1/p' pyproject.toml)"
+COPY README.md LICENSE ./
+COPY app ./app
+RUN /opt/build/bin/pip install ".[cuda]" && finish-environment
 
 FROM build AS build-npu
-ARG TORCH_INDEX
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # Another torch_npu than the one that pyproject.toml pins.
 ARG TORCH_NPU=
 # torch_npu X.Y.Z.postN requires torch X.Y.Z, and torch's CPU build is the one that it extends.
 RUN if [ -n "${TORCH_NPU}" ]; then sed -i "s/\"torch-npu==[^\"]*\"/\"torch-npu==${TORCH_NPU}\"/" pyproject.toml; fi \
     && torch=$(sed -n 's/.*"torch-npu==\([0-9.]*[0-9]\).*/\1/p' pyproject.toml) \
-    && /opt/venv/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" "torch==${torch}"
+    && /opt/build/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" "torch==${torch}"
 COPY README.md LICENSE ./
 COPY app ./app
-RUN /opt/venv/bin/pip install ".[npu]"
+RUN /opt/build/bin/pip install ".[npu]" && finish-environment
 
 FROM ${BASE_IMAGE} AS runtime
-LABEL org.opencontainers.image.title="sdxl-turbo-server" \
-      org.opencontainers.image.licenses="Apache-2.0"
 # The user has a name and a home there: torch names a cache after the user, and CANN's log folder is below this home, whatever
 # HOME says.
 RUN echo "turbo:x:10001:10001::/tmp:/usr/sbin/nologin" >> /etc/passwd && echo "turbo:x:10001:" >> /etc/group
 # Empty, and owned by the user, so that a volume that is laid over it can be pulled into.
 COPY --from=build --chown=10001:10001 /weights /weights
+COPY deploy/healthcheck.py /opt/
 # HOME is where libraries may leave caches: the only place that can be written when the root is read-only.
 ENV PATH=/opt/venv/bin:${PATH} \
     HOME=/tmp \
@@ -56,10 +70,17 @@ USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 # The start period is for gigabytes of weights on a slow disk. A service that cannot start exits, and the first success ends it.
-HEALTHCHECK --interval=15s --timeout=5s --start-period=600s --retries=3 \
-    CMD ["python", "-c", "import http.client, os, sys; ready = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('TURBO_PORT') or 8000), timeout=4); ready.request('GET', '/healthz/ready'); sys.exit(ready.getresponse().status != 200)"]
+HEALTHCHECK --interval=15s --timeout=5s --start-period=600s --retries=3 CMD ["python", "/opt/healthcheck.py"]
 ENTRYPOINT ["python", "-m", "app"]
 CMD ["serve"]
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+ARG SOURCE=
+LABEL org.opencontainers.image.title="sdxl-turbo-server" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}"
 
 FROM runtime AS npu
 LABEL org.opencontainers.image.description="SDXL-Turbo behind HTTP, for Huawei Ascend NPUs"
@@ -67,6 +88,7 @@ LABEL org.opencontainers.image.description="SDXL-Turbo behind HTTP, for Huawei A
 COPY --chmod=755 deploy/python-with-cann /opt/cann/bin/python
 COPY --chmod=755 deploy/python-with-cann /opt/cann/bin/python3
 COPY --from=build-npu /opt/venv /opt/venv
+COPY --from=build-npu /usr/share/sbom /usr/share/sbom
 # TASK_QUEUE_ENABLE: with 2 an operator that finds no memory for its workspace ends the queue, and with it the process; with 1
 # it raises OutOfMemoryError, and the request alone fails (NPUWorkspaceAllocator and OpParamMaker.cpp in Ascend/pytorch).
 # TURBO_DEVICE: on a host whose NPUs the container does not see it ends with a reason, and does not run on CPU.
@@ -74,6 +96,16 @@ ENV PATH=/opt/cann/bin:${PATH} \
     TASK_QUEUE_ENABLE=1 \
     TURBO_DEVICE=npu
 
+FROM runtime AS cuda
+LABEL org.opencontainers.image.description="SDXL-Turbo behind HTTP, for NVIDIA GPUs"
+COPY --from=build-cuda /opt/venv /opt/venv
+COPY --from=build-cuda /usr/share/sbom /usr/share/sbom
+# NVIDIA_*: which GPUs, and which of the driver's libraries, NVIDIA's container runtime mounts. TURBO_DEVICE: as above.
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    TURBO_DEVICE=cuda
+
 FROM runtime AS cpu
 LABEL org.opencontainers.image.description="SDXL-Turbo behind HTTP, for CPU"
 COPY --from=build-cpu /opt/venv /opt/venv
+COPY --from=build-cpu /usr/share/sbom /usr/share/sbom

@@ -1,0 +1,17 @@
+"""Docker's health check: is the service in this container ready? It says why not, and `docker inspect` shows that."""  # noqa: INP001 - a script
+
+import http.client
+import os
+import sys
+
+# 0.0.0.0 and :: are this machine for who connects, too.
+host = os.environ.get("TURBO_HOST") or "127.0.0.1"
+port = int(os.environ.get("TURBO_PORT") or 8000)
+connection = http.client.HTTPConnection(host, port, timeout=4)
+try:
+    connection.request("GET", "/healthz/ready")
+    answer = connection.getresponse()
+    body = answer.read().decode()
+except (OSError, http.client.HTTPException) as error:
+    sys.exit(f"{host}, port {port}: {error or type(error).__name__}")
+sys.exit(None if answer.status == http.HTTPStatus.OK else body)
