@@ -15,28 +15,27 @@ COPY pyproject.toml ./
 # how old, differs from image to image.
 RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/venv && mkdir /weights \
     && /opt/build/bin/pip install "$(sed -n 's/^ *"\(cyclonedx-bom[^"]*\)".*/\1/p' pyproject.toml)"
-COPY deploy/finish-environment /opt/build/bin/
-ENV PATH=/opt/build/bin:${PATH} PIP_PYTHON=/opt/venv/bin/python
+ENV PIP_PYTHON=/opt/venv/bin/python
 
 FROM build AS build-cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # torch by itself: it is the largest layer and changes least. Its version range stands in pyproject.toml alone.
 RUN /opt/build/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" \
        "$(sed -n 's/^cpu = \["\(torch[^"]*\)"\]$/\1/p' pyproject.toml)"
-COPY README.md LICENSE ./
+COPY deploy/finish-environment README.md LICENSE ./
 COPY app ./app
 # Headers and setuptools are for who compiles, which the service does on accelerators alone.
 RUN /opt/build/bin/pip install ".[cpu]" && /opt/build/bin/pip uninstall --yes setuptools \
-    && finish-environment torch/include
+    && ./finish-environment torch/include
 
 FROM build AS build-cuda
-# The CUDA that torch's own wheel on PyPI has. An older driver takes an older one: .../whl/cu126.
+# CUDA 13.0, as in torch's wheels on PyPI.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cu130
 RUN /opt/build/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" \
        "$(sed -n 's/^cuda = \["\(torch[^"]*\)"\]$/\1/p' pyproject.toml)"
-COPY README.md LICENSE ./
+COPY deploy/finish-environment README.md LICENSE ./
 COPY app ./app
-RUN /opt/build/bin/pip install ".[cuda]" && finish-environment
+RUN /opt/build/bin/pip install ".[cuda]" && ./finish-environment
 
 FROM build AS build-npu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -46,9 +45,9 @@ ARG TORCH_NPU=
 RUN if [ -n "${TORCH_NPU}" ]; then sed -i "s/\"torch-npu==[^\"]*\"/\"torch-npu==${TORCH_NPU}\"/" pyproject.toml; fi \
     && torch=$(sed -n 's/.*"torch-npu==\([0-9.]*[0-9]\).*/\1/p' pyproject.toml) \
     && /opt/build/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" "torch==${torch}"
-COPY README.md LICENSE ./
+COPY deploy/finish-environment README.md LICENSE ./
 COPY app ./app
-RUN /opt/build/bin/pip install ".[npu]" && finish-environment
+RUN /opt/build/bin/pip install ".[npu]" && ./finish-environment
 
 FROM ${BASE_IMAGE} AS runtime
 # The user has a name and a home there: torch names a cache after the user, and CANN's log folder is below this home, whatever
