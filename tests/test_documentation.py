@@ -109,7 +109,17 @@ def check_pip(call: Call) -> None:
 
 def check_docker(call: Call) -> None:
     command, *arguments = call.arguments
-    {"build": _check_docker_build, "run": _check_docker_run, "compose": _check_docker_compose}[command](arguments)
+    {
+        "build": _check_docker_build,
+        "run": _check_docker_run,
+        "compose": _check_docker_compose,
+        "create": lambda images: _assert_image_of_ours(images[0]),
+        "cp": _check_docker_cp,
+        "rm": lambda _: None,
+        "tag": lambda images: _assert_image_of_ours(images[0]),
+        "push": lambda _: None,
+        "inspect": lambda _: None,
+    }[command](arguments)
 
 
 def _check_docker_build(arguments: Sequence[str]) -> None:
@@ -125,12 +135,31 @@ def _check_docker_build(arguments: Sequence[str]) -> None:
 
 def _check_docker_run(arguments: Sequence[str]) -> None:
     options = _Options(
-        "--stop-timeout", "-e", "-p", "-v", "--group-add", "--tmpfs", "--cap-drop", flags=["--rm", "--read-only"]
+        *(
+            "--stop-timeout",
+            "-e",
+            "-p",
+            "-v",
+            "--group-add",
+            "--tmpfs",
+            "--cap-drop",
+            "--security-opt",
+            "--gpus",
+            "--network",
+        ),
+        *("--memory", "--name"),
+        flags=["--rm", "-d", "--read-only"],
     ).parse_args(arguments)
     image, *command = options.rest
     _assert_image_of_ours(image)
     variables = dict(variable.split("=", 1) for variable in options.e)
     check_python(Call(["-m", "app", *(command or ["serve"])], variables))
+
+
+def _check_docker_cp(arguments: Sequence[str]) -> None:
+    """Check that the image has the file: what finishes its environment writes it."""
+    source, _ = arguments
+    assert source.partition(":")[2] in (ROOT / "deploy/finish-environment").read_text(encoding="utf-8")
 
 
 def _assert_image_of_ours(image: str) -> None:
@@ -191,6 +220,7 @@ STAND_INS: dict[str, tuple[Callable[[Call], None], str]] = {
         check_docker,
         "is not there; targets, build arguments, images, profiles, services and commands are looked up",
     ),
+    "git": (check_nothing, "asks for the commit of a checkout"),
     "cp": (check_copy, "writes to /etc; the file has to be there"),
     "systemctl": (check_systemctl, "needs systemd; the unit has to be there"),
     "prometheus": (check_prometheus, "does not end; the configuration has to be there"),
