@@ -109,17 +109,16 @@ def check_pip(call: Call) -> None:
 
 def check_docker(call: Call) -> None:
     command, *arguments = call.arguments
-    {
+    checks: dict[str, Callable[[Sequence[str]], None]] = {
         "build": _check_docker_build,
         "run": _check_docker_run,
         "compose": _check_docker_compose,
-        "create": lambda images: _assert_image_of_ours(images[0]),
+        "create": lambda arguments: _assert_image_of_ours(*arguments),
         "cp": _check_docker_cp,
-        "rm": lambda _: None,
-        "tag": lambda images: _assert_image_of_ours(images[0]),
-        "push": lambda _: None,
-        "inspect": lambda _: None,
-    }[command](arguments)
+        "tag": lambda arguments: _assert_image_of_ours(arguments[0]),
+    }
+    if command not in ("inspect", "push", "rm"):
+        checks[command](arguments)
 
 
 def _check_docker_build(arguments: Sequence[str]) -> None:
