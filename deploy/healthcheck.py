@@ -13,5 +13,5 @@ try:
     answer = connection.getresponse()
     body = answer.read().decode()
 except (OSError, http.client.HTTPException) as error:
-    sys.exit(f"{host}, port {port}: {error or type(error).__name__}")
+    sys.exit(f"{host}, port {port}: {error}")
 sys.exit(None if answer.status == http.HTTPStatus.OK else body)
