@@ -84,7 +84,9 @@ def test_an_image_names_the_service_s_version() -> None:
 
 
 def test_what_the_dockerfile_copies_is_let_into_the_build() -> None:
-    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[0] == "!"}
+    let_in = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")
+    }
     copied = [line.split()[1:-1] for instructions in stages().values() for line in instructions if line[:5] == "COPY "]
     files = {word for words in copied for word in words if not words[0].startswith("--from") and word[:2] != "--"}
     assert files == let_in
