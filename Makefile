@@ -15,7 +15,7 @@ SYSTEM_PROGRAMS ?= chromium curl docker-compose exiftool haproxy node openssl pr
 SYSTEM_PACKAGES := chromium curl docker-compose haproxy libimage-exiftool-perl nodejs openssl prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: help run system-programs pull test test-service test-models test-long coverage lint check-pins audit sbom licences docs format bench soak train-demo eval-demo clean
+.PHONY: help run system-programs pull test test-service test-models test-long coverage lint check-pins check-deploy audit sbom licences docs format bench soak train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -66,6 +66,9 @@ check-pins: $(VENV)/.test ## Find wheels for all that the Ascend image pins and 
 	  || { echo "The npu extra of pyproject.toml cannot be installed with Python $$python on $$machine."; exit 1; }; \
 	  echo "Python $$python, $$machine: $$(echo "$$pins" | grep '^torch' | xargs)"; \
 	done; done
+
+check-deploy: $(VENV)/.test ## Render deploy/kubernetes, and hold it to Kubernetes' schemas and to the service; asks no cluster
+	@$(BIN)/python -m tools.check_deploy
 
 # AUDIT takes options of pip-audit: make audit AUDIT="--vulnerability-service osv"
 audit: $(VENV)/.test ## Look for known vulnerabilities in what the service installs; asks PyPI
