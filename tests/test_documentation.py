@@ -31,8 +31,10 @@ from app.main import create_app
 from app.settings import Settings, unknown_variables
 from app.weights.source import FolderSource, parse_source
 from tests.conftest import opened, program, serving
+from tests.deploy.manifests import need_renderer
 from tests.documents import DOCUMENTS, ROOT, Block, document
 from tests.gate import GatedPipeline
+from tools import check_deploy
 
 REAL = ("bash", "cat", "chmod", "curl", "exiftool", "node", "openssl", "sed", "rm")
 """Programs of the system that blocks may use."""
@@ -203,6 +205,25 @@ def check_prometheus(call: Call) -> None:
     assert (ROOT / config).is_file()
 
 
+def check_kubectl(call: Call) -> None:
+    """Check that folders are right, and that names are those of objects in there or of Secrets that they want."""
+    need_renderer()
+    for folder in (one for one in call.arguments if one.startswith("deploy/")):
+        assert not list(check_deploy.complaints(check_deploy.render(ROOT / folder)))
+    overlay, components = check_deploy.KUBERNETES / "overlays/npu", ("api-keys", "autoscaling", "service-monitor")
+    manifests = check_deploy.render_with(overlay, [check_deploy.KUBERNETES / "components" / one for one in components])
+    names = {f"{one['kind'].lower()}/{one['metadata']['name']}" for one in manifests}
+    for name in (one for one in call.arguments if re.match(r"(deployment|service|horizontalpodautoscaler)/", one)):
+        assert name in names, f"no {name}"
+    if call.arguments[:3] == ["create", "secret", "generic"]:
+        assert f"secretName: {call.arguments[3]}" in yaml.safe_dump_all(manifests)
+
+
+def check_helm(call: Call) -> None:
+    values = call.arguments[call.arguments.index("--values") + 1]
+    assert (ROOT / values).is_file()
+
+
 def check_nothing(_: Call) -> None:
     """Check nothing: that the block's syntax is right is all there is."""
 
@@ -223,6 +244,8 @@ STAND_INS: dict[str, tuple[Callable[[Call], None], str]] = {
     "cp": (check_copy, "writes to /etc; the file has to be there"),
     "systemctl": (check_systemctl, "needs systemd; the unit has to be there"),
     "prometheus": (check_prometheus, "does not end; the configuration has to be there"),
+    "kubectl": (check_kubectl, "needs a cluster; folders are rendered and checked, and names looked up in them"),
+    "helm": (check_helm, "needs a cluster; the file of values has to be there"),
     "useradd": (check_nothing, "changes the system"),
     "pre-commit": (check_nothing, "writes into .git"),
     "stat": (check_nothing, "asks for an NPU's device file"),
