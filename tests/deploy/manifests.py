@@ -30,7 +30,7 @@ def _pod(manifest: Manifest) -> Manifest:
 
 
 def need_renderer() -> None:
-    """Skip a test where nothing renders deploy/kubernetes, but fail in CI. Debian's kubectl is too old to be asked for."""
+    """Skip a test where nothing renders deploy/kubernetes, but fail in CI. Debian's kubectl is too old for it."""
     if check_deploy.renderer() is None:
         fail_or_skip = pytest.fail if "CI" in os.environ else pytest.skip
         fail_or_skip(check_deploy.HOW_TO_INSTALL)
