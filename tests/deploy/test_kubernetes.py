@@ -70,10 +70,13 @@ def test_an_accelerator_is_asked_for_once_and_its_name_stands_in_one_place(overl
     assert name in {cell.text.strip("`") for cell in cells("resource")}
 
 
-def test_an_overlay_has_one_image_for_all_its_containers() -> None:
+def test_an_overlay_has_one_image_for_all_its_containers_and_the_dockerfile_its_target() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     for overlay in (KUBERNETES / "overlays").iterdir():
         (image,) = {container["image"] for container in check_deploy.containers(pod(render(overlay)))}
-        assert image == f"sdxl-turbo-server:{overlay.name.partition('-')[0]}"
+        target = overlay.name.partition("-")[0]
+        assert image == f"sdxl-turbo-server:{target}"
+        assert re.search(rf"^FROM .* AS {target}$", dockerfile, re.MULTILINE)
 
 
 def test_the_driver_s_files_are_those_that_compose_mounts() -> None:
