@@ -196,8 +196,15 @@ def check_copy(call: Call) -> None:
 
 
 def check_systemctl(call: Call) -> None:
-    *_, unit = call.arguments
-    assert (ROOT / f"deploy/systemd/{unit}.service").is_file()
+    _, *words = call.arguments
+    for unit in (word for word in words if not word.startswith("-") and word != "haproxy"):
+        file = re.sub(r"@\d+$", "@", unit)
+        assert (ROOT / f"deploy/systemd/{file}.service").is_file(), f"no unit {unit}"
+
+
+def check_haproxy(call: Call) -> None:
+    config = _Options("-f", flags=["-c"]).parse_args(call.arguments).f
+    subprocess.run([program("haproxy"), "-c", "-f", *(ROOT / file for file in config)], check=True)
 
 
 def check_prometheus(call: Call) -> None:
@@ -242,7 +249,8 @@ STAND_INS: dict[str, tuple[Callable[[Call], None], str]] = {
     ),
     "git": (check_nothing, "asks for the commit of a checkout"),
     "cp": (check_copy, "writes to /etc; the file has to be there"),
-    "systemctl": (check_systemctl, "needs systemd; the unit has to be there"),
+    "systemctl": (check_systemctl, "needs systemd; the units have to be there"),
+    "haproxy": (check_haproxy, "finds its configuration in this repository; run there"),
     "prometheus": (check_prometheus, "does not end; the configuration has to be there"),
     "kubectl": (check_kubectl, "needs a cluster; folders are rendered and checked, and names looked up in them"),
     "helm": (check_helm, "needs a cluster; the file of values has to be there"),
