@@ -11,8 +11,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 WATERMARK := $(shell sed -n 's/^watermark = \["\(.*\)"\]$$/\1/p' pyproject.toml)
 TORCH := $(shell sed -n 's/^cpu = \["\(torch[^"]*\)"\]$$/\1/p' pyproject.toml)
 # What some tests start, and the Debian packages that have it. Set SYSTEM_PROGRAMS= to do without.
-SYSTEM_PROGRAMS ?= chromium curl docker-compose exiftool haproxy node openssl prometheus promtool
-SYSTEM_PACKAGES := chromium curl docker-compose haproxy libimage-exiftool-perl nodejs openssl prometheus
+SYSTEM_PROGRAMS ?= chromium curl docker-compose exiftool haproxy node openssl prometheus promtool systemd-analyze
+SYSTEM_PACKAGES := chromium curl docker-compose haproxy libimage-exiftool-perl nodejs openssl prometheus systemd
 
 .DEFAULT_GOAL := help
 .PHONY: help run system-programs pull test test-service test-models test-long coverage lint check-pins check-deploy audit sbom licences docs format bench soak train-demo eval-demo clean
