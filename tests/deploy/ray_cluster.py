@@ -1,0 +1,158 @@
+"""A Ray cluster on loopback, for tests: started as an operator starts it, and ended with all its processes."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+import yaml
+from pydantic import PydanticDeprecatedSince20
+
+if TYPE_CHECKING:
+    from ray.serve.schema import ServeDeploySchema
+
+ROOT = Path(__file__).parents[2]
+
+T = TypeVar("T")
+
+_START_LIMIT_S = 100
+
+
+class Cluster:
+    """One node. Applications are deployed as `serve deploy` does it, over the dashboard's REST API."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # Ray asks for these in advance. They are free now, and others' only by a great chance when Ray binds them.
+        gcs, dashboard, client, self.http_port = free_ports(4)
+        self._api = f"http://127.0.0.1:{dashboard}/api/serve/applications/"
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{ROOT / 'deploy/ray'}:{ROOT}",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # one node, all of it on loopback
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        ray = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--log-color=false"]
+        ports = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+        node = ["--num-cpus=2", '--resources={"NPU": 2}', "--include-log-monitor=false"]
+        # Not in /dev/shm, which containers have little of.
+        store = ["--object-store-memory=80000000", f"--plasma-directory={folder}", f"--temp-dir={folder}"]
+        self._log = folder / "ray.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*ray, *ports, *node, *store],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def wait_until_started(self) -> None:
+        self.wait_for(lambda: httpx.get(self._api).is_success)
+
+    def deploy(self, *applications: dict[str, Any]) -> None:
+        """Have these run, and no others; returns at once."""
+        config = {"http_options": {"host": "127.0.0.1", "port": self.http_port}, "applications": applications}
+        response = httpx.put(self._api, json=config, timeout=60)
+        assert response.is_success, response.text
+
+    def details(self, application: str) -> dict[str, Any]:
+        """What Ray says of an application's deployment."""
+        response = httpx.get(self._api, timeout=60)
+        deployment: dict[str, Any] = response.json()["applications"][application]["deployments"]["SdxlTurbo"]
+        return deployment
+
+    def running(self, application: str) -> set[int]:
+        """The process ids of the replicas that run."""
+        replicas = self.details(application)["replicas"]
+        return {replica["pid"] for replica in replicas if replica["state"] == "RUNNING"}
+
+    def wait_for_replicas(self, application: str, number: int, *, but: Collection[int] = ()) -> set[int]:
+        """Wait until so many replicas run, none of which is among `but`, and return their process ids."""
+
+        def found() -> set[int]:
+            pids = self.running(application)
+            return pids if len(pids) == number and not pids.intersection(but) else set()
+
+        return self.wait_for(found)
+
+    def wait_for(self, ask: Callable[[], T]) -> T:
+        """Ask until there is an answer that counts; what is not there yet may raise."""
+        until = time.monotonic() + _START_LIMIT_S
+        while time.monotonic() < until:
+            with contextlib.suppress(httpx.HTTPError, KeyError):
+                if answer := ask():
+                    return answer
+            assert self._process.poll() is None, self._log.read_text(encoding="utf-8")
+            time.sleep(0.1)
+        raise AssertionError(f"not within {_START_LIMIT_S} s:\n{self._log.read_text(encoding='utf-8')}\n{self.logs()}")
+
+    def logs(self) -> str:
+        """What the workers wrote."""
+        files = self.folder.glob("session_*/logs/worker-*.err")
+        return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in set(map(Path.resolve, files)))
+
+    def end(self) -> None:
+        """End every process of the cluster, at once: a soft end of Ray takes half a minute."""
+        while pids := session_members(self._process.pid):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+        self._process.wait()
+
+
+def read_config(file: Path) -> "ServeDeploySchema":
+    """Read a configuration for `serve deploy` as Ray does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PydanticDeprecatedSince20)  # Ray's own declarations
+        from ray.serve.schema import ServeDeploySchema  # noqa: PLC0415 - takes a second
+
+    return ServeDeploySchema.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+@contextlib.contextmanager
+def ray_cluster() -> Iterator[Cluster]:
+    # Directly in /tmp: a path of a socket has 107 characters, of which Ray takes 70.
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        cluster = Cluster(folder)
+        stack.callback(cluster.end)
+        yield cluster
+
+
+def session_members(session: int) -> list[int]:
+    """The processes of a session (proc(5)) that have not ended; Ray's stay in that of `ray start`."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text(encoding="utf-8").rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def free_ports(number: int) -> list[int]:
+    """TCP ports of loopback that nobody listens on, outside of the range from which workers get theirs."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
