@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -26,7 +27,8 @@ ROOT = Path(__file__).parents[2]
 
 T = TypeVar("T")
 
-_START_LIMIT_S = 100
+_APPLICATIONS = "/api/serve/applications/"
+_PATIENCE_S = 180
 
 
 class Cluster:
@@ -36,10 +38,15 @@ class Cluster:
         self.folder = folder
         # Ray asks for these in advance. They are free now, and others' only by a great chance when Ray binds them.
         gcs, dashboard, client, self.http_port = free_ports(4)
-        self._api = f"http://127.0.0.1:{dashboard}/api/serve/applications/"
+        token = secrets.token_hex()
+        self._api = httpx.Client(
+            base_url=f"http://127.0.0.1:{dashboard}", headers={"Authorization": f"Bearer {token}"}, timeout=60
+        )
         environment = os.environ | {
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": f"{ROOT / 'deploy/ray'}:{ROOT}",
+            "RAY_AUTH_MODE": "token",  # if unset, whether there is one depends on what lies in the user's home
+            "RAY_AUTH_TOKEN": token,
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # one node, all of it on loopback
             "RAY_USAGE_STATS_ENABLED": "0",
         }
@@ -64,17 +71,17 @@ class Cluster:
         return f"http://127.0.0.1:{self.http_port}"
 
     def wait_until_started(self) -> None:
-        self.wait_for(lambda: httpx.get(self._api).is_success)
+        self.wait_for(lambda: self._api.get(_APPLICATIONS).is_success)
 
     def deploy(self, *applications: dict[str, Any]) -> None:
         """Have these run, and no others; returns at once."""
         config = {"http_options": {"host": "127.0.0.1", "port": self.http_port}, "applications": applications}
-        response = httpx.put(self._api, json=config, timeout=60)
+        response = self._api.put(_APPLICATIONS, json=config)
         assert response.is_success, response.text
 
     def details(self, application: str) -> dict[str, Any]:
         """What Ray says of an application's deployment."""
-        response = httpx.get(self._api, timeout=60)
+        response = self._api.get(_APPLICATIONS)
         deployment: dict[str, Any] = response.json()["applications"][application]["deployments"]["SdxlTurbo"]
         return deployment
 
@@ -94,14 +101,14 @@ class Cluster:
 
     def wait_for(self, ask: Callable[[], T]) -> T:
         """Ask until there is an answer that counts; what is not there yet may raise."""
-        until = time.monotonic() + _START_LIMIT_S
+        until = time.monotonic() + _PATIENCE_S
         while time.monotonic() < until:
             with contextlib.suppress(httpx.HTTPError, KeyError):
                 if answer := ask():
                     return answer
             assert self._process.poll() is None, self._log.read_text(encoding="utf-8")
             time.sleep(0.1)
-        raise AssertionError(f"not within {_START_LIMIT_S} s:\n{self._log.read_text(encoding='utf-8')}\n{self.logs()}")
+        raise AssertionError(f"not within {_PATIENCE_S} s:\n{self._log.read_text(encoding='utf-8')}\n{self.logs()}")
 
     def logs(self) -> str:
         """What the workers wrote."""
@@ -110,6 +117,7 @@ class Cluster:
 
     def end(self) -> None:
         """End every process of the cluster, at once: a soft end of Ray takes half a minute."""
+        self._api.close()
         while pids := session_members(self._process.pid):
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):

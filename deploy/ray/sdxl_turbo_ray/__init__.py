@@ -17,7 +17,7 @@ from app.telemetry import configure_logging
 _DEVICE_LOST = 4
 """The process's exit code then; as without Ray."""
 
-_LAST_ANSWERS_S = 1
+_LAST_ANSWERS_S = 2
 """Seconds that answers have to leave the process once the device is lost: whoever waited has been told by then."""
 
 _BEYOND_DRAIN_S = 10
