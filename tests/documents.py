@@ -12,7 +12,17 @@ from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[1]
 
-FOLDERS = (".", "app/weights/demo", "benchmarks", "deploy", "deploy/kubernetes", "docs", "examples", "training")
+FOLDERS = (
+    ".",
+    "app/weights/demo",
+    "benchmarks",
+    "deploy",
+    "deploy/kubernetes",
+    "deploy/ray",
+    "docs",
+    "examples",
+    "training",
+)
 
 DOCUMENTS = sorted(file.relative_to(ROOT).as_posix() for folder in FOLDERS for file in (ROOT / folder).glob("*.md"))
 

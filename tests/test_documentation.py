@@ -8,6 +8,7 @@ block with a command that nobody has thought of fails.
 
 import argparse
 import ast
+import importlib
 import importlib.util
 import json
 import os
@@ -32,6 +33,7 @@ from app.settings import Settings, unknown_variables
 from app.weights.source import FolderSource, parse_source
 from tests.conftest import opened, program, serving
 from tests.deploy.manifests import need_renderer
+from tests.deploy.ray_cluster import importing_ray, read_config
 from tests.documents import DOCUMENTS, ROOT, Block, document
 from tests.gate import GatedPipeline
 from tools import check_deploy
@@ -231,6 +233,26 @@ def check_helm(call: Call) -> None:
     assert (ROOT / values).is_file()
 
 
+def check_ray(call: Call) -> None:
+    """Check that Ray knows the command and its options."""
+    with importing_ray():
+        from ray.scripts.scripts import cli  # noqa: PLC0415 - takes a second
+    name, *arguments = call.arguments
+    cli.commands[name].make_context(name, arguments)
+
+
+def check_serve(call: Call) -> None:
+    """Check likewise, and of a file to deploy that Ray takes it and that what it imports is there."""
+    with importing_ray():
+        from ray.serve.scripts import cli  # noqa: PLC0415 - takes a second
+    name, *arguments = call.arguments
+    context = cli.commands[name].make_context(name, arguments)
+    if name == "deploy":
+        for application in read_config(ROOT / context.params["config_or_import_path"]).applications:
+            module, _, function = application.import_path.partition(":")
+            assert callable(getattr(importlib.import_module(module), function))
+
+
 def check_nothing(_: Call) -> None:
     """Check nothing: that the block's syntax is right is all there is."""
 
@@ -251,6 +273,9 @@ STAND_INS: dict[str, tuple[Callable[[Call], None], str]] = {
     "cp": (check_copy, "writes to /etc; the file has to be there"),
     "systemctl": (check_systemctl, "needs systemd; the units have to be there"),
     "haproxy": (check_haproxy, "finds its configuration in this repository; run there"),
+    "systemctl": (check_systemctl, "needs systemd; the unit has to be there"),
+    "ray": (check_ray, "starts a cluster that stays; the command and its options are read"),
+    "serve": (check_serve, "asks that cluster; options are read, and a configuration is Ray's to check"),
     "prometheus": (check_prometheus, "does not end; the configuration has to be there"),
     "kubectl": (check_kubectl, "needs a cluster; folders are rendered and checked, and names looked up in them"),
     "helm": (check_helm, "needs a cluster; the file of values has to be there"),

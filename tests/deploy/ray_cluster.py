@@ -126,10 +126,17 @@ class Cluster:
         self._process.wait()
 
 
+@contextlib.contextmanager
+def importing_ray() -> Iterator[None]:
+    """Let pass what Ray's own declarations are warned of when they are imported."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PydanticDeprecatedSince20)
+        yield
+
+
 def read_config(file: Path) -> "ServeDeploySchema":
     """Read a configuration for `serve deploy` as Ray does."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PydanticDeprecatedSince20)  # Ray's own declarations
+    with importing_ray():
         from ray.serve.schema import ServeDeploySchema  # noqa: PLC0415 - takes a second
 
     return ServeDeploySchema.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
