@@ -273,7 +273,6 @@ STAND_INS: dict[str, tuple[Callable[[Call], None], str]] = {
     "cp": (check_copy, "writes to /etc; the file has to be there"),
     "systemctl": (check_systemctl, "needs systemd; the units have to be there"),
     "haproxy": (check_haproxy, "finds its configuration in this repository; run there"),
-    "systemctl": (check_systemctl, "needs systemd; the unit has to be there"),
     "ray": (check_ray, "starts a cluster that stays; the command and its options are read"),
     "serve": (check_serve, "asks that cluster; options are read, and a configuration is Ray's to check"),
     "prometheus": (check_prometheus, "does not end; the configuration has to be there"),
