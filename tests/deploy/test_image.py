@@ -159,6 +159,7 @@ def profile(request: pytest.FixtureRequest) -> str:
 def services(profile: str) -> dict[str, Service]:
     """What docker-compose makes of a profile, with the third device chosen."""
     environment = {"PATH": os.environ["PATH"], "GPU": "3", "NPU": "3"}
+    environment |= {"HF_TOKEN": "a token", "HTTPS_PROXY": "http://proxy.example:3128"}
     command = [program("docker-compose"), "--profile", profile, "config"]
     text = subprocess.check_output(command, cwd=ROOT, env=environment, text=True)
     return {name: one for name, one in yaml.safe_load(text)["services"].items() if profile in one["profiles"]}
@@ -181,8 +182,8 @@ def test_a_profile_of_compose_pulls_the_weights_and_then_serves_them(
     assert services.keys() == {f"pull{end}", f"serve{end}"}
     assert (pull["command"], serve["command"]) == (["pull"], ["serve"])
     assert serve["depends_on"] == {f"pull{end}": {"condition": "service_completed_successfully"}}
-    same = ("image", "environment", "user")
-    assert {name: pull[name] for name in same} == {name: serve[name] for name in same}
+    assert (pull["image"], pull["user"]) == (serve["image"], serve["user"])
+    assert serve["environment"].items() <= pull["environment"].items()
     volume = f"weights:{variables(stages()[profile])['TURBO_WEIGHTS_DIR']}:rw"
     assert volume in pull["volumes"]
     assert volume in serve["volumes"]
@@ -222,8 +223,20 @@ def test_compose_gives_the_device_to_who_serves_alone(profile: str, pull: Servic
             yield from (f"{device['driver']} {number}" for number in device["device_ids"])
 
     assert list(devices(pull)) == []
+    runtime = {"cpu": {}, "cuda": {"NVIDIA_VISIBLE_DEVICES": "void"}, "npu": {"ASCEND_VISIBLE_DEVICES": "void"}}[
+        profile
+    ]
+    assert runtime.items() <= pull["environment"].items(), (
+        "a runtime that is the default one gives what the image names"
+    )
     first = {"cpu": None, "cuda": "nvidia 3", "npu": "/dev/davinci3"}[profile]
     assert next(devices(serve), None) == first
+
+
+def test_compose_hands_the_hub_s_token_and_the_proxy_to_who_pulls_alone(pull: Service, serve: Service) -> None:
+    hub = {"HF_TOKEN": "a token", "HTTPS_PROXY": "http://proxy.example:3128"}
+    assert hub.items() <= pull["environment"].items()
+    assert not hub.keys() & serve["environment"].keys()
 
 
 def test_compose_asks_for_health_as_the_image_does(pull: Service, serve: Service) -> None:
