@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import re
 import signal
@@ -20,8 +21,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.errors import RequestTimeoutError
+from app.main import create_app
 from app.settings import Settings
-from tests.conftest import ServerProcess, program
+from tests.conftest import ServerProcess, program, serving
 from tests.crowd import Wish, alike, ask_all, free_port, pictures, wishes
 
 CONFIG = Path(__file__).parents[2] / "deploy/haproxy/haproxy.cfg"
@@ -45,7 +48,7 @@ class Haproxy:
         others |= {f"127.0.0.1:{8000 + number}": f"127.0.0.1:{port}" for number, port in enumerate(ports)}
         others |= {"abns@": f"abns@{port}-"}
         if hasty:
-            others |= {"inter 1s": "inter 100ms", "timeout check 2s": "timeout check 500ms"}
+            others |= {"inter 1s": "inter 100ms", "timeout check 2s": "timeout check 500ms", "time 60s": "time 500ms"}
         for one, other in others.items():
             assert one in text, one
             text = text.replace(one, other)
@@ -188,7 +191,8 @@ def test_haproxy_has_nothing_to_say_against_the_configuration() -> None:
 def test_each_process_has_its_line_its_listener_and_the_port_of_its_unit() -> None:
     text = CONFIG.read_text(encoding="utf-8")
     listeners = re.findall(
-        r"listen process-(\d+) from process\n    bind (\S+)\n.*\n    server service 127\.0\.0\.1:(\d+)", text
+        r"listen process-(\d+) from process\n    bind (\S+)\n(?:    http-.*\n)+    server service 127\.0\.0\.1:(\d+)",
+        text,
     )
     assert re.findall(r"^    server (\d+) (abns@\S+)$", text, re.MULTILINE) == [(n, name) for n, name, _ in listeners]
     assert [(int(number), int(port)) for number, _, port in listeners] == [(0, 8000), (1, 8001), (2, 8002)]
@@ -198,7 +202,10 @@ def test_each_process_has_its_line_its_listener_and_the_port_of_its_unit() -> No
 
 def test_its_times_leave_the_service_its_own() -> None:
     text, settings = CONFIG.read_text(encoding="utf-8"), Settings()
-    times = {name: float(value) for name, value in re.findall(r"(?:timeout |wait-for-)(\S+) (?:time )?(\d+)s", text)}
+    times = {
+        name: float(value)
+        for name, value in re.findall(r"(?:timeout |http-request wait-for-)(\S+) (?:time )?(\d+)s", text)
+    }
     assert times["http-request"] == settings.header_timeout_s
     assert times["body"] == settings.body_timeout_s
     assert min(times["server"], times["client"]) > settings.deadline_s
@@ -278,8 +285,34 @@ def test_the_service_knows_who_asks_and_not_what_they_say_of_themselves(hall: Ha
 
 
 def test_the_metrics_of_one_process_are_not_served_as_those_of_all(hall: Hall) -> None:
-    assert httpx.get(f"{hall.proxy.url}/metrics").status_code == 404
+    for path in ("/metrics", "/%6detrics"):
+        assert httpx.get(f"{hall.proxy.url}{path}").status_code == 404
     assert httpx.get(f"{hall.proxy.url}/healthz/ready").status_code == 200
+
+
+def test_a_client_that_asks_too_often_is_not_sent_from_one_process_to_the_next() -> None:
+    with ExitStack() as stack:
+        apps = [create_app(Settings(model="fake", rate_limit="1/hour", batching="off")) for _ in range(3)]
+        urls = [stack.enter_context(serving(app)) for app in apps]
+        proxy = stack.enter_context(haproxy([httpx.URL(url).port or 0 for url in urls]))
+        asked = {"prompt": "a fox", "width": 64, "height": 64}
+        answers = [httpx.post(f"{proxy.url}/txt2img", json=asked) for _ in range(9)]
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert len(answers) - len(refused) == 3
+        assert {answer.json()["code"] for answer in refused} == {"rate_limited"}
+        counted = [app.state.context.metrics.errors.labels("rate_limited")._value.get() for app in apps]  # noqa: SLF001
+        assert sum(counted) == len(refused)
+
+
+def test_a_body_that_does_not_arrive_is_refused_in_the_service_s_words(hall: Hall) -> None:
+    with haproxy([httpx.URL(url).port or 0 for url in hall.urls], hasty=True) as proxy:
+        head = b"POST /txt2img HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", httpx.URL(proxy.url).port or 0)) as client:
+            client.sendall(head)
+            answer, _, body = client.makefile("rb").read().partition(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"content-type: application/problem+json" in answer
+    assert json.loads(body)["code"] == RequestTimeoutError.code
 
 
 def test_the_requests_of_a_process_that_is_stopped_go_on_to_another(hall: Hall) -> None:
