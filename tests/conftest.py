@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -163,9 +164,14 @@ def program(name: str) -> str:
     """The path of a program that the system has to bring; without it the test is skipped, but never in CI."""
     path = shutil.which(name)
     if path is None:
-        fail_or_skip = pytest.fail if "CI" in os.environ else pytest.skip
-        fail_or_skip(f"{name} is not installed; `make system-programs` says how")
+        lacks(f"{name} is not installed; `make system-programs` says how")
     return path
+
+
+def lacks(reason: str) -> NoReturn:
+    """Skip a test for what the system lacks, but fail in CI."""
+    fail_or_skip = pytest.fail if "CI" in os.environ else pytest.skip
+    fail_or_skip(reason)
 
 
 def png(size: tuple[int, int] = (64, 64), color: str = "red") -> bytes:

@@ -3,13 +3,17 @@
 python -m tools.check_deploy              every overlay, alone and with the components that it does not have yet
 python -m tools.check_deploy FOLDER...    overlays of your own
 
-A line for each fault, as in "overlay: kind/name: what is wrong". Exit code 1: there are some. 2: neither kubectl nor
-kustomize is installed. Asks no cluster.
+A line for each fault, as in "overlay: kind/name: what is wrong". Exit code 1: there are some. 2: there is neither
+kubectl nor kustomize, or only too old ones. Asks no cluster: enumerations, quantities, names, and fields that do not go
+together are the API server's, and `kubectl apply --dry-run=server` says what it thinks of them.
 """
 
+import contextlib
 import functools
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +28,9 @@ import jsonschema
 import kubernetes_validate
 import yaml
 from pydantic import ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from app import command_line, server
 from app.main import create_app
 from app.settings import PREFIX, Settings, unknown_variables
 from app.weights.source import HubSource, parse_source
@@ -37,12 +43,12 @@ VERSIONS = ("1.27", "1.32", "1.37")
 """Of Kubernetes. The first is the oldest that takes `unhealthyPodEvictionPolicy` without a feature gate."""
 
 HOW_TO_INSTALL = (
-    "Neither kubectl nor kustomize is installed, and one of them has to render deploy/kubernetes. Install kubectl 1.27 "
-    "or later (https://kubernetes.io/docs/tasks/tools/) or kustomize 5 (https://kubectl.docs.kubernetes.io/installation/)."
+    "One of them has to render deploy/kubernetes. Install kubectl 1.27 or later "
+    "(https://kubernetes.io/docs/tasks/tools/) or kustomize 5 (https://kubectl.docs.kubernetes.io/installation/)."
 )
 
 GRACE_S = 10
-"""Seconds that the end takes at most beside TURBO_DRAIN_S."""
+"""Seconds that the end takes at most beside TURBO_DRAIN_S: preStop, the last bytes, and saying good-bye."""
 
 USER, WEIGHTS = 10001, "/weights"
 """The image's user and group, and where it looks for weights."""
@@ -56,17 +62,38 @@ DRIVER = (
 )
 """What may be mounted from the host, read-only: Ascend's driver, where no runtime mounts it."""
 
-_RESTRICTED_VOLUMES = (
+_ACCELERATORS = {"cuda": ("nvidia.com/", "NVIDIA_VISIBLE_DEVICES"), "npu": ("huawei.com/", "ASCEND_VISIBLE_DEVICES")}
+"""Of a kind of TURBO_DEVICE: how its resources' names begin, and the variable by which a runtime gives it unasked."""
+
+_VOLUMES = (
     "configMap",
     "csi",
     "downwardAPI",
     "emptyDir",
     "ephemeral",
+    "image",
     "persistentVolumeClaim",
     "projected",
     "secret",
 )
 """Kinds of volumes of the Pod Security Standard "restricted"."""
+
+_POD = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "fsGroup": USER,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+_CONTAINER = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+"""Security contexts by the same standard, and with the image's user. A container of ours has a read-only root, too."""
+
+_KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
+
+_FOREIGN = re.compile(r"(?!((rbac\.authorization|(flowcontrol|internal)\.apiserver|[a-z]+)\.k8s\.io)/)[^/]+\.[^/]+/")
+"""How apiVersion begins that is not Kubernetes' own."""
+
+_MONITOR = ("monitoring.coreos.com/v1", "ServiceMonitor")
 
 Manifest = dict[str, Any]
 
@@ -79,9 +106,23 @@ class RenderError(Exception):
 
 
 def renderer() -> list[str] | None:
-    """Return the command that renders a folder, or None where there is no such program."""
+    """Return the command that renders a folder, or None where there is no such program of a version that can."""
     commands = (["kubectl", "kustomize"], ["kustomize", "build"])
-    return next((command for command in commands if shutil.which(command[0])), None)
+    return next((one for one in commands if (path := shutil.which(one[0])) and _is_kustomize_5(path)), None)
+
+
+def how_to_render() -> str:
+    """Say what has to be installed, where `renderer` finds nothing."""
+    old = " and ".join(path for name in ("kubectl", "kustomize") if (path := shutil.which(name)))
+    return f"{f'Too old: {old}' if old else 'Neither kubectl nor kustomize is installed'}. {HOW_TO_INSTALL}"
+
+
+@functools.cache
+def _is_kustomize_5(program: str) -> bool:
+    command = [program, "version", *(["--client"] if program.endswith("kubectl") else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - as found in PATH
+    version = re.search(r"^(?:Kustomize Version: |\{Version:kustomize/)?v(\d+)", done.stdout, re.MULTILINE)
+    return version is not None and int(version[1]) >= 5  # noqa: PLR2004 - see HOW_TO_INSTALL
 
 
 def render(folder: Path) -> list[Manifest]:
@@ -94,7 +135,8 @@ def render(folder: Path) -> list[Manifest]:
     assert command is not None, HOW_TO_INSTALL  # noqa: S101 - main looks first
     done = subprocess.run([*command, folder], capture_output=True, text=True, check=False)  # noqa: S603 - ours
     if done.returncode or done.stderr:
-        raise RenderError(" ".join(done.stderr.split()) or f"{command[0]} ended with {done.returncode}")
+        words = re.sub(r"^[IWEF]\d{4} .*?\] ", "", done.stderr, flags=re.MULTILINE).split()  # without the log's time
+        raise RenderError(" ".join(words) or f"{command[0]} ended with {done.returncode}")
     return list(yaml.safe_load_all(done.stdout))
 
 
@@ -114,7 +156,7 @@ def render_with(overlay: Path, components: Iterable[Path]) -> list[Manifest]:
         return render(Path(folder))
 
 
-# Checks: each yields what is wrong with an object.
+# What is known of the service.
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,23 +167,61 @@ class Service:
     metrics: Collection[str]
 
 
+class _Settings(Settings):
+    """The settings that manifests give, whatever the environment says."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave the environment out."""
+        return (init_settings,)
+
+
 @functools.cache
 def service() -> Service:
     """Ask the service itself; it is put together for that, and not started."""
-    app = create_app(Settings.model_validate({"model": "fake"}))  # whatever the environment says
+    app = create_app(_Settings(model="fake"))
     names = {sample.name for family in app.state.context.metrics.registry.collect() for sample in family.samples}
     return Service({name: str(app.url_path_for(name)) for name in ("live", "ready", "metrics")}, names)
 
 
+# Checks: each yields what is wrong with an object.
+
+
 def complaints(manifests: list[Manifest]) -> Iterator[str]:
     """Yield "kind/name: what is wrong" for all that is wrong with the objects of one overlay."""
+    manifests = [_without_nulls(one) for one in manifests if one]
     for manifest in manifests:
-        kind = manifest.get("kind", "")
-        subject = f"{kind.lower()}/{manifest.get('metadata', {}).get('name')}"
-        wrong = list(_schema(json.dumps(manifest, sort_keys=True)))
-        if not wrong and kind in CHECKS:  # what has not its form cannot be looked into
-            wrong = list(CHECKS[kind](manifest, manifests))
-        yield from (f"{subject}: {complaint}" for complaint in wrong)
+        wrong = [] if is_foreign(manifest) else list(_schema(json.dumps(manifest, sort_keys=True)))
+        if not wrong and (check := CHECKS.get(manifest.get("kind", ""))):  # what has not its form cannot be looked into
+            wrong = list(check(manifest, manifests))
+        yield from (f"{subject(manifest)}: {complaint}" for complaint in wrong)
+
+
+def subject(manifest: Manifest) -> str:
+    """Return an object's kind and name."""
+    metadata = manifest.get("metadata") or {}
+    return f"{manifest.get('kind', '').lower()}/{metadata.get('name') or metadata.get('generateName')}"
+
+
+def is_foreign(manifest: Manifest) -> bool:
+    """Tell whether an object is not of Kubernetes' own kinds, and has no schema here: it is not checked."""
+    kind = manifest.get("apiVersion", ""), manifest.get("kind")
+    return kind != _MONITOR and bool(_FOREIGN.match(kind[0]))
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return an object without what is null, which counts as not there."""
+    if isinstance(value, list):
+        return [_without_nulls(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _without_nulls(one) for key, one in value.items() if one is not None}
+    return value
 
 
 @functools.cache
@@ -149,10 +229,10 @@ def _schema(text: str) -> list[str]:
     """Return what the schemas refuse in an object, given as JSON: overlays have many in common."""
     manifest = json.loads(text)
     wrong = []
-    if manifest.get("apiVersion") == "monitoring.coreos.com/v1" and manifest.get("kind") == "ServiceMonitor":
+    if (manifest.get("apiVersion"), manifest.get("kind")) == _MONITOR:
         wrong += [f"{error.json_path}: {error.message}" for error in _service_monitor().iter_errors(manifest)]
         # Its metadata is as any other object's, which its own schema leaves open.
-        manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": manifest["metadata"]}
+        manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": manifest.get("metadata", {})}
     refused: dict[str, list[str]] = {}
     for version in VERSIONS:
         try:
@@ -184,141 +264,391 @@ def _closed(schema: Any) -> Any:
     return closed | {"additionalProperties": False} if "properties" in schema else closed
 
 
+def _those(*faults: tuple[object, str]) -> list[str]:
+    """Return what is said of the faults that are there."""
+    return [what for is_there, what in faults if is_there]
+
+
+# Pods of the service.
+
+
 def _deployment(deployment: Manifest, manifests: list[Manifest]) -> Iterator[str]:
     spec, template = deployment["spec"], deployment["spec"]["template"]
     pod = template["spec"]
-    if not _selects(spec["selector"], template):
-        yield "selector: does not match the labels of its own pods"
-    if "replicas" in spec and _find(manifests, "HorizontalPodAutoscaler"):
-        yield "replicas: undoes at each apply what the autoscaler did"
-    for field in ("enableServiceLinks", "automountServiceAccountToken"):
-        if pod.get(field) is not False:
-            yield f"{field}: has to be false"
+    if not any(_is_ours(container) for container in containers(pod)):
+        return
+    scalers = _scalers(deployment, manifests)
+    surges = _surges(spec.get("strategy", {}))
+    # What it asks for by a name with a slash, it gets as long as there are some on its node.
+    device = any("/" in name for one in pod["containers"] for name in _limits(one))
+    yield from _those(
+        (not _matches(spec["selector"], template), "selector: does not match the labels of its own pods"),
+        ("replicas" in spec and scalers, "replicas: undoes at each apply what the autoscaler did"),
+        (surges and device, "strategy: an update waits for a spare device; maxSurge has to be 0"),
+        (pod.get("enableServiceLinks") is not False, "enableServiceLinks: has to be false"),
+        (pod.get("automountServiceAccountToken") is not False, "automountServiceAccountToken: has to be false"),
+    )
+    if surges or max(spec.get("replicas", 1), *(one["spec"]["maxReplicas"] for one in scalers), 1) > 1:
+        yield from _claims_of_one_node(pod, manifests)
     yield from _pod_security(pod)
+    found: dict[str, list[str]] = {}  # what several containers have in common is said once
     for container in containers(pod):
-        for complaint in (*_container_security(container), *_container(container, pod, manifests)):
-            yield f"{container['name']}: {complaint}"
+        for complaint in _container(container, deployment, manifests):
+            found.setdefault(complaint, []).append(container["name"])
+    yield from (f"{', '.join(names)}: {complaint}" for complaint, names in found.items())
+
+
+def _is_ours(container: Manifest) -> bool:
+    image = container.get("image", "").rpartition("/")[2]
+    return image.startswith("sdxl-turbo-server") or container.get("args", [""])[0] in ("serve", "pull")
+
+
+def _scalers(deployment: Manifest, manifests: list[Manifest]) -> list[Manifest]:
+    name = deployment.get("metadata", {}).get("name")
+    scalers = _find(manifests, "HorizontalPodAutoscaler")
+    return [one for one in scalers if one["spec"]["scaleTargetRef"]["name"] == name]
+
+
+def _surges(strategy: Manifest) -> bool:
+    """Tell whether an update has more pods than there were for a while."""
+    surge = strategy.get("rollingUpdate", {}).get("maxSurge", "25%")
+    return strategy.get("type") != "Recreate" and surge not in (0, "0%")
+
+
+def _limits(container: Manifest) -> Manifest:
+    limits: Manifest = container.get("resources", {}).get("limits", {})
+    return limits
+
+
+def _claims_of_one_node(pod: Manifest, manifests: list[Manifest]) -> Iterator[str]:
+    for volume in pod.get("volumes", ()):
+        name = volume.get("persistentVolumeClaim", {}).get("claimName")
+        for claim in _find(manifests, "PersistentVolumeClaim", name) if name else ():
+            modes = claim["spec"].get("accessModes", [])
+            if not {"ReadWriteMany", "ReadOnlyMany"} & set(modes):
+                yield f"volumes: {name} is {', '.join(modes)}, and pods on a second node would wait for it for ever"
 
 
 def _pod_security(pod: Manifest) -> Iterator[str]:
     """Hold a pod to the Pod Security Standard "restricted", the driver's files aside, and to the image's user."""
     context = pod.get("securityContext", {})
-    wanted = {"runAsNonRoot": True, "runAsUser": USER, "fsGroup": USER, "seccompProfile": {"type": "RuntimeDefault"}}
-    for field, value in wanted.items():
+    for field, value in _POD.items():
         if context.get(field) != value:
             yield f"securityContext.{field}: is {context.get(field)}, and has to be {value}"
-    for field in {"hostNetwork", "hostPID", "hostIPC"} & pod.keys():
-        yield f"{field}: is not for a restricted pod"
+    for field in ("hostNetwork", "hostPID", "hostIPC"):
+        if pod.get(field):
+            yield f"{field}: is not for a restricted pod"
     for volume in pod.get("volumes", ()):
         kind = next(iter(volume.keys() - {"name"}), "emptyDir")
-        if kind not in _RESTRICTED_VOLUMES and not (kind == "hostPath" and volume[kind]["path"] in DRIVER):
+        if kind not in _VOLUMES and not (kind == "hostPath" and volume[kind]["path"] in DRIVER):
             yield f"volumes: {volume['name']}: {kind} is not for a restricted pod"
 
 
-def _container_security(container: Manifest) -> Iterator[str]:
-    locked = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
-    if (context := container.get("securityContext")) != locked:
-        yield f"securityContext: is {context}, and has to be {locked}"
-
-
-def _container(container: Manifest, pod: Manifest, manifests: list[Manifest]) -> Iterator[str]:
-    if ":" not in container["image"].rpartition("/")[2]:
-        yield f"image: {container['image']} has no tag"
-    yield from _mounts(container, pod, manifests)
-    for source in container.get("envFrom", ()):
-        name = source.get("configMapRef", {}).get("name")
-        if name and not _find(manifests, "ConfigMap", name):
-            yield f"envFrom: there is no ConfigMap {name}"
-    variables = dict(_variables(container, manifests))
-    for name, near in unknown_variables(variables):
-        yield f"env: no setting reads {name}" + (f"; {near}?" if near else "")
-    chosen = {name.removeprefix(PREFIX).lower(): value for name, value in variables.items() if name.startswith(PREFIX)}
-    known = {name: value for name, value in chosen.items() if name in Settings.model_fields}
-    try:
-        settings = Settings.model_validate(known)
-    except ValidationError as error:
-        for fault in error.errors():
-            yield f"env: {PREFIX}{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"
+def _container(container: Manifest, deployment: Manifest, manifests: list[Manifest]) -> Iterator[str]:
+    pod, context = deployment["spec"]["template"]["spec"], container.get("securityContext", {})
+    wanted = _CONTAINER | ({"readOnlyRootFilesystem": True} if _is_ours(container) else {})
+    # A container's own word beats its pod's.
+    wanted |= {field: value for field, value in {**_POD, "privileged": False}.items() if field in context}
+    for field, value in wanted.items():
+        if context.get(field) != value:
+            yield f"securityContext.{field}: is {context.get(field)}, and has to be {value}"
+    if any("hostPort" in port for port in container.get("ports", ())):
+        yield "ports: a hostPort is not for a restricted pod"
+    yield from _mounts(container, pod)
+    if not _is_ours(container):
         return
-    command = container.get("args")
-    if command == ["serve"]:
+    tag = container["image"].rpartition("/")[2].partition(":")[2]
+    command = container.get("args", [None])[0]
+    yield from _those(
+        (tag in ("", "latest"), f"image: {container['image']} has no tag of its own"),
+        ("command" in container, "command: takes the place of the image's entrypoint"),
+        (command not in ("serve", "pull"), f"args: are {container.get('args')}, and have to begin with serve or pull"),
+        (not _mount(container, "/tmp", to_write=True), "volumeMounts: nothing on /tmp can be written"),  # noqa: S108
+    )
+    yield from _environment_faults(container, manifests)
+    try:
+        settings = _settings(container, manifests)
+    except _SettingsError as error:
+        yield from error.faults
+        return
+    if command == "serve":
         yield from _serving(container, pod, settings)
-    elif command != ["pull"]:
-        yield f"args: are {command}, and have to be [serve] or [pull]"
+        yield from _network(container, deployment, settings, manifests)
+        yield from _pulled_before(container, deployment, settings, manifests)
+    else:
+        yield from _pulling(container, settings)
 
 
-def _mounts(container: Manifest, pod: Manifest, manifests: list[Manifest]) -> Iterator[str]:
+def _mounts(container: Manifest, pod: Manifest) -> Iterator[str]:
     volumes = {volume["name"]: volume for volume in pod.get("volumes", ())}
     for mount in container.get("volumeMounts", ()):
-        volume = volumes.get(mount["name"])
-        if volume is None:
+        if mount["name"] not in volumes:
             yield f"volumeMounts: there is no volume {mount['name']}"
-            continue
-        claim = volume.get("persistentVolumeClaim", {}).get("claimName")
-        if claim and not _find(manifests, "PersistentVolumeClaim", claim):
-            yield f"volumeMounts: there is no PersistentVolumeClaim {claim} for {mount['name']}"
-        if "hostPath" in volume and not mount.get("readOnly"):
+        elif "hostPath" in volumes[mount["name"]] and not mount.get("readOnly"):
             yield f"volumeMounts: {mount['name']} is the host's, and can be written"
+
+
+def _mount(container: Manifest, path: str, *, to_write: bool = False) -> bool:
+    """Tell whether a volume is mounted on a path, or above it."""
+    mounts = [one for one in container.get("volumeMounts", ()) if not (to_write and one.get("readOnly"))]
+    return any(Path(path).is_relative_to(one["mountPath"]) for one in mounts)
+
+
+# Settings.
+
+
+class _SettingsError(Exception):
+    """The environment and the flags of a container are no settings; says why."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__(*faults)
+        self.faults = faults
+
+
+def _maps(container: Manifest, manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield names of the ConfigMaps that are a container's environment, and the variables that they set."""
+    for source in container.get("envFrom", ()):
+        if name := source.get("configMapRef", {}).get("name"):
+            for settings in _find(manifests, "ConfigMap", name):
+                yield name, {source.get("prefix", "") + key: text for key, text in settings.get("data", {}).items()}
+
+
+def _environment_faults(container: Manifest, manifests: list[Manifest]) -> Iterator[str]:
+    for source in container.get("envFrom", ()):
+        wanted = source.get("configMapRef", {"optional": True})
+        if not wanted.get("optional") and not _find(manifests, "ConfigMap", wanted["name"]):
+            yield f"envFrom: there is no ConfigMap {wanted['name']}"
+    own = {variable["name"].upper() for variable in container.get("env", ())}
+    for name, variables in _maps(container, manifests):
+        for variable in variables:
+            if variable.upper() in own:
+                yield f"env: {variable} of ConfigMap {name} counts for nothing, as the container sets it itself"
+    for name, near in unknown_variables(_variables(container, manifests)):
+        yield f"env: no setting reads {name}" + (f"; {near}?" if near else "")
+
+
+def _variables(container: Manifest, manifests: list[Manifest]) -> dict[str, str]:
+    """Return a container's environment as far as the manifests say its values."""
+    variables: dict[str, str] = {}
+    for _, some in _maps(container, manifests):
+        variables |= some
+    return variables | {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
+
+
+def _settings(container: Manifest, manifests: list[Manifest]) -> Settings:
+    """Return what the service reads from a container's environment and flags.
+
+    Raises:
+        _SettingsError: It would refuse them.
+    """
+    name, *flags = container.get("args", ["serve"])
+    chosen = {
+        key.upper().removeprefix(PREFIX).lower(): text
+        for key, text in _variables(container, manifests).items()
+        if key.upper().startswith(PREFIX)
+    }
+    reasons = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(reasons):
+            given = vars(command_line._parser(name).parse(flags)) if flags else {}  # noqa: SLF001 - as main does
+        known = {
+            key: value for key, value in {**chosen, **given}.items() if key in Settings.model_fields and value != ""
+        }
+        return _Settings(**known)
+    except (KeyError, SystemExit) as error:
+        raise _SettingsError([f"args: {reasons.getvalue().partition(chr(10))[0]}"] if flags else []) from error
+    except ValidationError as error:
+        names = ["_".join([PREFIX[:-1], *map(str, fault["loc"])]).upper() for fault in error.errors()]
+        raise _SettingsError(
+            [
+                f"env: {name}: {fault['msg']}" if fault["loc"] else f"env: {fault['msg'].removeprefix('Value error, ')}"
+                for name, fault in zip(names, error.errors(), strict=True)
+            ]
+        ) from error
+
+
+def _weights(settings: Settings) -> str:
+    return str(settings.weights_dir) if "weights_dir" in settings.model_fields_set else WEIGHTS
 
 
 def _serving(container: Manifest, pod: Manifest, settings: Settings) -> Iterator[str]:
     ports = {port.get("name"): port["containerPort"] for port in container.get("ports", ())}
-    if list(ports.values()) != [settings.port]:
-        yield f"ports: are {list(ports.values())}, and the service listens on {settings.port}"
+    protocols = {port.get("protocol", "TCP") for port in container.get("ports", ())}
+    keys, device = settings.api_keys_file, settings.device.partition(":")[0]
+    accelerators = {name: amount for name, amount in _limits(container).items() if "/" in name}
+    prefix, _ = _ACCELERATORS.get(device, ("", ""))
+    right = [str(amount) for name, amount in accelerators.items() if prefix and name.startswith(prefix)]
+    listens = "host" not in settings.model_fields_set or settings.host in ("0.0.0.0", "::")  # noqa: S104
+    yield from _those(
+        (
+            list(ports.values()) != [settings.port] or protocols != {"TCP"},
+            f"ports: are {list(ports.values())}, and the service listens on {settings.port} by TCP",
+        ),
+        (not listens, f"env: TURBO_HOST={settings.host}: probes and clients come from elsewhere"),
+        (keys and not _mount(container, str(keys)), f"volumeMounts: there is no volume for TURBO_API_KEYS_FILE={keys}"),
+        (
+            device != "auto" and (right != (["1"] if prefix else []) or len(accelerators) != len(right)),
+            f"resources.limits: {accelerators} is not one device for TURBO_DEVICE={settings.device}",
+        ),
+    )
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):
         request = container.get(name, {}).get("httpGet")
         if request is None:
             yield f"{name}: is missing"
             continue
         path = service().paths["ready" if name == "readinessProbe" else "live"]
-        if request.get("path") != path:
-            yield f"{name}: asks for {request.get('path')}, and has to ask for {path}"
-        if request["port"] not in (*ports, *ports.values()):
-            yield f"{name}: there is no port {request['port']}"
+        yield from _those(
+            (request.get("path") != path, f"{name}: asks for {request.get('path')}, and has to ask for {path}"),
+            (request["port"] not in (*ports, *ports.values()), f"{name}: there is no port {request['port']}"),
+            (request.get("scheme", "HTTP") != "HTTP" or "host" in request, f"{name}: has to ask the pod, by HTTP"),
+        )
+    yield from _ending(container, pod, settings)
+
+
+def _ending(container: Manifest, pod: Manifest, settings: Settings) -> Iterator[str]:
     grace_s = pod.get("terminationGracePeriodSeconds", 30)
     if grace_s < (needed_s := settings.drain_s + GRACE_S):
         yield f"terminationGracePeriodSeconds: {grace_s} is less than {PREFIX}DRAIN_S and {GRACE_S}, {needed_s:g}"
-    if isinstance(parse_source(settings.model), HubSource):
-        if not any(one.get("args") == ["pull"] for one in pod.get("initContainers", ())):
-            yield f"env: nothing pulls {PREFIX}MODEL={settings.model} before: the component weights does"
-        if WEIGHTS not in (mount["mountPath"] for mount in container.get("volumeMounts", ())):
-            yield f"volumeMounts: there is no volume on {WEIGHTS}"
+    hook = container.get("lifecycle", {}).get("preStop", {})
+    command = hook.get("exec", {}).get("command") or ["sleep", str(hook.get("sleep", {}).get("seconds"))]
+    if not re.fullmatch(r"sleep [1-9]\d*", " ".join(command)):
+        yield "lifecycle.preStop: has to sleep for seconds, until no proxy of the cluster sends requests any more"
+        return
+    rest_s = int(command[1]) + server._LAST_BYTES_S + 1  # noqa: SLF001 - its own limit, and a second to say good-bye
+    if rest_s >= max(GRACE_S, grace_s - settings.drain_s):
+        yield f"lifecycle.preStop: {command[1]} s, the drain and the last bytes are more than the grace period"
 
 
-def _variables(container: Manifest, manifests: list[Manifest]) -> Iterator[tuple[str, str]]:
-    """Yield what a container's environment is, as far as the manifests say its values; of two the last one counts."""
-    for source in container.get("envFrom", ()):
-        for settings in _find(manifests, "ConfigMap", source.get("configMapRef", {}).get("name", "")):
-            yield from settings.get("data", {}).items()
-    for variable in container.get("env", ()):
-        if "value" in variable:
-            yield variable["name"], variable["value"]
+def _pulling(container: Manifest, settings: Settings) -> Iterator[str]:
+    _, variable = _ACCELERATORS.get(settings.device.partition(":")[0], ("", ""))
+    void = {"name": variable, "value": "void"} in container.get("env", ())
+    yield from _those(
+        (variable and not void, f"env: {variable} has to be void, else a runtime may give it every device of the node"),
+        (any("/" in name for name in _limits(container)), "resources.limits: needs no device"),
+    )
+
+
+def _pulled_before(
+    serve: Manifest, deployment: Manifest, settings: Settings, manifests: list[Manifest]
+) -> Iterator[str]:
+    """Find what is wrong with the weights of a model that is in a hub."""
+    if not isinstance(parse_source(settings.model), HubSource):
+        return
+    pod, folder = deployment["spec"]["template"]["spec"], _weights(settings)
+    if not _mount(serve, folder):
+        yield f"volumeMounts: there is no volume on {folder}"
+    pulls = [one for one in pod.get("initContainers", ()) if one.get("args", [None])[0] == "pull"]
+    if not pulls:
+        yield f"env: nothing pulls {PREFIX}MODEL={settings.model} before: the component weights does"
+    for pull in pulls:
+        try:
+            its = _settings(pull, manifests)
+        except _SettingsError:
+            continue  # said of itself
+        closed = _ways(deployment, "Egress", manifests) == []
+        yield from _those(
+            (pull["image"] != serve["image"], f"image: is not that of {pull['name']}, {pull['image']}"),
+            (its.model != settings.model, f"env: {pull['name']} brings {its.model}, not {settings.model}"),
+            (
+                _weights(its) != folder or not _mount(pull, folder, to_write=not closed),
+                f"volumeMounts: {pull['name']} cannot write to {folder}",
+            ),
+        )
+
+
+# The network.
+
+
+def _ways(deployment: Manifest, direction: str, manifests: list[Manifest]) -> list[Manifest] | None:
+    """Return the rules that let the pods' connections through, or None where nothing holds up any."""
+    template = deployment["spec"]["template"]
+    policies = [
+        one["spec"] for one in _find(manifests, "NetworkPolicy") if _matches(one["spec"]["podSelector"], template)
+    ]
+    # What a policy without policyTypes holds up.
+    usual = [["Ingress", "Egress"] if "egress" in one else ["Ingress"] for one in policies]
+    holding = [one for one, types in zip(policies, usual, strict=True) if direction in one.get("policyTypes", types)]
+    return [rule for one in holding for rule in one.get(direction.lower(), ())] if holding else None
+
+
+def _network(serve: Manifest, deployment: Manifest, settings: Settings, manifests: list[Manifest]) -> Iterator[str]:
+    into, out = (_ways(deployment, direction, manifests) for direction in ("Ingress", "Egress"))
+    names = [port["name"] for port in serve.get("ports", ()) if "name" in port]
+    from_hub = isinstance(parse_source(settings.model), HubSource)
+    names_too = any(_lets(out or [], "UDP", port) for port in (53, 5353))
+    shut = into is not None and not _lets(into, "TCP", settings.port, *names)
+    free = into is not None and (out is None or any(not rule for rule in out))
+    yield from _those(
+        (shut, "NetworkPolicies do not let its port in by TCP"),
+        (free, "NetworkPolicies let everything out"),
+        # Nothing at all is for weights that are there.
+        (
+            from_hub and out and not (names_too and _lets(out, "TCP", 443)),
+            "NetworkPolicies do not let out both names (UDP 53) and HTTPS (TCP 443), to the hub",
+        ),
+    )
+
+
+def _lets(rules: list[Manifest], protocol: str, *ports: str | int) -> bool:
+    """Tell whether rules let a protocol through to a port, of which one or more names are known."""
+    return any(
+        not rule.get("ports")
+        or any(_covers(one, port) for one in rule["ports"] for port in ports if one.get("protocol", "TCP") == protocol)
+        for rule in rules
+    )
+
+
+def _covers(rule: Manifest, port: str | int) -> bool:
+    first = rule.get("port", port)
+    if isinstance(first, int) and isinstance(port, int):
+        return first <= port <= int(rule.get("endPort", first))
+    return bool(first == port)
+
+
+# Other objects.
 
 
 def _service(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
-    name = manifest["metadata"]["name"].upper().replace("-", "_")
+    name = manifest.get("metadata", {}).get("name", "").upper().replace("-", "_")
     if f"{name}_".startswith(PREFIX):
         yield f"its name would set {name}_PORT in every pod of the namespace, as if it were a setting"
-    selected = _selected({"matchLabels": manifest["spec"].get("selector")}, manifests)
+    spec = manifest["spec"]
+    if not spec.get("selector") or spec.get("type") == "ExternalName":
+        return
+    selected = _selected({"matchLabels": spec["selector"]}, manifest, manifests)
     if not selected:
         yield "selector: matches no pods"
-    for port in manifest["spec"].get("ports", ()) if selected else ():
+    for port in spec.get("ports", ()) if _ours(selected) else ():
         if port.get("targetPort", port["port"]) not in _ports(selected):
             yield f"ports: the pods have no port {port.get('targetPort', port['port'])}"
 
 
 def _disruption_budget(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
-    if not _selected(manifest["spec"].get("selector", {}), manifests):
-        yield "selector: matches no pods, or all of the namespace"
+    spec = manifest["spec"]
+    selected = _selected(spec.get("selector", {}), manifest, manifests)
+    few = [_fewest(one, manifests) for one in _find(manifests, "Deployment") if one["spec"]["template"] in selected]
+    least = spec.get("minAvailable", 0)
+    all_stay = least == "100%" or (isinstance(least, int) and least >= min(few, default=1))
+    never = "never lets a pod go, so that its node cannot be drained"
+    yield from _those(
+        (not selected, "selector: matches no pods"),
+        (spec.get("maxUnavailable") in (0, "0%") or all_stay, never),
+    )
+
+
+def _fewest(deployment: Manifest, manifests: list[Manifest]) -> int:
+    """Return how many pods a Deployment has at least."""
+    scalers = [one["spec"].get("minReplicas", 1) for one in _scalers(deployment, manifests)]
+    return int(min(scalers, default=deployment["spec"].get("replicas", 1)))
 
 
 def _network_policy(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
-    selected = _selected(manifest["spec"]["podSelector"], manifests)
-    if not selected:
-        yield "podSelector: matches no pods, or all of the namespace"
-    for rule in manifest["spec"].get("ingress", ()) if selected else ():
+    selected = _selected(manifest["spec"]["podSelector"], manifest, manifests)
+    if manifest["spec"]["podSelector"] and not selected:
+        yield "podSelector: matches no pods"
+    for rule in manifest["spec"].get("ingress", ()) if manifest["spec"]["podSelector"] and _ours(selected) else ():
         for port in rule.get("ports", ()):
-            if port["port"] not in _ports(selected):
+            if not any(_covers(port, one) for one in _ports(selected)):
                 yield f"ingress: the pods have no port {port['port']}"
 
 
@@ -327,26 +657,54 @@ def _autoscaler(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
     if not _find(manifests, target["kind"], target["name"]):
         yield f"scaleTargetRef: there is no {target['kind']} {target['name']}"
     for metric in manifest["spec"].get("metrics", ()):
-        if metric["type"] == "Pods" and (name := metric["pods"]["metric"]["name"]) not in service().metrics:
+        name = metric.get(metric["type"].lower(), {}).get("metric", {}).get("name", "")
+        if (metric["type"] == "Pods" or name.startswith("turbo_")) and name not in service().metrics:
             yield f"metrics: the service has no {name}"
 
 
+def _claim(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
+    text = json.dumps([one for one in manifests if one.get("kind") != "PersistentVolumeClaim"])
+    if f'"claimName": "{manifest.get("metadata", {}).get("name")}"' not in text:
+        yield "no pod has it as a volume"
+
+
 def _monitor(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
-    wanted = manifest["spec"]["selector"].get("matchLabels", {}).items()
-    services = [one for one in _find(manifests, "Service") if wanted <= one["metadata"].get("labels", {}).items()]
-    if not wanted or not services:
-        yield "selector: matches no Services, or all of the namespace"
+    wanted = manifest["spec"]["selector"]
+    services = [one for one in _find(manifests, "Service") if _matches(wanted, one)]
+    if not services:
+        yield "selector: matches no Services"
+    selected = [
+        pod for one in services for pod in _selected({"matchLabels": one["spec"].get("selector")}, one, manifests)
+    ]
+    if not _ours(selected):
+        return
     names = {port.get("name") for one in services for port in one["spec"].get("ports", ())}
+    metrics = {_metrics(pod["spec"], manifests) for pod in selected}
     for endpoint in manifest["spec"]["endpoints"]:
-        if services and endpoint.get("port") not in names:
-            yield f"endpoints: the Services have no port {endpoint.get('port')}"
-        if endpoint.get("path") != service().paths["metrics"]:
-            yield f"endpoints: there are no metrics at {endpoint.get('path')}"
+        path, port, target = endpoint.get("path", "/metrics"), endpoint.get("port"), endpoint.get("targetPort")
+        with_key = endpoint.keys() & {"authorization", "bearerTokenSecret", "bearerTokenFile", "httpHeaders"}
+        yield from _those(
+            (port is not None and port not in names, f"endpoints: the Services have no port {port}"),
+            (port is None and target not in _ports(selected), f"endpoints: the pods have no port {target}"),
+            (path != service().paths["metrics"], f"endpoints: there are no metrics at {path}"),
+            (endpoint.get("scheme", "http").lower() != "http", "endpoints: the service speaks HTTP"),
+            ("off" in metrics, "endpoints: with TURBO_METRICS=off there are no metrics"),
+            ("key" in metrics and not with_key, "endpoints: TURBO_METRICS=key takes authorization with a key"),
+        )
+
+
+def _metrics(pod: Manifest, manifests: list[Manifest]) -> str | None:
+    for container in pod["containers"]:
+        if _is_ours(container):
+            with contextlib.suppress(_SettingsError):
+                return _settings(container, manifests).metrics
+    return None
 
 
 CHECKS: Mapping[str, Callable[[Manifest, list[Manifest]], Iterator[str]]] = {
     "Deployment": _deployment,
     "Service": _service,
+    "PersistentVolumeClaim": _claim,
     "PodDisruptionBudget": _disruption_budget,
     "NetworkPolicy": _network_policy,
     "HorizontalPodAutoscaler": _autoscaler,
@@ -356,18 +714,32 @@ CHECKS: Mapping[str, Callable[[Manifest, list[Manifest]], Iterator[str]]] = {
 
 
 def _find(manifests: list[Manifest], kind: str, name: str | None = None) -> list[Manifest]:
-    return [one for one in manifests if one.get("kind") == kind and name in (None, one["metadata"]["name"])]
+    return [one for one in manifests if one.get("kind") == kind and name in (None, one.get("metadata", {}).get("name"))]
 
 
-def _selects(selector: Manifest, template: Manifest) -> bool:
-    """Tell whether a selector that says anything selects the pods of a template."""
-    wanted = selector.get("matchLabels") or {}
-    return bool(wanted) and wanted.items() <= template["metadata"].get("labels", {}).items()
+def _matches(selector: Manifest, one: Manifest) -> bool:
+    """Tell whether a selector matches the labels of an object or of a template; that of nothing matches all."""
+    labels = one.get("metadata", {}).get("labels", {})
+    tests: dict[str, Callable[[Manifest], bool]] = {
+        "In": lambda wanted: labels.get(wanted["key"]) in wanted["values"],
+        "NotIn": lambda wanted: labels.get(wanted["key"]) not in wanted["values"],
+        "Exists": lambda wanted: wanted["key"] in labels,
+        "DoesNotExist": lambda wanted: wanted["key"] not in labels,
+    }
+    expressions = selector.get("matchExpressions", ())
+    return (selector.get("matchLabels") or {}).items() <= labels.items() and all(
+        tests[wanted["operator"]](wanted) for wanted in expressions
+    )
 
 
-def _selected(selector: Manifest, manifests: list[Manifest]) -> list[Manifest]:
-    templates = [deployment["spec"]["template"] for deployment in _find(manifests, "Deployment")]
-    return [template["spec"] for template in templates if _selects(selector, template)]
+def _selected(selector: Manifest, of: Manifest, manifests: list[Manifest]) -> list[Manifest]:
+    """Return the templates whose pods an object's selector matches, in its namespace."""
+    namespace = of.get("metadata", {}).get("namespace")
+    workloads = [
+        one for one in manifests if one.get("metadata", {}).get("namespace") == namespace and not is_foreign(one)
+    ]
+    templates = [one.get("spec", {}).get("template") for one in workloads if one.get("kind") != "Job"]
+    return [one for one in templates if one and _matches(selector, one)]
 
 
 def containers(pod: Manifest) -> list[Manifest]:
@@ -375,49 +747,69 @@ def containers(pod: Manifest) -> list[Manifest]:
     return [*pod.get("initContainers", ()), *pod["containers"]]
 
 
-def _ports(pods: list[Manifest]) -> set[str | int]:
-    ports = [port for pod in pods for container in pod["containers"] for port in container.get("ports", ())]
-    return {port.get("name") for port in ports} | {port["containerPort"] for port in ports}
+def _ours(templates: list[Manifest]) -> bool:
+    return any(_is_ours(container) for template in templates for container in containers(template["spec"]))
+
+
+def _ports(templates: list[Manifest]) -> set[str | int]:
+    ports = [
+        port for one in templates for container in one["spec"]["containers"] for port in container.get("ports", ())
+    ]
+    return {port["name"] for port in ports if "name" in port} | {port["containerPort"] for port in ports}
 
 
 # The command.
 
 
 def main(folders: list[str]) -> int:
-    """Print what is wrong with overlays, and give the exit code; by default with all that are shipped."""
+    """Print what is wrong with overlays, and give the exit code; by default with all that are there."""
     if renderer() is None:
-        print(HOW_TO_INSTALL, file=sys.stderr)
+        print(how_to_render(), file=sys.stderr)
         return 2
     found = 0
     for name, rendered in overlays([Path(folder) for folder in folders]):
         try:
-            wrong = list(complaints(rendered()))
+            manifests = rendered()
+            wrong = list(complaints(manifests))
         except RenderError as error:
-            wrong = [f"cannot be rendered: {error}"]
+            manifests, wrong = [], [f"cannot be rendered: {error}"]
         found += len(wrong)
         for complaint in wrong:
             print(f"{name}: {complaint}")
         if not wrong:
-            print(f"{name}: as Kubernetes {', '.join(VERSIONS)} and the service have it")
+            others = ", ".join(subject(one) for one in manifests if is_foreign(one))
+            print(
+                f"{name}: as Kubernetes {', '.join(VERSIONS)} and the service have it"
+                + f"; not checked: {others}" * bool(others)
+            )
     return 1 if found else 0
 
 
 def overlays(folders: list[Path] | None = None) -> Iterator[tuple[str, Callable[[], list[Manifest]]]]:
-    """Yield names and renderings of overlays: the folders', or each that is shipped, alone and with all components."""
-    for folder in folders or sorted(KUBERNETES.glob("overlays/*")):
+    """Yield names and renderings of overlays: the folders', or each that is there, alone and with all components."""
+    for folder in folders or sorted(one for one in KUBERNETES.glob("overlays/*") if _kustomization(one)):
         yield folder.name, partial(render, folder)
         if not folders:
-            missing = [one for one in sorted(KUBERNETES.glob("components/*")) if not _has(folder, one)]
-            names = " + ".join([folder.name, *(one.name for one in missing)])
-            yield names, partial(render_with, folder, missing)
+            yield with_components(folder)
+
+
+def with_components(folder: Path) -> tuple[str, Callable[[], list[Manifest]]]:
+    """Return name and rendering of an overlay with the components that it lacks, `weights` before `autoscaling`."""
+    missing = [one for one in sorted(KUBERNETES.glob("components/*"), reverse=True) if not _has(folder, one)]
+    return " + ".join([folder.name, *(one.name for one in missing)]), partial(render_with, folder, missing)
+
+
+def _kustomization(folder: Path) -> Path | None:
+    return next((folder / name for name in _KUSTOMIZATIONS if (folder / name).is_file()), None)
 
 
 def _has(folder: Path, component: Path) -> bool:
     """Tell whether an overlay, or one that it builds on, has a component already."""
-    text = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    file = _kustomization(folder)
+    text = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file else {}
     return any(
         (folder / one).resolve() == component or _has((folder / one).resolve(), component)
-        for one in (*text.get("resources", ()), *text.get("components", ()))
+        for one in (*(text.get("resources") or ()), *(text.get("components") or ()))
         if (folder / one).is_dir()
     )
 

@@ -11,7 +11,7 @@ import promql_parser
 import pytest
 import yaml
 
-from tests.deploy.manifests import need_renderer
+from tests.deploy.manifests import SHIPPED, need_renderer, only, pod
 from tests.documents import document
 from tools import check_deploy
 from tools.check_deploy import KUBERNETES, Manifest, RenderError, complaints, render, render_with, service
@@ -30,15 +30,39 @@ def _renderer() -> None:
 
 
 def test_every_overlay_is_right_alone_and_with_every_component(capsys: pytest.CaptureFixture[str]) -> None:
-    assert check_deploy.main([]) == 0, capsys.readouterr().out
-    checked = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
-    assert len(checked) == 2 * len(list((KUBERNETES / "overlays").iterdir()))
+    assert check_deploy.main([str(overlay) for overlay in SHIPPED]) == 0, capsys.readouterr().out
     everything = {one.name for one in (KUBERNETES / "components").iterdir()}
-    assert everything <= set(next(name for name in checked if name.startswith("cpu + ")).split(" + "))
+    for overlay in SHIPPED:
+        name, rendered = check_deploy.with_components(overlay)
+        assert not list(complaints(rendered())), name
+        assert everything <= {*name.split(" + "), *(["weights"] if overlay.name != "cpu" else [])}
+
+
+def test_the_check_goes_through_overlays_of_one_s_own_and_leaves_alone_what_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = tmp_path / "kubernetes"
+    shutil.copytree(KUBERNETES, copied, ignore=shutil.ignore_patterns("npu*", "cuda"))
+    (copied / "overlays/notes.txt").write_text("plain")
+    (copied / "overlays/empty").mkdir()
+    for number, name in enumerate(("kustomization.yml", "Kustomization")):
+        (copied / f"overlays/ours-{number}").mkdir()
+        (copied / f"overlays/ours-{number}" / name).write_text(
+            "resources: [../cpu]\ncomponents: [../../components/api-keys]"
+        )
+    monkeypatch.setattr(check_deploy, "KUBERNETES", copied)
+    assert check_deploy.main([]) == 0
+    checked = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    others = "weights + service-monitor + autoscaling"
+    assert checked == [
+        "cpu",
+        f"cpu + {others} + api-keys",
+        *(one for number in (0, 1) for one in (f"ours-{number}", f"ours-{number} + {others}")),
+    ]
 
 
 def test_overlays_hold_kinds_of_kubernetes_itself_alone() -> None:
-    for overlay in (KUBERNETES / "overlays").iterdir():
+    for overlay in SHIPPED:
         assert not {one["apiVersion"] for one in render(overlay)} - {
             "v1",
             "apps/v1",
@@ -72,7 +96,7 @@ def test_an_accelerator_is_asked_for_once_and_its_name_stands_in_one_place(overl
 
 def test_an_overlay_has_one_image_for_all_its_containers_and_the_dockerfile_its_target() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    for overlay in (KUBERNETES / "overlays").iterdir():
+    for overlay in SHIPPED:
         (image,) = {container["image"] for container in check_deploy.containers(pod(render(overlay)))}
         target = overlay.name.partition("-")[0]
         assert image == f"sdxl-turbo-server:{target}"
@@ -125,16 +149,6 @@ def manifests() -> list[Manifest]:
     return render_with(KUBERNETES / "overlays/npu-device-plugin", COMPONENTS)
 
 
-def only(manifests: list[Manifest], kind: str) -> Manifest:
-    (one,) = [one for one in manifests if one["kind"] == kind]
-    return one
-
-
-def pod(manifests: list[Manifest]) -> Manifest:
-    spec: Manifest = only(manifests, "Deployment")["spec"]["template"]["spec"]
-    return spec
-
-
 def cells(head: str) -> list[Any]:
     """The cells of a column of the README's tables."""
     found = []
@@ -147,7 +161,7 @@ def cells(head: str) -> list[Any]:
 
 POD = "Deployment/spec/template/spec"
 
-SERVE = f"{POD}/containers/0"
+SERVE, PULL = f"{POD}/containers/0", f"{POD}/initContainers/0"
 
 GONE = object()
 
@@ -175,7 +189,7 @@ HARMS: dict[str, tuple[str, object]] = {
     "ports: are [8080], and the service listens on 8000": (f"{SERVE}/ports/0/containerPort", 8080),
     "env: no setting reads TURBO_MODELL; TURBO_MODEL?": ("ConfigMap/data/TURBO_MODELL", "demo"),
     "env: TURBO_MAX_QUEUE: Input should be a valid integer": ("ConfigMap/data/TURBO_MAX_QUEUE", "many"),
-    "pull: env: TURBO_DEVICE: String should match": ("ConfigMap/data/TURBO_DEVICE", "tpu"),
+    "pull, serve: env: TURBO_DEVICE: String should match": ("ConfigMap/data/TURBO_DEVICE", "tpu"),
     "terminationGracePeriodSeconds: 60 is less than TURBO_DRAIN_S and 10, 70": (
         f"{POD}/terminationGracePeriodSeconds",
         60,
@@ -189,14 +203,44 @@ HARMS: dict[str, tuple[str, object]] = {
         f"{SERVE}/volumeMounts/-",
         {"name": "dcmi", "mountPath": "/dcmi"},
     ),
-    "volumeMounts: there is no PersistentVolumeClaim sdxl-turbo-server-weights for weights": (
-        "PersistentVolumeClaim/metadata/name",
-        "weights",
+    "persistentvolumeclaim/weights: no pod has it": ("PersistentVolumeClaim/metadata/name", "weights"),
+    "volumes: sdxl-turbo-server-weights is ReadWriteOnce, and pods on a second node": (
+        "PersistentVolumeClaim/spec/accessModes/0",
+        "ReadWriteOnce",
     ),
     "envFrom: there is no ConfigMap sdxl-turbo-server-settings": ("ConfigMap/metadata/name", "settings"),
     "securityContext.runAsUser: is 0, and has to be 10001": (f"{POD}/securityContext/runAsUser", 0),
-    "serve: securityContext: is None": (f"{SERVE}/securityContext", GONE),
-    "pull: securityContext: is None": (f"{POD}/initContainers/0/securityContext", GONE),
+    "serve: securityContext.readOnlyRootFilesystem: is None": (f"{SERVE}/securityContext", GONE),
+    "pull: securityContext.capabilities: is None": (f"{PULL}/securityContext", GONE),
+    "serve: securityContext.runAsUser: is 0": (f"{SERVE}/securityContext/runAsUser", 0),
+    "serve: securityContext.privileged: is True": (f"{SERVE}/securityContext/privileged", True),
+    "securityContext.runAsGroup: is 0": (f"{POD}/securityContext/runAsGroup", 0),
+    "serve: ports: a hostPort is not": (f"{SERVE}/ports/0/hostPort", 8000),
+    "by TCP": (f"{SERVE}/ports/0/protocol", "UDP"),
+    "serve: command: takes the place": (f"{SERVE}/command", ["sh"]),
+    "args: unrecognized arguments: --log-leve": (f"{SERVE}/args/-", "--log-leve=debug"),
+    "serve: livenessProbe: has to ask the pod, by HTTP": (f"{SERVE}/livenessProbe/httpGet/scheme", "HTTPS"),
+    "serve: lifecycle.preStop: has to sleep": (f"{SERVE}/lifecycle", GONE),
+    "serve: lifecycle.preStop: 4 s, the drain and the last bytes": (f"{SERVE}/lifecycle/preStop/exec/command/1", "4"),
+    "serve: volumeMounts: nothing on /tmp can be written": (f"{SERVE}/volumeMounts", GONE),
+    "pull: volumeMounts: nothing on /tmp can be written": (
+        f"{PULL}/volumeMounts/0",
+        {"name": "tmp", "mountPath": "/t"},
+    ),
+    "volumeMounts: pull cannot write to /weights": (f"{PULL}/volumeMounts/1/readOnly", True),
+    "image: is not that of pull, sdxl-turbo-server:cpu": (f"{PULL}/image", "sdxl-turbo-server:cpu"),
+    "env: pull brings demo, not openmind:": (f"{PULL}/env/-", {"name": "turbo_model", "value": "demo"}),
+    "env: TURBO_DRAIN_S of ConfigMap": ("ConfigMap/data/TURBO_DRAIN_S", "30"),
+    "pull, serve: env: TURBO_METRICS=key takes TURBO_API_KEYS_FILE": ("ConfigMap/data", {"TURBO_METRICS": "key"}),
+    "there is no volume for TURBO_API_KEYS_FILE=/keys": ("ConfigMap/data/TURBO_API_KEYS_FILE", "/keys"),
+    "env: TURBO_HOST=127.0.0.1": ("ConfigMap/data/turbo_host", "127.0.0.1"),
+    "pull: env: ASCEND_VISIBLE_DEVICES has to be void": (f"{PULL}/env", GONE),
+    "pull: env: NVIDIA_VISIBLE_DEVICES has to be void": ("ConfigMap/data/TURBO_DEVICE", "cuda"),
+    "pull: resources.limits: needs no device": (f"{PULL}/resources/limits", {"huawei.com/Ascend910": 1}),
+    "'huawei.com/Ascend910': 1} is not one device for TURBO_DEVICE=cpu": ("ConfigMap/data/TURBO_DEVICE", "cpu"),
+    "'nvidia.com/gpu': 1} is not one device for TURBO_DEVICE=npu": (f"{SERVE}/resources/limits", {"nvidia.com/gpu": 1}),
+    "{} is not one device for TURBO_DEVICE=npu": (f"{SERVE}/resources/limits", {}),
+    "strategy: an update waits for a spare device": ("Deployment/spec/strategy/rollingUpdate/maxSurge", 1),
     "hostNetwork: is not for a restricted pod": (f"{POD}/hostNetwork", True),
     "volumes: host: hostPath is not for a restricted pod": (
         f"{POD}/volumes/-",
@@ -214,7 +258,15 @@ HARMS: dict[str, tuple[str, object]] = {
         "PodDisruptionBudget/spec/selector/matchLabels/app",
         "other",
     ),
-    "networkpolicy/sdxl-turbo-server: podSelector: matches no pods, or all": ("NetworkPolicy/spec/podSelector", {}),
+    "poddisruptionbudget/sdxl-turbo-server: never lets a pod go": ("PodDisruptionBudget/spec/maxUnavailable", 0),
+    "networkpolicy/sdxl-turbo-server: podSelector: matches no pods": (
+        "NetworkPolicy/spec/podSelector/matchLabels/app",
+        "other",
+    ),
+    "serve: NetworkPolicies do not let its port in": ("NetworkPolicy/spec/ingress/0/ports/0/protocol", "UDP"),
+    "serve: NetworkPolicies let everything out": ("NetworkPolicy/spec/egress/0", {}),
+    "NetworkPolicies do not let out both names (UDP 53) and": ("NetworkPolicy/spec/egress/0/ports/0/port", 54),
+    "and HTTPS (TCP 443), to the hub": ("NetworkPolicy/spec/egress/0/ports/2/port", 80),
     "ingress: the pods have no port 9000": ("NetworkPolicy/spec/ingress/0/ports/0/port", 9000),
     "scaleTargetRef: there is no Deployment other": ("HorizontalPodAutoscaler/spec/scaleTargetRef/name", "other"),
     "metrics: the service has no turbo_queue_length": (
@@ -226,6 +278,9 @@ HARMS: dict[str, tuple[str, object]] = {
         "other",
     ),
     "endpoints: the Services have no port metrics": ("ServiceMonitor/spec/endpoints/0/port", "metrics"),
+    "endpoints: with TURBO_METRICS=off": ("ConfigMap/data/TURBO_METRICS", "off"),
+    "endpoints: TURBO_METRICS=key takes authorization": ("ConfigMap/data/TURBO_METRICS", "key"),
+    "endpoints: the service speaks HTTP": ("ServiceMonitor/spec/endpoints/0/scheme", "https"),
     "endpoints: there are no metrics at /metric": ("ServiceMonitor/spec/endpoints/0/path", "/metric"),
 }
 """What is complained of, and what is done to manifests that are right: the way to a field, and its new value."""
@@ -257,6 +312,87 @@ def test_a_fault_is_named(complaint: str, manifests: list[Manifest]) -> None:
     assert any(complaint in one for one in found), found
 
 
+HARMLESS: dict[str, tuple[str, object]] = {
+    "a label that a selector has as an expression": (
+        "PodDisruptionBudget/spec/selector",
+        {"matchExpressions": [{"key": "app.kubernetes.io/name", "operator": "In", "values": ["sdxl-turbo-server"]}]},
+    ),
+    "any port of a protocol": ("NetworkPolicy/spec/ingress/0/ports/0", {"protocol": "TCP"}),
+    "a range of ports": ("NetworkPolicy/spec/ingress/0/ports/0", {"port": 7000, "endPort": 9000}),
+    "names of OpenShift": ("NetworkPolicy/spec/egress/0/ports/0/port", 5353),
+    "the way out closed": ("NetworkPolicy/spec/egress", []),
+    "flags": (f"{SERVE}/args", ["serve", "--log-level", "debug"]),
+    "what the pod says, said again": (f"{SERVE}/securityContext/runAsNonRoot", True),
+    "a ConfigMap that may not be there": (f"{SERVE}/envFrom/-", {"configMapRef": {"name": "site", "optional": True}}),
+    "a claim that is there already": (
+        f"{POD}/volumes/-",
+        {"name": "there", "persistentVolumeClaim": {"claimName": "there"}},
+    ),
+    "null": (f"{POD}/nodeSelector", None),
+    "metrics where they are": ("ServiceMonitor/spec/endpoints/0", {"port": "http"}),
+    "metrics of a port of the pods": ("ServiceMonitor/spec/endpoints/0", {"targetPort": 8000, "path": "/metrics"}),
+    "a sidecar": (
+        f"{POD}/containers/-",
+        {
+            "name": "proxy",
+            "image": "envoy:1",
+            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        },
+    ),
+}
+"""What is done to manifests that are right, and leaves them right."""
+
+OTHERS = """
+{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: other}, spec: {}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: deny},
+ spec: {podSelector: {}, policyTypes: [Ingress]}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {generateName: other-}, data: null}
+---
+{apiVersion: v1, kind: Service, metadata: {name: external}, spec: {type: ExternalName, externalName: example.com}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: by-hand}, spec: {ports: [{port: 80}]}}
+---
+{apiVersion: apps/v1, kind: Deployment, metadata: {name: other}, spec: {selector: {matchLabels: {app: other}},
+ template: {metadata: {labels: {app: other}}, spec: {containers: [{name: other, image: other}]}}}}
+---
+"""
+"""What may stand beside the service, with a document of nothing at the end."""
+
+
+@pytest.mark.parametrize("change", HARMLESS)
+def test_what_is_no_fault_is_not_named(change: str, manifests: list[Manifest]) -> None:
+    changed = copy.deepcopy(manifests)
+    harm(changed, *HARMLESS[change])
+    assert not list(complaints(changed))
+
+
+def test_what_stands_beside_the_service_is_no_fault_and_kinds_of_others_are_said_to_be_unchecked(
+    manifests: list[Manifest], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not list(complaints([*manifests, *yaml.safe_load_all(OTHERS)]))
+    (tmp_path / "others.yaml").write_text(OTHERS.partition("---")[0], encoding="utf-8")
+    (tmp_path / "kustomization.yaml").write_text("resources: [others.yaml]", encoding="utf-8")
+    assert check_deploy.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith("; not checked: httproute/other\n")
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (f"{POD}/securityContext", None),
+        ("Deployment/spec/template/metadata", None),
+        ("HorizontalPodAutoscaler/spec/metrics", [{"type": "Pods"}]),
+        ("Service/metadata", None),
+    ],
+)
+def test_what_is_odd_is_a_fault_and_no_traceback(where: str, value: object, manifests: list[Manifest]) -> None:
+    odd = copy.deepcopy(manifests)
+    harm(odd, where, value)
+    assert list(complaints(odd))
+
+
 def test_what_cannot_be_rendered_is_a_fault_of_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "kustomization.yaml").write_text("resources: [nowhere.yaml]\n", encoding="utf-8")
     assert check_deploy.main([str(tmp_path)]) == 1
@@ -268,11 +404,3 @@ def test_a_warning_of_kustomize_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text("commonLabels: {app: turbo}\n", encoding="utf-8")
     with pytest.raises(RenderError, match="deprecated"):
         render(tmp_path)
-
-
-def test_without_kubectl_and_kustomize_the_check_says_how_to_get_them_and_does_not_pass(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert check_deploy.main([]) == 2
-    assert "Install kubectl" in capsys.readouterr().err

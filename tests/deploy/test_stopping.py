@@ -4,11 +4,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import yaml
 
 from app import server
 from app.settings import Settings
-from tests.deploy.manifests import documents, manifests
+from tests.deploy.manifests import SHIPPED, documents, need_renderer, pod
+from tools.check_deploy import GRACE_S, render
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,22 +35,21 @@ def grace_periods() -> Iterator[tuple[str, float, str | None]]:
             drain_s, grace = (re.search(rf"{name}[= ](\S+)", command) for name in ("TURBO_DRAIN_S", "--stop-timeout"))
             assert grace, f"Docker would kill it after ten seconds: {command}"
             yield document.name, float(grace[1]), drain_s and drain_s[1]
-    for manifest in manifests():
-        pod = manifest["spec"]["template"]["spec"]
-        for container in pod["containers"]:
-            drain_s = {one["name"]: one["value"] for one in container["env"]}.get("TURBO_DRAIN_S")
-            yield container["name"], pod["terminationGracePeriodSeconds"], drain_s
 
 
 def test_every_grace_period_is_the_time_to_drain_and_ten_seconds_more() -> None:
     found = list(grace_periods())
-    assert len(found) == 8
+    assert len(found) == 7
     for name, grace_s, drain_s in found:
-        assert grace_s == float(drain_s or Settings().drain_s) + 10, name
+        assert grace_s == float(drain_s or Settings().drain_s) + GRACE_S, name
 
 
-def test_what_the_end_takes_beside_the_drain_fits_into_the_ten_seconds() -> None:
-    (deployment,) = manifests()
-    (serve,) = deployment["spec"]["template"]["spec"]["containers"]
+@pytest.mark.parametrize("overlay", SHIPPED, ids=lambda overlay: overlay.name)
+def test_so_is_that_of_pods_and_what_the_end_takes_beside_the_drain_fits_into_the_ten_seconds(overlay: Path) -> None:
+    need_renderer()
+    ending = pod(render(overlay))
+    (serve,) = ending["containers"]
+    (drain_s,) = [one["value"] for one in serve["env"] if one["name"] == "TURBO_DRAIN_S"]
+    assert ending["terminationGracePeriodSeconds"] == float(drain_s) + GRACE_S
     before_s = int(serve["lifecycle"]["preStop"]["exec"]["command"][-1])
-    assert before_s + server._LAST_BYTES_S + 1 < 10  # noqa: SLF001 - a second for ticks and for saying good-bye
+    assert before_s + server._LAST_BYTES_S + 1 < GRACE_S  # noqa: SLF001 - a second for ticks and for saying good-bye
