@@ -378,6 +378,14 @@ def test_what_stands_beside_the_service_is_no_fault_and_kinds_of_others_are_said
     assert capsys.readouterr().out.endswith("; not checked: httproute/other\n")
 
 
+def test_metrics_that_take_a_key_are_scraped_with_one(manifests: list[Manifest]) -> None:
+    keyed = copy.deepcopy(manifests)
+    harm(keyed, "ConfigMap/data/TURBO_METRICS", "key")
+    credentials = {"name": "sdxl-turbo-server-metrics", "key": "key"}
+    harm(keyed, "ServiceMonitor/spec/endpoints/0/authorization", {"credentials": credentials})
+    assert not list(complaints(keyed))
+
+
 @pytest.mark.parametrize(
     ("where", "value"),
     [
