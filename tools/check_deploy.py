@@ -71,7 +71,6 @@ _VOLUMES = (
     "downwardAPI",
     "emptyDir",
     "ephemeral",
-    "image",
     "persistentVolumeClaim",
     "projected",
     "secret",
@@ -196,11 +195,23 @@ def service() -> Service:
 def complaints(manifests: list[Manifest]) -> Iterator[str]:
     """Yield "kind/name: what is wrong" for all that is wrong with the objects of one overlay."""
     manifests = [_without_nulls(one) for one in manifests if one]
-    for manifest in manifests:
-        wrong = [] if is_foreign(manifest) else list(_schema(json.dumps(manifest, sort_keys=True)))
-        if not wrong and (check := CHECKS.get(manifest.get("kind", ""))):  # what has not its form cannot be looked into
-            wrong = list(check(manifest, manifests))
-        yield from (f"{subject(manifest)}: {complaint}" for complaint in wrong)
+    wrong = [(one, complaint) for one in manifests if not is_foreign(one) for complaint in _form(one)]
+    if not wrong:  # what has not its form cannot be looked into
+        wrong = [
+            (one, complaint)
+            for one in manifests
+            if not is_foreign(one)
+            for complaint in CHECKS.get(one["kind"], lambda *_: ())(one, manifests)
+        ]
+    yield from (f"{subject(one)}: {complaint}" for one, complaint in wrong)
+
+
+def _form(manifest: Manifest) -> list[str]:
+    """Return what is wrong with an object's fields by themselves."""
+    refused = _schema(json.dumps(manifest, sort_keys=True))
+    if not refused and manifest["kind"] in CHECKS and not manifest.get("spec"):  # schemas let it be
+        return ["spec: is missing"]
+    return refused
 
 
 def subject(manifest: Manifest) -> str:
@@ -218,7 +229,7 @@ def is_foreign(manifest: Manifest) -> bool:
 def _without_nulls(value: Any) -> Any:
     """Return an object without what is null, which counts as not there."""
     if isinstance(value, list):
-        return [_without_nulls(one) for one in value]
+        return [_without_nulls(one) for one in value if one is not None]
     if isinstance(value, dict):
         return {key: _without_nulls(one) for key, one in value.items() if one is not None}
     return value
@@ -274,7 +285,7 @@ def _those(*faults: tuple[object, str]) -> list[str]:
 
 def _deployment(deployment: Manifest, manifests: list[Manifest]) -> Iterator[str]:
     spec, template = deployment["spec"], deployment["spec"]["template"]
-    pod = template["spec"]
+    pod = template.get("spec", {})
     if not any(_is_ours(container) for container in containers(pod)):
         return
     scalers = _scalers(deployment, manifests)
@@ -300,7 +311,11 @@ def _deployment(deployment: Manifest, manifests: list[Manifest]) -> Iterator[str
 
 def _is_ours(container: Manifest) -> bool:
     image = container.get("image", "").rpartition("/")[2]
-    return image.startswith("sdxl-turbo-server") or container.get("args", [""])[0] in ("serve", "pull")
+    return image.startswith("sdxl-turbo-server") or _command(container) in ("serve", "pull")
+
+
+def _command(container: Manifest) -> str | None:
+    return next(iter(container.get("args", ())), None)
 
 
 def _scalers(deployment: Manifest, manifests: list[Manifest]) -> list[Manifest]:
@@ -357,10 +372,11 @@ def _container(container: Manifest, deployment: Manifest, manifests: list[Manife
     yield from _mounts(container, pod)
     if not _is_ours(container):
         return
-    tag = container["image"].rpartition("/")[2].partition(":")[2]
-    command = container.get("args", [None])[0]
+    image = container.get("image", "")
+    tag = image.rpartition("/")[2].partition(":")[2]
+    command = _command(container)
     yield from _those(
-        (tag in ("", "latest"), f"image: {container['image']} has no tag of its own"),
+        (tag in ("", "latest"), f"image: {image} has no tag of its own"),
         ("command" in container, "command: takes the place of the image's entrypoint"),
         (command not in ("serve", "pull"), f"args: are {container.get('args')}, and have to begin with serve or pull"),
         (not _mount(container, "/tmp", to_write=True), "volumeMounts: nothing on /tmp can be written"),  # noqa: S108
@@ -416,8 +432,8 @@ def _maps(container: Manifest, manifests: list[Manifest]) -> Iterator[tuple[str,
 def _environment_faults(container: Manifest, manifests: list[Manifest]) -> Iterator[str]:
     for source in container.get("envFrom", ()):
         wanted = source.get("configMapRef", {"optional": True})
-        if not wanted.get("optional") and not _find(manifests, "ConfigMap", wanted["name"]):
-            yield f"envFrom: there is no ConfigMap {wanted['name']}"
+        if not wanted.get("optional") and not _find(manifests, "ConfigMap", wanted.get("name", "")):
+            yield f"envFrom: there is no ConfigMap {wanted.get('name')}"
     own = {variable["name"].upper() for variable in container.get("env", ())}
     for name, variables in _maps(container, manifests):
         for variable in variables:
@@ -441,7 +457,7 @@ def _settings(container: Manifest, manifests: list[Manifest]) -> Settings:
     Raises:
         _SettingsError: It would refuse them.
     """
-    name, *flags = container.get("args", ["serve"])
+    name, *flags = container.get("args") or ["serve"]
     chosen = {
         key.upper().removeprefix(PREFIX).lower(): text
         for key, text in _variables(container, manifests).items()
@@ -511,12 +527,13 @@ def _ending(container: Manifest, pod: Manifest, settings: Settings) -> Iterator[
         yield f"terminationGracePeriodSeconds: {grace_s} is less than {PREFIX}DRAIN_S and {GRACE_S}, {needed_s:g}"
     hook = container.get("lifecycle", {}).get("preStop", {})
     command = hook.get("exec", {}).get("command") or ["sleep", str(hook.get("sleep", {}).get("seconds"))]
-    if not re.fullmatch(r"sleep [1-9]\d*", " ".join(command)):
+    sleep = re.fullmatch(r"sleep\n([1-9]\d*)", "\n".join(command))
+    if sleep is None:
         yield "lifecycle.preStop: has to sleep for seconds, until no proxy of the cluster sends requests any more"
         return
-    rest_s = int(command[1]) + server._LAST_BYTES_S + 1  # noqa: SLF001 - its own limit, and a second to say good-bye
+    rest_s = int(sleep[1]) + server._LAST_BYTES_S + 1  # noqa: SLF001 - its own limit, and a second to say good-bye
     if rest_s >= max(GRACE_S, grace_s - settings.drain_s):
-        yield f"lifecycle.preStop: {command[1]} s, the drain and the last bytes are more than the grace period"
+        yield f"lifecycle.preStop: {sleep[1]} s, the drain and the last bytes are more than the grace period"
 
 
 def _pulling(container: Manifest, settings: Settings) -> Iterator[str]:
@@ -537,7 +554,7 @@ def _pulled_before(
     pod, folder = deployment["spec"]["template"]["spec"], _weights(settings)
     if not _mount(serve, folder):
         yield f"volumeMounts: there is no volume on {folder}"
-    pulls = [one for one in pod.get("initContainers", ()) if one.get("args", [None])[0] == "pull"]
+    pulls = [one for one in pod.get("initContainers", ()) if _command(one) == "pull"]
     if not pulls:
         yield f"env: nothing pulls {PREFIX}MODEL={settings.model} before: the component weights does"
     for pull in pulls:
@@ -547,7 +564,7 @@ def _pulled_before(
             continue  # said of itself
         closed = _ways(deployment, "Egress", manifests) == []
         yield from _those(
-            (pull["image"] != serve["image"], f"image: is not that of {pull['name']}, {pull['image']}"),
+            (pull.get("image") != serve.get("image"), f"image: is not that of {pull['name']}, {pull.get('image')}"),
             (its.model != settings.model, f"env: {pull['name']} brings {its.model}, not {settings.model}"),
             (
                 _weights(its) != folder or not _mount(pull, folder, to_write=not closed),
@@ -563,7 +580,9 @@ def _ways(deployment: Manifest, direction: str, manifests: list[Manifest]) -> li
     """Return the rules that let the pods' connections through, or None where nothing holds up any."""
     template = deployment["spec"]["template"]
     policies = [
-        one["spec"] for one in _find(manifests, "NetworkPolicy") if _matches(one["spec"]["podSelector"], template)
+        one["spec"]
+        for one in _find(manifests, "NetworkPolicy")
+        if _matches(one["spec"].get("podSelector", {}), template)
     ]
     # What a policy without policyTypes holds up.
     usual = [["Ingress", "Egress"] if "egress" in one else ["Ingress"] for one in policies]
@@ -643,10 +662,12 @@ def _fewest(deployment: Manifest, manifests: list[Manifest]) -> int:
 
 
 def _network_policy(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
-    selected = _selected(manifest["spec"]["podSelector"], manifest, manifests)
-    if manifest["spec"]["podSelector"] and not selected:
+    selected = _selected(manifest["spec"].get("podSelector", {}), manifest, manifests)
+    if manifest["spec"].get("podSelector", {}) and not selected:
         yield "podSelector: matches no pods"
-    for rule in manifest["spec"].get("ingress", ()) if manifest["spec"]["podSelector"] and _ours(selected) else ():
+    for rule in (
+        manifest["spec"].get("ingress", ()) if manifest["spec"].get("podSelector", {}) and _ours(selected) else ()
+    ):
         for port in rule.get("ports", ()):
             if not any(_covers(port, one) for one in _ports(selected)):
                 yield f"ingress: the pods have no port {port['port']}"
@@ -679,7 +700,7 @@ def _monitor(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
     if not _ours(selected):
         return
     names = {port.get("name") for one in services for port in one["spec"].get("ports", ())}
-    metrics = {_metrics(pod["spec"], manifests) for pod in selected}
+    metrics = {_metrics(pod.get("spec", {}), manifests) for pod in selected}
     for endpoint in manifest["spec"]["endpoints"]:
         path, port, target = endpoint.get("path", "/metrics"), endpoint.get("port"), endpoint.get("targetPort")
         with_key = endpoint.keys() & {"authorization", "bearerTokenSecret", "bearerTokenFile", "httpHeaders"}
@@ -694,7 +715,7 @@ def _monitor(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
 
 
 def _metrics(pod: Manifest, manifests: list[Manifest]) -> str | None:
-    for container in pod["containers"]:
+    for container in pod.get("containers", ()):
         if _is_ours(container):
             with contextlib.suppress(_SettingsError):
                 return _settings(container, manifests).metrics
@@ -721,39 +742,40 @@ def _matches(selector: Manifest, one: Manifest) -> bool:
     """Tell whether a selector matches the labels of an object or of a template; that of nothing matches all."""
     labels = one.get("metadata", {}).get("labels", {})
     tests: dict[str, Callable[[Manifest], bool]] = {
-        "In": lambda wanted: labels.get(wanted["key"]) in wanted["values"],
-        "NotIn": lambda wanted: labels.get(wanted["key"]) not in wanted["values"],
+        "In": lambda wanted: labels.get(wanted["key"]) in wanted.get("values", ()),
+        "NotIn": lambda wanted: labels.get(wanted["key"]) not in wanted.get("values", ()),
         "Exists": lambda wanted: wanted["key"] in labels,
         "DoesNotExist": lambda wanted: wanted["key"] not in labels,
     }
     expressions = selector.get("matchExpressions", ())
     return (selector.get("matchLabels") or {}).items() <= labels.items() and all(
-        tests[wanted["operator"]](wanted) for wanted in expressions
+        wanted["operator"] in tests and tests[wanted["operator"]](wanted) for wanted in expressions
     )
 
 
 def _selected(selector: Manifest, of: Manifest, manifests: list[Manifest]) -> list[Manifest]:
     """Return the templates whose pods an object's selector matches, in its namespace."""
     namespace = of.get("metadata", {}).get("namespace")
-    workloads = [
-        one for one in manifests if one.get("metadata", {}).get("namespace") == namespace and not is_foreign(one)
-    ]
-    templates = [one.get("spec", {}).get("template") for one in workloads if one.get("kind") != "Job"]
-    return [one for one in templates if one and _matches(selector, one)]
+    workloads = [one for kind in ("Deployment", "StatefulSet", "DaemonSet") for one in _find(manifests, kind)]
+    templates = [one["spec"]["template"] for one in workloads if one.get("metadata", {}).get("namespace") == namespace]
+    return [one for one in templates if _matches(selector, one)]
 
 
 def containers(pod: Manifest) -> list[Manifest]:
     """Return a pod's containers, in the order in which they run."""
-    return [*pod.get("initContainers", ()), *pod["containers"]]
+    return [*pod.get("initContainers", ()), *pod.get("containers", ())]
 
 
 def _ours(templates: list[Manifest]) -> bool:
-    return any(_is_ours(container) for template in templates for container in containers(template["spec"]))
+    return any(_is_ours(container) for template in templates for container in containers(template.get("spec", {})))
 
 
 def _ports(templates: list[Manifest]) -> set[str | int]:
     ports = [
-        port for one in templates for container in one["spec"]["containers"] for port in container.get("ports", ())
+        port
+        for one in templates
+        for container in containers(one.get("spec", {}))
+        for port in container.get("ports", ())
     ]
     return {port["name"] for port in ports if "name" in port} | {port["containerPort"] for port in ports}
 
@@ -777,7 +799,7 @@ def main(folders: list[str]) -> int:
         for complaint in wrong:
             print(f"{name}: {complaint}")
         if not wrong:
-            others = ", ".join(subject(one) for one in manifests if is_foreign(one))
+            others = ", ".join(subject(one) for one in manifests if one and is_foreign(one))
             print(
                 f"{name}: as Kubernetes {', '.join(VERSIONS)} and the service have it"
                 + f"; not checked: {others}" * bool(others)
