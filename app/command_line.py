@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 
 from app import __version__
 from app.errors import TurboError
-from app.settings import PREFIX, Settings, unknown_variables
+from app.settings import PREFIX, Settings, warn_of_unknown_variables
 
 _log = logging.getLogger(__name__)
 
@@ -94,8 +94,7 @@ def main(arguments: Sequence[str]) -> int:
     settings = _settings(options, parser)
     _configure_logging(settings, for_people=name == "generate")
     if name != "doctor":  # whose findings they are
-        for variable, near in unknown_variables(os.environ):
-            _log.warning("%s is no setting%s", variable, f"; did you mean {near}?" if near else "")
+        warn_of_unknown_variables(os.environ)
     _drop_unknown_propagators()
     return _COMMANDS[name].run(settings, options)
 

@@ -2,6 +2,7 @@
 
 import difflib
 import ipaddress
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from typing import Annotated, Literal, Self
 import limits
 from pydantic import AfterValidator, ByteSize, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_log = logging.getLogger(__name__)
 
 PREFIX = "TURBO_"
 
@@ -254,3 +257,9 @@ def unknown_variables(environ: Mapping[str, str]) -> list[tuple[str, str | None]
     return [
         (name, next(iter(difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.75)), None)) for name in unknown
     ]
+
+
+def warn_of_unknown_variables(environ: Mapping[str, str]) -> None:
+    """Log a warning for each `TURBO_` variable that no setting reads: it is misspelt, or of another version."""
+    for variable, near in unknown_variables(environ):
+        _log.warning("%s is no setting%s", variable, f"; did you mean {near}?" if near else "")

@@ -1,6 +1,7 @@
 """The service behind Ray Serve: each replica is the whole app, with its own device, queue and batches."""
 
 import asyncio
+import os
 from typing import Any
 
 from ray import serve
@@ -11,7 +12,7 @@ from app.errors import NotReadyError
 from app.inference.engine import Engine
 from app.main import create_app
 from app.server import exit_now
-from app.settings import Settings
+from app.settings import Settings, warn_of_unknown_variables
 from app.telemetry import configure_logging
 
 _DEVICE_LOST = 4
@@ -39,6 +40,7 @@ class Replica:
         """Put the app together, in the replica; Ray then runs its lifespan, which loads and warms up."""
         settings = Settings()
         configure_logging(log_format=settings.log_format, level=settings.log_level)
+        warn_of_unknown_variables(os.environ)
         app = create_app(settings, on_device_lost=_end_soon)
         self._engine = app.state.context.engine
         return app
