@@ -50,7 +50,9 @@ class Cluster:
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # one node, all of it on loopback
             "RAY_USAGE_STATS_ENABLED": "0",
         }
-        ray = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--log-color=false"]
+        # Killed with the thread that starts it; what `ray start --block` has started is then killed with it.
+        start = ["setpriv", "--pdeathsig=KILL", str(Path(sys.executable).parent / "ray"), "start"]
+        ray = [*start, "--head", "--block", "--log-color=false"]
         ports = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
         node = ["--num-cpus=2", '--resources={"NPU": 2}', "--include-log-monitor=false"]
         # Not in /dev/shm, which containers have little of.
