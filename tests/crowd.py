@@ -39,9 +39,9 @@ class Wish:
         fields = {"prompt": self.prompt, "seed": self.seed, "num_images": self.num_images}
         fields |= {"width": self.side, "height": self.side}
         if self.color is None:
-            return httpx.Request("POST", url.copy_with(path="/txt2img"), json=fields)
+            return httpx.Request("POST", url.join("txt2img"), json=fields)
         files = {"image": png((self.side, self.side), self.color)}
-        return httpx.Request("POST", url.copy_with(path="/img2img"), data=fields, files=files)
+        return httpx.Request("POST", url.join("img2img"), data=fields, files=files)
 
     def send(self, client: httpx.Client) -> httpx.Response:
         return client.send(self.request(client.base_url))

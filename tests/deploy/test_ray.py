@@ -1,4 +1,4 @@
-"""deploy/ray on a real Ray: pictures, limits, faults and rolling updates, with two replicas."""
+"""deploy/ray on a real Ray: pictures, limits, faults, rolling updates, and replicas that come and go with the load."""
 
 import contextlib
 import itertools
@@ -28,12 +28,28 @@ SHIPPED = "sdxl-turbo"
 pytestmark = pytest.mark.timeout(400)
 
 SLOW = {"TURBO_MODEL": "fake:8", "TURBO_MAX_QUEUE": "1", "TURBO_BATCHING": "off"}
-FAST = {"TURBO_MODEL": "fake:0.05", "TURBO_DRAIN_S": "20"}
+FAST = {"TURBO_MODEL": "fake:0.05", "TURBO_DRAIN_S": "20", "TURBO_MAX_QUEU": "1"}  # the last is misspelt
 DEMO = {"TURBO_MODEL": "demo", "TURBO_DEVICE": "cpu"}
+GROWING = {"TURBO_MODEL": "fake:0.5", "TURBO_BATCHING": "off"}
+
+AUTOSCALING = {
+    "min_replicas": 1,
+    "max_replicas": 2,
+    "target_ongoing_requests": 1,
+    "upscale_delay_s": 2,
+    "downscale_delay_s": 2,
+    "look_back_period_s": 2,
+    "metrics_interval_s": 0.5,
+}
+"""As shipped, but for one request at a time, and quicker."""
 
 
-def application(name: str, settings: dict[str, str], *, replicas: int, npus: int = 0) -> dict[str, Any]:
-    """One that says who answers, under its name."""
+def application(name: str, settings: dict[str, str], *, npus: int = 0, **replicas: Any) -> dict[str, Any]:
+    """One that says who answers, under its name.
+
+    Args:
+        replicas: How many, in Ray's words.
+    """
     return {
         "name": name,
         "route_prefix": f"/{name}",
@@ -42,20 +58,22 @@ def application(name: str, settings: dict[str, str], *, replicas: int, npus: int
         "deployments": [
             {
                 "name": "SdxlTurbo",
-                "num_replicas": replicas,
                 "ray_actor_options": {"num_cpus": 0, "resources": {"NPU": npus} if npus else {}},
+                **replicas,
             }
         ],
     }
 
 
 def applications(**fast: str) -> list[dict[str, Any]]:
-    """What is shipped, on the fake, and two others beside it."""
+    """What is shipped, on the fake and with two replicas at once, and three others beside it."""
     (shipped,) = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["applications"]
+    shipped["deployments"][0]["autoscaling_config"]["min_replicas"] = 2
     return [
         shipped | {"runtime_env": {"env_vars": FAST | fast}},
-        application("demo", DEMO, replicas=2, npus=1),
-        application("slow", SLOW, replicas=1),
+        application("demo", DEMO, npus=1, num_replicas=2),
+        application("slow", SLOW, num_replicas=1),
+        application("growing", GROWING, autoscaling_config=AUTOSCALING),
     ]
 
 
@@ -154,7 +172,8 @@ def test_a_replica_s_own_refusal_arrives_and_who_leaves_the_queue_makes_room(clu
         cluster.wait_for(lambda: waiting() == 1)
         refused = httpx.post(f"{url}/txt2img", json={"prompt": "a third"})
         assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
-        assert 1 <= int(refused.headers["retry-after"]) <= 16
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
         leaver.close()
         cluster.wait_for(lambda: waiting() == 0)
         served.setblocking(False)
@@ -183,13 +202,32 @@ def test_what_is_too_large_or_wrong_is_refused_by_the_service_and_headers_arrive
         assert made.headers.get_list("x-request-id") == ["mine", "mine"]  # the service's, and that of Ray's proxy
 
 
-def test_ray_s_limits_follow_from_the_settings(cluster: Cluster) -> None:
+def test_ray_s_limits_follow_from_the_settings_and_a_misspelt_one_is_warned_of(cluster: Cluster) -> None:
     cluster.wait_for_replicas(SHIPPED, 2)
     config = cluster.details(SHIPPED)["deployment_config"]
     assert config["graceful_shutdown_timeout_s"] == float(FAST["TURBO_DRAIN_S"]) + 10
     assert config["max_ongoing_requests"] == Settings().max_connections
     assert config["max_ongoing_requests"] > Settings().max_queue + Settings().max_batch
     assert config["max_queued_requests"] == -1  # nothing is refused by Ray
+    assert "TURBO_MAX_QUEU is no setting; did you mean TURBO_MAX_QUEUE?" in cluster.logs()
+
+
+def test_a_second_replica_comes_with_the_load_and_goes_with_it_and_nothing_is_lost(cluster: Cluster) -> None:
+    cluster.wait_for_replicas("growing", 1)
+    url = f"{cluster.url}/growing"
+    with Crowd(url, clients=1) as stays:
+        with Crowd(url, clients=7) as leaves:
+            cluster.wait_for_replicas("growing", 2)
+            answered = len(leaves.answers)
+            cluster.wait_for(lambda: len(leaves.answers) > answered + 14)
+        cluster.wait_for(lambda: len(cluster.details("growing")["replicas"]) == 1)
+        answered = len(stays.answers)
+        cluster.wait_for(lambda: len(stays.answers) > answered)
+    for crowd in (stays, leaves):
+        crowd.assert_pictures_are_right()
+        assert crowd.faults == []
+        assert crowd.statuses.keys() == {200}, crowd.statuses
+    assert len({response.headers["x-pid"] for _, response in leaves.answers}) == 2
 
 
 def test_a_killed_replica_is_replaced_and_no_answer_is_wrong(cluster: Cluster) -> None:
