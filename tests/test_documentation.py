@@ -36,7 +36,7 @@ from tests.deploy.manifests import need_renderer
 from tests.deploy.ray_cluster import importing_ray, read_config
 from tests.documents import DOCUMENTS, ROOT, Block, document
 from tests.gate import GatedPipeline
-from tools import check_deploy
+from tools import check_deploy, kubernetes_checks
 
 REAL = ("bash", "cat", "chmod", "curl", "exiftool", "node", "openssl", "sed", "rm")
 """Programs of the system that blocks may use."""
@@ -218,7 +218,7 @@ def check_kubectl(call: Call) -> None:
     """Check that folders are right, and that names are those of objects in there or of Secrets that they want."""
     need_renderer()
     for folder in (one for one in call.arguments if one.startswith("deploy/")):
-        assert not list(check_deploy.complaints(check_deploy.render(ROOT / folder)))
+        assert not list(kubernetes_checks.complaints(check_deploy.render(ROOT / folder)))
     overlay, components = check_deploy.KUBERNETES / "overlays/npu", ("api-keys", "autoscaling", "service-monitor")
     manifests = check_deploy.render_with(overlay, [check_deploy.KUBERNETES / "components" / one for one in components])
     names = {f"{one['kind'].lower()}/{one['metadata']['name']}" for one in manifests}

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from tests.conftest import lacks
 from tools import check_deploy
-from tools.check_deploy import KUBERNETES, Manifest
+from tools.check_deploy import KUBERNETES
+from tools.kubernetes_forms import Manifest
 
 ROOT = Path(__file__).parents[2]
 

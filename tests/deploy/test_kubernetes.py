@@ -13,8 +13,10 @@ import yaml
 
 from tests.deploy.manifests import SHIPPED, need_renderer, only, pod
 from tests.documents import document
-from tools import check_deploy
-from tools.check_deploy import KUBERNETES, Manifest, RenderError, complaints, render, render_with, service
+from tools import check_deploy, kubernetes_checks
+from tools.check_deploy import KUBERNETES, RenderError, render, render_with
+from tools.kubernetes_checks import complaints, service
+from tools.kubernetes_forms import Manifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,7 +100,7 @@ def test_an_accelerator_is_asked_for_once_and_its_name_stands_in_one_place(overl
 def test_an_overlay_has_one_image_for_all_its_containers_and_the_dockerfile_its_target() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     for overlay in SHIPPED:
-        (image,) = {container["image"] for container in check_deploy.containers(pod(render(overlay)))}
+        (image,) = {container["image"] for container in kubernetes_checks.containers(pod(render(overlay)))}
         target = overlay.name.partition("-")[0]
         assert image == f"sdxl-turbo-server:{target}"
         assert re.search(rf"^FROM .* AS {target}$", dockerfile, re.MULTILINE)
@@ -106,15 +108,15 @@ def test_an_overlay_has_one_image_for_all_its_containers_and_the_dockerfile_its_
 
 def test_the_driver_s_files_are_those_that_compose_mounts() -> None:
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
-    assert set(re.findall(r"^ +- (/\S+):\1:ro$", text, re.MULTILINE)) == set(check_deploy.DRIVER)
+    assert set(re.findall(r"^ +- (/\S+):\1:ro$", text, re.MULTILINE)) == set(kubernetes_checks.DRIVER)
     mounted = pod(render(KUBERNETES / "overlays/npu-device-plugin"))["containers"][0]["volumeMounts"]
-    assert set(check_deploy.DRIVER) <= {mount["mountPath"] for mount in mounted}
+    assert set(kubernetes_checks.DRIVER) <= {mount["mountPath"] for mount in mounted}
 
 
 def test_user_and_weights_folder_are_the_image_s() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    assert f"USER {check_deploy.USER}:{check_deploy.USER}" in dockerfile.splitlines()
-    assert re.search(rf"\bTURBO_WEIGHTS_DIR={check_deploy.WEIGHTS}\b", dockerfile)
+    assert f"USER {kubernetes_checks.USER}:{kubernetes_checks.USER}" in dockerfile.splitlines()
+    assert re.search(rf"\bTURBO_WEIGHTS_DIR={kubernetes_checks.WEIGHTS}\b", dockerfile)
 
 
 def test_the_adapter_s_rule_gives_the_autoscaler_the_metric_it_asks_for() -> None:
@@ -302,7 +304,7 @@ def harm(manifests: list[Manifest], where: str, value: object) -> None:
 
 def test_what_is_harmed_is_right_before_and_of_every_kind_that_is_checked(manifests: list[Manifest]) -> None:
     assert not list(complaints(manifests))
-    assert check_deploy.CHECKS.keys() <= {where.partition("/")[0] for where, _ in HARMS.values()}
+    assert kubernetes_checks.CHECKS.keys() <= {where.partition("/")[0] for where, _ in HARMS.values()}
 
 
 @pytest.mark.parametrize("complaint", HARMS)

@@ -10,7 +10,8 @@ import yaml
 from app import server
 from app.settings import Settings
 from tests.deploy.manifests import SHIPPED, documents, need_renderer, pod
-from tools.check_deploy import GRACE_S, render
+from tools.check_deploy import render
+from tools.kubernetes_checks import GRACE_S
 
 ROOT = Path(__file__).parents[2]
 

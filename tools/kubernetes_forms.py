@@ -1,0 +1,73 @@
+"""The form of Kubernetes' objects: what its schemas refuse, in several versions, strictly and offline."""
+
+import functools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import yaml
+
+VERSIONS = ("1.27", "1.32", "1.37")
+"""Of Kubernetes. The first is the oldest that takes `unhealthyPodEvictionPolicy` without a feature gate."""
+
+_FOREIGN = re.compile(r"(?!((rbac\.authorization|(flowcontrol|internal)\.apiserver|[a-z]+)\.k8s\.io)/)[^/]+\.[^/]+/")
+"""How apiVersion begins that is not Kubernetes' own."""
+
+_MONITOR = ("monitoring.coreos.com/v1", "ServiceMonitor")
+
+Manifest = dict[str, Any]
+"""An object of Kubernetes, as YAML or JSON have it."""
+
+
+def is_foreign(manifest: Manifest) -> bool:
+    """Tell whether an object is not of Kubernetes' own kinds, and has no schema here: it is not checked."""
+    kind = manifest.get("apiVersion", ""), manifest.get("kind")
+    return kind != _MONITOR and bool(_FOREIGN.match(kind[0]))
+
+
+def faults_of_form(manifest: Manifest) -> list[str]:
+    """Return what schemas refuse in an object."""
+    return _schema(json.dumps(manifest, sort_keys=True))
+
+
+@functools.cache
+def _schema(text: str) -> list[str]:
+    """Return what the schemas refuse in an object, given as JSON: overlays have many in common."""
+    manifest = json.loads(text)
+    wrong = []
+    if (manifest.get("apiVersion"), manifest.get("kind")) == _MONITOR:
+        wrong += [f"{error.json_path}: {error.message}" for error in _service_monitor().iter_errors(manifest)]
+        # Its metadata is as any other object's, which its own schema leaves open.
+        manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": manifest.get("metadata", {})}
+    refused: dict[str, list[str]] = {}
+    for version in VERSIONS:
+        try:
+            kubernetes_validate.validate(manifest, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            refused.setdefault(f"{'.'.join(map(str, error.path))}: {error.message}", []).append(version)
+        except (kubernetes_validate.SchemaNotFoundError, KeyError):
+            unknown = f"there is no {manifest.get('apiVersion')} {manifest.get('kind')}"
+            refused.setdefault(unknown, []).append(version)
+    return wrong + [f"Kubernetes {', '.join(versions)}: {reason}" for reason, versions in refused.items()]
+
+
+@functools.cache
+def _service_monitor() -> jsonschema.Draft202012Validator:
+    schema = yaml.safe_load(Path(__file__).with_name("service-monitor.schema.yaml").read_text(encoding="utf-8"))
+    return jsonschema.Draft202012Validator(_closed(schema))
+
+
+def _closed(schema: Any) -> Any:
+    """Return the schema with fields refused that it does not name, as a cluster refuses them in strict mode."""
+    if isinstance(schema, list):
+        return [_closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {
+        key: {name: _closed(one) for name, one in value.items()} if key == "properties" else _closed(value)
+        for key, value in schema.items()
+    }
+    return closed | {"additionalProperties": False} if "properties" in schema else closed
