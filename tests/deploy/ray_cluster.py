@@ -50,7 +50,8 @@ class Cluster:
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # one node, all of it on loopback
             "RAY_USAGE_STATS_ENABLED": "0",
         }
-        # Killed with the thread that starts it; what `ray start --block` has started is then killed with it.
+        # Killed with the thread that starts it. What `ray start --block` has started ends then, too: two agents a
+        # minute later, when they have given up telling the dead of it.
         start = ["setpriv", "--pdeathsig=KILL", str(Path(sys.executable).parent / "ray"), "start"]
         ray = [*start, "--head", "--block", "--log-color=false"]
         ports = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
