@@ -29,7 +29,7 @@ from benchmarks.http_client import Connection
 from benchmarks.load import Outcome, closed_loop
 from benchmarks.pictures import Picture, Prompts, Supply
 from benchmarks.results import quantile
-from benchmarks.soak_service import Service
+from benchmarks.soak_service import Service, until_ready
 
 _CONFIG = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
 _LOG = ROOT / "build" / "bench" / "scale-out" / "haproxy.log"
@@ -73,17 +73,6 @@ class _Haproxy:
         """Its process."""
         return self._process.pid
 
-    async def until_ready(self) -> None:
-        """Wait until it answers for a process."""
-        until = time.monotonic() + _PATIENCE_S
-        while time.monotonic() < until:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                async with Connection(self.port) as connection:
-                    if (await connection.get("/healthz/ready")).status == 200:  # noqa: PLR2004 - HTTP's own
-                        return
-            await asyncio.sleep(0.05)
-        raise TimeoutError(f"HAProxy does not answer; its log is {_LOG}")
-
     async def use(self, processes: int) -> None:
         """Have it send requests to so many processes only."""
         for number in range(_PROCESSES):
@@ -111,7 +100,7 @@ async def _measure(seconds: float, pictures: int, rounds: int) -> tuple[dict[int
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         proxy = _Haproxy(folder, [service.port for service in services])
         stack.callback(proxy.stop)
-        await proxy.until_ready()
+        await until_ready(proxy.port, within_s=_PATIENCE_S, log=_LOG)
         for number in range(rounds):
             for count, rounds_of_it in found.items():
                 print(f"round {number + 1} of {rounds}, processes: {count}", file=sys.stderr, flush=True)

@@ -20,6 +20,22 @@ _START_LIMIT_S = 180
 _MEMORY_WINDOW_S = 10
 
 
+async def until_ready(port: int, *, within_s: float, log: Path) -> None:
+    """Wait until what listens on a port says that it is ready.
+
+    Raises:
+        TimeoutError: It does not within so many seconds; says where its log is.
+    """
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            async with Connection(port) as connection:
+                if (await connection.get("/healthz/ready")).status == OK:
+                    return
+        await asyncio.sleep(_POLL_S)
+    raise TimeoutError(f"not ready after {within_s} s; its log is {log}")
+
+
 class Service:
     """`python -m app serve`, with settings in the environment.
 
@@ -51,14 +67,7 @@ class Service:
 
     async def until_ready(self) -> None:
         """Wait until it says that it is ready."""
-        until = time.monotonic() + _START_LIMIT_S
-        while time.monotonic() < until:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                async with Connection(self.port) as connection:
-                    if (await connection.get("/healthz/ready")).status == OK:
-                        return
-            await asyncio.sleep(_POLL_S)
-        raise TimeoutError(f"not ready after {_START_LIMIT_S} s; its log is in {_LOGS}")
+        await until_ready(self.port, within_s=_START_LIMIT_S, log=_LOGS)
 
     async def until_replaced(self, pid: int) -> None:
         """Wait until another process is ready than that one."""

@@ -174,6 +174,14 @@ def lacks(reason: str) -> NoReturn:
     fail_or_skip(reason)
 
 
+def wait_until(condition: Callable[[], object], *, within_s: float = 30) -> None:
+    """Wait for what another thread or process does."""
+    until = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
 def png(size: tuple[int, int] = (64, 64), color: str = "red") -> bytes:
     """A PNG of one colour."""
     file = io.BytesIO()

@@ -7,7 +7,6 @@ import resource
 import socket
 import struct
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from app.inference.engine import Engine
 from app.main import create_app
 from app.pipelines.base import GenerationParams, PipelineImage
 from app.settings import Settings
-from tests.conftest import StartServer, serving, until
+from tests.conftest import StartServer, serving, until, wait_until
 from tests.crowd import Wish, alike, pictures, wishes
 from tests.gate import GatedPipeline
 from tests.test_connections import is_open
@@ -110,13 +109,6 @@ class Client:
             return b"".join(iter(lambda: self.connection.recv(65536), b""))
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 class Wave:
     """Requests that come at once, one that has the device and others that wait, whose clients leave as they will."""
 
@@ -129,12 +121,12 @@ class Wave:
         self._present: list[Client] = []
 
     def run(self, asked: Sequence[Wish]) -> None:
-        wait_until(lambda: not self._engine.status.running_s)
+        wait_until(lambda: not self._engine.status.running_s, within_s=20)
         self._pipeline.calls.clear()
         self._clients = [self._connect(wish) for wish in asked]
         self._present = [client for client in self._clients if client.leaves.arrives_whole]
         self._settle()
-        wait_until(lambda: len(self._pipeline.calls) == 1)
+        wait_until(lambda: len(self._pipeline.calls) == 1, within_s=20)
         (first,) = self._called(0)
         self._leave([client for client in self._clients if client.leaves.leaves_waiting])
         to_be_made = {first, *self._present}
@@ -156,7 +148,7 @@ class Wave:
 
     def _called(self, number: int) -> list[Client]:
         """Those whom a call serves; it waits for the call."""
-        wait_until(lambda: len(self._pipeline.calls) > number)
+        wait_until(lambda: len(self._pipeline.calls) > number, within_s=20)
         seeds = {params.seed for params in self._pipeline.calls[number]}
         return [client for client in self._clients if client.wish.seed in seeds]
 
@@ -179,7 +171,7 @@ class Wave:
         self._settle()
 
     def _settle(self) -> None:
-        wait_until(lambda: self._engine.in_flight == len(self._present))
+        wait_until(lambda: self._engine.in_flight == len(self._present), within_s=20)
 
 
 @pytest.mark.long
@@ -201,9 +193,9 @@ def test_of_1000_requests_half_leave_and_nothing_is_made_for_them_nor_left_of_th
         wave = Wave(httpx.URL(url), app.state.context.engine, pipeline, chance)
         for number in range(rounds(1000, 10_000) // WAVE):
             wave.run(wishes(1 + WAVE * number, WAVE))
-        wait_until(lambda: client.get("/tasks").json() == before)
+        wait_until(lambda: client.get("/tasks").json() == before, within_s=20)
         idle = [socket.create_connection((wave.url.host, wave.url.port or 0)) for _ in range(2 * WAVE - 1)]
-        wait_until(lambda: client.get("/tasks").json() == before)  # all are accepted
+        wait_until(lambda: client.get("/tasks").json() == before, within_s=20)  # all are accepted
         assert all(is_open(connection) for connection in idle)
         for connection in idle:
             connection.close()

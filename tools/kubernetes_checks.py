@@ -100,14 +100,11 @@ def service() -> Service:
 def complaints(manifests: list[Manifest]) -> Iterator[str]:
     """Yield "kind/name: what is wrong" for all that is wrong with the objects of one overlay."""
     manifests = [_without_nulls(one) for one in manifests if one]
-    wrong = [(one, complaint) for one in manifests if not is_foreign(one) for complaint in _form(one)]
+    checked = [one for one in manifests if not is_foreign(one)]
+    wrong = [(one, complaint) for one in checked for complaint in _form(one)]
     if not wrong:  # what has not its form cannot be looked into
-        wrong = [
-            (one, complaint)
-            for one in manifests
-            if not is_foreign(one)
-            for complaint in CHECKS.get(one["kind"], lambda *_: ())(one, manifests)
-        ]
+        checks = ((one, CHECKS[one["kind"]]) for one in checked if one["kind"] in CHECKS)
+        wrong = [(one, complaint) for one, check in checks for complaint in check(one, manifests)]
     yield from (f"{subject(one)}: {complaint}" for one, complaint in wrong)
 
 
@@ -521,12 +518,13 @@ def _fewest(deployment: Manifest, manifests: list[Manifest]) -> int:
 
 
 def _network_policy(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
-    selected = _selected(manifest["spec"].get("podSelector", {}), manifest, manifests)
-    if manifest["spec"].get("podSelector", {}) and not selected:
+    selector = manifest["spec"].get("podSelector")
+    if not selector:  # for all pods of the namespace
+        return
+    selected = _selected(selector, manifest, manifests)
+    if not selected:
         yield "podSelector: matches no pods"
-    for rule in (
-        manifest["spec"].get("ingress", ()) if manifest["spec"].get("podSelector", {}) and _ours(selected) else ()
-    ):
+    for rule in manifest["spec"].get("ingress", ()) if _ours(selected) else ():
         for port in rule.get("ports", ()):
             if not any(_covers(port, one) for one in _ports(selected)):
                 yield f"ingress: the pods have no port {port['port']}"

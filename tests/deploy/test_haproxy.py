@@ -10,7 +10,6 @@ import socket
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -24,7 +23,7 @@ from PIL import Image
 from app.errors import RequestTimeoutError
 from app.main import create_app
 from app.settings import Settings
-from tests.conftest import ServerProcess, program, serving
+from tests.conftest import ServerProcess, program, serving, wait_until
 from tests.crowd import Wish, alike, ask_all, free_port, pictures, wishes
 
 CONFIG = Path(__file__).parents[2] / "deploy/haproxy/haproxy.cfg"
@@ -76,13 +75,6 @@ class Haproxy:
 def is_open(port: int) -> bool:
     with socket.socket() as knock:
         return knock.connect_ex(("127.0.0.1", port)) == 0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 class Hall:

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from app.main import create_app
 from app.settings import Settings
 from app.weights.source import HubSource
 from app.weights.store import locate
-from tests.conftest import running
+from tests.conftest import running, wait_until
 from tests.weights.local_hub import ALWAYS, COMMIT, REPOSITORY, Fault, LocalHub
 
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
@@ -209,13 +208,6 @@ def pull(hub: LocalHub, source: HubSource, certificates: Path, weights: Path, tm
         started.process.wait()
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
 def assert_whole(source: HubSource, weights: Path, hub: LocalHub) -> None:
     folder = locate(source, weights)
     for name in WANTED:
@@ -258,9 +250,9 @@ def test_of_two_pulls_at_once_one_downloads_and_the_other_waits_for_it(
 ) -> None:
     hub.faults = [Fault("hold", at=CONFIG)]
     first = pull()
-    wait_for(lambda: hub.sent_bytes[CONFIG])
+    wait_until(lambda: hub.sent_bytes[CONFIG])
     second = pull()
-    wait_for(lambda: "waiting for another process" in second.log)
+    wait_until(lambda: "waiting for another process" in second.log)
     hub.go_on.set()
     first.succeeds()
     second.succeeds()
@@ -342,8 +334,8 @@ def test_a_pull_goes_on_where_a_killed_one_stopped(
     save_file({"x": torch.arange(6 << 20, dtype=torch.float32)}, hub.folder / big)
     hub.faults = [Fault("hold", at=big, times=1)]
     killed = pull()
-    wait_for(lambda: hub.sent_bytes[big])
-    wait_for(lambda: any(path.stat().st_size >= kept_bytes for path in weights.rglob("*.incomplete")))
+    wait_until(lambda: hub.sent_bytes[big])
+    wait_until(lambda: any(path.stat().st_size >= kept_bytes for path in weights.rglob("*.incomplete")))
     killed.process.send_signal(end)
     assert killed.process.wait() == -end
     with pytest.raises(WeightsError, match="Run `python -m app pull`"):
