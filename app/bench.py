@@ -1,25 +1,34 @@
 """The benchmark of the operator's own hardware: what a picture takes here, and how many are worth making at once."""
 
+import asyncio
 import itertools
 import json
 import math
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
-from app.errors import DeviceOutOfMemoryError, TurboError
+from app.errors import DeviceLostError, DeviceOutOfMemoryError, TurboError
+from app.inference.device_lock import DeviceLock
+from app.inference.device_watch import unless_hung
 from app.inference.image_codec import MediaType, encode_image
-from app.inference.samples import sample_pictures, warm_up_batches
+from app.inference.registry import PipelineRegistry
+from app.inference.samples import sample_pictures
 from app.main import load_folder
 from app.pipelines.base import GenerationParams, LoadedPipelines, Mode, PipelineImage, buckets
 from app.settings import Settings, parse_sizes
-from app.weights.source import FakeSource, parse_source
+from app.stdout import own_stdout
+from app.weights.source import FakeSource, WeightsSource, parse_source
 from app.weights.store import locate
+
+T = TypeVar("T")
 
 _CELL_S = 3.0
 """Seconds that are spent on each row, if that makes enough calls."""
@@ -73,25 +82,52 @@ class Measurement:
 
 
 def bench(settings: Settings, *, as_json: bool) -> int:
-    """Measure, and print the figures to stdout; progress goes to stderr. Return the process's exit code."""
-    try:
-        source = parse_source(settings.model)
-        if isinstance(source, FakeSource):
-            print("The fake has no model to measure. Set TURBO_MODEL.", file=sys.stderr)  # noqa: T201
+    """Measure, print the figures, and return the process's exit code.
+
+    Stdout gets the figures and nothing else; progress goes to stderr. The caller should end the process at once: the
+    device thread may still be in a call that hangs.
+    """
+    with own_stdout() as stdout:
+        try:
+            source = parse_source(settings.model)
+            if isinstance(source, FakeSource):
+                _progress("The fake has no model to measure. Set TURBO_MODEL.")
+                return 1
+            _progress(f"loading {source.name}")
+            report = asyncio.run(_load_and_measure(source, settings))
+        except DeviceLostError as error:
+            _progress(f"{error.what_failed} {error.remedy}".rstrip())
             return 1
-        _progress(f"loading {source.name}")
-        loaded = load_folder(locate(source, settings.weights_dir), settings, model=source.name)
-        report = _measure(loaded, settings)
-    except TurboError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return 1
-    print(json.dumps(report, indent=2) if as_json else _as_text(report))  # noqa: T201
+        except TurboError as error:
+            _progress(str(error))
+            return 1
+        with suppress(BrokenPipeError):  # `bench | head` has read enough
+            print(json.dumps(report, indent=2) if as_json else _as_text(report), file=stdout, flush=True)
     return 0
 
 
-def _measure(loaded: LoadedPipelines, settings: Settings) -> dict[str, Any]:
+async def _load_and_measure(source: WeightsSource, settings: Settings) -> dict[str, Any]:
+    """Load and warm up as the service does, and measure on the device thread.
+
+    Raises:
+        TurboError: It cannot be loaded, or the device failed, or hangs.
+    """
+    device_lock = DeviceLock(hang_limit_s=settings.hang_limit_s)
     sizes = parse_sizes(settings.warm_up_sizes)
-    _warm_up(loaded, sizes)
+
+    def load() -> LoadedPipelines:
+        return load_folder(locate(source, settings.weights_dir), settings, model=source.name)
+
+    registry = PipelineRegistry(load, device_lock, warm_up_sizes=sizes)
+    async with AsyncExitStack() as stack:
+        await unless_hung(stack.enter_async_context(registry), device_lock)
+        return await _measure(registry, device_lock, settings, sizes)
+
+
+async def _measure(
+    registry: PipelineRegistry, device_lock: DeviceLock, settings: Settings, sizes: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
+    loaded = registry.loaded
     cells = [
         (mode, size, steps, batch)
         for size in sizes
@@ -108,12 +144,13 @@ def _measure(loaded: LoadedPipelines, settings: Settings) -> dict[str, Any]:
         if (mode, size) in too_large and batch > 1:
             continue
         _progress(f"[{number}/{len(cells)}] {name}")
+        pictures = [replace(params, num_inference_steps=steps) for params in sample_pictures(mode, size, batch)]
+        cell = _Cell(loaded, pictures, numbers, device_lock, limit_s=registry.hang_limit_s(pictures))
         try:
-            pictures = [replace(params, num_inference_steps=steps) for params in sample_pictures(mode, size, batch)]
-            rows.append(_measure_cell(loaded, pictures, numbers))
+            rows.append(await cell.measure())
         except DeviceOutOfMemoryError:
             _progress(f"{name}: the device has no memory for it")
-            loaded.device.free_memory()
+            await device_lock.run(loaded.device.free_memory)
             too_large.add((mode, size))
     return {
         "model": loaded.model,
@@ -121,66 +158,84 @@ def _measure(loaded: LoadedPipelines, settings: Settings) -> dict[str, Any]:
         "dtype": loaded.dtype,
         "batching": settings.batching,
         "measurements": [asdict(row) for row in rows],
-        "encode_ms": {f"{width}x{height}": _encode_ms(loaded, (width, height)) for width, height in sizes},
+        "encode_ms": {
+            f"{width}x{height}": await device_lock.run(partial(_encode_ms, loaded, (width, height)))
+            for width, height in sizes
+        },
         "recommended_max_batch": {
             f"{width}x{height}": recommended_batch(rows, (width, height)) for width, height in sizes
         },
     }
 
 
-def _warm_up(loaded: LoadedPipelines, sizes: Sequence[tuple[int, int]]) -> None:
-    """Do as the service does before it opens its port: what compiles and what is learned is done here."""
-    for batch in warm_up_batches(loaded, sizes):
-        first = batch[0]
-        _progress(f"warming up {first.mode} {first.width}x{first.height}, {len(batch)} at once")
-        loaded.by_mode[first.mode](batch)
-    loaded.on_warm()
+class _Cell:
+    """Calls of the same pictures; every prompt gets the next number and so is a new one, as users' mostly are."""
 
+    def __init__(
+        self,
+        loaded: LoadedPipelines,
+        pictures: Sequence[GenerationParams],
+        numbers: Iterator[int],
+        device_lock: DeviceLock,
+        *,
+        limit_s: float,
+    ) -> None:
+        self._pictures = pictures
+        self._pipeline: Any = loaded.by_mode[pictures[0].mode]  # the stages are behind the seam
+        self._device: Any = loaded.device
+        self._numbers = numbers
+        self._device_lock = device_lock
+        self._limit_s = limit_s
 
-def _measure_cell(loaded: LoadedPipelines, pictures: Sequence[GenerationParams], numbers: Iterator[int]) -> Measurement:
-    """Time calls of these pictures; every prompt gets the next number and so is a new one, as users' mostly are."""
-    first = pictures[0]
-    pipeline: Any = loaded.by_mode[first.mode]  # the stages are behind the seam
+    async def measure(self) -> Measurement:
+        """Time the calls.
 
-    def call() -> float:
-        batch = [replace(params, prompt=f"{params.prompt}, {next(numbers)}") for params in pictures]
+        Raises:
+            DeviceOutOfMemoryError: The device has no memory for them.
+            DeviceLostError: The device failed, or hangs.
+        """
+        await self._on_device(self._call)
+        times_s: list[float] = []
+        at_least, at_most = _CALLS
+        while len(times_s) < at_least or (sum(times_s) < _CELL_S and len(times_s) < at_most):
+            times_s.append(await self._on_device(self._call))
+        with self._pipeline.timed_stages() as stages_s:
+            staged_s = await self._on_device(self._call)
+        first, count = self._pictures[0], len(self._pictures)
+        p50_s = statistics.median(times_s)
+        return Measurement(
+            mode=first.mode,
+            width=first.width,
+            height=first.height,
+            num_inference_steps=first.num_inference_steps,
+            batch=count,
+            calls=len(times_s),
+            p50_s=p50_s,
+            p95_s=float(np.percentile(times_s, 95)),
+            images_per_s=count / p50_s,
+            stages={name: seconds / staged_s for name, seconds in stages_s.items()}
+            | {"other": 1 - sum(stages_s.values()) / staged_s},
+            deviation=await self._deviation() if count > 1 else None,
+            memory_bytes=self._device.peak_memory_bytes,
+        )
+
+    async def _on_device(self, call: Callable[[], T]) -> T:
+        return await unless_hung(self._device_lock.run(call, limit_s=self._limit_s), self._device_lock)
+
+    def _call(self) -> float:
+        batch = [replace(params, prompt=f"{params.prompt}, {next(self._numbers)}") for params in self._pictures]
         started = time.perf_counter()
-        pipeline(batch)
+        self._pipeline(batch)
         return time.perf_counter() - started
 
-    call()
-    times_s: list[float] = []
-    at_least, at_most = _CALLS
-    while len(times_s) < at_least or (sum(times_s) < _CELL_S and len(times_s) < at_most):
-        times_s.append(call())
-    with pipeline.timed_stages() as stages_s:
-        staged_s = call()
-    p50_s = statistics.median(times_s)
-    device: Any = loaded.device
-    return Measurement(
-        mode=first.mode,
-        width=first.width,
-        height=first.height,
-        num_inference_steps=first.num_inference_steps,
-        batch=len(pictures),
-        calls=len(times_s),
-        p50_s=p50_s,
-        p95_s=float(np.percentile(times_s, 95)),
-        images_per_s=len(pictures) / p50_s,
-        stages={name: seconds / staged_s for name, seconds in stages_s.items()}
-        | {"other": 1 - sum(stages_s.values()) / staged_s},
-        deviation=_deviation(pipeline, pictures) if len(pictures) > 1 else None,
-        memory_bytes=device.peak_memory_bytes,
-    )
-
-
-def _deviation(pipeline: Any, pictures: Sequence[GenerationParams]) -> int:
-    """Return by how many of 255 levels pictures of a batch differ at most from the same ones made alone."""
-    together: list[PipelineImage] = pipeline(pictures)
-    return max(
-        int(np.abs(made.pixels.astype(int) - pipeline([params])[0].pixels).max())
-        for made, params in zip(together, pictures, strict=True)
-    )
+    async def _deviation(self) -> int:
+        """Return by how many of 255 levels pictures of a batch differ at most from the same ones made alone."""
+        together: list[PipelineImage] = await self._on_device(partial(self._pipeline, self._pictures))
+        alone = [(await self._on_device(partial(self._pipeline, [params])))[0] for params in self._pictures]
+        return max(
+            int(np.abs(made.pixels.astype(int) - single.pixels).max())
+            for made, single in zip(together, alone, strict=True)
+        )
 
 
 def _encode_ms(loaded: LoadedPipelines, size: tuple[int, int]) -> float:

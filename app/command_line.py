@@ -323,10 +323,11 @@ def _doctor(settings: Settings, options: Namespace) -> NoReturn:
     exit_now(report(examine(settings), as_json=options.json))  # as above
 
 
-def _bench(settings: Settings, options: Namespace) -> int:
+def _bench(settings: Settings, options: Namespace) -> NoReturn:
     from app.bench import bench
+    from app.server import exit_now
 
-    return bench(settings, as_json=options.json)
+    exit_now(bench(settings, as_json=options.json))  # as above
 
 
 _COMMANDS = {

@@ -148,6 +148,13 @@ class InvalidImageError(TurboError):
     code = "invalid_image"
 
 
+class BeyondDeadlineError(TurboError):
+    """This device cannot do the request within `TURBO_DEADLINE_S`, not even when it is idle: ask for less."""
+
+    status = 422
+    code = "beyond_deadline"
+
+
 class QueueFullError(TurboError):
     """As many requests wait as may wait, or as can be done within `TURBO_DEADLINE_S`; come back after `Retry-After`."""
 
@@ -245,6 +252,12 @@ class StartError(TurboError):
     """The service cannot start as it is configured."""
 
     code = "start_failed"
+
+
+class DeadlineTooShortError(StartError):
+    """Not even the picture that the service is warmed up with can be made within `TURBO_DEADLINE_S`."""
+
+    code = "deadline_too_short"
 
 
 class KeysFileError(StartError):

@@ -7,13 +7,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO, TypeVar
+from typing import TextIO
 
 from pydantic import ValidationError
 
@@ -30,6 +30,7 @@ from app.errors import (
     first_line,
 )
 from app.inference.device_lock import DeviceLock
+from app.inference.device_watch import unless_hung
 from app.inference.image_codec import decode_image
 from app.inference.registry import PipelineRegistry
 from app.main import load_model
@@ -37,8 +38,6 @@ from app.picture_files import STDOUT, PictureFiles
 from app.pipelines.base import GenerationParams, LoadedPipelines, PipelineImage
 from app.settings import Settings
 from app.stdout import own_stdout
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -48,9 +47,6 @@ _FAILED, _REFUSED, _CANNOT_START = 1, 2, 3
 _STDIN = "-"
 
 _CLIENT_ERRORS = range(400, 500)
-
-_TICK_S = 0.1
-"""Seconds after which people are told anew how long it takes, and it is looked for a hung call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +258,7 @@ async def _make(
         progress.begin(f"loading {settings.model}")
         with _timed(timings, "load_s"):
             try:
-                await _watched(stack.enter_async_context(registry), device_lock, progress)
+                await unless_hung(stack.enter_async_context(registry), device_lock, on_tick=progress.tick)
             except DeviceOutOfMemoryError as error:
                 raise DeviceUnavailableError("The device has no memory for the weights.") from error
             except TurboError:
@@ -271,8 +267,8 @@ async def _make(
                 raise StartError(f"The model cannot be loaded: {_named(error)}.") from error
         progress.begin(_announcement(params, registry.loaded.device_name))
         with _timed(timings, "inference_s"):
-            call = device_lock.run(partial(registry.call, [params]), pictures=len(params))
-            (outcome,) = await _watched(call, device_lock, progress)
+            call = device_lock.run(partial(registry.call, [params]), limit_s=registry.hang_limit_s(params))
+            (outcome,) = await unless_hung(call, device_lock, on_tick=progress.tick)
         if isinstance(outcome, TurboError):
             raise outcome
         if isinstance(outcome, Exception):
@@ -284,23 +280,6 @@ def _announcement(params: Sequence[GenerationParams], device_name: str) -> str:
     pictures = "1 picture" if len(params) == 1 else f"{len(params)} pictures"
     steps = "1 step" if params[0].effective_steps == 1 else f"{params[0].effective_steps} steps"
     return f"making {pictures}, {params[0].width}x{params[0].height}, {steps}, on {device_name}"
-
-
-async def _watched(work: Coroutine[Any, Any, T], device_lock: DeviceLock, progress: _Progress) -> T:
-    """Do the work, and tell how long it takes.
-
-    Raises:
-        DeviceLostError: The call to the device hangs.
-    """
-    task = asyncio.create_task(work)
-    while not (await asyncio.wait({task}, timeout=_TICK_S))[0]:
-        progress.tick()
-        if device_lock.hung:
-            raise DeviceLostError(
-                f"A device call did not return within {device_lock.hang_limit_s:g} s a picture.",
-                remedy="If it may still be loading or compiling, set TURBO_HANG_LIMIT_S higher; else reset the device.",
-            )
-    return task.result()
 
 
 def _named(error: Exception) -> str:

@@ -90,6 +90,7 @@ def create_app(
                     reading = asyncio.create_task(access.keys.keep_fresh())
                     stack.callback(reading.cancel)
                 await stack.enter_async_context(registry)
+                engine.check_deadline()
             except DeviceLostError as error:
                 engine.lose_device(error)
                 raise

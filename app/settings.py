@@ -163,14 +163,17 @@ class Settings(BaseSettings):
     """Requests that may wait for the device; the next is answered 429."""
 
     deadline_s: float = Field(default=60, gt=0, le=3600)
-    """Seconds a request may take, waiting included; past it the answer is 504."""
+    """Seconds a request may take, waiting included; past it the answer is 504. A request that this device cannot do in
+    that time is refused at once."""
 
     drain_s: float = Field(default=60, ge=0, le=3600)
     """Seconds that accepted requests have to finish after SIGTERM."""
 
     hang_limit_s: float = Field(default=120, gt=0, le=3600)
-    """Seconds for each picture of a device call, after which it counts as hung: liveness and readiness fail, everybody
-    who waits gets 503, and the process ends. A first call at a new size may compile: leave it the time."""
+    """Seconds after which a device call for one picture of the first warm-up size counts as hung: liveness and readiness
+    fail, everybody who waits gets 503, and the process ends. A call for more pixels, steps or pictures has as much more
+    time, and each has at least 8 times what it is expected to take. A first call at a new size may compile: leave it
+    the time."""
 
     idle_check_s: float = Field(default=30, gt=0, le=3600)
     """Seconds of idleness after which the device is made to compute a known value, so that its death is noticed."""

@@ -1,7 +1,8 @@
 """A pipeline that stops in every call until the gate is opened, and remembers what happened."""
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from app.pipelines.base import BatchKey, GenerationParams, LoadedPipelines, Mode, PipelineImage
 from app.pipelines.fake import FakePipeline
@@ -28,10 +29,12 @@ class GatedPipeline:
     """A fake that counts its calls, their threads, and how many ran at once. The gate is open at first.
 
     Calls raise `errors` one after the other, and then `error` as long as there is one, and those for a picture whose
-    seed is in `poison` what stands there.
+    seed is in `poison` what stands there. A unit of `work` takes `unit_s` seconds.
     """
 
-    def __init__(self, *, max_batch: int = 8) -> None:
+    def __init__(
+        self, *, max_batch: int = 8, unit_s: float = 0.0, work: Callable[[GenerationParams], float] = lambda _: 1.0
+    ) -> None:
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Semaphore(0)
@@ -42,6 +45,7 @@ class GatedPipeline:
         self.errors: list[Exception] = []
         self.poison: dict[int, Exception] = {}
         self.device = CheckedDevice()
+        self._unit_s, self._work = unit_s, work
         self._inside = 0
         self._mutex = threading.Lock()
         self._fake = FakePipeline(max_batch=max_batch)
@@ -62,6 +66,7 @@ class GatedPipeline:
             for params in batch:
                 if params.seed in self.poison:
                     raise self.poison[params.seed]
+            time.sleep(self._unit_s * sum(map(self._work, batch)))
             return self._fake(batch)
         finally:
             with self._mutex:
@@ -78,7 +83,12 @@ class GatedPipeline:
         """Be the `PipelineLoader` too."""
         self.thread_ids.add(threading.get_ident())
         return LoadedPipelines(
-            by_mode=dict.fromkeys(Mode, self), device=self.device, model="gated", device_name="none", dtype="none"
+            by_mode=dict.fromkeys(Mode, self),
+            device=self.device,
+            model="gated",
+            device_name="none",
+            dtype="none",
+            work=self._work,
         )
 
     def close(self) -> None:

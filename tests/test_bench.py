@@ -1,12 +1,16 @@
+import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from app.bench import Measurement, bench, recommended_batch
-from app.command_line import main
-from app.pipelines.base import Mode
+from app.pipelines.base import LoadedPipelines, Mode
 from app.settings import Settings
+from tests.gate import GatedPipeline
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +60,7 @@ def test_the_recommended_batch_is_enough_for_both_modes_and_of_its_own_size() ->
 
 @pytest.mark.parametrize("batching", ["exact", "fast"])
 def test_it_measures_every_mode_size_steps_and_batch_and_says_how_far_a_batch_is_from_alone(
-    tiny_folder: Path, capsys: pytest.CaptureFixture[str], batching: str
+    tiny_folder: Path, capfd: pytest.CaptureFixture[str], batching: str
 ) -> None:
     settings = Settings.model_validate(
         {
@@ -68,7 +72,7 @@ def test_it_measures_every_mode_size_steps_and_batch_and_says_how_far_a_batch_is
         }
     )
     assert bench(settings, as_json=True) == 0
-    output = capsys.readouterr()
+    output = capfd.readouterr()
     report = json.loads(output.out)
     kinds = {(row["mode"], row["width"], row["num_inference_steps"], row["batch"]) for row in report["measurements"]}
     batches = [("txt2img", 1, batch) for batch in (1, 2, 4)] + [("img2img", 2, batch) for batch in (1, 2, 4)]
@@ -88,12 +92,63 @@ def test_it_measures_every_mode_size_steps_and_batch_and_says_how_far_a_batch_is
     assert "txt2img 64x64, 1 steps, 4 at once" in output.err
 
 
-def test_for_people_it_prints_a_line_for_each_kind_and_the_recommendation(
-    tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+NOISY = """
+import os
+import app.bench
+load = app.bench.load_folder
+def noisy(*arguments, **options):
+    os.write(1, b"from C\\n")
+    print("from a library")
+    return load(*arguments, **options)
+app.bench.load_folder = noisy
+app.bench._CELL_S = 0
+from app.command_line import main
+main(["bench", "--json", "--device", "cpu", "--warm-up-sizes", "64x64", "--max-batch", "1"])
+"""
+"""Loads the model as CANN does, which writes to stdout."""
+
+
+def test_stdout_has_the_figures_alone_whatever_libraries_write_there(tiny_folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NOISY],
+        env={**os.environ, "TURBO_MODEL": str(tiny_folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["measurements"]) == 6
+    assert "from C" in done.stderr
+    assert "from a library" in done.stderr
+
+
+@pytest.mark.parametrize("when", ["warming up", "measuring"])
+def test_a_call_that_hangs_ends_it_with_the_reason(
+    pipeline: GatedPipeline, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], when: str
 ) -> None:
-    monkeypatch.setenv("TURBO_MODEL", str(tiny_folder))
-    assert main(["bench", "--device", "cpu", "--warm-up-sizes", "64x64", "--max-batch", "1"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    def load(*_: object, **__: object) -> LoadedPipelines:
+        if when == "warming up":
+            pipeline.gate.clear()
+            return pipeline.load()
+        return dataclasses.replace(pipeline.load(), on_warm=pipeline.gate.clear)
+
+    monkeypatch.setattr("app.bench.load_folder", load)
+    try:
+        assert bench(Settings(model="demo", device="cpu", hang_limit_s=0.2), as_json=True) == 1
+    finally:
+        pipeline.gate.set()
+    output = capfd.readouterr()
+    assert "did not return within 0." in output.err
+    assert output.out == ""
+
+
+def test_for_people_it_prints_a_line_for_each_kind_and_the_recommendation(
+    tiny_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"model": str(tiny_folder), "device": "cpu", "warm_up_sizes": "64x64", "max_batch": 1}
+    assert bench(Settings.model_validate(settings), as_json=False) == 0
+    lines = capfd.readouterr().out.splitlines()
     assert "TURBO_BATCHING=exact" in lines[0]
     assert sum(line.startswith(("txt2img", "img2img")) for line in lines) == 6
     assert lines[-2] == "For 64x64: TURBO_MAX_BATCH=1"
@@ -101,7 +156,7 @@ def test_for_people_it_prints_a_line_for_each_kind_and_the_recommendation(
 
 @pytest.mark.parametrize(("model", "reason"), [("fake", "no model to measure"), ("/nowhere", "/nowhere")])
 def test_what_cannot_be_measured_is_an_error_that_says_why(
-    capsys: pytest.CaptureFixture[str], model: str, reason: str
+    capfd: pytest.CaptureFixture[str], model: str, reason: str
 ) -> None:
     assert bench(Settings(model=model), as_json=False) == 1
-    assert reason in capsys.readouterr().err
+    assert reason in capfd.readouterr().err

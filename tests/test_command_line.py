@@ -110,6 +110,16 @@ socket.socket.connect = socket.socket.connect_ex = refuse
     assert "NETWORK" not in server.log
 
 
+def test_the_largest_legal_request_ends_no_service_whose_limits_fit_small_ones(start_server: StartServer) -> None:
+    server = start_server(model="demo", device="cpu", hang_limit_s=1.5, warm_up_sizes="64x64")
+    url = server.wait_until_started()
+    largest = {"prompt": "a fox", "width": 1024, "height": 1024, "num_inference_steps": 4}
+    response = httpx.post(f"{url}/txt2img", json=largest, timeout=120)
+    assert response.status_code == 200, response.text
+    assert float(response.headers["server-timing"].partition("inference;dur=")[2].partition(",")[0]) > 1500
+    assert httpx.get(f"{url}/healthz/live").status_code == 200
+
+
 # Start.
 
 
@@ -138,6 +148,7 @@ def test_the_port_is_closed_until_the_service_is_warm(start_server: StartServer)
         ({"model": "/nowhere"}, "There is no folder /nowhere. Check TURBO_MODEL."),
         ({"model": "hf:stabilityai/sdxl-turbo"}, "Run `python -m app pull`"),
         ({"model": "hf:sdxl-turbo"}, "TURBO_MODEL=hf:sdxl-turbo is not HUB:OWNER/NAME[@REVISION]."),
+        ({"model": "fake:0.3", "deadline_s": "0.1"}, "takes 0.3 s on this device, and TURBO_DEADLINE_S is 0.1."),
     ],
 )
 def test_a_start_that_cannot_succeed_ends_with_one_clear_line(

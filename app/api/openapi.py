@@ -55,6 +55,7 @@ _TEXT_PROBLEMS = (
     errors.BodyTooLargeError,
     errors.UnsupportedMediaTypeError,
     errors.InvalidRequestError,
+    errors.BeyondDeadlineError,
     errors.QueueFullError,
     errors.RateLimitedError,
     errors.TurboError,

@@ -2,14 +2,18 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from app.errors import DeviceLostError, DeviceOutOfMemoryError
+from app.errors import ClientDisconnectedError, DeviceLostError, DeviceOutOfMemoryError
 from app.pipelines.base import Device, GenerationParams, Pipeline, PipelineImage
 
 _log = logging.getLogger(__name__)
 
 Outcome = list[PipelineImage] | Exception
 """What became of one request: its pictures, or why there are none."""
+
+Wanted = Callable[[int], bool]
+"""Tells whether anybody still waits for the request of this number."""
 
 
 class DeviceGuard:
@@ -20,22 +24,35 @@ class DeviceGuard:
     is asked for after each call, whether it failed or not. On the device thread alone.
 
     `on_progress` is called before the second try, which takes as long as the first.
+
+    No call is begun for requests that nobody waits for any more: neither a second try, nor the rest of a request whose
+    pictures are made in several calls. They get a ClientDisconnectedError.
     """
 
     def __init__(self, device: Device, *, on_progress: Callable[[], None]) -> None:
         self._device = device
         self._on_progress = on_progress
 
-    def call(self, pipeline: Pipeline, requests: Sequence[Sequence[GenerationParams]]) -> list[Outcome]:
+    def call(
+        self,
+        pipeline: Pipeline,
+        requests: Sequence[Sequence[GenerationParams]],
+        *,
+        wanted: Wanted = lambda _: True,
+    ) -> list[Outcome]:
         """Make the pictures of all requests as one batch, and return an outcome for each.
 
-        When memory is short, or one of several requests may be to blame, each picture is tried once more alone; before
-        that the cache is emptied if memory was short. So a request that fails takes no other along.
+        A single request with more pictures than are worth making at once is made in several calls. When memory is
+        short, or one of several requests may be to blame, each picture is tried once more alone; before that the cache
+        is emptied if memory was short. So a request that fails takes no other along.
 
         Raises:
             DeviceLostError: The device cannot be trusted any more; nobody has pictures.
         """
         try:
+            if len(requests) == 1:
+                size = pipeline.batch_limit(requests[0][0].batch_key)
+                return [self._in_parts(pipeline, requests[0], size, partial(wanted, 0))]
             images = self._attempt(pipeline, [params for request in requests for params in request])
         except DeviceLostError:
             raise
@@ -54,11 +71,28 @@ class DeviceGuard:
         if memory_was_short:
             self._device.free_memory()
             self._device.check()
-        return [self._one_by_one(pipeline, request) for request in requests]
+        return [self._one_by_one(pipeline, request, partial(wanted, number)) for number, request in enumerate(requests)]
 
-    def _one_by_one(self, pipeline: Pipeline, request: Sequence[GenerationParams]) -> Outcome:
+    def _in_parts(
+        self, pipeline: Pipeline, request: Sequence[GenerationParams], size: int, wanted: Callable[[], bool]
+    ) -> list[PipelineImage]:
+        """Make a request's pictures, so many at once, as long as somebody waits for them.
+
+        Raises:
+            ClientDisconnectedError: Nobody does any more.
+        """
+        images: list[PipelineImage] = []
+        while len(images) < len(request):
+            if not wanted():
+                raise ClientDisconnectedError("Nobody waits for the pictures any more.")
+            images += self._attempt(pipeline, request[len(images) : len(images) + size])
+        return images
+
+    def _one_by_one(
+        self, pipeline: Pipeline, request: Sequence[GenerationParams], wanted: Callable[[], bool]
+    ) -> Outcome:
         try:
-            return [image for params in request for image in self._attempt(pipeline, [params])]
+            return self._in_parts(pipeline, request, 1, wanted)
         except DeviceLostError:
             raise
         except DeviceOutOfMemoryError as error:

@@ -21,10 +21,14 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 
 
+class TooLateError(Exception):
+    """The device became free when it was too late to begin with this item."""
+
+
 class DeviceLock:
     """First come, first served access to one device. Belongs to the event loop; calls alone run on the thread.
 
-    A call that runs for longer than `hang_limit_s` times its number of pictures is taken for hung.
+    A call that runs for longer than its limit counts as hung; the limit is `hang_limit_s` unless the call has its own.
     """
 
     def __init__(self, *, hang_limit_s: float) -> None:
@@ -33,8 +37,9 @@ class DeviceLock:
         self._waiters: deque[_Waiter] = deque()
         self._busy = False
         self._serving = 0
+        self._serving_work = 0.0
         self._running_since: float | None = None
-        self._pictures = 1
+        self._limit_s = hang_limit_s
         self._idle_since = time.monotonic()
         self._busy_s = 0.0
         self._busy_since = 0.0
@@ -50,6 +55,16 @@ class DeviceLock:
         return self._serving
 
     @property
+    def serving_work(self) -> float:
+        """The work of the items with a key that the running call serves."""
+        return self._serving_work
+
+    @property
+    def limit_s(self) -> float:
+        """Seconds after which the running call, or the last one, counts as hung."""
+        return self._limit_s
+
+    @property
     def running_s(self) -> float:
         """Seconds that the running call has been running, or trying again; 0.0 when none is. Never blocks."""
         since = self._running_since
@@ -58,7 +73,7 @@ class DeviceLock:
     @property
     def hung(self) -> bool:
         """Whether the running call has run for too long."""
-        return self.running_s > self.hang_limit_s * self._pictures
+        return self.running_s > self._limit_s
 
     @property
     def idle_s(self) -> float:
@@ -70,16 +85,18 @@ class DeviceLock:
         """Seconds that calls have run in all, the running one included. Never blocks."""
         return self._busy_s + (time.monotonic() - self._busy_since if self._busy else 0.0)
 
-    async def run(self, call: Callable[[], T], *, pictures: int = 1, on_turn: Callable[[], None] | None = None) -> T:
+    async def run(
+        self, call: Callable[[], T], *, limit_s: float | None = None, on_turn: Callable[[], None] | None = None
+    ) -> T:
         """Wait for the device, run `call` on the device thread, and return what it returns or raises.
 
-        `on_turn` is called on the event loop at the moment when the wait is over. `pictures` is how many times the hang
-        limit the call may take.
+        `on_turn` is called on the event loop at the moment when the wait is over. After `limit_s` seconds the call
+        counts as hung.
 
         Cancelled while it waits, it leaves the queue and `call` never runs. Cancelled later, `call` runs to its end,
         the device stays busy until then, and the result is dropped.
         """
-        return await self.serve(None, lambda _: [call()], key=None, pictures=pictures, on_turn=on_turn)
+        return await self.serve(None, lambda _: [call()], key=None, limit_s=limit_s, on_turn=on_turn)
 
     async def serve(
         self,
@@ -89,6 +106,9 @@ class DeviceLock:
         key: Hashable | None,
         limit: int = 1,
         pictures: int = 1,
+        work: float = 0.0,
+        limit_s: float | None = None,
+        start_by: float | None = None,
         on_turn: Callable[[], None] | None = None,
     ) -> T:
         """Wait for the device, have `call` serve the item on the device thread, and return or raise its outcome.
@@ -97,11 +117,27 @@ class DeviceLock:
         long as they have no more than `limit` pictures in all; it returns an outcome for each. What it raises, it
         raises for all of them. Items without a key are served alone.
 
-        `pictures`, `on_turn` and what becomes of a cancelled wait are those of `run`: who leaves takes only its own
-        item along.
+        `on_turn` and what becomes of a cancelled wait are those of `run`: who leaves takes only its own item along.
+        The limits of the items that a call serves add up.
+
+        Args:
+            item: What is to be served.
+            call: Serves items.
+            key: What items must have in common to be served together.
+            limit: Pictures of one call.
+            pictures: Pictures of this item.
+            work: Its work, for `serving_work`.
+            limit_s: Seconds that it adds to those after which its call counts as hung.
+            start_by: Time of the event loop's clock after which it is not begun with any more.
+            on_turn: As in `run`.
+
+        Raises:
+            TooLateError: The device was not free by `start_by`.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(item, call, key, limit, pictures, on_turn, future)
+        waiter = _Waiter(
+            item, call, key, limit, pictures, work, limit_s or self.hang_limit_s, start_by, on_turn, future
+        )
         self._waiters.append(waiter)
         self._go_on()
         try:
@@ -126,8 +162,9 @@ class DeviceLock:
         if self._busy or not (served := self._take()):
             return
         self._busy = True
-        self._serving = len(served) if served[0].key is not None else 0
-        self._pictures = sum(waiter.pictures for waiter in served)
+        with_key = served if served[0].key is not None else []
+        self._serving, self._serving_work = len(with_key), sum(waiter.work for waiter in with_key)
+        self._limit_s = sum(waiter.limit_s for waiter in served)
         self._running_since = self._busy_since = time.monotonic()
         for waiter in served:
             if waiter.on_turn is not None:
@@ -144,18 +181,27 @@ class DeviceLock:
 
     def _take(self) -> list["_Waiter"]:
         """Take the oldest waiter out of the queue, and those behind it that fit into the same call."""
-        while self._waiters and self._waiters[0].future.done():  # cancelled, and not yet told
-            self._waiters.popleft()
+        self._drop_those_too_late()
         if not self._waiters:
             return []
         first = self._waiters.popleft()
         served, room = [first], first.limit - first.pictures
         for waiter in tuple(self._waiters) if first.key is not None else ():
-            if waiter.key == first.key and waiter.pictures <= room and not waiter.future.done():
+            if waiter.key == first.key and waiter.pictures <= room:
                 served.append(waiter)
                 room -= waiter.pictures
                 self._waiters.remove(waiter)
         return served
+
+    def _drop_those_too_late(self) -> None:
+        """Take those out of the queue that have left and are not yet told, and those that cannot be done in time."""
+        now = asyncio.get_running_loop().time()
+        for waiter in tuple(self._waiters):
+            too_late = waiter.start_by is not None and now > waiter.start_by
+            if too_late or waiter.future.done():
+                self._waiters.remove(waiter)
+            if too_late and not waiter.future.done():
+                waiter.future.set_exception(TooLateError())
 
     def _end(self, served: Sequence["_Waiter"], call: asyncio.Future[list[Any]]) -> None:
         self._let_go()
@@ -176,7 +222,7 @@ class DeviceLock:
 
     def _let_go(self) -> None:
         self._busy = False
-        self._serving = 0
+        self._serving, self._serving_work = 0, 0.0
         self._running_since = None
         self._idle_since = time.monotonic()
         self._busy_s += self._idle_since - self._busy_since
@@ -200,5 +246,8 @@ class _Waiter:
     key: Hashable | None
     limit: int
     pictures: int
+    work: float
+    limit_s: float
+    start_by: float | None
     on_turn: Callable[[], None] | None
     future: asyncio.Future[Any]

@@ -2,15 +2,42 @@
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from app.errors import DeviceLostError, DeviceOutOfMemoryError
 from app.inference.device_lock import DeviceLock
 from app.inference.engine import Engine
 
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
 
 _LOOKS_PER_LIMIT = 20
 """How often it is looked for a hung call within the limit: it is found at most a twentieth too late."""
+
+
+_TICK_S = 0.1
+"""Seconds between two looks of a command that waits for its own call."""
+
+
+async def unless_hung(
+    work: Coroutine[Any, Any, T], device_lock: DeviceLock, *, on_tick: Callable[[], None] = lambda: None
+) -> T:
+    """Wait for work that waits for the device, for commands that are no service. `on_tick` is called meanwhile.
+
+    Raises:
+        DeviceLostError: A call to the device hangs.
+    """
+    task = asyncio.create_task(work)
+    while not (await asyncio.wait({task}, timeout=_TICK_S))[0]:
+        on_tick()
+        if device_lock.hung:
+            raise DeviceLostError(
+                f"A device call did not return within {_seconds(device_lock)} s.",
+                remedy="If it may still be loading or compiling, set TURBO_HANG_LIMIT_S higher; else reset the device.",
+            )
+    return task.result()
 
 
 class DeviceWatch:
@@ -35,12 +62,12 @@ class DeviceWatch:
             raise
 
     async def _find_hung_calls(self) -> None:
-        limit_s = self._device_lock.hang_limit_s
+        pause_s = self._device_lock.hang_limit_s / _LOOKS_PER_LIMIT
         while not self._device_lock.hung:  # noqa: ASYNC110 - a hung call sets no event
-            await asyncio.sleep(limit_s / _LOOKS_PER_LIMIT)
+            await asyncio.sleep(pause_s)
         self._engine.lose_device(
             DeviceLostError(
-                f"A device call did not return within {limit_s:g} s a picture; the service is being replaced."
+                f"A device call did not return within {_seconds(self._device_lock)} s; the service is being replaced."
             )
         )
 
@@ -55,3 +82,8 @@ class DeviceWatch:
                     _log.warning("the idle device could not be checked: %s", error)
                 except DeviceLostError:
                     return  # the engine knows
+
+
+def _seconds(device_lock: DeviceLock) -> str:
+    """Return the limit of the call that hangs, in seconds."""
+    return f"{round(device_lock.limit_s, 1):g}"

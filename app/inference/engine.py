@@ -11,14 +11,19 @@ from functools import partial
 from typing import Literal, TypeVar
 
 from app.errors import (
+    BeyondDeadlineError,
+    ClientDisconnectedError,
     DeadlineExceededError,
+    DeadlineTooShortError,
     DeviceLostError,
     DrainingError,
     InferenceError,
     QueueFullError,
     TurboError,
 )
-from app.inference.device_lock import DeviceLock
+from app.inference.cost import CostModel
+from app.inference.device_guard import Outcome
+from app.inference.device_lock import DeviceLock, TooLateError
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import GenerationParams, PipelineImage
 
@@ -30,7 +35,7 @@ _RETRY_AFTER_S = (1, 120)
 """Bounds of Retry-After: no SDK waits for less than a second; the OpenAI SDK never retries above 120."""
 
 _EWMA_WEIGHT = 0.2
-"""Weight of the newest call in the running means of seconds per request and per call."""
+"""Weight of the newest call in the running mean of requests per call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,11 +93,13 @@ class EngineStatus:
 class Place:
     """An admitted request's place: waiting until the device begins with it, served once it has its pictures.
 
-    `turn_at` is when it began, by the monotonic clock.
+    `work` is its pictures' (`CostModel.work`), None until they are known. `turn_at` is when the device began, by the
+    monotonic clock.
     """
 
     def __init__(self, time_left: asyncio.Timeout) -> None:
         self.time_left = time_left
+        self.work: float | None = None
         self.turn_at: float | None = None
         self.served = False
         self.ended_by: TurboError | None = None
@@ -133,8 +140,7 @@ class Engine:
         self._places: set[Place] = set()
         self._draining = False
         self._lost: DeviceLostError | None = None
-        self._mean_request_s: float | None = None
-        self._long_call_s: float | None = None
+        self._long_call = 1.0
         self._calls = 0
 
     @property
@@ -195,6 +201,19 @@ class Engine:
                 place.end(self._lost_error())
         self._on_device_lost()
 
+    def check_deadline(self) -> None:
+        """Check that the deadline leaves the time for the picture that the service was warmed up with.
+
+        Raises:
+            DeadlineTooShortError: It does not.
+        """
+        least_s = self._costs.least_s(self._costs.usual_work)
+        if least_s > self._deadline_s:
+            raise DeadlineTooShortError(
+                f"A picture of the first warm-up size takes {_rounded(least_s)} s on this device, and TURBO_DEADLINE_S "
+                f"is {self._deadline_s:g}. Set it higher, or TURBO_WARM_UP_SIZES smaller."
+            )
+
     def check_admission(self) -> None:
         """Raise what `admit` would raise now, so that a body need not be read in vain.
 
@@ -209,14 +228,10 @@ class Engine:
             raise DrainingError("The service is shutting down.", retry_after_s=self._retry_after_s())
         if self._waiting + self._busy > self._max_queue:
             raise QueueFullError(f"{self._waiting} requests are waiting already.", retry_after_s=self._retry_after_s())
-        # Of a queue that is too long for the deadline, the oldest are served, whose time is up before they have their
-        # pictures: under overload hardly anybody gets any. Two calls: the one that this request will be served by, and
-        # what overtakes it, as it is taken along. Who finds the device idle is let in, however long it takes.
-        if self._waiting + self._busy and self._backlog_s + 2 * self._call_s > self._deadline_s:
-            raise QueueFullError(
-                f"The requests that are in take so long that another would not be done within {self._deadline_s:g} s.",
-                retry_after_s=self._retry_after_s(),
-            )
+        # If the queue outlasts the deadline, the device works on requests that expire unfinished. Allow for two calls:
+        # this request's own, and one batch that may overtake it.
+        if self._waiting + self._busy and self._backlog_s() + 2 * self._call_s > self._deadline_s:
+            raise self._too_long_a_queue()
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[Place]:
@@ -247,6 +262,9 @@ class Engine:
         """Make the pictures of one request, which share a batch key, in one call with others that wait and have it too.
 
         Raises:
+            BeyondDeadlineError: This device cannot make them within the deadline, not even when it is idle.
+            QueueFullError: It cannot after the requests that are in.
+            DeadlineExceededError: When the device was free, too little time was left.
             DeviceOutOfMemoryError: The device has no memory for this request.
             DeviceLostError: The device failed, now or before.
             DeadPictureError: What the model made is no picture.
@@ -254,6 +272,8 @@ class Engine:
         """
         entered = time.monotonic()
         queue_s = 0.0
+        place.work = self._costs.work(request)
+        start_by = self._latest_start(place, place.work)
 
         def on_turn() -> None:
             nonlocal queue_s
@@ -262,15 +282,23 @@ class Engine:
 
         try:
             images, inference_s, call, batch_pictures = await self._device_lock.serve(
-                request,
+                _Asked(request, place),
                 partial(self._serve, loop=asyncio.get_running_loop()),
                 key=request[0].batch_key,
                 limit=self._registry.batch_limit(request[0].batch_key),
                 pictures=len(request),
+                work=place.work,
+                limit_s=self._registry.hang_limit_s(request),
+                start_by=start_by,
                 on_turn=on_turn,
             )
         except TurboError:
             raise
+        except TooLateError:
+            raise DeadlineExceededError(
+                f"The device was busy for so long that the request could not be done within {self._deadline_s:g} s.",
+                retry_after_s=self._retry_after_s(),
+            ) from None
         except Exception as error:  # the pipeline is foreign code: whatever it raises, this request alone fails
             raise InferenceError("The pipeline failed on this request.") from error
         place.served = True
@@ -278,23 +306,52 @@ class Engine:
             images=images, queue_s=queue_s, inference_s=inference_s, call=call, batch_pictures=batch_pictures
         )
 
-    def _serve(
-        self, requests: Sequence[Sequence[GenerationParams]], *, loop: asyncio.AbstractEventLoop
-    ) -> list[_Served | Exception]:
+    def _latest_start(self, place: Place, work: float) -> float:
+        """Return the time of the event loop's clock at which the device has to begin, at the latest.
+
+        Raises:
+            TurboError: The request was ended meanwhile.
+            BeyondDeadlineError: The time from now on would never be enough, whatever the load.
+            QueueFullError: It is not, after the requests that are in.
+        """
+        if place.ended_by is not None:  # whose deadline is now
+            raise place.ended_by
+        least_s = self._costs.least_s(work)
+        if least_s > self._deadline_s:
+            raise BeyondDeadlineError(
+                f"This would take {_rounded(least_s)} s on this device, and a request may take {self._deadline_s:g} s. "
+                "Ask for fewer pictures, a smaller size or fewer steps."
+            )
+        ends = place.time_left.when() or math.inf
+        others_s = self._backlog_s(besides=place)
+        if others_s and asyncio.get_running_loop().time() + others_s + self._costs.expected_s(work) > ends:
+            raise self._too_long_a_queue()
+        return ends - least_s
+
+    def _serve(self, asked: Sequence["_Asked"], *, loop: asyncio.AbstractEventLoop) -> list[_Served | Exception]:
         """Serve requests of one batch key by one call. On the device thread."""
         started = time.monotonic()
+        waiting = [one for one in asked if one.place in self._places]
+        requests = [one.request for one in waiting]
+        outcomes: list[Outcome] = []
         try:
-            outcomes = self._unless_lost(lambda: self._registry.call(requests), loop)
+            if waiting:
+                outcomes = self._unless_lost(
+                    lambda: self._registry.call(requests, wanted=lambda number: waiting[number].place in self._places),
+                    loop,
+                )
         except DeviceLostError as error:  # one for each: an error that is raised again and again keeps every traceback
-            return [DeviceLostError(str(error)) for _ in requests]
+            return [DeviceLostError(str(error)) for _ in asked]
         inference_s = time.monotonic() - started
-        self._learn(inference_s, len(requests))  # also of calls that nobody waits for any more
+        if waiting and not any(isinstance(outcome, Exception) for outcome in outcomes):
+            self._learn(requests, inference_s)
         self._calls += 1
-        call, pictures = self._calls, sum(len(request) for request in requests)
-        return [
-            outcome if isinstance(outcome, Exception) else (outcome, inference_s, call, pictures)
-            for outcome in outcomes
-        ]
+        call, pictures = self._calls, sum(map(len, requests))
+        made: dict[_Asked, _Served | Exception] = {
+            one: outcome if isinstance(outcome, Exception) else (outcome, inference_s, call, pictures)
+            for one, outcome in zip(waiting, outcomes, strict=True)
+        }
+        return [made.get(one) or ClientDisconnectedError("Nobody waits for the pictures any more.") for one in asked]
 
     async def check_device(self) -> None:
         """Have the device prove that it computes, in turn with the calls.
@@ -330,30 +387,54 @@ class Engine:
     def _waiting(self) -> int:
         return sum(place.waiting for place in self._places)
 
-    def _learn(self, call_s: float, requests: int) -> None:
-        self._mean_request_s = _moved(self._mean_request_s, call_s / requests)
-        self._long_call_s = max(call_s, _moved(self._long_call_s, call_s))
-
     @property
-    def _backlog_s(self) -> float:
-        """Estimate when the requests that are in will be done: their number times the measured time of one.
+    def _costs(self) -> CostModel:
+        return self._registry.costs
 
-        What the running call has done of its own is left out.
+    def _learn(self, requests: Sequence[Sequence[GenerationParams]], call_s: float) -> None:
+        """Take note of a call, also of one that nobody waits for any more. On the device thread."""
+        self._costs.learn(requests, call_s)
+        self._long_call = max(float(len(requests)), self._long_call + _EWMA_WEIGHT * (len(requests) - self._long_call))
+
+    def _backlog_s(self, *, besides: Place | None = None) -> float:
+        """Estimate when the requests that are in will be done, but for one: the measured time of their work.
+
+        A request whose pictures are not known yet counts as a usual one. What the running call has done is left out.
         """
-        mean_s = self._registry.warm_call_s if self._mean_request_s is None else self._mean_request_s
-        running_s = self._device_lock.serving * mean_s
-        return self._waiting * mean_s + max(0.0, running_s - self._device_lock.running_s)
+        costs = self._costs
+        usual = costs.usual_work
+        waiting = sum(
+            usual if place.work is None else place.work
+            for place in self._places
+            if place.waiting and place is not besides
+        )
+        running_s = costs.expected_s(self._device_lock.serving_work) - self._device_lock.running_s
+        return costs.expected_s(waiting) + (max(0.0, running_s) if self._busy else 0.0)
 
     @property
     def _call_s(self) -> float:
-        """Estimate what a long call takes: the longest one, less with each that is shorter."""
-        return self._registry.warm_call_s if self._long_call_s is None else self._long_call_s
+        """Estimate what a long call of usual requests takes: one of as many as the largest, less with each smaller."""
+        return self._costs.expected_s(self._costs.usual_work * self._long_call)
+
+    def _too_long_a_queue(self) -> QueueFullError:
+        return QueueFullError(
+            f"The requests that are in take so long that another would not be done within {self._deadline_s:g} s.",
+            retry_after_s=self._retry_after_s(),
+        )
 
     def _retry_after_s(self) -> int:
         lowest, highest = _RETRY_AFTER_S
-        return max(lowest, min(highest, math.ceil(self._backlog_s)))
+        return max(lowest, min(highest, math.ceil(self._backlog_s())))
 
 
-def _moved(mean: float | None, newest: float) -> float:
-    """Return an exponentially weighted moving average (EWMA) with the newest value in it."""
-    return newest if mean is None else mean + _EWMA_WEIGHT * (newest - mean)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """A request as it waits for the device."""
+
+    request: Sequence[GenerationParams]
+    place: Place
+
+
+def _rounded(seconds: float) -> str:
+    """Return seconds as people say them."""
+    return f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"  # noqa: PLR2004 - where a tenth stops to matter

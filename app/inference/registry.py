@@ -7,7 +7,8 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from app.inference.device_guard import DeviceGuard, Outcome
+from app.inference.cost import CostModel
+from app.inference.device_guard import DeviceGuard, Outcome, Wanted
 from app.inference.device_lock import DeviceLock
 from app.inference.samples import warm_up_batches
 from app.pipelines.base import BatchKey, CacheStatistics, GenerationParams, LoadedPipelines, PipelineLoader
@@ -32,8 +33,8 @@ class PipelineRegistry:
         self._device_lock = device_lock
         self._warm_up_sizes = warm_up_sizes
         self._loaded: LoadedPipelines | None = None
+        self._costs: CostModel | None = None
         self._warm = False
-        self._warm_call_s = 0.0
 
     async def __aenter__(self) -> Self:
         """Load and warm up.
@@ -41,14 +42,19 @@ class PipelineRegistry:
         Raises:
             TurboError: The weights, the device or a warm-up call failed.
         """
-        loaded = await self._device_lock.run(self._load_and_log, pictures=_LOAD_LIMITS)
+        load_limit_s = _LOAD_LIMITS * self._device_lock.hang_limit_s
+        loaded = await self._device_lock.run(self._load_and_log, limit_s=load_limit_s)
         await self._device_lock.run(loaded.device.check)
         self._loaded = loaded
+        self._costs = CostModel(loaded.work, size=next(iter(self._warm_up_sizes), None))
+        measured: dict[BatchKey, tuple[GenerationParams, float]] = {}
         for batch in warm_up_batches(loaded, self._warm_up_sizes):
             first, pictures, started = batch[0], len(batch), time.monotonic()
-            await self._device_lock.run(partial(self._warm_up, batch), pictures=loaded.warm_up_limits * pictures)
+            limit_s = loaded.warm_up_limits * self.hang_limit_s(batch)
+            await self._device_lock.run(partial(self._warm_up, batch), limit_s=limit_s)
             seconds = time.monotonic() - started
-            self._warm_call_s = seconds / pictures
+            if pictures == 1:
+                measured[first.batch_key] = (first, seconds)  # the last one: a first call is slower
             _log.info(
                 "warmed up %s at %dx%d, %d at once, in %.2f s",
                 first.mode,
@@ -58,6 +64,8 @@ class PipelineRegistry:
                 seconds,
             )
         await self._device_lock.run(loaded.on_warm)
+        if measured:
+            self._costs.calibrate(list(measured.values()))
         self._warm = True
         return self
 
@@ -72,10 +80,14 @@ class PipelineRegistry:
         self._loaded = None
         self._device_lock.close()
 
-    def call(self, requests: Sequence[Sequence[GenerationParams]]) -> list[Outcome]:
+    def call(self, requests: Sequence[Sequence[GenerationParams]], *, wanted: Wanted = lambda _: True) -> list[Outcome]:
         """Make the pictures of requests of one batch key; the contract is `DeviceGuard.call`. On the device thread."""
         guard = DeviceGuard(self.loaded.device, on_progress=self._device_lock.restart_clock)
-        return guard.call(self.loaded.by_mode[requests[0][0].mode], requests)
+        return guard.call(self.loaded.by_mode[requests[0][0].mode], requests, wanted=wanted)
+
+    def hang_limit_s(self, request: Sequence[GenerationParams]) -> float:
+        """Return the seconds after which a call for these pictures counts as hung."""
+        return self.costs.hang_limit_s(request, hang_limit_s=self._device_lock.hang_limit_s)
 
     def batch_limit(self, key: BatchKey) -> int:
         """Return how many pictures of a kind are worth making in one call."""
@@ -94,9 +106,11 @@ class PipelineRegistry:
         return self._loaded
 
     @property
-    def warm_call_s(self) -> float:
-        """Seconds a picture that the last warm-up call took: the first guess at what a request takes."""
-        return self._warm_call_s
+    def costs(self) -> CostModel:
+        """What calls cost on this device; only from the moment when the pipelines are loaded."""
+        if self._costs is None:
+            raise RuntimeError("the registry has not been entered")
+        return self._costs
 
     def prompt_cache(self) -> CacheStatistics:
         """Return how the cache of prompts does; nothing of note before it is loaded. From any thread."""

@@ -25,8 +25,11 @@ def sample_pictures(
 
 
 def warm_up_batches(loaded: LoadedPipelines, sizes: Sequence[tuple[int, int]]) -> Iterator[list[GenerationParams]]:
-    """Yield what is to be made before users come: in each mode, at each size, as many at once as the loader names."""
+    """Yield what is to be made before users come: in each mode, at each size, as many at once as the loader names.
+
+    No prompt comes twice, as one that comes again is not encoded again.
+    """
     for size in sizes:
-        for pictures in loaded.warm_up_batches:
+        for number, pictures in enumerate(loaded.warm_up_batches):
             for mode in Mode:
-                yield sample_pictures(mode, size, pictures, prompt="warm-up")
+                yield sample_pictures(mode, size, pictures, prompt=f"warm-up {mode} {size} {number}")

@@ -25,6 +25,7 @@ from app.pipelines.device import TorchDevice
 from app.pipelines.device_errors import device_errors
 from app.pipelines.networks import Networks
 from app.pipelines.prompts import PromptEncoder
+from app.pipelines.work import StageTimes
 
 _SIZES = 64
 """Sizes whose constant tensors are kept."""
@@ -99,6 +100,7 @@ class SdxlTurboPipeline:
         device: TorchDevice,
         *,
         batch_sizes: BatchSizes,
+        stage_times: StageTimes,
     ) -> None:
         """Wrap `pipe` (a StableDiffusionXLPipeline or StableDiffusionXLImg2ImgPipeline) that is already on `device`."""
         self._pipe = pipe
@@ -106,6 +108,7 @@ class SdxlTurboPipeline:
         self._prompts = prompts
         self._device = device
         self._batch_sizes = batch_sizes
+        self._stage_times = stage_times
         # Asked for once: diffusers walks through all modules to answer, which takes milliseconds.
         self._dtype: torch.dtype = pipe.unet.dtype
         self._vae_dtype: torch.dtype = pipe.vae.dtype
@@ -118,6 +121,8 @@ class SdxlTurboPipeline:
         with device_errors(self._device.torch_device), torch.inference_mode():
             if self._batch_sizes.learning and len(batch) > 1:
                 return self._learn(batch)
+            if self._stage_times.learning and len(batch) == 1 and self._stages_s is None:
+                return self._measure(batch)
             return [image for part in self._batch_sizes.split(batch) for image in self._generate(part)]
 
     def batch_limit(self, key: BatchKey) -> int:
@@ -157,6 +162,13 @@ class SdxlTurboPipeline:
         if all(np.array_equal(one.pixels, other.pixels) for one, other in zip(alone, together, strict=True)):
             self._batch_sizes.learn(batch[0].batch_key, len(batch))
         return alone
+
+    def _measure(self, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
+        """Make one picture, and measure its stages."""
+        with self.timed_stages() as stages_s:
+            images = self._generate(batch)
+        self._stage_times.learn(batch[0], stages_s)
+        return images
 
     def _generate(self, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
         # Noise comes from the CPU on every device: the same seed gives the same noise everywhere, and torch_npu takes

@@ -35,6 +35,7 @@ from app.pipelines.networks import (
     with_npu_graphs,
 )
 from app.pipelines.prompts import PromptEncoder
+from app.pipelines.work import StageTimes
 
 _log = logging.getLogger(__name__)
 
@@ -133,14 +134,16 @@ def load_sdxl_turbo(
         cache_bytes=prompt_cache_bytes,
     )
     sizes = _batch_sizes(txt2img, networks, device, batching=batching, max_batch=max_batch, by_graphs=by_graphs)
+    stage_times = StageTimes()
     pipelines = {
-        mode: SdxlTurboPipeline(pipe, networks, prompts, device, batch_sizes=sizes)
+        mode: SdxlTurboPipeline(pipe, networks, prompts, device, batch_sizes=sizes, stage_times=stage_times)
         for mode, pipe in ((Mode.TXT2IMG, txt2img), (Mode.IMG2IMG, img2img))
     }
 
     def on_warm() -> None:
         stop_compiling()
         sizes.stop_learning()
+        stage_times.settle()
         prompts.clear()
         if kind == "cpu":
             device.free_memory()  # loading took a copy of the weights in their files' format
@@ -151,9 +154,10 @@ def load_sdxl_turbo(
         model=model,
         device_name=str(device.torch_device),
         dtype=str(dtype).removeprefix("torch."),
-        warm_up_batches=(1,) if batching == "off" or kind == "cpu" else buckets(max_batch),
+        warm_up_batches=(1, 1) if batching == "off" or kind == "cpu" else (*buckets(max_batch), 1),
         warm_up_limits=_COMPILE_LIMITS if by_graphs else 2,
         on_warm=on_warm,
+        work=stage_times.work,
         prompt_cache=lambda: prompts.statistics,
     )
 

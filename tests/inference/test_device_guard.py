@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from app.errors import DeadPictureError, DeviceLostError, DeviceOutOfMemoryError
+from app.errors import ClientDisconnectedError, DeadPictureError, DeviceLostError, DeviceOutOfMemoryError
 from app.inference.device_guard import DeviceGuard
 from app.pipelines.base import GenerationParams, PipelineImage, Txt2ImgParams
 from tests.gate import GatedPipeline
@@ -40,6 +40,30 @@ def test_when_memory_is_short_the_batch_is_tried_once_more_one_by_one_with_an_em
     pipeline.errors = [DeviceOutOfMemoryError("full")]
     assert made(guard, pipeline, *BATCH) == alone
     assert [len(batch) for batch in pipeline.calls] == [3, 1, 1, 1]
+
+
+def test_a_request_with_more_pictures_than_are_made_at_once_is_made_in_parts() -> None:
+    pipeline = GatedPipeline(max_batch=2)
+    guard = DeviceGuard(pipeline.device, on_progress=lambda: None)
+    alone = [made(guard, pipeline, params)[0] for params in BATCH]
+    pipeline.calls.clear()
+    assert made(guard, pipeline, *BATCH) == alone
+    assert [len(batch) for batch in pipeline.calls] == [2, 1]
+
+
+def test_the_rest_of_a_request_that_nobody_waits_for_any_more_is_not_made() -> None:
+    pipeline = GatedPipeline(max_batch=1)
+    guard = DeviceGuard(pipeline.device, on_progress=lambda: None)
+    (outcome,) = guard.call(pipeline, [BATCH], wanted=lambda _: len(pipeline.calls) < 2)
+    assert isinstance(outcome, ClientDisconnectedError)
+    assert [batch[0].seed for batch in pipeline.calls] == [0, 1]
+
+
+def test_no_second_try_is_made_for_those_who_left_meanwhile(guard: DeviceGuard, pipeline: GatedPipeline) -> None:
+    pipeline.errors = [ValueError("odd")]
+    outcomes = guard.call(pipeline, [[params] for params in BATCH], wanted=lambda number: number != 1)
+    assert [isinstance(outcome, ClientDisconnectedError) for outcome in outcomes] == [False, True, False]
+    assert [[params.seed for params in batch] for batch in pipeline.calls] == [[0, 1, 2], [0], [2]]
 
 
 def test_the_cache_is_emptied_once_and_only_when_memory_is_short(guard: DeviceGuard, pipeline: GatedPipeline) -> None:

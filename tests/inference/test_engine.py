@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import dataclasses
 import threading
 import time
@@ -9,7 +10,9 @@ import pytest
 from PIL import Image
 
 from app.errors import (
+    BeyondDeadlineError,
     DeadlineExceededError,
+    DeadlineTooShortError,
     DeviceLostError,
     DeviceOutOfMemoryError,
     DrainingError,
@@ -529,3 +532,127 @@ async def test_the_measured_time_of_a_call_is_shared_by_the_requests_that_it_ser
     )  # 9 x 0.2 s, less what is learned slowly; for a whole call each it would be 4
     pipeline.gate.set()
     await asyncio.gather(*tasks)
+
+
+# What a request costs.
+
+
+def pixels_times_steps(params: GenerationParams) -> float:
+    return params.width * params.height * params.effective_steps / 64**2
+
+
+def large(prompt: str = "large", *, side: int = 256, steps: int = 4) -> Txt2ImgParams:
+    return Txt2ImgParams(prompt=prompt, seed=0, num_inference_steps=steps, width=side, height=side)
+
+
+@contextlib.asynccontextmanager
+async def measuring(
+    pipeline: GatedPipeline, *, deadline_s: float = 60, max_queue: int = 100, hang_limit_s: float = 30
+) -> AsyncIterator[Engine]:
+    """An engine that was warmed up with a pipeline whose calls take time."""
+    lock = DeviceLock(hang_limit_s=hang_limit_s)
+    async with PipelineRegistry(pipeline.load, lock, warm_up_sizes=[(64, 64)]) as registry:
+        yield Engine(registry, lock, max_queue=max_queue, deadline_s=deadline_s, on_device_lost=Mock())
+        pipeline.gate.set()
+
+
+async def test_what_the_device_cannot_do_by_the_deadline_is_refused_at_once_and_not_run() -> None:
+    pipeline = GatedPipeline(unit_s=0.05, work=pixels_times_steps)
+    async with measuring(pipeline, deadline_s=1) as engine:
+        pipeline.calls.clear()
+        with pytest.raises(BeyondDeadlineError, match=r"take 3\.\d s on this device, and a request may take 1 s"):
+            await generate(engine, large())
+        with pytest.raises(BeyondDeadlineError):
+            await generate(engine, *[params(seed=seed) for seed in range(40)])
+        assert pipeline.calls == []
+        assert engine.in_flight == 0
+        await generate(engine, large(side=128, steps=1))
+
+
+async def test_a_large_request_does_not_spoil_what_is_expected_of_small_ones() -> None:
+    pipeline = GatedPipeline(unit_s=0.02, work=pixels_times_steps)
+    async with measuring(pipeline, max_queue=3) as engine:
+        for _ in range(3):
+            await generate(engine)
+        await generate(engine, large())  # 64 times the work, 1.3 s
+        tasks = await occupy(engine, pipeline, waiting=3)
+        with pytest.raises(QueueFullError) as caught:
+            await generate(engine)
+        assert caught.value.retry_after_s == 1  # 4 x 0.02 s; if each took as long as the large one it would be 5
+        pipeline.gate.set()
+        await asyncio.gather(*tasks)
+
+
+async def test_those_who_wait_count_by_what_they_asked_for() -> None:
+    pipeline = GatedPipeline(unit_s=0.02, work=pixels_times_steps)
+    async with measuring(pipeline, max_queue=1) as engine:
+        tasks = await occupy(engine, pipeline, waiting=0)
+        tasks.append(asyncio.create_task(generate(engine, large())))
+        await until(lambda: engine.status.waiting == 1)
+        with pytest.raises(QueueFullError) as caught:
+            await generate(engine)
+        assert caught.value.retry_after_s == 2  # 64 x 0.02 s
+        pipeline.gate.set()
+        await asyncio.gather(*tasks)
+
+
+async def test_a_request_that_is_too_large_to_be_done_after_the_others_is_told_when_to_come_back() -> None:
+    pipeline = GatedPipeline(unit_s=0.02, work=pixels_times_steps)
+    async with measuring(pipeline, deadline_s=2) as engine:
+        tasks = await occupy(engine, pipeline, waiting=0)
+        tasks.append(asyncio.create_task(generate(engine, large())))  # 1.3 s
+        await until(lambda: engine.status.waiting == 1)
+        with pytest.raises(QueueFullError, match="would not be done within 2 s"):
+            await generate(engine, large("another"))
+        tasks.append(asyncio.create_task(generate(engine)))
+        await until(lambda: engine.status.waiting == 2)
+        pipeline.gate.set()
+        await asyncio.gather(*tasks)
+        assert "another" not in pipeline.prompts
+
+
+async def test_a_call_that_cannot_be_done_in_the_time_that_is_left_is_not_started() -> None:
+    pipeline = GatedPipeline(unit_s=0.15)
+    async with measuring(pipeline, deadline_s=1) as engine:
+        running, waiting = await occupy(engine, pipeline, waiting=1)
+        running.cancel()
+        await asyncio.sleep(0.75)
+        pipeline.gate.set()  # and the running call ends 0.1 s before the deadline, or, on a busy machine, later
+        with pytest.raises(DeadlineExceededError):
+            await waiting
+        await until(lambda: engine.status.running_s == 0)
+        assert pipeline.prompts == ["running"]
+        await generate(engine, params("next"))
+
+
+async def test_the_rest_of_the_pictures_of_a_client_that_left_is_not_made() -> None:
+    pipeline = GatedPipeline(max_batch=1)
+    async with measuring(pipeline) as engine:
+        pipeline.close()
+        task = asyncio.create_task(generate(engine, *[params(seed=seed) for seed in range(4)]))
+        await until(lambda: pipeline.calls)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        pipeline.gate.set()
+        await until(lambda: engine.status.running_s == 0)
+        assert len(pipeline.calls) == 1
+
+
+async def test_a_legal_request_is_not_taken_for_a_call_that_hangs_however_large_it_is() -> None:
+    pipeline = GatedPipeline(unit_s=0.02, work=pixels_times_steps)
+    async with measuring(pipeline, hang_limit_s=0.4) as engine:
+        task = asyncio.create_task(generate(engine, large()))  # 1.3 s
+        hung = False
+        while not task.done():
+            hung = hung or engine.status.hung
+            await asyncio.sleep(0.01)
+        assert not hung
+        assert (await task).images
+
+
+async def test_a_deadline_that_is_too_short_for_the_warm_up_s_picture_fails_the_start() -> None:
+    async with measuring(GatedPipeline(unit_s=0.2), deadline_s=0.1) as engine:
+        with pytest.raises(DeadlineTooShortError, match=r"takes 0\.2 s on this device, and TURBO_DEADLINE_S is 0\.1"):
+            engine.check_deadline()
+    async with measuring(GatedPipeline(unit_s=0.02), deadline_s=0.5) as engine:
+        engine.check_deadline()
