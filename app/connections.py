@@ -8,6 +8,7 @@ that nobody reads, the time without progress of an answer, and the number of con
 
 import asyncio
 import json
+import re
 import sys
 import uuid
 from collections.abc import Callable
@@ -28,6 +29,9 @@ MAX_HEADER_FIELDS = 100
 _FREE_CHUNKS, _MEAN_CHUNK_BYTES = 1024, 64
 """Chunks that a body may come in, and how large those above that number must be on average: parsing one takes as long
 as a hundred bytes of JSON, and all that have arrived are parsed before anybody else has a turn."""
+
+_ABSOLUTE_FORM = re.compile(rb"https?://(?P<host>[^/?#]*)", re.IGNORECASE)
+"""How the target of a request begins that names the whole URI."""
 
 _LINGER_S = 5
 """Seconds that a client may go on sending a body after its answer: cut off at once, it might never read the answer."""
@@ -105,7 +109,27 @@ class _BoundedConnection(h11.Connection):
             size_bytes = len(event.target) + sum(len(name) + len(value) for name, value in event.headers)
             if size_bytes > MAX_HEADER_BYTES or len(event.headers) > MAX_HEADER_FIELDS:
                 raise h11.RemoteProtocolError("header too large", error_status_hint=HeadersTooLargeError.status)
+            event = _in_origin_form(event)
         return event
+
+
+def _in_origin_form(request: h11.Request) -> h11.Request:
+    """Return a request to an absolute URI as one to its path; the URI's host takes the place of the Host field's.
+
+    Clients of proxies send that form, and a server must take it (RFC 9112, 3.2.2).
+    """
+    match = _ABSOLUTE_FORM.match(request.target)
+    if match is None:
+        return request
+    host, target = match["host"], request.target[match.end() :].partition(b"#")[0]
+    if not host or b"@" in host:
+        raise h11.RemoteProtocolError("The request's target has no host, or a user's name in it.")
+    return h11.Request(
+        method=request.method,
+        target=target if target.startswith(b"/") else b"/" + target,
+        headers=[(b"host", host), *((name, value) for name, value in request.headers if name != b"host")],
+        http_version=request.http_version,
+    )
 
 
 class _Transport:

@@ -1,13 +1,11 @@
 """The doctor: looks at everything that serving needs, and says of each what is wrong and what helps."""
 
-import errno
 import importlib.metadata
 import json
 import os
 import platform
 import queue
 import re
-import socket
 import sys
 import threading
 import time
@@ -18,11 +16,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from app.api.access import ApiKeys
-from app.errors import DeviceLostError, TurboError, first_line, root_cause
+from app.errors import AddressError, DeviceLostError, TurboError, first_line, root_cause
 from app.inference.samples import sample_pictures
 from app.main import load_folder
 from app.pipelines import ascend_host
 from app.pipelines.base import GenerationParams, Mode
+from app.server import check_address
 from app.settings import Settings, parse_sizes, unknown_variables
 from app.stdout import own_stdout
 from app.weights.source import FakeSource, WeightsSource, parse_source
@@ -163,18 +162,12 @@ def _variables() -> Iterator[Finding]:
 
 
 def _port(settings: Settings) -> Findings[None]:
-    where = f"{settings.host}:{settings.port}"
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        with socket.socket(family) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
-            listener.bind((settings.host, settings.port))
-    except OSError as error:
-        remedies = {errno.EADDRINUSE: "Set TURBO_PORT, or stop what listens there.", errno.EACCES: "Set TURBO_PORT."}
-        remedy = remedies.get(error.errno or 0, "Set TURBO_HOST to an address of this machine.")
-        yield Finding("port", "FAIL", f"{where}: {error.strerror or error}.", remedy)
+        check_address(settings.host, settings.port)
+    except AddressError as error:
+        yield Finding("port", "FAIL", error.detail, error.remedy)
     else:
-        yield Finding("port", "OK", f"{where} is free.")
+        yield Finding("port", "OK", f"{settings.host}:{settings.port} is free.")
 
 
 def _doors(settings: Settings) -> Findings[None]:

@@ -260,6 +260,18 @@ class DeadlineTooShortError(StartError):
     code = "deadline_too_short"
 
 
+class AddressError(StartError):
+    """The service cannot listen where it should."""
+
+    code = "address_unusable"
+
+    def __init__(self, detail: str, *, remedy: str) -> None:
+        """Make an error; `remedy` says what an operator can do."""
+        super().__init__(f"{detail} {remedy}")
+        self.detail = detail
+        self.remedy = remedy
+
+
 class KeysFileError(StartError):
     """The file of API keys cannot be used."""
 

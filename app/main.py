@@ -10,14 +10,15 @@ from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
-from fastapi.middleware.cors import CORSMiddleware
 
 from app import __version__
 from app.api import generation, health, hugging_face, openai, pages, playground
 from app.api.access import Access, ApiKeys
 from app.api.context import ApiContext
+from app.api.cors import METHODS, CorsMiddleware
 from app.api.edge import EdgeMiddleware
 from app.api.error_handlers import add_error_handlers
+from app.api.head import HeadMiddleware
 from app.api.limits import BodyMiddleware
 from app.api.openapi import GENERATION_HEADERS, add_openapi
 from app.errors import DeviceLostError, DeviceUnavailableError, TurboError, first_line, root_cause
@@ -131,12 +132,13 @@ def create_app(
     app.add_middleware(BodyMiddleware, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
     if access.origins:
         app.add_middleware(
-            CORSMiddleware,
+            CorsMiddleware,
             allow_origins=access.origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=METHODS,
             allow_headers=["*"],  # OpenAI's SDK sends a dozen of its own
             expose_headers=["Retry-After", "X-Should-Retry", "traceparent", *GENERATION_HEADERS],
         )
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(EdgeMiddleware)
     return app
 

@@ -1,5 +1,6 @@
 """The server: uvicorn, made to drain in the open, and to end when it has to."""
 
+import errno
 import gc
 import logging
 import os
@@ -19,6 +20,7 @@ from fastapi import FastAPI
 
 from app.api.context import ApiContext
 from app.connections import ConnectionLimits, HttpProtocol
+from app.errors import AddressError
 from app.settings import Settings, split_list
 
 _log = logging.getLogger(__name__)
@@ -171,6 +173,30 @@ def exit_now(code: int) -> NoReturn:
     os._exit(code)
 
 
+def check_address(host: str, port: int) -> None:
+    """Check that the service can listen there, before gigabytes are loaded; the port stays closed until they are.
+
+    Raises:
+        AddressError: The port is taken or not this user's, or the host is not this machine.
+    """
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind, protocol) as listener:  # as asyncio makes it
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listener.bind(address)
+    except OSError as error:
+        remedies = {
+            errno.EADDRINUSE: "Set TURBO_PORT, or stop what listens there.",
+            errno.EACCES: "Set TURBO_PORT to one that this user may listen on, such as 8000.",
+        }
+        remedy = remedies.get(error.errno or 0, "Set TURBO_HOST to an address of this machine.")
+        raise AddressError(f"{host}:{port}: {error.strerror or error}.", remedy=remedy) from error
+
+
 class AppMaker(Protocol):
     """Makes the app; `app.main.create_app` is one."""
 
@@ -187,6 +213,11 @@ def serve(make_app: AppMaker, settings: Settings) -> NoReturn:
     def on_device_lost() -> None:
         server.device_lost()
 
+    try:
+        check_address(settings.host, settings.port)
+    except AddressError as error:
+        _log.critical("cannot start: %s", error)
+        exit_now(START_FAILED)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.disable()  # until it is started: looking through millions of new objects took a fifth of the imports' time
     app = make_app(settings, on_device_lost=on_device_lost)

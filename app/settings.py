@@ -6,11 +6,12 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import limits
-from pydantic import AfterValidator, ByteSize, Field, model_validator
+from pydantic import AfterValidator, AnyHttpUrl, ByteSize, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _log = logging.getLogger(__name__)
@@ -22,6 +23,13 @@ MIN_SIDE, MAX_SIDE = 64, 2048
 
 SIDE_MULTIPLE = 8
 """Sides are multiples of the VAE's scale factor."""
+
+DEFAULT_SIDE = 512
+"""Width and height in pixels of a picture for which a request names none: SDXL-Turbo's best (model card)."""
+
+_ZERO_PERIODS = re.compile(r"(/|per)\s*0", re.IGNORECASE)
+
+_ORIGIN = re.compile(r"https?://[^/?#@\s*]+/?", re.IGNORECASE)
 
 _SIDES = range(MIN_SIDE, MAX_SIDE + 1, SIDE_MULTIPLE)
 
@@ -81,17 +89,24 @@ def _check_networks(text: str) -> str:
 def _check_rates(text: str) -> str:
     if text:
         try:
-            limits.parse_many(text)
+            rates = limits.parse_many(text)
         except ValueError as error:
             raise ValueError(f"{text!r} is no list of limits such as 10/second;2000/hour") from error
+        if not all(rate.amount for rate in rates) or _ZERO_PERIODS.search(text):  # limits reads 0 periods as one
+            raise ValueError(f"{text!r} would let nobody ask: numbers must be at least 1")
     return text
 
 
-def _check_origins(text: str) -> str:
-    for word in split_list(text):
-        if word != "*" and not re.fullmatch(r"https?://[^/\s*]+", word):
-            raise ValueError(f"{word!r} is no origin, such as https://app.example, and not *")
-    return text
+def _as_browsers_write_them(origins: str) -> str:
+    """Return origins as browsers send them: hosts in lower case and in ASCII, and no port that is the scheme's own."""
+    return ",".join(word if word == "*" else _origin(word) for word in split_list(origins))
+
+
+def _origin(word: str) -> str:
+    with suppress(ValueError):  # a Pydantic error is one
+        if _ORIGIN.fullmatch(word):
+            return str(AnyHttpUrl(word)).removesuffix("/")
+    raise ValueError(f"{word!r} is no origin, such as https://app.example, and not *")
 
 
 class Settings(BaseSettings):
@@ -170,10 +185,10 @@ class Settings(BaseSettings):
     """Seconds that accepted requests have to finish after SIGTERM."""
 
     hang_limit_s: float = Field(default=120, gt=0, le=3600)
-    """Seconds after which a device call for one picture of the first warm-up size counts as hung: liveness and readiness
-    fail, everybody who waits gets 503, and the process ends. A call for more pixels, steps or pictures has as much more
-    time, and each has at least 8 times what it is expected to take. A first call at a new size may compile: leave it
-    the time."""
+    """Seconds after which a device call for one picture of the first warm-up size counts as hung: liveness and
+    readiness fail, everybody who waits gets 503, and the process ends. A call for more pixels, steps or pictures has as
+    much more time, and each has at least 8 times what it is expected to take. A first call at a new size may compile:
+    leave it the time."""
 
     idle_check_s: float = Field(default=30, gt=0, le=3600)
     """Seconds of idleness after which the device is made to compute a known value, so that its death is noticed."""
@@ -210,7 +225,7 @@ class Settings(BaseSettings):
     """How often one client may ask for pictures, such as `10/second;2000/hour`; past it the answer is 429. A client is
     an API key, where keys are set, else an address (of IPv6 the first 64 bits). Empty for no limit."""
 
-    cors_origins: Annotated[str, AfterValidator(_check_origins)] = ""
+    cors_origins: Annotated[str, AfterValidator(_as_browsers_write_them)] = ""
     """Origins whose pages may ask, such as `https://app.example,http://localhost:3000`, or `*` for any. Pages of other
     sites are refused."""
 
@@ -250,6 +265,17 @@ class Settings(BaseSettings):
     def _check_together(self) -> Self:
         if self.metrics == "key" and self.api_keys_file is None:
             raise ValueError("TURBO_METRICS=key takes TURBO_API_KEYS_FILE.")
+        if self.max_pixels < DEFAULT_SIDE**2:
+            raise ValueError(
+                f"TURBO_MAX_PIXELS={self.max_pixels} is too small for {DEFAULT_SIDE}x{DEFAULT_SIDE}, the size of "
+                f"requests that name none: set at least {DEFAULT_SIDE**2}."
+            )
+        for width, height in parse_sizes(self.warm_up_sizes):
+            if width * height > self.max_pixels:
+                raise ValueError(
+                    f"TURBO_WARM_UP_SIZES has {width}x{height}, and TURBO_MAX_PIXELS={self.max_pixels} allows no "
+                    "picture of that size."
+                )
         return self
 
 

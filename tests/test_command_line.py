@@ -180,11 +180,22 @@ def test_a_library_that_cannot_be_imported_ends_the_start_with_its_reason(start_
     assert "Traceback" not in server.log
 
 
-def test_a_port_that_is_taken_ends_the_start() -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])  # noqa: S104 - as a container has it
+def test_a_port_that_is_taken_ends_the_start_before_anything_is_loaded_with_one_line(host: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = run(model="fake", port=taken.getsockname()[1])
+        port = taken.getsockname()[1]
+        done = run(model="/nowhere", host=host, port=port)  # which would be complained of if it was looked for
     assert done.returncode == 3
-    assert "address already in use" in done.stderr
+    (line,) = errors(done.stderr)
+    assert line.startswith(f"cannot start: {host}:{port}: Address already in use. Set TURBO_PORT")
+    assert "nowhere" not in done.stderr
+
+
+def test_a_host_that_is_not_this_machine_s_ends_the_start_with_one_line() -> None:
+    done = run(model="/nowhere", host="192.0.2.1")
+    assert done.returncode == 3
+    (line,) = errors(done.stderr)
+    assert line.startswith("cannot start: 192.0.2.1:8000: Cannot assign requested address. Set TURBO_HOST")
 
 
 # Logs.
@@ -257,10 +268,10 @@ def test_flags_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.main.pull_weights", seen.append)
     monkeypatch.setenv("TURBO_PORT", "1")
     monkeypatch.setenv("TURBO_MAX_QUEUE", "7")
-    assert main(["pull", "--port", "2", "--no-image-metadata", "--log-prompts", "--max-pixels=65536", "--vae", ""]) == 0
+    assert main(["pull", "--port", "2", "--no-image-metadata", "--log-prompts", "--max-pixels=300000", "--vae="]) == 0
     (settings,) = seen
     assert (settings.port, settings.image_metadata, settings.log_prompts) == (2, False, True)
-    assert (settings.max_pixels, settings.max_queue, settings.vae) == (65536, 7, None)
+    assert (settings.max_pixels, settings.max_queue, settings.vae) == (300000, 7, None)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"]])

@@ -150,6 +150,42 @@ def test_a_header_with_as_much_as_is_allowed_is_taken() -> None:
         assert httpx.get(f"{url}/healthz/live", headers=fields).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://service.example/healthz/live", 200),
+        ("HTTP://service.example:8000/v1/models?a=1", 200),
+        ("https://service.example", 200),
+        ("http://service.example?a=1", 200),
+        ("http://service.example/nothing", 404),
+        ("http:///healthz/live", 400),
+        ("http://user@service.example/healthz/live", 400),
+        ("*", 404),
+    ],
+)
+def test_a_target_that_is_a_whole_uri_is_served_as_its_path_is(target: str, status: int) -> None:
+    with service() as url, connected(url, f"GET {target} HTTP/1.1\r\nHost: other\r\n\r\n".encode()) as connection:
+        response = answer(connection)
+    assert response is not None
+    assert response.status_code == status
+
+
+def test_the_host_of_a_whole_uri_counts_and_that_of_the_field_does_not() -> None:
+    """Or a page of another site could pass for the service's own."""
+    body = b'{"prompt": "a cat"}'
+    header = "POST http://{uri}/txt2img HTTP/1.1\r\nHost: {host}\r\nOrigin: http://app.example\r\n"
+    statuses = []
+    for uri, host in (("app.example", "other"), ("other", "app.example")):
+        sent = (
+            header.format(uri=uri, host=host).encode() + b"Content-Type: application/json\r\nContent-Length: 19\r\n\r\n"
+        )
+        with service() as url, connected(url, sent + body) as connection:
+            response = answer(connection)
+        assert response is not None
+        statuses.append(response.status_code)
+    assert statuses == [200, 403]
+
+
 def test_a_path_is_logged_without_what_a_terminal_would_obey() -> None:
     with service() as url, capture_logs() as lines:
         with connected(url, b"GET /a%1b[2J%0a%c3%a9 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as connection:

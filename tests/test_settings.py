@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,45 @@ def test_unknown_variables_are_named_with_the_nearest_setting() -> None:
 def test_every_setting_has_its_documentation() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ({"max_pixels": 512 * 512 - 1}, "TURBO_MAX_PIXELS=262143 is too small for 512x512"),
+        ({"max_pixels": 512 * 512, "warm_up_sizes": "512x512,768x512"}, "TURBO_WARM_UP_SIZES has 768x512, and TURBO_M"),
+        ({"rate_limit": "0/second"}, "would let nobody ask"),
+        ({"rate_limit": "10/second;0/hour"}, "would let nobody ask"),
+        ({"rate_limit": "10/0 second"}, "would let nobody ask"),
+        ({"rate_limit": "5 per 0 minutes"}, "would let nobody ask"),
+        ({"cors_origins": "https://app.example/page"}, "is no origin"),
+        ({"cors_origins": "https://user@app.example"}, "is no origin"),
+        ({"cors_origins": "https://app.example:99999"}, "is no origin"),
+        ({"cors_origins": "https://*.example"}, "is no origin"),
+        ({"cors_origins": "app.example"}, "is no origin"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_reason(setting: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(reason)):
+        Settings.model_validate(setting)
+
+
+def test_the_least_that_can_work_is_taken() -> None:
+    settings = Settings(max_pixels=512 * 512, warm_up_sizes="512x512,1024x256", rate_limit="1/second")
+    assert settings.max_pixels == 512 * 512
+
+
+@pytest.mark.parametrize(
+    ("written", "origin"),
+    [
+        ("HTTPS://App.Example", "https://app.example"),
+        ("https://app.example:443/", "https://app.example"),
+        ("http://app.example:80", "http://app.example"),
+        ("https://app.example:80", "https://app.example:80"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+        ("https://b\u00fccher.example", "https://xn--bcher-kva.example"),
+        ("*", "*"),
+    ],
+)
+def test_origins_are_kept_as_browsers_write_them(written: str, origin: str) -> None:
+    assert Settings(cors_origins=f"http://localhost:3000, {written}").cors_origins == f"http://localhost:3000,{origin}"

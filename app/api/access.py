@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64})[ \t]*:[ \t]*(?P<key>[\x21-\x7e]{16,256})", re.ASCII)
 _RELOAD_S = 1
+
+NOT_ALLOWED = "This origin's pages may not ask here; TURBO_CORS_ORIGINS names those that may."
 _IPV6_NETWORK_BITS = 64
 """What one household or machine is given: its addresses are one client."""
 
@@ -154,9 +156,9 @@ class Access:
         if site is not None:
             foreign = site not in ("same-origin", "none")
         else:
-            foreign = origin is not None and origin.partition("://")[2] != request.headers.get("host")
+            foreign = origin is not None and not _is_own(origin, request.headers.get("host", ""))
         if foreign and origin not in self.origins and "*" not in self.origins:
-            raise ForbiddenOriginError("This origin's pages may not ask here; TURBO_CORS_ORIGINS names those that may.")
+            raise ForbiddenOriginError(NOT_ALLOWED)
 
     def count(self, client: str) -> None:
         """Count a request of this client.
@@ -176,6 +178,13 @@ class Access:
 def _sent_key(request: Request) -> str:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+
+
+def _is_own(origin: str, host: str) -> bool:
+    """Tell whether an origin is the host that was asked. Its scheme says which port `host` may leave out."""
+    scheme, _, authority = origin.partition("://")
+    port = {"http": ":80", "https": ":443"}.get(scheme, "")
+    return authority == host.lower().removesuffix(port)
 
 
 def _client_of(address: str) -> str:

@@ -83,7 +83,8 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     headers = dict(error.headers or {})
     if "Allow" in headers:  # of the first route alone that has the path
         documented = request.app.openapi()["paths"].get(request.scope["path"], {})
-        headers["Allow"] = ", ".join(sorted({headers["Allow"], *map(str.upper, documented)}))
+        allowed = {*headers["Allow"].split(", "), *map(str.upper, documented)}
+        headers["Allow"] = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
     return problem_response(kind(details.get(kind, str(error.detail))), request, headers=headers)
 
 

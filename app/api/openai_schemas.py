@@ -29,7 +29,7 @@ from app.api.schemas import (
 )
 from app.inference.image_codec import Size
 from app.pipelines.base import Img2ImgParams, Txt2ImgParams
-from app.settings import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, parse_sizes
+from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, parse_sizes
 
 _AUTO = "auto"
 
@@ -180,7 +180,7 @@ class GenerationsRequest(_ImagesRequest):
     @property
     def chosen_size(self) -> Size:
         """The output's size."""
-        return super().chosen_size or Size(512, 512)
+        return super().chosen_size or Size(DEFAULT_SIDE, DEFAULT_SIDE)
 
     def to_params(self) -> list[Txt2ImgParams]:
         """Return one params object per picture; a missing seed is drawn here."""

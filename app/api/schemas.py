@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from app.inference.engine import StatusWord
 from app.inference.image_codec import Size
 from app.pipelines.base import Img2ImgParams, Mode, Txt2ImgParams, effective_img2img_steps
-from app.settings import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
+from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
 
 MAX_SEED = 2**32 - 1
 """Largest seed that every tool of the field takes."""
@@ -202,8 +202,8 @@ class Txt2ImgRequest(BaseModel):
     prompt: Prompt
     seed: Seed | None = None
     num_inference_steps: Steps = 1
-    width: Side = 512
-    height: Side = 512
+    width: Side = DEFAULT_SIDE
+    height: Side = DEFAULT_SIDE
     num_images: NumImages = 1
     guidance_scale: GuidanceScale | None = None
     negative_prompt: NegativePrompt | None = None

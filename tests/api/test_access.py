@@ -235,6 +235,8 @@ async def test_what_is_one_client_s_of_an_address_has_one_limit(first: str, seco
         {"Origin": "http://service:3000", "Sec-Fetch-Site": "same-site"},
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://service:8000"},
+        {"Origin": "https://service", "Host": "service:80"},
     ],
 )
 async def test_a_page_of_another_site_may_not_ask(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
@@ -252,6 +254,9 @@ async def test_a_page_of_another_site_may_not_ask(client: httpx.AsyncClient, hea
     [
         {},
         {"Origin": "http://service"},
+        {"Origin": "http://service", "Host": "SERVICE:80"},
+        {"Origin": "https://service", "Host": "service:443"},
+        {"Origin": "http://service:8000", "Host": "Service:8000"},
         {"Origin": "https://seen-through-a-proxy.example", "Sec-Fetch-Site": "same-origin"},
     ],
 )
@@ -281,6 +286,50 @@ async def test_pages_of_an_origin_that_is_named_may_ask_and_read_the_headers(key
         refused = await ask(client, **origin)
         assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "https://app.example")
         assert (await ask(client, **{**origin, "Origin": "https://evil.example"})).status_code == 403
+
+
+@pytest.mark.parametrize("named", ["HTTPS://App.Example", "https://app.example:443", "https://app.example/"])
+async def test_origins_are_compared_as_browsers_write_them(named: str) -> None:
+    async with running(create_app(Settings(model="fake", cors_origins=f"http://localhost:3000,{named}"))) as client:
+        headers = {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
+        answer = await ask(client, **headers)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "https://app.example")
+        asked_first = await client.options("/txt2img", headers={**headers, "Access-Control-Request-Method": "POST"})
+        assert asked_first.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}, 403, "origin_not_allowed"),
+        ({"Origin": "https://app.example", "Access-Control-Request-Method": "DELETE"}, 405, "method_not_allowed"),
+        (
+            {
+                "Origin": "https://app.example",
+                "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Private-Network": "true",
+            },
+            403,
+            "origin_not_allowed",
+        ),
+    ],
+)
+async def test_a_preflight_that_is_refused_has_the_one_error_body(
+    headers: dict[str, str], status: int, code: str
+) -> None:
+    async with running(create_app(Settings(model="fake", cors_origins="https://app.example"))) as client:
+        refused = await client.options("/txt2img", headers=headers)
+        assert_is_problem(refused, status, code)
+        assert ("access-control-allow-origin" in refused.headers) is (headers["Origin"] == "https://app.example")
+        assert "Origin" in refused.headers["vary"]
+        assert refused.headers.get("allow") == ("GET, HEAD, POST" if status == 405 else None)
+
+
+async def test_a_preflight_for_head_is_allowed() -> None:
+    async with running(create_app(Settings(model="fake", cors_origins="*"))) as client:
+        asked = {"Origin": "https://app.example", "Access-Control-Request-Method": "HEAD"}
+        answer = await client.options("/healthz/ready", headers=asked)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
 
 
 async def test_cors_is_off_unless_it_is_set(client: httpx.AsyncClient) -> None:

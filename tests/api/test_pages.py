@@ -6,7 +6,7 @@ import pytest
 
 from app.main import create_app
 from app.settings import Settings
-from tests.conftest import running
+from tests.conftest import running, serving
 
 
 async def test_the_first_page_is_the_playground_with_a_policy_that_lets_nothing_else_in(
@@ -86,3 +86,54 @@ async def test_metrics_count_requests_queue_inference_and_rejections() -> None:
     assert "turbo_device_calls_total 1.0" in metrics
     assert "turbo_queue_depth 0.0" in metrics
     assert "a-path-of-any-client" not in metrics
+
+
+# HEAD.
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/playground/playground.js",
+        "/healthz/live",
+        "/healthz/ready",
+        "/metrics",
+        "/v1/models",
+        "/v1/models/fake",
+        "/docs",
+        "/docs/assets/swagger-ui.css",
+        "/openapi.json",
+    ],
+)
+def test_head_is_answered_as_get_is_without_the_body(path: str) -> None:
+    with serving(create_app(Settings(model="fake"))) as url:
+        got, asked = httpx.get(f"{url}{path}"), httpx.head(f"{url}{path}")
+    assert (asked.status_code, asked.content) == (200, b"")
+    varying = {"date", "x-request-id", "content-length" if path == "/metrics" else ""}
+    assert {name: value for name, value in asked.headers.items() if name not in varying} == {
+        name: value for name, value in got.headers.items() if name not in varying
+    }
+    assert int(asked.headers["content-length"]) > 0
+
+
+async def test_what_takes_no_get_takes_no_head_and_says_what_it_takes(client: httpx.AsyncClient) -> None:
+    refused = await client.head("/txt2img")
+    assert (refused.status_code, refused.content, refused.headers["allow"]) == (405, b"", "POST")
+    assert (await client.delete("/healthz/live")).headers["allow"] == "GET, HEAD"
+    assert (await client.delete("/")).headers["allow"] == "GET, HEAD, POST"
+    assert (await client.head("/nothing")).status_code == 404
+
+
+async def test_a_head_request_is_logged_and_counted_as_one(client: httpx.AsyncClient) -> None:
+    await client.head("/v1/models")
+    counted = (await client.get("/metrics")).text
+    assert 'turbo_requests_total{method="HEAD",route="/v1/models",status="200"} 1.0' in counted
+
+
+async def test_head_needs_the_key_that_get_needs(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("alice: 0123456789abcdef")
+    async with running(create_app(Settings(model="fake", api_keys_file=tmp_path / "keys", metrics="key"))) as client:
+        for path in ("/v1/models", "/metrics"):
+            assert (await client.head(path)).status_code == 401
+            assert (await client.head(path, headers={"X-API-Key": "0123456789abcdef"})).status_code == 200
