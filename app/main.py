@@ -193,6 +193,7 @@ def load_folder(folder: Path, settings: Settings, *, model: str) -> LoadedPipeli
         device_name=settings.device,
         dtype_name=settings.dtype,
         vae_dtype_name=settings.vae_dtype,
+        allow_tf32=settings.allow_tf32,
         attention=settings.attention,
         npu_graphs=settings.npu_graphs,
         vae_folder=settings.vae,

@@ -145,6 +145,10 @@ class Settings(BaseSettings):
     """Number format of the VAE, settled when it is loaded; `auto` is that of the other weights, but fp32 where that is
     fp16 and the VAE's config says that it overflows (SDXL-Turbo's does)."""
 
+    allow_tf32: bool = False
+    """Let an accelerator round what is computed in fp32: to TF32 (cuda) or HF32 (npu), which is faster. Without it fp32
+    is fp32, for the VAE too."""
+
     vae: Annotated[Path | None, AfterValidator(_expand_if_set)] = None
     """Folder of a VAE to use instead of the model's own, in diffusers' format: TAESDXL (`AutoencoderTiny`), which
     decodes at a small part of the cost and a little softer, or another `AutoencoderKL` of SDXL."""

@@ -75,11 +75,12 @@ class TorchDevice:
                 torch.get_device_module(self.torch_device).synchronize()
 
 
-def open_device(name: str) -> TorchDevice:
+def open_device(name: str, *, allow_tf32: bool = False) -> TorchDevice:
     """Find the device that `name` asks for and make it current on the calling thread.
 
     Args:
         name: `auto` (the first of npu, cuda, cpu that is there), `cpu`, `cuda[:N]` or `npu[:N]`.
+        allow_tf32: Whether an accelerator may round fp32 to TF32 or HF32 in products and convolutions.
 
     Raises:
         DeviceUnavailableError: It is not there. There is no fallback: a service that was meant for an accelerator and
@@ -87,9 +88,9 @@ def open_device(name: str) -> TorchDevice:
     """
     kind, _, index = (_first_available() if name == "auto" else name).partition(":")
     if kind == "npu":
-        return TorchDevice(_open_npu(int(index or 0)))
+        return TorchDevice(_open_npu(int(index or 0), allow_hf32=allow_tf32))
     if kind == "cuda":
-        return TorchDevice(_open_cuda(int(index or 0)))
+        return TorchDevice(_open_cuda(int(index or 0), allow_tf32=allow_tf32))
     _keep_freed_memory()
     return TorchDevice(torch.device("cpu"))
 
@@ -113,16 +114,18 @@ def _first_available() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _open_npu(index: int) -> torch.device:
+def _open_npu(index: int, *, allow_hf32: bool) -> torch.device:
     hint = "Check npu-smi info, ASCEND_RT_VISIBLE_DEVICES and the container's /dev/davinci*."
     _check_index("npu", index, npu.visible_devices(), hint=hint)
-    return npu.open_npu(index)
+    return npu.open_npu(index, allow_hf32=allow_hf32)
 
 
-def _open_cuda(index: int) -> torch.device:
+def _open_cuda(index: int, *, allow_tf32: bool) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     hint = "Check nvidia-smi, CUDA_VISIBLE_DEVICES and that torch is a CUDA build."
     _check_index("cuda", index, count, hint=hint)
+    # torch's default is TF32 for cuDNN's convolutions and fp32 for products.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allow_tf32
     device = torch.device("cuda", index)
     with device_errors(device):
         torch.cuda.set_device(device)

@@ -46,8 +46,12 @@ def visible_devices() -> int:
     return count
 
 
-def open_npu(index: int) -> torch.device:
+def open_npu(index: int, *, allow_hf32: bool) -> torch.device:
     """Set the NPU up and make it current on the calling thread; the current device is per thread and starts at 0.
+
+    Args:
+        index: Its number among the visible ones.
+        allow_hf32: Whether fp32 may be rounded to HF32 in products and convolutions.
 
     Raises:
         DeviceLostError: It fails.
@@ -62,6 +66,8 @@ def open_npu(index: int) -> torch.device:
         # Likewise their private tensor layouts, which are converted back and forth around most operators.
         # `_npuConfig` in torch_npu/npu/npu_config.py of Ascend/pytorch
         npu.config.allow_internal_format = False
+        # By default convolutions of fp32 are computed in HF32, and products are not (the same file).
+        npu.conv.allow_hf32 = npu.matmul.allow_hf32 = allow_hf32
         npu.set_device(device)
     return device
 

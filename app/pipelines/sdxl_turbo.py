@@ -67,6 +67,7 @@ def load_sdxl_turbo(
     device_name: str = "auto",
     dtype_name: str = "auto",
     vae_dtype_name: str = "auto",
+    allow_tf32: bool = False,
     vae_folder: Path | None = None,
     attention: npu.Attention = "sdpa",
     npu_graphs: bool = False,
@@ -83,6 +84,7 @@ def load_sdxl_turbo(
         device_name: As `open_device` takes it.
         dtype_name: As `choose_dtype` takes it.
         vae_dtype_name: As `choose_vae_dtype` takes it.
+        allow_tf32: As `open_device` takes it.
         vae_folder: A diffusers folder of a VAE to take instead of the model's own.
         attention: `sdpa`, or diffusers' own processor for NPUs.
         npu_graphs: Whether to compile the UNet into NPU graphs, at the sizes that it is called at until it is warm.
@@ -104,7 +106,7 @@ def load_sdxl_turbo(
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
 
-    device = open_device(device_name)
+    device = open_device(device_name, allow_tf32=allow_tf32)
     kind = device.torch_device.type
     dtype = choose_dtype(dtype_name, device.torch_device)
     npu.check_options(device.torch_device, dtype, attention=attention, graphs=npu_graphs)

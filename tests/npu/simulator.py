@@ -3,7 +3,7 @@
 A tensor on the simulated device is host memory under another name (a DLPack capsule that is relabelled, no copy), and
 every operation on it runs on the CPU. So pictures in fp32 are the CPU's, byte for byte, and what a CPU does not notice
 is noticed: tensors of one operation on different devices, a generator of the wrong device, fp64, names that torch_npu
-does not have. It fails on demand in each way that torch_npu is known to.
+does not have, fp32 that is rounded to HF32. It fails on demand in each way that torch_npu is known to.
 
 `install` works once per process, before diffusers is imported.
 """
@@ -80,6 +80,9 @@ class Npu:
     queue: Literal["alive", "dying", "dead"] = "alive"
     """`dying`: the next operation raises the queue's error, and then it is dead. `dead`: operations return normally and
     compute nothing; results are what the memory held before. Copies to and from the host go on."""
+
+    hf32: dict[str, bool] = field(default_factory=lambda: {"conv": True, "matmul": False})
+    """Which operations round their operands in fp32 to HF32; torch_npu's defaults (torch_npu/npu/npu_config.py)."""
 
     picture_value: float | None = None
     """What a convolution to three channels gives in every pixel, as when the VAE overflows."""
@@ -246,6 +249,8 @@ def _on_cpu(op: Any, *args: Any, **kwargs: Any) -> Any:
 
     if npu.queue == "dead" and op._schema.is_mutable and not grown:
         return _written(op, args, kwargs)  # in place: nothing is written
+    if npu.hf32["conv" if name == "aten::convolution" else "matmul"] and name in _ROUNDED:
+        aliases = {key: _hf32(tensor) for key, tensor in aliases.items()}
     host = partial(_for_host, aliases)
     result = op(*map(host, args), **{key: host(value) for key, value in kwargs.items()})
     if npu.picture_value is not None and name.startswith("aten::convolution") and result.shape[1] == _COLOURS:
@@ -256,6 +261,17 @@ def _on_cpu(op: Any, *args: Any, **kwargs: Any) -> Any:
     ours = {id(aliases[id(tensor)]): tensor for tensor in tensors if id(tensor) in aliases}
     memory = {alias.untyped_storage().data_ptr() for alias in aliases.values() if alias.numel()}
     return _for_device(ours, memory, index, result)
+
+
+_ROUNDED = frozenset({"aten::convolution", "aten::linear", "aten::addmm", "aten::mm", "aten::bmm"})
+"""Operations that HF32 is for."""
+
+
+def _hf32(tensor: torch.Tensor) -> torch.Tensor:
+    """Round fp32 to HF32, which has 11 bits of its 23 behind the point."""
+    if tensor.dtype != torch.float32:
+        return tensor
+    return ((tensor.contiguous().view(torch.int32) + (1 << 11)) & ~((1 << 12) - 1)).view(torch.float32)
 
 
 def _for_host(aliases: dict[int, torch.Tensor], value: Any) -> Any:
@@ -379,6 +395,21 @@ class _Config:
         npu.calls[f"config.{name}={value}"] += 1
 
 
+class _Hf32:
+    """torch.npu.conv and torch.npu.matmul, which ignore a name that they do not know, as torch_npu's do."""
+
+    def __init__(self, kind: str) -> None:
+        self.__dict__["kind"] = kind
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "allow_hf32":
+            assert isinstance(value, bool)
+            npu.hf32[self.__dict__["kind"]] = value
+
+    def __getattr__(self, name: str) -> bool | None:
+        return npu.hf32[self.__dict__["kind"]] if name == "allow_hf32" else None
+
+
 class _Functions:
     """The functions of torch.npu."""
 
@@ -442,6 +473,7 @@ def _torch_npu_npu() -> types.ModuleType:
             setattr(module, name, partial(_counted, name, function))
     module.__dict__["_is_in_bad_fork"] = lambda: False
     module.config = _Config()
+    module.conv, module.matmul = _Hf32("conv"), _Hf32("matmul")
     module.__spec__ = importlib.machinery.ModuleSpec("torch.npu", None)
     return module
 

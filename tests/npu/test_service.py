@@ -44,6 +44,20 @@ def test_in_fp32_every_picture_is_the_cpu_s_byte_for_byte(npu: Npu, start_server
     assert npu.calls["torch_npu.npu_geglu"] > 0
 
 
+def test_fp32_is_rounded_to_hf32_only_where_that_is_allowed(npu: Npu) -> None:
+    """By itself torch_npu rounds convolutions of fp32, those of a VAE in fp32 too."""
+    with service_on_npu() as service:
+        assert npu.hf32 == {"conv": False, "matmul": False}
+        exact = service.txt2img()
+    npu.heal()
+    with service_on_npu(allow_tf32=True) as service:
+        assert npu.hf32 == {"conv": True, "matmul": True}
+        rounded = service.txt2img()
+    assert rounded.status_code == exact.status_code == 200
+    difference = np.abs(_pixels(exact) - _pixels(rounded))
+    assert 0 < difference.max() < 16
+
+
 @pytest.mark.usefixtures("npu")
 def test_in_a_batch_every_picture_has_the_bytes_that_it_has_alone_unless_fast_is_asked_for() -> None:
     """Where batches round otherwise, as here, exact is to find that while warming up, and to do without them."""

@@ -63,3 +63,18 @@ def test_a_sound_device_passes_check_after_check() -> None:
         device.check()
     device.free_memory()
     device.synchronize()
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_gpu_rounds_fp32_to_tf32_only_where_that_is_allowed(monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
+    """By itself torch lets cuDNN round convolutions. There is no GPU here, so torch is told that there is one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not allowed
+        open_device("cuda", allow_tf32=allowed)
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (allowed, allowed)
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
