@@ -52,6 +52,7 @@ def corpus() -> Iterator[Upload]:
     yield from plain()
     yield from turned()
     yield from kinds_of_png()
+    yield from clear_colors()
     yield from kinds_of_jpeg()
     yield from colour_profiles()
     yield from small()
@@ -66,7 +67,7 @@ def corpus() -> Iterator[Upload]:
 
 def seeds() -> list[bytes]:
     """Small files to make others of."""
-    makers = (plain, turned, kinds_of_png, kinds_of_jpeg, colour_profiles, small, animated)
+    makers = (plain, turned, kinds_of_png, clear_colors, kinds_of_jpeg, colour_profiles, small, animated)
     return [upload.data for maker in makers for upload in maker() if len(upload.data) < 40_000]
 
 
@@ -127,6 +128,11 @@ def png(
     return PNG_MAGIC + chunk(b"IHDR", header) + before + pixels + after + chunk(b"IEND", b"")
 
 
+def trns(*levels: int) -> bytes:
+    """The chunk that names a PNG's transparent level of grey, or its transparent colour."""
+    return chunk(b"tRNS", struct.pack(f">{len(levels)}H", *levels))
+
+
 def png_rows(samples: npt.NDArray[Any]) -> bytes:
     """Rows of samples of whole bytes (big-endian), unfiltered."""
     rows = np.ascontiguousarray(samples).reshape(samples.shape[0], -1)
@@ -171,7 +177,7 @@ def exif(orientation: int, order: str = "<") -> bytes:
     return magic + struct.pack(f"{order}IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
 
 
-def stored(upright: Pixels, orientation: int) -> Pixels:
+def stored(upright: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     """The picture as a camera that was held so stores it: row 0 and column 0 as EXIF's table of orientations says."""
     columns_as_rows = upright.transpose(1, 0, 2)
     return {
@@ -271,11 +277,6 @@ def kinds_of_png() -> Iterator[Upload]:
     yield Upload(
         "palette with alpha", png_of(grey, color=PALETTE, before=before), on_white(palette[grey], opacity[grey])
     )
-    clear = (gradient() == gradient()[0, 0]).all(-1, keepdims=True)
-    color_key = png_of(gradient(), before=chunk(b"tRNS", struct.pack(">HHH", *gradient()[0, 0])))
-    yield Upload("RGB with a clear colour", color_key, np.where(clear, 255, gradient()).astype(np.uint8))
-    grey_key = png_of(grey, color=GREY, before=chunk(b"tRNS", struct.pack(">H", grey[0, 9])))
-    yield Upload("grey with a clear level", grey_key, np.where(as_rgb == grey[0, 9], 255, as_rgb).astype(np.uint8))
     yield Upload("interlaced", png(WIDTH, HEIGHT, adam7(gradient()), interlaced=True), gradient())
     deep_interlaced = png(WIDTH, HEIGHT, adam7(deep_rgba), depth=16, color=RGBA, interlaced=True)
     yield Upload("interlaced RGBA of 16 bits", deep_interlaced, on_white(gradient(), alpha))
@@ -287,6 +288,27 @@ def kinds_of_png() -> Iterator[Upload]:
         whole.replace(chunk(b"IDAT", zlib.compress(png_rows(gradient()), 1)), pieces),
         gradient(),
     )
+
+
+def clear_colors() -> Iterator[Upload]:
+    grey = gradient()[..., :1]
+    for depth in (1, 2, 4, 8):
+        few, level = grey >> (8 - depth), depth // 2
+        shown = np.where(few == level, 255, few * (255 // ((1 << depth) - 1))).astype(np.uint8).repeat(3, -1)
+        data = png(WIDTH, HEIGHT, png_bits(few, depth), depth=depth, color=GREY, before=trns(level))
+        yield Upload(f"grey of {depth} bits with a clear level", data, shown)
+    clear = (gradient() == gradient()[0, 0]).all(-1, keepdims=True)
+    data = png_of(gradient(), before=trns(*gradient()[0, 0]))
+    yield Upload("RGB with a clear colour", data, np.where(clear, 255, gradient()).astype(np.uint8))
+    deep_grey = grey.astype(np.uint16) << 8 | np.arange(HEIGHT, dtype=np.uint16)[:, None, None] % 4
+    shown = np.where(deep_grey == deep_grey[1, 9], 255, grey).astype(np.uint8).repeat(3, -1)
+    data = png_of(deep_grey, depth=16, color=GREY, before=trns(*deep_grey[1, 9]))
+    yield Upload("grey of 16 bits with a clear level", data, shown)
+    deep = deep_grey.repeat(3, -1)
+    before = trns(*deep[1, 9])
+    yield Upload("RGB of 16 bits with a clear colour", png_of(deep, depth=16, before=before), shown)
+    data = png(WIDTH, HEIGHT, adam7(deep), depth=16, interlaced=True, before=before)
+    yield Upload("interlaced RGB of 16 bits with a clear colour", data, shown)
 
 
 def adam7(samples: npt.NDArray[Any]) -> bytes:
@@ -584,6 +606,8 @@ def bombs() -> Iterator[Upload]:
     yield Upload("16 megapixels of nothing as RGBA", clear, flat((255, 255, 255)))
     deep = png(side, side, (b"\4" + bytes(8 * side)) * side, depth=16, color=RGBA)
     yield Upload("16 megapixels of nothing as RGBA of 16 bits", deep, flat((255, 255, 255)))
+    deep = png(side, side, (b"\4" + bytes(6 * side)) * side, depth=16, before=trns(0, 0, 0))
+    yield Upload("16 megapixels of nothing as RGB of 16 bits", deep, flat((255, 255, 255)))
     for width, height in ((65_535, 256), (256, 65_535)):
         data = png(width, height, bytes(height * (width + 1)), color=GREY, before=chunk(b"eXIf", exif(6)))
         yield Upload(f"PNG of {width}x{height}, turned", data, flat((0, 0, 0)))

@@ -2,8 +2,8 @@
 
 Pillow reads all that a file carries, and little of it is bounded: text that unpacks to hundreds of megabytes, EXIF
 whose entries all point at the same bytes, chunks by the million. So it is given a file of the picture's own parts
-alone; of the rest, the two things that change how the picture looks are read here: EXIF's orientation and the profile
-of the colours.
+alone; of the rest, what changes how the picture looks is read here: EXIF's orientation, the profile of the colours and
+a PNG's transparent colour.
 """
 
 import re
@@ -41,6 +41,15 @@ _INTEGER_TYPES = {1: "B", 3: "H", 4: "I"}
 """TIFF's numbers of types, as struct's letters."""
 
 _PNG_PARTS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+_GREY, _RGB, _PALETTE = 0, 2, 3
+"""The colour types of a PNG that may have a tRNS chunk."""
+_DEEP = 16
+_LEVELS_BYTES: Mapping[tuple[int, ...], int] = {
+    **{(depth, _GREY): 2 for depth in (1, 2, 4, 8, _DEEP)},
+    **{(depth, _RGB): 6 for depth in (8, _DEEP)},
+}
+"""Length of tRNS where it names one transparent colour, by bits of a sample and colour type."""
+
 _WEBP_PARTS = (b"VP8X", b"ALPH", b"VP8 ", b"VP8L")
 _WEBP_ALPHA_FLAG = 0x10
 _SIDE_MASK = (1 << 14) - 1
@@ -58,6 +67,20 @@ _ICC_CONTENT = 14
 """Where a piece of a profile begins: after the head, its number and how many there are."""
 
 
+class TransparentColor(NamedTuple):
+    """The one colour of a PNG whose pixels are fully transparent."""
+
+    levels: tuple[int, ...]
+    """Of grey, or of red, green and blue."""
+    bits: int
+    """Of each level: 16, or 8, to which Pillow scales samples of fewer bits."""
+
+    @property
+    def is_deep_rgb(self) -> bool:
+        """Whether it has three levels of 16 bits. Of such samples Pillow decodes only a byte each at a time."""
+        return self.bits == _DEEP and len(self.levels) > 1
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
     """A file taken apart."""
@@ -69,6 +92,8 @@ class Contents:
     """EXIF's: 1 to 8, 1 is upright."""
     profile: bytes | None = None
     """The ICC profile of its colours."""
+    transparent: TransparentColor | None = None
+    """The colour that is laid on white; `picture` says nothing about it. Other transparency is in `picture`."""
     bytes_per_pixel: float = 4
     """Memory that its decoder and Pillow's picture hold together at their peak."""
     file_copies: int = 2
@@ -105,20 +130,59 @@ def unpack(data: bytes) -> Contents:
 
 
 def _unpack_png(data: bytes) -> Contents:
-    kept: list[memoryview] = []
+    kept: list[_Part] = []
     parts: dict[bytes, _Part] = {}
     for part in _bounded(_png_parts(data)):
         if part.name == b"fdAT":  # the pixels of a frame other than the first
             raise _animated()
+        if part.name == b"tRNS" and not _is_valid_transparency(part, parts):
+            continue
         if part.name == b"IDAT" or (part.name in _PNG_PARTS and part.name not in parts):
-            kept.append(part.whole)
+            kept.append(part)
         parts.setdefault(part.name, part)
+    transparent = _transparent_color(parts)
     return Contents(
         "PNG",
-        b"".join([_PNG_MAGIC, *kept]),
+        b"".join([_PNG_MAGIC, *(part.whole for part in kept if part.name != b"tRNS" or transparent is None)]),
         orientation=_orientation(parts.get(b"eXIf")),
         profile=_bounded_profile(_inflate_profile(parts[b"iCCP"].content) if b"iCCP" in parts else b""),
+        transparent=transparent,
+        # A mask of one bit is held as well, made from the low bytes of the samples before the high ones are decoded.
+        bytes_per_pixel=4 + 1 / 8 if transparent and transparent.is_deep_rgb else 4,
     )
+
+
+def _is_valid_transparency(chunk: _Part, parts: Mapping[bytes, _Part]) -> bool:
+    """Return whether a tRNS chunk counts behind these parts, by libpng's rules; it ignores any other."""
+    if b"IHDR" not in parts or b"IDAT" in parts:
+        return False
+    kind, length = _kind_of_pixel(parts), len(chunk.content)
+    if kind[1:] == (_PALETTE,):
+        return b"PLTE" in parts and 0 < length <= len(parts[b"PLTE"].content) // 3
+    return length == _LEVELS_BYTES.get(kind)
+
+
+def _transparent_color(parts: Mapping[bytes, _Part]) -> TransparentColor | None:
+    """Return the colour that tRNS names. For a palette it names none, but how opaque each entry is.
+
+    Of a level only as many bits count as a sample has (PNG specification, 11.3.2.1).
+    """
+    if b"tRNS" not in parts or _kind_of_pixel(parts) not in _LEVELS_BYTES:
+        return None
+    _, content, whole = parts[b"tRNS"]
+    if zlib.crc32(whole[4:-4]) != int.from_bytes(whole[-4:], "big"):  # Pillow checks those of the chunks it is given
+        raise InvalidImageError("The picture is truncated or damaged.", param="image")
+    depth, _ = _kind_of_pixel(parts)
+    highest = (1 << depth) - 1
+    levels = tuple(level & highest for level in struct.unpack(f">{len(content) // 2}H", content))
+    if depth == _DEEP:
+        return TransparentColor(levels, _DEEP)
+    return TransparentColor(tuple(level * 255 // highest for level in levels), 8)
+
+
+def _kind_of_pixel(parts: Mapping[bytes, _Part]) -> tuple[int, ...]:
+    """Return the bits of a sample and the colour type that IHDR names."""
+    return tuple(parts[b"IHDR"].content[8:10])
 
 
 def _png_parts(data: bytes) -> Iterator[_Part]:

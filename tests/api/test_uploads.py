@@ -31,6 +31,7 @@ from tests.uploads import (
     saved,
     seeds,
     talkative,
+    trns,
 )
 from tests.uploads import png as png_file
 
@@ -146,6 +147,11 @@ def heaviest() -> Iterator[Upload]:
     rgba = png_file(side, side, rows.tobytes(), color=RGBA, before=chunk(b"eXIf", exif(6)))
     yield Upload("heaviest RGBA", rgba)
     yield Upload("heaviest RGBA, filled up to the limit", rgba + bytes((32 << 20) - len(rgba) - 5000))
+    rows = np.zeros((side, 1 + 6 * side), np.uint8)
+    rows[:, : 15 * side // 8] = noise(side, 15 * side // 8)
+    rows[:, 0] = 2  # a cheap filter, as such a picture is decoded twice
+    deep = png_file(side, side, rows.tobytes(), depth=16, before=trns(0, 0, 0) + chunk(b"eXIf", exif(6)))
+    yield Upload("heaviest RGB of 16 bits with a clear colour", deep + bytes((32 << 20) - len(deep) - 5000))
     photo = np.repeat(np.repeat(noise(side // 4, side // 4, 3), 4, 0), 4, 1)
     yield Upload("heaviest progressive", saved(photo, "JPEG", progressive=True, subsampling=2, quality=75))
     yield Upload("heaviest progressive, full colour", saved(photo[:3500, :3500], "JPEG", progressive=True, quality=50))

@@ -1,10 +1,9 @@
 import contextlib
 import io
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +13,23 @@ from app.errors import ImageTooLargeError, InvalidImageError, UnsupportedImageEr
 from app.inference.image_codec import MediaType, Size, decode_image, encode_image, preferred_size
 from app.inference.provenance import Provenance
 from tests.conftest import opened, png
+from tests.uploads import (
+    GREY,
+    GREY_ALPHA,
+    PALETTE,
+    RGB,
+    RGBA,
+    adam7,
+    chunk,
+    exif,
+    noise,
+    on_white,
+    png_bits,
+    png_rows,
+    trns,
+)
+from tests.uploads import png as png_file
+from tests.uploads import stored as turned_back
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -50,7 +66,7 @@ def test_pixels_of_an_upload_of_the_right_size_are_kept(file_format: str) -> Non
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_honoured(orientation: int) -> None:
     upright = quarters()
-    turned_back = {
+    transpositions = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
         4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -59,10 +75,8 @@ def test_exif_orientation_is_honoured(orientation: int) -> None:
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_270,
     }
-    stored = upright.transpose(turned_back[orientation]) if orientation in turned_back else upright
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    decoded = decode(saved(stored, "PNG", exif=exif), size=Size(64, 64))
+    stored = upright.transpose(transpositions[orientation]) if orientation in transpositions else upright
+    decoded = decode(saved(stored, "PNG", exif=exif(orientation)), size=Size(64, 64))
     assert corners(decoded) == [RED, GREEN, BLUE, WHITE]
 
 
@@ -79,9 +93,7 @@ def test_a_large_picture_is_scaled_in_bands_as_pillow_scales_the_whole(
     noise = np.random.default_rng(0).integers(100, 140, (height, width, 3), np.uint8)
     image = Image.fromarray(noise)  # of little contrast: Pillow cuts off what is out of range after each pass
     image.paste((90, 110, 150), (0, 0, width // 3, height // 2))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = saved(image, "PNG", exif=exif, compress_level=0)
+    data = saved(image, "PNG", exif=exif(orientation), compress_level=0)
     whole = ImageOps.fit(ImageOps.exif_transpose(opened(data)), target, Image.Resampling.LANCZOS)
     difference = np.asarray(decode(data, size=Size(*target)), np.int16) - np.asarray(whole)
     assert np.abs(difference).max() <= levels
@@ -112,6 +124,149 @@ def test_a_palette_s_transparent_colour_becomes_white() -> None:
     image = Image.new("P", (64, 64), 0)
     image.putpalette([255, 0, 0])
     assert decode(saved(image, "PNG", transparency=0), size=Size(64, 64)).getpixel((9, 9)) == WHITE
+
+
+# A PNG's transparent colour. What is expected is computed from the samples, by the specification's section 11.3.2.1.
+
+KINDS = [(1, GREY), (2, GREY), (4, GREY), (8, GREY), (16, GREY), (8, RGB), (16, RGB)]
+
+
+def samples_around(key: int, depth: int, color: int, *, width: int, height: int) -> npt.NDArray[np.uint16]:
+    """Pixels of the level `key` in all channels, and such as differ from it in the high or the low bits of some."""
+    half = depth // 2
+    near = np.array([key, key, key, key ^ 1, key ^ 1 << half, key ^ 1 << depth - 1], np.uint16)
+    chosen = np.random.default_rng(0).integers(0, len(near), (height, width, 3 if color == RGB else 1))
+    return near[chosen]
+
+
+def png_with_clear(samples: npt.NDArray[Any], depth: int, color: int, before: bytes) -> bytes:
+    height, width = samples.shape[:2]
+    if depth == 16:
+        rows = png_rows(samples)
+    elif depth == 8:
+        rows = png_rows(samples.astype(np.uint8))
+    else:
+        rows = png_bits(samples, depth)
+    return png_file(width, height, rows, depth=depth, color=color, before=before)
+
+
+def in_8_bits(samples: npt.NDArray[np.uint16], depth: int) -> npt.NDArray[np.uint8]:
+    """The samples as RGB."""
+    levels = samples >> 8 if depth == 16 else samples * (255 // ((1 << depth) - 1))
+    return np.broadcast_to(levels.astype(np.uint8), (*samples.shape[:2], 3))
+
+
+def laid_on_white(samples: npt.NDArray[np.uint16], key: int, depth: int) -> npt.NDArray[np.uint8]:
+    return np.where((samples == key).all(-1, keepdims=True), 255, in_8_bits(samples, depth)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("width", "height"), [(93, 67), (2101, 2000)], ids=["small", "in bands"])
+@pytest.mark.parametrize(("depth", "color"), KINDS)
+def test_the_pixels_of_exactly_the_transparent_colour_become_white(
+    depth: int, color: int, width: int, height: int, orientation: int
+) -> None:
+    key = 0x4B5A >> 16 - depth
+    samples = samples_around(key, depth, color, width=width, height=height)
+    expected = laid_on_white(samples, key, depth)
+    clear = trns(*[key] * samples.shape[2])
+    data = png_with_clear(turned_back(samples, orientation), depth, color, chunk(b"eXIf", exif(orientation)) + clear)
+    decoded = np.asarray(decode(data, size=Size(width, height)))
+    assert np.array_equal(decoded, expected)
+    assert (decoded == 255).all(-1).any()
+
+
+@pytest.mark.parametrize("channel", range(3))
+@pytest.mark.parametrize("bit", [0, 7, 8, 15])
+def test_a_colour_of_16_bits_that_differs_from_the_transparent_one_in_a_bit_is_opaque(channel: int, bit: int) -> None:
+    key = [0x1234, 0x5678, 0x9ABC]
+    samples = np.full((64, 64, 3), key, np.uint16)
+    samples[:, 32:, channel] ^= 1 << bit
+    decoded = np.asarray(decode(png_with_clear(samples, 16, RGB, trns(*key)), size=Size(64, 64)))
+    assert (decoded[:, :32] == 255).all()
+    assert np.array_equal(decoded[:, 32:], in_8_bits(samples, 16)[:, 32:])
+
+
+@pytest.mark.parametrize(("depth", "color"), [kind for kind in KINDS if kind[0] < 16])
+def test_of_the_transparent_colour_only_the_bits_that_a_sample_has_count(depth: int, color: int) -> None:
+    key = (1 << depth) - 2
+    samples = samples_around(key, depth, color, width=96, height=64)
+    data = png_with_clear(samples, depth, color, trns(*[key | 0xFF00 | 1 << depth] * samples.shape[2]))
+    assert np.array_equal(np.asarray(decode(data, size=Size(96, 64))), laid_on_white(samples, key, depth))
+
+
+def test_an_interlaced_picture_of_16_bits_has_its_transparent_colour() -> None:
+    samples = samples_around(0x1234, 16, RGB, width=96, height=64)
+    data = png_file(96, 64, adam7(samples), depth=16, interlaced=True, before=trns(*[0x1234] * 3))
+    assert np.array_equal(np.asarray(decode(data, size=Size(96, 64))), laid_on_white(samples, 0x1234, 16))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("one_is_clear", [True, False])
+def test_every_palette_has_its_transparency(depth: int, *, one_is_clear: bool) -> None:
+    colors, indices = noise(1 << depth, 3), noise(64, 96) >> 8 - depth
+    alpha = np.full(1 << depth, 255, np.uint8) if one_is_clear else noise(1 << depth)
+    alpha[1] = 0
+    before = chunk(b"PLTE", colors.tobytes()) + chunk(b"tRNS", alpha.tobytes())
+    data = png_with_clear(indices, depth, PALETTE, before)
+    difference = np.asarray(decode(data, size=Size(96, 64)), np.int16) - on_white(colors[indices], alpha[indices])
+    assert np.abs(difference).max() <= 1
+
+
+PLTE = chunk(b"PLTE", noise(256, 3).tobytes())
+
+
+@pytest.mark.parametrize(
+    ("color", "before", "after"),
+    [
+        (GREY, chunk(b"tRNS", b""), b""),
+        (GREY, chunk(b"tRNS", b"\5"), b""),
+        (GREY, trns(5, 5, 5), b""),
+        (GREY, b"", trns(5)),
+        (RGB, chunk(b"tRNS", b""), b""),
+        (RGB, trns(5), b""),
+        (RGB, trns(5, 5, 5, 5), b""),
+        (RGB, b"", trns(5, 5, 5)),
+        (PALETTE, PLTE + chunk(b"tRNS", b""), b""),
+        (PALETTE, PLTE + chunk(b"tRNS", bytes(257)), b""),
+        (PALETTE, chunk(b"tRNS", bytes(9)) + PLTE, b""),
+        (PALETTE, PLTE, chunk(b"tRNS", bytes(9))),
+        (GREY_ALPHA, trns(5), b""),
+        (RGBA, trns(5, 5, 5), b""),
+    ],
+)
+def test_a_trns_chunk_that_does_not_suit_its_picture_is_overlooked_as_libpng_does(
+    color: int, before: bytes, after: bytes
+) -> None:
+    channels = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}[color]
+    pixels = np.full((64, 64, channels), 5, np.uint8)
+    if color in {GREY_ALPHA, RGBA}:
+        pixels[..., -1] = 255
+    with_it, without = (
+        decode(png_file(64, 64, png_rows(pixels), color=color, before=head, after=tail), size=Size(64, 64))
+        for head, tail in ((before, after), (PLTE if color == PALETTE else b"", b""))
+    )
+    assert with_it.tobytes() == without.tobytes()
+
+
+@pytest.mark.parametrize("first", [trns(5), trns(5) * 2, trns(5) + trns(6), chunk(b"tRNS", b"\6") + trns(5)])
+def test_of_several_trns_chunks_the_first_that_suits_counts(first: bytes) -> None:
+    pixels = np.repeat(np.array([[5, 6]], np.uint8), 32, 1).repeat(64, 0)
+    decoded = decode(png_file(64, 64, png_rows(pixels), color=GREY, before=first), size=Size(64, 64))
+    assert [decoded.getpixel(at) for at in ((9, 9), (60, 9))] == [WHITE, (6, 6, 6)]
+
+
+def test_a_trns_chunk_with_a_wrong_checksum_is_damage() -> None:
+    damaged = trns(5)[:-1] + bytes([trns(5)[-1] ^ 1])
+    with pytest.raises(InvalidImageError, match="damaged"):
+        decode(png_file(64, 64, bytes(64 * 65), color=GREY, before=damaged))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_truncated_picture_of_16_bits_with_a_transparent_colour_is_refused(share: float) -> None:
+    data = png_with_clear(noise(64, 64, 3).astype(np.uint16), 16, RGB, trns(5, 5, 5))
+    with pytest.raises(InvalidImageError, match="damaged"):
+        decode(data[: int(len(data) * share)])
 
 
 def test_cmyk_jpegs_become_rgb() -> None:
@@ -184,11 +339,11 @@ def test_truncated_files_are_refused(file_format: str, share: float) -> None:
         decode(data[: int(len(data) * share)])
 
 
-@pytest.mark.parametrize("exif", [b"II*\0", b"MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0junk"])
+@pytest.mark.parametrize("damaged", [b"II*\0", b"MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0junk"])
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
-def test_damaged_exif_is_refused_or_overlooked_and_never_crashes(file_format: str, exif: bytes) -> None:
+def test_damaged_exif_is_refused_or_overlooked_and_never_crashes(file_format: str, damaged: bytes) -> None:
     with contextlib.suppress(InvalidImageError):
-        assert decode(saved(quarters(), file_format, exif=exif), size=Size(64, 64)).size == (64, 64)
+        assert decode(saved(quarters(), file_format, exif=damaged), size=Size(64, 64)).size == (64, 64)
 
 
 def test_a_camera_s_jpeg_with_a_preview_behind_it_is_its_first_picture() -> None:
@@ -199,20 +354,10 @@ def test_a_camera_s_jpeg_with_a_preview_behind_it_is_its_first_picture() -> None
     assert max(others) < 15
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that names a size and has no pixels."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-
-
 @pytest.mark.parametrize("size", [(4097, 4096), (10_000, 10_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
 def test_a_picture_of_too_many_pixels_is_refused_by_its_header_alone(size: tuple[int, int]) -> None:
     with pytest.raises(ImageTooLargeError):
-        decode(png_header(*size))
+        decode(png_file(*size, b""))
 
 
 def test_as_many_pixels_as_allowed_are_taken() -> None:
