@@ -246,6 +246,10 @@ def test_json_says_what_was_made_how_and_how_fast(made: Generate, capfd: pytest.
         ({"image": "in.png", "width": "512"}, "--height: Send both width and height, or neither."),
         ({"image": "none.png"}, "--image: none.png cannot be read: No such file or directory."),
         ({"image": "text.txt"}, "--image: The file is no PNG, JPEG or WebP picture."),
+        (
+            {"image": "long.png"},
+            "--image: The picture has 990x30 pixels, and an aspect beyond 32:1 cannot be kept. Send",
+        ),
         ({"image": "-", "prompt": "-"}, "--image: The prompt and the picture cannot both be on stdin."),
         ({"output": "a.gif"}, "--output: a.gif does not end in .png, .webp, .jpg, .jpeg."),
         ({"output": ".png"}, "--output: .png is a suffix without a name."),
@@ -265,6 +269,7 @@ def test_what_is_refused_is_named_by_its_option_and_nothing_is_made(
     reason: str,
 ) -> None:
     Path("in.png").write_bytes(png())
+    Path("long.png").write_bytes(png((990, 30)))
     Path("text.txt").write_text("no picture")
     Path("folder.png").mkdir()
     Path("loop.png").symlink_to("loop.png")

@@ -120,7 +120,8 @@ def test_the_table_of_fields_has_the_defaults_and_bounds_of_the_wire_models(docu
     schemas = [model.model_json_schema()["properties"] for model in (Txt2ImgRequest, Img2ImgForm)]
     rows = {re.findall(r"`(\w+)`", row)[0]: row for row in table(document, head)}
     assert rows.keys() | {"height", "guidance_scale", "negative_prompt"} == schemas[0].keys() | schemas[1].keys()
-    others = {"prompt": [MAX_PROMPT_TOKENS], "width": [512, 512]}  # the size when none is given
+    # The longest aspect that can be kept, and the size when none is given.
+    others = {"prompt": [MAX_PROMPT_TOKENS], "width": [MAX_SIDE // MIN_SIDE, 1, 512, 512]}
     for name, row in rows.items():
         fields = [schema[name] for schema in schemas if name in schema]
         defaults = [field["default"] for field in fields if field.get("default") is not None]

@@ -245,7 +245,8 @@ class Img2ImgFields(BaseModel):
     seed: Seed | None = None
     num_images: NumImages = 1
     width: Annotated[
-        Side | None, Field(description="Pixels, together with height; left out, the picture's aspect is kept.")
+        Side | None,
+        Field(description="Pixels, together with height; left out, the picture's aspect is kept, up to 32:1."),
     ] = None
     height: Annotated[Side | None, Field(description="Pixels, together with width.")] = None
     guidance_scale: GuidanceScale | None = None

@@ -23,6 +23,12 @@ from app.settings import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
 _PREFERRED_PIXELS = 512 * 512
 """Area that SDXL-Turbo is best at (model card)."""
 
+_MAX_ASPECT = MAX_SIDE // MIN_SIDE
+"""How many times as long as it is wide an output can be."""
+
+_SMALLER = 0.998
+"""Step by which a size is made smaller that rounding has made too large: a pixel of the shorter side, or less."""
+
 _MAX_UPLOAD_SIDE = 65_535
 """The longest side of a JPEG; Pillow spends 8 bytes on each row before any pixel."""
 
@@ -98,13 +104,15 @@ def decode_image(data: bytes, *, size: Size | None, max_upload_pixels: int, max_
     Args:
         data: The file's bytes.
         size: The output's size; without one, the picture's aspect at about 512x512 pixels, sides multiples of 8.
+            An aspect beyond 32:1 needs one.
         max_upload_pixels: Pixels that the upload may have; fewer where its decoder takes more memory than most.
         max_pixels: Pixels that the output may have.
 
     Raises:
         UnsupportedImageError: The bytes are no PNG, JPEG or WebP.
         ImageTooLargeError: The header names more pixels than are allowed.
-        InvalidImageError: The picture is animated, truncated or damaged, or takes too long to decode.
+        InvalidImageError: The picture is animated, truncated or damaged, takes too long to decode, or has an aspect
+            that cannot be kept.
     """
     memory_bytes = math.inf  # of one that fails
     try:
@@ -129,6 +137,7 @@ def _decode(
     upright = stored if contents.orientation < _FIRST_TURNED else Size(stored.height, stored.width)
     with closing(image):  # which frees the pixels even while an error's traceback holds on to the picture
         _check_cost(stored, contents, max_upload_pixels)
+        target = size or preferred_size(upright, max_pixels=max_pixels)
         try:
             low_bytes_match = _match_low_bytes(contents)
             image.load()
@@ -136,8 +145,7 @@ def _decode(
             raise
         except Exception as error:  # whatever a damaged file makes a decoder raise: struct.error, EOFError, ...
             raise _damaged() from error
-        decoded = _Decoded(image, contents.orientation, contents.transparent, low_bytes_match)
-        fitted = _fit(decoded, upright, size or preferred_size(upright, max_pixels=max_pixels))
+        fitted = _fit(_Decoded(image, contents.orientation, contents.transparent, low_bytes_match), upright, target)
     if contents.profile is not None:
         fitted = _as_srgb(fitted, contents.profile)
     return fitted, contents.memory_bytes(stored.pixels)
@@ -336,21 +344,30 @@ def _as_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def preferred_size(size: Size, *, max_pixels: int) -> Size:
-    """Return the size nearest to `size` in aspect that SDXL-Turbo is best at: about 512x512 pixels in all."""
+    """Return the size of `size`'s aspect that SDXL-Turbo is best at: about 512x512 pixels in all.
+
+    Each side is rounded to a multiple of 8, and a very long picture has fewer pixels, because its sides are bounded.
+
+    Raises:
+        InvalidImageError: No allowed size has the aspect.
+    """
+    if max(size.width, size.height) > _MAX_ASPECT * min(size.width, size.height):
+        raise InvalidImageError(
+            f"The picture has {size} pixels, and an aspect beyond {_MAX_ASPECT}:1 cannot be kept. Send the output's "
+            "width and height to have the picture cropped about its centre, or crop it first.",
+            param="image",
+        )
     scale = math.sqrt(min(_PREFERRED_PIXELS, max_pixels) / size.pixels)
-    # A very long picture keeps its aspect, not its area, as far as the shortest side allows.
     scale = min(scale, MAX_SIDE / max(size.width, size.height))
-    width, height = _allowed_side(size.width * scale), _allowed_side(size.height * scale)
-    while width * height > max_pixels:
-        if width >= height:
-            width -= SIDE_MULTIPLE
-        else:
-            height -= SIDE_MULTIPLE
-    return Size(width, height)
+    while (scaled := _rounded(size, scale)).pixels > max_pixels:
+        scale *= _SMALLER
+    return scaled
 
 
-def _allowed_side(side: float) -> int:
-    return min(MAX_SIDE, max(MIN_SIDE, round(side / SIDE_MULTIPLE) * SIDE_MULTIPLE))
+def _rounded(size: Size, scale: float) -> Size:
+    """Return the allowed size nearest to the scaled one."""
+    width, height = (round(side * scale / SIDE_MULTIPLE) * SIDE_MULTIPLE for side in (size.width, size.height))
+    return Size(min(MAX_SIDE, max(MIN_SIDE, width)), min(MAX_SIDE, max(MIN_SIDE, height)))
 
 
 def encode_image(

@@ -25,9 +25,11 @@ from tests.uploads import (
     chunk,
     corpus,
     exif,
+    flat,
     gradient,
     mutate,
     noise,
+    png_of,
     saved,
     seeds,
     talkative,
@@ -117,6 +119,18 @@ def test_every_upload_of_the_corpus_gives_its_picture_or_its_reason_in_time(clie
         elif (difference := np.abs(client.pixels(response) - upload.pixels).max()) > upload.tolerance + 2:
             faults.append(f"{upload.name}: pixels differ by {difference:.0f}")
     assert not faults, "\n".join(faults)
+
+
+def test_a_picture_beyond_32_to_1_is_refused_unless_a_size_is_sent_to_crop_it_to(client: Client) -> None:
+    pixels = flat((90, 90, 90), width=3208, height=100)
+    pixels[:, :1000] = pixels[:, -1000:] = (200, 0, 0)
+    longer, longest = Upload("3208x100", png_of(pixels)), Upload("3200x100", png_of(pixels[:, :3200]))
+    refused = check_answer(client, longer)
+    problem = refused.json()
+    assert (refused.status_code, problem["code"], problem["error"]["param"]) == (422, "invalid_image", "image")
+    assert all(part in problem["detail"] for part in ("3208x100", "32:1", "width and height", "crop"))
+    assert np.abs(client.pixels(check_answer(client, longer, (256, 64))) - 90).max() <= 3
+    assert opened(check_answer(client, longest).content).size == (2048, 64)
 
 
 @pytest.mark.long

@@ -1,11 +1,12 @@
 import contextlib
 import io
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -293,7 +294,9 @@ def test_an_upload_of_another_aspect_covers_the_size_and_is_cropped_about_its_ce
         ((4000, 3000), (592, 440)),
         ((1000, 2000), (360, 728)),
         ((16000, 1000), (2048, 128)),
-        ((1000, 1), (2048, 64)),
+        ((32, 1), (2048, 64)),
+        ((100, 3200), (64, 2048)),
+        ((65_535, 2048), (2048, 64)),
     ],
 )
 def test_without_a_size_the_aspect_is_kept_at_about_512x512_pixels(
@@ -304,11 +307,46 @@ def test_without_a_size_the_aspect_is_kept_at_about_512x512_pixels(
 
 @given(width=st.integers(1, 20_000), height=st.integers(1, 20_000), max_pixels=st.integers(64 * 64, 2048 * 2048))
 def test_the_size_chosen_is_always_one_that_may_be_asked_for(width: int, height: int, max_pixels: int) -> None:
+    assume(max(width, height) <= 32 * min(width, height))
     size = preferred_size(Size(width, height), max_pixels=max_pixels)
     assert size.pixels <= max_pixels
     for side in (size.width, size.height):
         assert 64 <= side <= 2048
         assert side % 8 == 0
+
+
+@given(
+    long=st.integers(1, 65_535),
+    aspect=st.floats(1, 32),
+    upright=st.booleans(),
+    max_pixels=st.one_of(st.just(512 * 512), st.integers(512 * 512, 2048 * 2048)),
+)
+@example(long=1500, aspect=15, upright=False, max_pixels=512 * 512)
+def test_the_size_chosen_is_the_picture_s_own_scaled_and_rounded(
+    long: int, aspect: float, *, upright: bool, max_pixels: int
+) -> None:
+    """By one scale, both sides are within half of 8 pixels of what is chosen."""
+    short = math.ceil(long / aspect)
+    width, height = (short, long) if upright else (long, short)
+    size = preferred_size(Size(width, height), max_pixels=max_pixels)
+    assert (size.width - 4) * height <= (size.height + 4) * width
+    assert (size.height - 4) * width <= (size.width + 4) * height
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("upload", [(65, 2), (2, 65), (3201, 100), (1, 1000)])
+def test_an_aspect_that_no_size_has_is_refused_unless_a_size_is_given(
+    upload: tuple[int, int], orientation: int
+) -> None:
+    data = saved(Image.new("RGB", upload, RED), "PNG", exif=exif(orientation))
+    shown = Size(*upload) if orientation == 1 else Size(upload[1], upload[0])
+    with pytest.raises(InvalidImageError) as refusal:
+        decode(data)
+    assert str(refusal.value) == (
+        f"The picture has {shown} pixels, and an aspect beyond 32:1 cannot be kept. "
+        "Send the output's width and height to have the picture cropped about its centre, or crop it first."
+    )
+    assert decode(data, size=Size(64, 64)).size == (64, 64)
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "TIFF", "BMP", "PPM", "ICO"])
