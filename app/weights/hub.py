@@ -12,13 +12,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from http import HTTPStatus
 from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
 
 from app.errors import WeightsError, first_line
-from app.weights.layout import FILE_PATTERNS
+from app.weights.layout import FILE_PATTERNS, is_needed
 from app.weights.source import HubSource
 
 _T = TypeVar("_T")
@@ -56,7 +55,7 @@ def download(source: HubSource, weights_dir: Path) -> Download:
             is full. The text names what failed and what to do.
     """
     hub = (_OpenMindHub if source.hub == "openmind" else _HuggingFaceHub)(source, weights_dir.resolve())
-    files = [file for file in _attempt(hub, hub.list_files) if any(fnmatchcase(file.path, p) for p in FILE_PATTERNS)]
+    files = [file for file in _attempt(hub, hub.list_files) if is_needed(file.path)]
     if not files:
         raise WeightsError(f"{source} has none of the files that serving needs: {', '.join(FILE_PATTERNS)}.")
     _check_room(hub, files)

@@ -1,6 +1,7 @@
 """Looks a folder of weights through before it is loaded: is it SDXL-Turbo in diffusers' format, and is it whole?"""
 
 import json
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,11 @@ from app.errors import WeightsError
 
 PIPELINE_CLASS = "StableDiffusionXLPipeline"
 
-FILE_PATTERNS = ("model_index.json", "*/*.json", "*/*.txt", "*.fp16.safetensors")
-"""The files that serving needs: configs, tokenizers and fp16 safetensors; never pickles, never fp32 weights."""
+FILE_PATTERNS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.fp16.safetensors")
+"""The files that serving needs, as `is_needed` reads them: configs, tokenizers and fp16 safetensors.
+
+Pickles, fp32 weights and single-file checkpoints in a repository's root are none of them.
+"""
 
 _SCHEDULER_CLASS = "EulerAncestralDiscreteScheduler"
 """What SDXL-Turbo's repository names; others are not what its one step was trained for."""
@@ -17,6 +21,18 @@ _SCHEDULER_CLASS = "EulerAncestralDiscreteScheduler"
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
 _MODELS = ("text_encoder", "text_encoder_2", "unet", "vae")
 _LENGTH_BYTES = 8  # a safetensors file begins with its header's length as a little-endian u64
+
+
+def is_needed(path: str) -> bool:
+    """Return whether serving needs the file with this path in a repository.
+
+    A pattern matches paths of its own depth only: unlike `fnmatch`'s, its `*` does not match a `/`.
+    """
+    names = path.split("/")
+    return any(
+        len(wanted) == len(names) and all(map(fnmatchcase, names, wanted))
+        for wanted in (pattern.split("/") for pattern in FILE_PATTERNS)
+    )
 
 
 def check_layout(folder: Path) -> None:

@@ -43,9 +43,16 @@ WANTED = {
 NOT_WANTED = (
     "README.md",
     "sd_xl_turbo_1.0.safetensors",
+    "sd_xl_turbo_1.0.fp16.safetensors",
+    "config.json",
+    "notes.txt",
     "unet/diffusion_pytorch_model.safetensors",
     "unet/diffusion_pytorch_model.bin",
     "vae/model.ckpt",
+    "vae/older/config.json",
+    "vae/older/notes.txt",
+    "vae/older/diffusion_pytorch_model.fp16.safetensors",
+    "older/vae/model_index.json",
 )
 TOKEN = "hf_secret_of_the_operator"  # noqa: S105 - it opens nothing
 # The child resolves every name to this machine: the openMind client takes https and the domains of its own hub only.
@@ -175,7 +182,8 @@ def hub(source: HubSource, tiny_folder: Path, certificates: Path, tmp_path: Path
     folder = tmp_path / "repository"
     shutil.copytree(tiny_folder, folder)
     for name in NOT_WANTED:
-        (folder / name).write_bytes(b"not wanted")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{name} is not wanted")
     hub = LocalHub(folder, certificates / "hub.pem" if source.hub == "openmind" else None)
     hub.start()
     yield hub

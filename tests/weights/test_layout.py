@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import WeightsError
-from app.weights.layout import check_layout
+from app.weights.layout import check_layout, is_needed
 
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
 
@@ -20,6 +20,35 @@ def folder(tiny_folder: Path, tmp_path: Path) -> Path:
 
 def changed_json(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt", UNET],
+)
+def test_configs_tokenizers_and_fp16_weights_of_the_parts_are_needed(path: str) -> None:
+    assert is_needed(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "sd_xl_turbo_1.0.fp16.safetensors",
+        "config.json",
+        "LICENSE.txt",
+        "vae/model_index.json/old",
+        "older/vae/config.json",
+        "older/tokenizer/merges.txt",
+        f"older/{UNET}",
+        "older/model_index.json/config.json",
+        f"/{UNET}",
+        UNET.replace(".fp16", ""),
+        "unet/diffusion_pytorch_model.bin",
+        "vae/model.ckpt",
+    ],
+)
+def test_single_file_checkpoints_deeper_folders_other_weights_and_pickles_are_not_needed(path: str) -> None:
+    assert not is_needed(path)
 
 
 def test_a_whole_model_passes(folder: Path) -> None:
