@@ -89,6 +89,14 @@ def files() -> list[str]:
     return sorted(path.name for path in Path().iterdir())
 
 
+def alone(made: Generate, output: str, **fields: str) -> bytes:
+    """The file that a request for this one picture writes; it is removed."""
+    assert made(output=output, **fields) == 0
+    file = Path(output).read_bytes()
+    Path(output).unlink()
+    return file
+
+
 # The same pictures as the server's.
 
 
@@ -205,6 +213,19 @@ def test_several_pictures_are_numbered(made: Generate, capfd: pytest.CaptureFixt
     assert output.out.splitlines() == ["fox-1.webp", "fox-2.webp", "fox-3.webp"]
     assert [line.split("  ")[2] for line in output.err.splitlines()[-3:]] == ["seed 7", "seed 8", "seed 9"]
     assert files() == ["fox-1.webp", "fox-2.webp", "fox-3.webp"]
+    for number, seed in enumerate(("7", "8", "9"), start=1):
+        assert Path(f"fox-{number}.webp").read_bytes() == alone(made, "fox.webp", seed=seed)
+
+
+def test_several_pictures_without_a_name_are_named_by_their_seeds(
+    made: Generate, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = ["txt2img-7.png", "txt2img-8.png"]
+    assert made(num_images="2", seed="7") == 0
+    assert capfd.readouterr().out.splitlines() == names
+    assert files() == names
+    for name, seed in zip(names, ("7", "8"), strict=True):
+        assert Path(name).read_bytes() == alone(made, "fox.png", seed=seed)
 
 
 def test_prompt_picture_and_file_can_be_pipes() -> None:
@@ -223,6 +244,9 @@ def test_json_says_what_was_made_how_and_how_fast(made: Generate, capfd: pytest.
     seeds = [image.pop("seed") for image in answer["images"]]
     assert seeds[1] == seeds[0] + 1
     assert answer["images"] == [{"file": f"a-{number}.png", "media_type": "image/png"} for number in (1, 2)]
+    for image, seed in zip(answer["images"], seeds, strict=True):
+        of_this_seed = alone(made, "b.png", prompt="a " * 90, image="in.png", seed=str(seed))
+        assert Path(image["file"]).read_bytes() == of_this_seed
     assert answer["parameters"]["prompt_truncated"] is True
     assert (answer["parameters"]["mode"], answer["parameters"]["effective_steps"]) == ("img2img", 1)
     assert set(answer["timings"]) == {"load_s", "decode_s", "inference_s", "encode_s"}
@@ -335,8 +359,10 @@ def test_a_shortage_of_memory_that_passes_costs_nothing_but_a_second_try(
     made: Generate, pipeline: GatedPipeline
 ) -> None:
     pipeline.errors = [DeviceOutOfMemoryError("The device is full.")]
-    assert made(num_images="2", output="a.png") == 0
+    assert made(num_images="2", seed="7", output="a.png") == 0
     assert [len(batch) for batch in pipeline.calls] == [2, 1, 1]
+    for number, seed in enumerate(("7", "8"), start=1):
+        assert Path(f"a-{number}.png").read_bytes() == alone(made, "b.png", seed=seed)
 
 
 def test_all_runs_on_one_thread_and_nothing_is_made_but_what_was_asked_for(

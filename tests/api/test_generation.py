@@ -4,6 +4,7 @@ import io
 import re
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -133,10 +134,14 @@ async def test_several_pictures_come_in_an_envelope(client: httpx.AsyncClient, a
     assert len(response.json()["images"]) == 3
 
 
-async def test_several_pictures_are_those_that_single_requests_give(client: httpx.AsyncClient) -> None:
-    together = (await img2img(client, num_images=3)).json()["images"]
+@pytest.mark.parametrize("make", [txt2img, img2img])
+async def test_several_pictures_are_those_that_single_requests_of_following_seeds_give(
+    client: httpx.AsyncClient, make: Callable[..., Awaitable[httpx.Response]]
+) -> None:
+    together = (await make(client, num_images=3)).json()["images"]
+    assert [image["seed"] for image in together] == [7, 8, 9]
     for image in together:
-        assert base64.b64decode(image["b64"]) == (await img2img(client, seed=image["seed"])).content
+        assert base64.b64decode(image["b64"]) == (await make(client, seed=image["seed"])).content
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,13 @@ def native(url: URL, accept: str = "image/png", **fields: object) -> bytes:
     return response.content
 
 
+def natively_edited(url: URL, image: bytes, accept: str = "image/png", **fields: object) -> bytes:
+    form = {name: str(value) for name, value in fields.items()}
+    response = httpx.post(f"{url}/img2img", data=form, files={"image": image}, headers={"Accept": accept})
+    assert response.status_code == 200
+    return response.content
+
+
 # Generations.
 
 
@@ -70,7 +77,7 @@ def test_several_pictures_are_those_of_following_seeds(sdk: OpenAI, url: URL) ->
     answer = sdk.images.generate(prompt="a cat", n=3, extra_body={"seed": 7})
     assert answer.data is not None
     assert [image.model_extra for image in answer.data] == [{"seed": 7}, {"seed": 8}, {"seed": 9}]
-    assert file_of(answer.data[2]) == native(url, prompt="a cat", seed=9)
+    assert [file_of(image) for image in answer.data] == [native(url, prompt="a cat", seed=seed) for seed in (7, 8, 9)]
 
 
 @pytest.mark.parametrize(
@@ -138,13 +145,13 @@ def test_parameters_that_are_none_are_as_if_left_out(sdk: OpenAI) -> None:
 
 def test_a_picture_is_edited(sdk: OpenAI, url: URL) -> None:
     sent = png((320, 320), "blue")
-    fields = {"strength": 0.75, "num_inference_steps": 4, "seed": 3}
-    answer = sdk.images.edit(image=sent, prompt="a cat", size="320x320", n=2, extra_body=fields)
-    form = {"prompt": "a cat", "width": "320", "height": "320", **{name: str(value) for name, value in fields.items()}}
-    expected = httpx.post(f"{url}/img2img", data=form, files={"image": sent})
+    fields: dict[str, Any] = {"strength": 0.75, "num_inference_steps": 4}
+    answer = sdk.images.edit(image=sent, prompt="a cat", size="320x320", n=2, extra_body={"seed": 3, **fields})
     assert answer.data is not None
-    assert file_of(answer.data[0]) == expected.content
     assert [image.model_extra for image in answer.data] == [{"seed": 3}, {"seed": 4}]
+    assert [file_of(image) for image in answer.data] == [
+        natively_edited(url, sent, prompt="a cat", width=320, height=320, seed=seed, **fields) for seed in (3, 4)
+    ]
 
 
 def test_the_picture_to_edit_may_be_bytes_a_file_a_path_a_tuple_or_a_list_of_one(sdk: OpenAI, tmp_path: Path) -> None:
@@ -179,13 +186,16 @@ def test_a_stream_has_the_finished_picture_and_no_unfinished_ones(sdk: OpenAI, u
     assert event.usage.total_tokens == 4
 
 
-def test_a_stream_has_an_event_for_each_picture(sdk: OpenAI) -> None:
-    events = list(
-        sdk.images.edit(image=png(), prompt="", n=2, stream=True, safety_identifier="a5", output_format="webp")
-    )
+def test_a_stream_has_an_event_for_each_picture(sdk: OpenAI, url: URL) -> None:
+    options: dict[str, Any] = {"n": 2, "safety_identifier": "a5", "output_format": "webp", "extra_body": {"seed": 3}}
+    events = list(sdk.images.edit(image=png(), prompt="", stream=True, **options))
     assert [event.type for event in events] == ["image_edit.completed"] * 2
     assert [event.safety_identifier for event in events if event.type == "image_edit.completed"] == ["a5", "a5"]
-    assert opened(file_of(events[1])).format == "WEBP"
+    assert [file_of(event) for event in events] == [
+        natively_edited(url, png(), "image/webp", prompt="", seed=seed) for seed in (3, 4)
+    ]
+    generated = list(sdk.images.generate(prompt="a cat", stream=True, n=2, extra_body={"seed": 7}))
+    assert [file_of(event) for event in generated] == [native(url, prompt="a cat", seed=seed) for seed in (7, 8)]
 
 
 async def test_a_stream_works_for_the_asynchronous_client(url: URL) -> None:

@@ -76,9 +76,12 @@ async def learn(engine: Engine, pipeline: GatedPipeline, *, request_s: float) ->
 
 
 async def test_a_request_gets_its_pictures_and_its_timings(make_engine: MakeEngine) -> None:
-    result = await generate(make_engine(), params(seed=1), params(seed=2))
-    assert len(result.images) == 2
-    assert result.images[0].pixels.shape == (64, 64, 3)
+    engine = make_engine()
+    result = await generate(engine, params(seed=1), params(seed=2))
+    assert [image.pixels.shape for image in result.images] == [(64, 64, 3)] * 2
+    for image, seed in zip(result.images, (1, 2), strict=True):
+        (alone,) = (await generate(engine, params(seed=seed))).images
+        assert (image.pixels == alone.pixels).all()
     assert result.queue_s >= 0
     assert result.inference_s > 0
 

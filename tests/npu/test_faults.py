@@ -79,6 +79,7 @@ def test_of_several_pictures_in_one_request_none_is_lost_when_memory_is_short_on
         return [image["b64"] for image in response.json()["images"]]
 
     before = envelope()
+    assert len(set(before)) == 3
     npu.allocations_to_fail = 1
     assert envelope() == before
 

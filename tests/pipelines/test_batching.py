@@ -80,7 +80,8 @@ from tests.pipelines.test_batching import load, pixels, random_batch
 pipelines, chance = load(Path({str(tiny_folder)!r})), random.Random(5)
 for _ in range(15):
     batch = random_batch(Mode.TXT2IMG, chance)
-    assert all((one == pixels(pipelines, [params])[0]).all() for one, params in zip(pixels(pipelines, batch), batch))
+    for params, picture in zip(batch, pixels(pipelines, batch), strict=True):
+        assert (picture == pixels(pipelines, [params])[0]).all()
 print(pipelines.by_mode[Mode.TXT2IMG].batch_limit(batch[0].batch_key))
 """
     environment = {**os.environ, "MKL_ENABLE_INSTRUCTIONS": "AVX2", "OMP_NUM_THREADS": "1"}
