@@ -70,12 +70,19 @@ def test_a_port_that_is_taken_is_named(tiny_folder: Path) -> None:
     assert "TURBO_PORT" in found["port"].remedy
 
 
-def test_an_npu_that_is_asked_for_where_nothing_is_installed_fails_with_what_to_install(tmp_path: Path) -> None:
+def test_an_npu_that_is_asked_for_where_nothing_is_installed_fails_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     settings = Settings.model_validate({"device": "npu", "port": 0})
     found = {finding.check: finding for finding in examine(settings, root=tmp_path)}
     assert failed(found) == ["torch_npu", "cann", "device files"]
     assert "torch-npu" in found["torch_npu"].remedy
     assert "set_env.sh" in found["cann"].remedy
+    assert [name for name, finding in found.items() if finding.level == "WARN"] == ["driver", "npu-smi"]
+    assert "version.info is not there" in found["driver"].detail
+    assert found["npu-smi"].detail == "npu-smi is not in PATH."
+    assert "mount /usr/local/bin/npu-smi" in found["npu-smi"].remedy
 
 
 def test_a_misspelt_variable_is_to_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

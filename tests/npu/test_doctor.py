@@ -25,19 +25,22 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def findings(root: Path, npu: Npu, monkeypatch: pytest.MonkeyPatch) -> Examine:
-    """Examines a host that is sound but for what the test harms, `until` a check: findings by check, FAILs first."""
+    """Examines a host that is sound but for what the test harms, up to the check `before`: findings by check.
+
+    Of a check's findings a FAIL counts, else the last.
+    """
     monkeypatch.setitem(doctor._CANN_OF_TORCH_NPU, npu.version.rpartition(".")[0], "9.1")  # torch is newer than CANN
     monkeypatch.setenv("PATH", f"{root / 'bin'}:/usr/bin:/bin")
     put_npu_smi(root / "bin")
 
-    def run(until: str = "", **settings: object) -> dict[str, Finding]:
+    def run(before: str = "", **settings: object) -> dict[str, Finding]:
         all_settings = {"device": "npu", "port": 0, "dtype": "fp32", "warm_up_sizes": "128x128", **settings}
         found: dict[str, Finding] = {}
         for finding in examine(Settings.model_validate(all_settings), root=root):
+            if finding.check == before:
+                break
             if finding.check not in found or found[finding.check].level != "FAIL":
                 found[finding.check] = finding
-            if finding.check == until:
-                break
         return found
 
     return run
@@ -88,7 +91,7 @@ def test_versions_that_do_not_go_together_fail_before_anything_is_imported(findi
 def test_a_cann_of_another_pair_is_to_be_looked_at(findings: Examine, root: Path) -> None:
     info = next(root.rglob("ascend_toolkit_install.info"))
     info.write_text("version=8.2.RC1\n")
-    finding = findings(until="cann")["cann"]
+    finding = findings(before="driver")["cann"]
     assert finding.level == "WARN"
     assert "8.2.RC1" in finding.detail
     assert "with CANN 9.1" in finding.remedy
@@ -96,41 +99,68 @@ def test_a_cann_of_another_pair_is_to_be_looked_at(findings: Examine, root: Path
 
 def test_a_host_without_cann_fails_with_what_to_source(findings: Examine, root: Path) -> None:
     next(root.rglob("ascend_toolkit_install.info")).unlink()
-    found = findings(until="device files")
+    found = findings(before="device files")
     assert failed(found) == ["cann"]
     assert "set_env.sh" in found["cann"].remedy
 
 
 def test_a_driver_that_is_not_mounted_is_to_be_looked_at(findings: Examine, root: Path) -> None:
     (root / "usr/local/Ascend/driver/version.info").unlink()
-    assert findings(until="driver")["driver"].level == "WARN"
-
-
-def test_an_npu_smi_that_is_missing_is_to_be_looked_at(findings: Examine, root: Path) -> None:
-    (root / "bin" / "npu-smi").unlink()
-    finding = findings(until="npu-smi")["npu-smi"]
+    finding = findings(before="npu-smi")["driver"]
     assert finding.level == "WARN"
-    assert "mount /usr/local/bin/npu-smi" in finding.remedy
+    assert "mount /usr/local/Ascend/driver/version.info" in finding.remedy
+
+
+def test_an_npu_smi_that_is_missing_is_to_be_looked_at(
+    findings: Examine, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "bin" / "npu-smi").unlink()
+    monkeypatch.setenv("PATH", str(root / "bin"))
+    remedy = "In a container: mount /usr/local/bin/npu-smi and /usr/local/dcmi."
+    found = findings(before="device files")
+    assert found["npu-smi"] == Finding("npu-smi", "WARN", "npu-smi is not in PATH.", remedy)
+    assert failed(found) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "detail", "remedy"),
+    [
+        (
+            "echo 'dcmi module initialize failed. ret is -8005' >&2; exit 255",
+            "npu-smi failed: dcmi module initialize failed. ret is -8005.",
+            "Look at the driver: dmesg, and npu-smi on the host.",
+        ),
+        ("exit 0", "It lists no device.", "Check that the driver runs."),
+    ],
+)
+def test_an_npu_smi_that_fails_or_lists_no_device_is_to_be_looked_at(
+    findings: Examine, root: Path, script: str, detail: str, remedy: str
+) -> None:
+    put_npu_smi(root / "bin", f"#!/bin/sh\n{script}\n")
+    found = findings(before="device files")
+    assert found["npu-smi"] == Finding("npu-smi", "WARN", detail, remedy)
+    assert failed(found) == []
 
 
 def test_a_device_that_npu_smi_calls_ill_fails(findings: Examine, root: Path) -> None:
     put_npu_smi(root / "bin", NPU_SMI.replace("HEALTH", "Alarm "))
-    finding = findings(until="npu-smi")["npu-smi"]
+    finding = findings(before="device files")["npu-smi"]
     assert (finding.level, finding.detail) == ("FAIL", "NPU 0 (910B4) is Alarm.")
 
 
 def test_a_warning_or_another_device_s_alarm_is_to_be_looked_at(findings: Examine, root: Path) -> None:
     put_npu_smi(root / "bin", NPU_SMI.replace("HEALTH ", "Warning"))
-    assert findings(until="npu-smi")["npu-smi"].level == "WARN"
+    assert findings(before="device files")["npu-smi"].level == "WARN"
     put_npu_smi(root / "bin", NPU_SMI.replace("HEALTH", "Alarm ").replace("| 0     910B4", "| 7     910B4"))
-    finding = findings(until="npu-smi")["npu-smi"]
+    finding = findings(before="device files")["npu-smi"]
     assert (finding.level, finding.detail) == ("WARN", "NPU 7 (910B4) is Alarm.")
 
 
 def test_a_device_file_that_is_not_there_fails_and_is_named(findings: Examine, root: Path) -> None:
     (root / "dev" / "davinci0").unlink()
-    finding = findings(until="device files")["device files"]
-    assert finding.level == "FAIL"
+    found = findings()
+    assert failed(found) == ["device files"]
+    finding = found["device files"]
     assert str(root / "dev" / "davinci0") in finding.detail
     assert "--device" in finding.remedy
 

@@ -89,7 +89,7 @@ def test_an_npu_smi_that_hangs_is_not_waited_for_for_ever(tools: Path, monkeypat
         list(npu_smi())
 
 
-@pytest.mark.usefixtures("tools")
-def test_a_host_without_npu_smi_says_so() -> None:
+def test_a_host_without_npu_smi_says_so(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tools))
     with pytest.raises(FileNotFoundError, match="not in PATH"):
         list(npu_smi())
