@@ -4,18 +4,21 @@ python -m tools.dependencies licences       writes the table of THIRD_PARTY.md
 python -m tools.dependencies only FOLDER    makes an environment that has nothing else, for cyclonedx-py to look at
 """
 
+import hashlib
 import json
 import re
 import sys
 import sysconfig
 import tomllib
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
+from typing import NamedTuple
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from app import __version__
 
@@ -36,6 +39,9 @@ SPDX = {
     "木兰宽松许可证, 第2版": "MulanPSL-2.0",
 }
 """What packages say instead of SPDX's names. The texts of those that say BSD were read: they have three clauses."""
+
+CUDA = re.compile(r"(nvidia|cuda)-.*|triton")
+"""What torch's CUDA builds bring: THIRD_PARTY.md names them as a whole."""
 
 
 def dependencies() -> dict[str, Distribution]:
@@ -69,19 +75,78 @@ def licence(package: Distribution) -> str:
     return SPDX.get(first, first)
 
 
-def rows() -> list[str]:
-    """The rows of THIRD_PARTY.md's table."""
+class Row(NamedTuple):
+    """A row of THIRD_PARTY.md's table: a package, and the licence that it has in this version."""
+
+    name: str
+    version: str
+    licence: str
+
+    def __str__(self) -> str:
+        return f"| [{self.name}](https://pypi.org/project/{self.name}/) | {self.version} | {self.licence} |"
+
+
+_ROW = re.compile(r"^\| \[([^]]+)\]\([^)]*\) \| ([^|]*) \| ([^|]*) \|$", re.MULTILINE)
+_HEAD = "| package | version | licence |\n| --- | --- | --- |\n"
+_DIGEST = "<!-- sha256 of the rows, by `make licences`: {} -->"
+
+
+def rows() -> list[Row]:
+    """The rows that THIRD_PARTY.md's table would have if it were written here."""
     return [
-        f"| [{name}](https://pypi.org/project/{name}/) | {licence(package)} |"
+        Row(name, Version(package.version).public, licence(package))
         for name, package in dependencies().items()
+        if not CUDA.fullmatch(name)
     ]
 
 
+def differences(document: str, installed: Sequence[Row]) -> list[str]:
+    """Return what is untrue in THIRD_PARTY.md's table, one sentence each, given the rows of what is installed.
+
+    The packages have to be the same, each with the same licence. Versions cannot be the same: requirements are ranges,
+    and pip takes what is published today, for this Python and from this index. So a row names the version in which the
+    licence was read, and another one that is installed has to have that licence too. Of the named versions themselves
+    three things are checked: pyproject.toml allows them; their first number is not above the installed one's; and they
+    are what `make licences` wrote, which the digest below the table says of all rows.
+    """
+    listed = [Row(*cells) for cells in _ROW.findall(document)]
+    found = []
+    if _table(listed) not in document:
+        found.append("The table is not as `make licences` writes it: its rows do not have the digest below it.")
+    if len(by_name := {row.name: row for row in listed}) < len(listed):
+        found.append("A package is listed twice.")
+    here = {row.name: row for row in installed}
+    found += [f"{name} is listed, but the service does not need it." for name in sorted(by_name.keys() - here.keys())]
+    found += [f"{name} is needed, but not listed." for name in sorted(here.keys() - by_name.keys())]
+    for name in sorted(here.keys() & by_name.keys()):
+        found += _differences(by_name[name], here[name])
+    return found
+
+
+def _differences(listed: Row, installed: Row) -> Iterator[str]:
+    name, version, _ = listed
+    if listed.licence != installed.licence:
+        yield f"{name} {version} is listed as {listed.licence}; {installed.version} is {installed.licence}."
+    try:
+        if Version(version).major > Version(installed.version).major:
+            yield f"{name} is listed in version {version}, but {installed.version} is installed."
+        ranges = [line for line in map(Requirement, REQUIREMENTS) if canonicalize_name(line.name) == name]
+        if not all(line.specifier.contains(version, prereleases=True) for line in ranges):
+            yield f"{name} is listed in version {version}, which pyproject.toml does not allow."
+    except InvalidVersion:
+        yield f"{name} is listed in version {version}, which is no version."
+
+
+def _table(of: Sequence[Row]) -> str:
+    lines = "".join(f"{row}\n" for row in of)
+    return f"{_HEAD}{lines}\n{_DIGEST.format(hashlib.sha256(lines.encode()).hexdigest())}\n"
+
+
 def write_licences() -> None:
-    """Put the rows into THIRD_PARTY.md, in place of those that it has."""
-    head, rule, rest = LIST.read_text(encoding="utf-8").partition("| --- | --- |\n")
-    after = re.sub(r"\A(\|.*\n)*", "", rest)
-    LIST.write_text("\n".join([head + rule.rstrip(), *rows(), after]), encoding="utf-8")
+    """Put the table into THIRD_PARTY.md, in place of the one that it has."""
+    before, _, rest = LIST.read_text(encoding="utf-8").partition(_HEAD)
+    _, _, after = rest.partition(" -->\n")
+    LIST.write_text(before + _table(rows()) + after, encoding="utf-8")
 
 
 def only(folder: Path) -> None:

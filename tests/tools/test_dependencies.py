@@ -1,10 +1,14 @@
+import hashlib
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-from tools.dependencies import LIST, dependencies, licence, only
+import pytest
+from packaging.version import Version
+
+from tools.dependencies import CUDA, LIST, Row, dependencies, differences, licence, only, rows
 
 ALLOWED = {
     *("0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0"),
@@ -12,15 +16,79 @@ ALLOWED = {
 }
 """Licences under which a package may be passed on with the service, as it is."""
 
-CUDA = re.compile(r"(nvidia|cuda)-.*|triton")
-"""What torch's CUDA builds bring: THIRD_PARTY.md names them as a whole."""
-
 PACKAGES = {name: package for name, package in dependencies().items() if not CUDA.fullmatch(name)}
 
+DOCUMENT = LIST.read_text(encoding="utf-8")
+LISTED = [Row(*cells) for cells in re.findall(r"^\| \[([^]]+)\]\S+ \| (.+) \| (.+) \|$", DOCUMENT, re.MULTILINE)]
+"""The table of THIRD_PARTY.md, as its reader sees it."""
 
-def test_every_package_that_the_service_needs_is_listed() -> None:
-    listed = set(re.findall(r"^\| \[([^]]+)\]", LIST.read_text(encoding="utf-8"), re.MULTILINE))
-    assert not PACKAGES.keys() - listed, "`make licences` writes the list anew"
+
+def with_digest(document: str) -> str:
+    """Return the document with the digest that fits its rows, as if `make licences` had written them."""
+    rows = "".join(re.findall(r"^\| \[.*\n", document, re.MULTILINE))
+    return re.sub(r"\b[0-9a-f]{64}\b", hashlib.sha256(rows.encode()).hexdigest(), document)
+
+
+def test_the_table_of_third_party_software_is_true_of_what_the_service_needs_here() -> None:
+    assert differences(DOCUMENT, rows()) == [], "`make licences` writes the table anew"
+
+
+def test_a_row_that_is_missing_too_many_or_there_twice_is_a_difference() -> None:
+    row = next(f"{row}\n" for row in LISTED if row.name == "certifi")
+    other = "| [leftpad](https://pypi.org/project/leftpad/) | 1.0 | MIT |\n"
+    for document, reason in (
+        (DOCUMENT.replace(row, ""), "certifi is needed, but not listed."),
+        (DOCUMENT.replace(row, row + other), "leftpad is listed, but the service does not need it."),
+        (DOCUMENT.replace(row, row + row), "A package is listed twice."),
+    ):
+        assert differences(with_digest(document), LISTED) == [reason]
+
+
+def test_a_licence_that_is_not_the_installed_package_s_is_a_difference_in_every_row() -> None:
+    for row in LISTED:
+        other = "MIT" if row.licence != "MIT" else "ISC"
+        document = DOCUMENT.replace(str(row), str(row._replace(licence=other)))
+        (reason,) = differences(with_digest(document), LISTED)
+        assert reason.startswith(f"{row.name} {row.version} is listed as {other}; ")
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "reason"),
+    [
+        ("torch", "2.11.0", "torch is listed in version 2.11.0, which pyproject.toml does not allow."),
+        ("fastapi", "0.166.0", "fastapi is listed in version 0.166.0, which pyproject.toml does not allow."),
+        ("certifi", "3000.1", "certifi is listed in version 3000.1, but "),
+        ("certifi", "newest", "certifi is listed in version newest, which is no version."),
+    ],
+)
+def test_a_version_that_nobody_can_have_read_the_licence_of_is_a_difference(
+    name: str, version: str, reason: str
+) -> None:
+    row = next(row for row in LISTED if row.name == name)
+    document = DOCUMENT.replace(str(row), str(row._replace(version=version)))
+    (found,) = differences(with_digest(document), LISTED)
+    assert found.startswith(reason)
+
+
+def test_any_change_by_hand_is_a_difference() -> None:
+    (digest,) = re.findall(r"\b[0-9a-f]{64}\b", DOCUMENT)
+    documents = [DOCUMENT.replace(digest, digest[::-1]), DOCUMENT.replace("org/project/torch/", "org/project/pytorch/")]
+    documents += [DOCUMENT.replace(str(row), str(row._replace(version=f"{row.version}.1"))) for row in LISTED]
+    for document in documents:
+        assert "its rows do not have the digest below it" in differences(document, LISTED)[0]
+
+
+def test_a_later_or_an_earlier_release_with_the_same_licence_is_no_difference() -> None:
+    """As tomorrow's installation may have, another Python, or another index."""
+    later = [row._replace(version=f"{Version(row.version).major + 1}.0") for row in LISTED]
+    earlier = [row._replace(version=f"{Version(row.version).major}.0a1") for row in LISTED]
+    assert differences(DOCUMENT, later) == differences(DOCUMENT, earlier) == []
+
+
+def test_a_release_with_another_licence_is_a_difference() -> None:
+    installed = [row._replace(version="9999", licence="BUSL-1.1") if row.name == "rich" else row for row in LISTED]
+    (version,) = (row.version for row in LISTED if row.name == "rich")
+    assert differences(DOCUMENT, installed) == [f"rich {version} is listed as MIT; 9999 is BUSL-1.1."]
 
 
 def test_every_package_that_the_service_needs_has_a_licence_that_is_allowed() -> None:
