@@ -5,21 +5,25 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import torch
 from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image
 from PIL import Image
 
 import app.weights.store
 from app.pipelines.base import Mode, Txt2ImgParams
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
+from benchmarks.gpu import full_unet, full_vae
 from tests.conftest import ServerProcess, opened
 from training.detect import background_rgb, check, find_objects, pixels_of
 from training.scenes import Layout, Scene, draw
 
 FOLDER = Path(app.weights.store.__file__).parent / "demo"
+CARD = (FOLDER / "README.md").read_text(encoding="utf-8")
 
 PROMPTS = [
     ("a red circle on a blue background", Scene("shape", shape="circle", colour="red", background="blue")),
@@ -159,6 +163,56 @@ def test_the_model_is_a_plain_stable_diffusion_xl_pipeline_of_at_most_20_mb() ->
         "vae": "AutoencoderKL",
     }
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= 20_000_000
+
+
+def rows_of_the_card(columns: str) -> list[list[str]]:
+    """The cells of the table with this head, without backticks."""
+    _, _, rest = CARD.partition(f"{columns}\n")
+    rows = itertools.takewhile(lambda line: line.startswith("|"), rest.splitlines()[1:])
+    return [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows]
+
+
+def sdxl_turbo_configs(tiny_folder: Path) -> dict[str, dict[str, Any]]:
+    """The values of SDXL-Turbo's configs that say what its parts are, by the config's file.
+
+    Its UNet and VAE are those of the benchmark, and its scheduler is the tiny model's.
+    """
+
+    def text(hidden: int, layers: int, heads: int) -> dict[str, Any]:
+        marks = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+        sizes = {"hidden_size": hidden, "intermediate_size": 4 * hidden, "projection_dim": hidden}
+        layout = {"num_hidden_layers": layers, "num_attention_heads": heads, "max_position_embeddings": 77}
+        return {"vocab_size": 49408, **marks, **sizes, **layout}
+
+    with torch.device("meta"):
+        unet, vae = full_unet(), full_vae()
+    return {
+        "text_encoder/config.json": {"hidden_act": "quick_gelu", **text(768, 12, 12)},
+        "text_encoder_2/config.json": {"hidden_act": "gelu", **text(1280, 32, 20)},
+        "unet/config.json": dict(unet.config),
+        "vae/config.json": dict(vae.config),
+        "scheduler/scheduler_config.json": json.loads((tiny_folder / "scheduler/scheduler_config.json").read_text()),
+    }
+
+
+def test_its_card_names_every_value_of_the_configs_that_differs_from_sdxl_turbo_s(tiny_folder: Path) -> None:
+    differing = []
+    for file, theirs in sdxl_turbo_configs(tiny_folder).items():
+        ours = json.loads((FOLDER / file).read_text())
+        values = {key: (json.dumps(ours[key]), json.dumps(theirs[key])) for key in theirs if not key.startswith("_")}
+        differing += [[file, key, here, there] for key, (here, there) in values.items() if here != there]
+    assert sorted(rows_of_the_card("| file | key | here | SDXL-Turbo |")) == sorted(differing)
+
+
+def test_its_card_says_which_files_of_the_tokenizers_it_has_and_which_only_sdxl_turbo_has() -> None:
+    """SDXL-Turbo's repository has four files in each tokenizer's folder."""
+    theirs = {"special_tokens_map.json", "tokenizer_config.json", "vocab.json", "merges.txt"}
+    differing = []
+    for folder in ("tokenizer", "tokenizer_2"):
+        ours = {path.name for path in (FOLDER / folder).iterdir()}
+        differing += [[f"{folder}/{name}", "yes", "no"] for name in ours - theirs]
+        differing += [[f"{folder}/{name}", "no", "yes"] for name in theirs - ours]
+    assert sorted(rows_of_the_card("| file | here | SDXL-Turbo |")) == sorted(differing)
 
 
 def test_diffusers_loads_it_by_its_two_auto_pipelines() -> None:

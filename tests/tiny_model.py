@@ -1,6 +1,9 @@
-"""A tiny SDXL-Turbo of random weights: the exact format, no meaning, a picture in milliseconds.
+"""A tiny model of random weights: SDXL-Turbo's classes and kinds of layers, no meaning, a picture in milliseconds.
 
-For tests that ask about bytes, files and memory. Those that ask about meaning use the demo model.
+For tests that ask about bytes, files and memory. Those that ask about meaning use the demo model. Unlike the demo model
+it has SDXL's three levels in the UNet, attention in the VAE, and SDXL-Turbo's `scaling_factor`, `force_upcast` and
+scheduler. Besides the sizes, its tokenizers differ from SDXL-Turbo's: both are the same one of 514 tokens, pad with its
+end mark and are written as `tokenizer.json`, and the text encoders' configs have its ids.
 """
 
 from pathlib import Path
