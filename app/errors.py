@@ -200,6 +200,13 @@ class DeadPictureError(InferenceError):
     retryable = False
 
 
+class OperatorRefusedError(InferenceError):
+    """An operator of the device does not take a picture of this kind; the device itself is well."""
+
+    code = "operator_refused"
+    retryable = False
+
+
 class DeviceOutOfMemoryError(TurboError):
     """The device has no memory for this request at present, also after its cache was emptied."""
 

@@ -61,6 +61,7 @@ _TEXT_PROBLEMS = (
     errors.TurboError,
     errors.InferenceError,
     errors.DeadPictureError,
+    errors.OperatorRefusedError,
     errors.DeviceOutOfMemoryError,
     errors.DeviceLostError,
     errors.DrainingError,

@@ -1,5 +1,6 @@
 """Foreign errors become ours, here alone: what torch and the drivers raise, and what it means for the service."""
 
+import os
 import re
 import sys
 import traceback
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from app.errors import DeviceLostError, DeviceOutOfMemoryError
+from app.errors import DeviceLostError, DeviceOutOfMemoryError, OperatorRefusedError
 
 _NPU_ALLOCATOR = "NPU out of memory"
 """How the text of torch_npu's allocators begins. The same class from the task queue begins otherwise, and is fatal."""
@@ -32,7 +33,7 @@ NPU_FAULTS = (
         "Look for other users of the device (npu-smi info) and into CANN's log.",
     ),
     Fault(
-        r"\b50701[56]\b|\b50703[56]\b|\b50704[2-5]\b|\b50705[0]\b|aicore error exception|aivec error exception",
+        r"\b50701[56]\b|\b50703[56]\b|\b50704[2-5]\b|\b50705[0]\b|error exception|The error from device|EZ2001",
         "an AI Core or vector core raised an exception",
         "Look into CANN's log for the operator; check that torch_npu, CANN and driver match (python -m app doctor).",
     ),
@@ -94,17 +95,67 @@ NPU_FAULTS = (
         "Source CANN's set_env.sh before the service starts.",
     ),
     Fault(r"\b507899\b|\b507901\b|\bEL9999\b", "the driver failed", "Check dmesg and npu-smi info; reset the device."),
-    Fault(r"\bEZ9999\b", "an operator failed on the device"),
+    Fault(r"\b361001\b", "an operator could not be launched"),
+    Fault(
+        r"Aclrt\w*Synchronize|(code is|result =) ?(107|207|507)\d{3}\b|\b(EE|EH|EL|EI)\d{4}\b|\bE3\d{4}\b",
+        "CANN's runtime reports an error of the device",
+    ),
     Fault(r"The Inner error is reported as above", "an operation failed on the device some time before"),
 )
-"""What torch_npu's errors mean, the more telling first, as several signs can stand in one text.
+"""What the device reports of itself, asynchronously; the more telling first, as several signs can stand in one text.
 
 The numbers are CANN's aclError codes, the letters its components' (E, the module, four digits), the capitals
 torch_npu's own (torch_npu/csrc/core/npu/NPUException.h and NPUErrorCodes.h of Ascend/pytorch). None of them is
 survived: afterwards torch_npu raises the same for ever or, worse, drops what it is given without a word.
+
+EZ9999 is no sign: CANN writes it of tiling on the host, too (nnopbase/composite_op/log of hicann/opbase).
 """
 
 _UNKNOWN = Fault("", "an error that is not in the table")
+
+_CALL = r"(NPU function error: call (aclnn\w+ )?failed|OPS function error: aclnn\w+), error code is "
+"""How torch_npu reports an operator of CANN's aclnn library that failed on the calling thread (EXEC_NPU_CMD in
+op_plugin/utils/op_api_common.h of Ascend/op-plugin; NPU_CHECK_ERROR in NPUException.h). Of one that fails in the task
+queue it says "The Inner error", which is in the table above."""
+
+NPU_REFUSALS = (
+    Fault(
+        rf"{_CALL}16100[12]\b|\bERR0[01]00[1237]\b",
+        "an operator does not take these arguments",
+        "Report the size; a picture of another one can be made.",
+    ),
+    Fault(
+        rf"{_CALL}56100[12]\b",
+        "an operator has no way to lay its work out for this size",
+        "Report the size; a picture of another one can be made. A later CANN may have it.",
+    ),
+    Fault(
+        rf"{_CALL}561\d{{3}}\b",
+        "an operator has no kernel for this, or CANN's kernels are not installed whole",
+        "Check that the kernels of this chip are installed (python -m app doctor), then report the size.",
+    ),
+)
+"""What an operator refuses on the host, before anything is queued: parameter checks, shape inference and tiling.
+
+The numbers are aclnn's return codes (include/nnopbase/opdev/op_errno.h of hicann/opbase): 161001 and 161002 for
+parameters, 561001 and 561002 for shapes and tiling, the other 561xxx for kernels that are not found. ERRxxxxx are
+torch_npu's own (NPUException.h): module 00 or 01, then 001, 002, 003 for parameter, type and value, 007 for what is not
+supported. With TASK_QUEUE_ENABLE=2 these checks run in the task queue, and a refusal ends it (docs/ascend.md).
+"""
+
+_OF_THE_NPU = re.compile(
+    r"\bERR\d{5}\b|function error|Inner [Ee]rror|error code|\bACL|\b[Aa]cl|CANN|NPU|\bE[A-Z0-9]\d{4}\b"
+)
+"""What every error of torch_npu or CANN has, and none of the checks that torch makes before it calls them."""
+
+_CUDA = re.compile(r"CUDA|cuDNN|CUDNN|cuBLAS|CUBLAS|NVRTC")
+"""Likewise of CUDA and its libraries; most, but not all, come as torch.AcceleratorError."""
+
+_CUDA_REFUSALS = re.compile(
+    r"CUDNN_STATUS_(NOT_SUPPORTED|BAD_PARAM)|CUBLAS_STATUS_(NOT_SUPPORTED|INVALID_VALUE)|cuDNN Frontend error|"
+    r"[Uu]nable to find an engine to execute this computation"
+)
+"""What cuDNN and cuBLAS refuse on the host (their documentation of status codes)."""
 
 
 def explain(error: BaseException) -> Fault:
@@ -125,11 +176,16 @@ def device_errors(device: torch.device) -> Iterator[None]:
         raise ours from error
 
 
-def as_turbo_error(error: Exception, device: torch.device) -> DeviceOutOfMemoryError | DeviceLostError | None:
+_Ours = DeviceOutOfMemoryError | DeviceLostError | OperatorRefusedError
+
+
+def as_turbo_error(error: Exception, device: torch.device) -> _Ours | None:
     """Say what an error of a device call means for the service; None if it is not the device's.
 
-    On an accelerator every RuntimeError but the allocator's is fatal, because torch does not say which ones are the
-    device's own, and a device that has failed is not to be believed. On a CPU there is nothing to lose but memory.
+    An error that an accelerator reports is fatal, known or not, as a device that has failed is not to be believed. What
+    is refused before the device has any part in it is the request's own: by an operator's checks on the host, or by
+    those of torch. Whoever calls the device has it prove itself after either. On a CPU there is nothing to lose but
+    memory.
     """
     if _is_compiler_s(error):
         return None
@@ -137,10 +193,33 @@ def as_turbo_error(error: Exception, device: torch.device) -> DeviceOutOfMemoryE
         return DeviceOutOfMemoryError("The device is out of memory for a picture of this size.", retry_after_s=5)
     if device.type == "cpu":
         return None
-    if device.type != "npu":
-        return DeviceLostError()
-    fault = explain(error)
+    return _of_npu(error) if device.type == "npu" else _of_cuda(error)
+
+
+def _of_npu(error: Exception) -> DeviceLostError | OperatorRefusedError | None:
+    text, fault = str(error), explain(error)
+    if fault is _UNKNOWN and not _is_compact():
+        if not _OF_THE_NPU.search(text):
+            return None
+        refusal = next((refusal for refusal in NPU_REFUSALS if re.search(refusal.sign, text)), None)
+        if refusal is not None:
+            name = re.search(r"\baclnn\w+", text)
+            operator = f" ({name[0]})" if name else ""
+            return OperatorRefusedError(f"The device is well, but {refusal.meaning}{operator}. {refusal.remedy}")
     return DeviceLostError(f"The device failed ({fault.meaning}); the service is being replaced.", remedy=fault.remedy)
+
+
+def _of_cuda(error: Exception) -> DeviceLostError | OperatorRefusedError | None:
+    if isinstance(error, torch.AcceleratorError):
+        return DeviceLostError()
+    if _CUDA_REFUSALS.search(str(error)):
+        return OperatorRefusedError("The device is well, but an operator does not take a picture of this kind.")
+    return DeviceLostError() if _CUDA.search(str(error)) else None
+
+
+def _is_compact() -> bool:
+    """Tell whether torch_npu cuts its texts down so far that a refusal cannot be told from a fault."""
+    return os.environ.get("TORCH_NPU_COMPACT_ERROR_OUTPUT") == "1"
 
 
 def _is_compiler_s(error: Exception) -> bool:

@@ -93,7 +93,7 @@ def test_of_several_pictures_in_one_request_none_is_lost_when_memory_is_short_on
         RuntimeError("NPU function error: AclSynchronizeStream, error code is 507015"),
         RuntimeError("HBM MULTI BIT ECC ERROR, time is 1"),
         torch.OutOfMemoryError(INNER_ERROR.format(name="Conv2D") + " EL0004: Failed to allocate memory"),
-        RuntimeError("something that nobody has seen before"),
+        RuntimeError("NPU function error: something that nobody has seen before, error code is 999999"),
     ],
     ids=["aicore", "ecc", "out of memory in the queue", "unknown"],
 )
@@ -102,6 +102,60 @@ def test_any_other_error_loses_the_device(service: Service, npu: Npu, error: Exc
     npu.error = error
     response = service.txt2img() if mode == "txt2img" else service.img2img(png((128, 128)))
     assert_lost(service, response)
+
+
+REFUSED = (
+    "conv:ConvolutionKernelNpuOpApi.cpp:310 NPU function error: call aclnnConvolution failed, error code is {code}\n"
+    "[ERROR] 2026-06-23-03:49:48 (PID:1, Device:0, RankID:0) ERR00100 PTA call acl api failed.\n{said}"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        (REFUSED.format(code=561002, said="EZ9999: do tiling failed"), "operator_refused", "(aclnnConvolution)"),
+        (
+            REFUSED.format(code=161002, said="EZ1001: not supported"),
+            "operator_refused",
+            "does not take these arguments",
+        ),
+        (
+            "Given groups=1, weight of size [4, 4, 3, 3], expected input to have 4",
+            "inference_failed",
+            "on this request",
+        ),
+    ],
+    ids=["tiling", "parameter", "torch's own"],
+)
+def test_what_is_refused_on_the_host_is_this_request_s_error_and_the_next_is_served(
+    service: Service, npu: Npu, text: str, code: str, said: str
+) -> None:
+    before = service.txt2img().content
+    for ask in (lambda: service.txt2img(seed=2), lambda: service.img2img(png((128, 128)))):
+        npu.error = RuntimeError(text)
+        refused = ask()
+        assert (refused.status_code, refused.json()["code"]) == (500, code)
+        assert said in refused.json()["detail"]
+        assert refused.headers.get("x-should-retry") == ("false" if code == "operator_refused" else None)
+    assert service.health() == (200, 200, "ready")
+    assert service.txt2img().content == before
+    assert service.losses == []
+
+
+def test_what_is_refused_on_the_host_by_a_device_that_does_not_compute_any_more_loses_it(
+    service: Service, npu: Npu
+) -> None:
+    assert service.txt2img().status_code == 200
+    npu.error = RuntimeError(REFUSED.format(code=561002, said=""))
+    npu.queue = "dead"
+    assert_lost(service, service.txt2img())
+
+
+def test_the_same_refusal_from_the_task_queue_loses_the_device(service: Service, npu: Npu) -> None:
+    """As with TASK_QUEUE_ENABLE=2, where the checks run in the queue and end it."""
+    npu.error = RuntimeError(INNER_ERROR.format(name="aclnnConvolution") + " error code is 561002")
+    npu.queue = "dying"
+    assert_lost(service, service.txt2img())
 
 
 def test_everybody_who_waits_behind_the_error_gets_503_and_nobody_a_picture(service: Service, npu: Npu) -> None:

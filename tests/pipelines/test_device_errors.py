@@ -3,8 +3,8 @@ import weakref
 import pytest
 import torch
 
-from app.errors import DeviceLostError, DeviceOutOfMemoryError
-from app.pipelines.device_errors import NPU_FAULTS, as_turbo_error, device_errors, explain
+from app.errors import DeviceLostError, DeviceOutOfMemoryError, OperatorRefusedError
+from app.pipelines.device_errors import NPU_FAULTS, NPU_REFUSALS, as_turbo_error, device_errors, explain
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 ACL = (
@@ -28,6 +28,7 @@ TEXTS = {
     "an AI Core or vector core raised an exception": [
         *(ACL.format(call="x", code=code) for code in (507015, 507016, 507035, 507036, 507042, 507045, 507050)),
         f"{QUEUE} is Add. EZ9999: Inner Error! The error from device(chipId:0), there is an aicore error exception",
+        "EZ9999: Inner Error! there is an exception of fftsplus aivector error. The error from device(chipId:0)",
     ],
     "an AI CPU operator failed": [
         *(ACL.format(call="x", code=code) for code in (507017, 507018, 507900)),
@@ -79,7 +80,12 @@ TEXTS = {
     "a thread used the device before it was set there": [ACL.format(call="x", code=107002)],
     "CANN's environment is not set": [ACL.format(call="aclInit", code=code) for code in (100039, 148049)],
     "the driver failed": [*(ACL.format(call="x", code=code) for code in (507899, 507901)), "EL9999: Inner Error!"],
-    "an operator failed on the device": ["EZ9999: Inner Error!"],
+    "an operator could not be launched": [ACL.format(call="call aclnnAdd failed", code=361001)],
+    "CANN's runtime reports an error of the device": [
+        ACL.format(call="c10_npu::acl::AclrtSynchronizeStreamWithTimeout(copy_stream)", code=999999),
+        ACL.format(call="x", code=507999),
+        "EH9999: Inner Error!\n synchronize stream failed, runtime result = 507999",
+    ],
     "an operation failed on the device some time before": [f"{QUEUE} is Conv2D."],
 }
 
@@ -97,11 +103,119 @@ def test_an_npu_s_error_is_explained_and_fatal(meaning: str, text: str) -> None:
         assert ours.remedy
 
 
-def test_an_unknown_error_of_an_npu_is_fatal_too() -> None:
-    ours = as_turbo_error(RuntimeError("what is this"), NPU)  # type: ignore[arg-type] # stands for one
+@pytest.mark.parametrize(
+    "text",
+    [
+        ACL.format(call="something new", code=999999),
+        "EZ9999: Inner Error! ",
+        "CANN error: CANN Inner Error. Please rectify it.",
+        "ACL stream failed",
+    ],
+)
+def test_an_unknown_error_of_an_npu_is_fatal_too(text: str) -> None:
+    ours = as_turbo_error(RuntimeError(text), NPU)  # type: ignore[arg-type] # stands for one
     assert isinstance(ours, DeviceLostError)
     assert "not in the table" in str(ours)
+
+
+def test_a_number_of_more_digits_is_no_code() -> None:
     assert explain(RuntimeError("error code is 5070150")).meaning == "an error that is not in the table"
+
+
+HOST = (
+    "conv:../third_party/op-plugin/op_plugin/ops/opapi/ConvolutionKernelNpuOpApi.cpp:310 NPU function error: call "
+    "aclnnConvolution failed, error code is {code}\n[ERROR] 2026-06-23-03:49:48 (PID:507015123, Device:0, RankID:0) "
+    "ERR00100 PTA call acl api failed.\n{said}"
+)
+"""What torch_npu 2.12 raises on the calling thread when aclnnConvolutionGetWorkspaceSize fails."""
+
+REFUSALS = {
+    "an operator does not take these arguments": [
+        HOST.format(code=161002, said="[PID: 1920919] 2026-06-23 AclNN_Parameter_Error(EZ1001): DT_DOUBLE ..."),
+        HOST.format(code=161001, said=""),
+        "self:Convolution.cpp:1 tensor is too large\n[ERROR] 2026-06-23 (PID:1) ERR01001 OPS invalid parameter",
+        "[ERROR] 2026-06-23-03:49:48 (PID:1, Device:0, RankID:0) ERR01007 OPS feature not supported",
+    ],
+    "an operator has no way to lay its work out for this size": [
+        HOST.format(
+            code=561002, said="EZ9999: Inner Error!\nEZ9999[PID: 584] AclNN_Inner_Error(EZ9999):  do tiling failed"
+        ),
+        HOST.format(code=561001, said=""),
+    ],
+    "an operator has no kernel for this, or CANN's kernels are not installed whole": [
+        HOST.format(code=561103, said="EZ9999: Inner Error!\n ADD_TO_LAUNCHER_LIST_AICORE failed."),
+        HOST.format(code=561003, said=""),
+        "InnerRunOpApi:OpParamMaker.cpp:287 OPS function error: aclnnConvolution, error code is 561000\nERR01100",
+    ],
+}
+
+
+def test_every_refusal_of_the_table_is_tested() -> None:
+    assert list(REFUSALS) == [refusal.meaning for refusal in NPU_REFUSALS]
+
+
+@pytest.mark.parametrize(
+    ("meaning", "text"), [(meaning, text) for meaning, texts in REFUSALS.items() for text in texts]
+)
+def test_what_an_operator_refuses_on_the_host_is_the_request_s_own_error(meaning: str, text: str) -> None:
+    ours = as_turbo_error(RuntimeError(text), NPU)  # type: ignore[arg-type] # stands for one
+    assert isinstance(ours, OperatorRefusedError)
+    assert meaning in str(ours)
+    assert ("(aclnnConvolution)" in str(ours)) is ("aclnnConvolution" in text)
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        "EZ9999: The error from device(chipId:0, dieId:0), there is an exception of aivec error",
+        "EE9999: Inner Error! rtStreamSynchronize failed",
+        "EL0004: Failed to allocate memory",
+        "The Inner error is reported as above.",
+        "UCE ERROR, ",
+    ],
+)
+def test_a_refusal_with_a_word_of_the_device_in_it_is_fatal(sign: str) -> None:
+    """aclGetRecentErrMsg adds what the device has reported since to the text of any error (hicann/runtime)."""
+    error = RuntimeError(HOST.format(code=561002, said=sign))
+    assert isinstance(as_turbo_error(error, NPU), DeviceLostError)  # type: ignore[arg-type] # stands for one
+
+
+def test_where_texts_are_cut_down_no_refusal_is_told_from_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_NPU_COMPACT_ERROR_OUTPUT", "1")
+    for text in (HOST.format(code=561002, said=""), "Given groups=1, expected weight to be at least 1"):
+        assert isinstance(as_turbo_error(RuntimeError(text), NPU), DeviceLostError)  # type: ignore[arg-type] # stands for one
+
+
+@pytest.mark.parametrize("device", [NPU, CUDA], ids=["npu", "cuda"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Given groups=1, weight of size [4, 4, 3, 3], expected input[1, 8, 64, 64] to have 4 channels, but got 8",
+        "The size of tensor a (64) must match the size of tensor b (32) at non-singleton dimension 3",
+    ],
+)
+def test_what_torch_refuses_before_it_calls_the_device_is_none_of_the_device_s(text: str, device: torch.device) -> None:
+    assert as_turbo_error(RuntimeError(text), device) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a"), "refused"),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), "refused"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasGemmEx(handle)`"), "refused"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(handle)`"), "lost"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "lost"),
+        (RuntimeError("CUDA driver error: invalid argument"), "lost"),
+        (torch.AcceleratorError("an illegal memory access was encountered", 700), "lost"),
+        (torch.AcceleratorError("CUDNN_STATUS_NOT_SUPPORTED", 9), "lost"),
+    ],
+)
+def test_on_cuda_too_what_a_library_refuses_on_the_host_is_told_from_what_the_device_reports(
+    error: Exception, kind: str
+) -> None:
+    expected = OperatorRefusedError if kind == "refused" else DeviceLostError
+    assert isinstance(as_turbo_error(error, CUDA), expected)
 
 
 @pytest.mark.parametrize(
@@ -177,4 +291,4 @@ def test_what_torch_compile_raises_is_none_of_the_device_s() -> None:
     with pytest.raises(RuntimeError, match="no such operator") as raised, device_errors(NPU):  # type: ignore[arg-type]
         compiled(torch.ones(3))
     assert not isinstance(raised.value, DeviceLostError)
-    assert as_turbo_error(RuntimeError("no such operator"), NPU) is not None  # type: ignore[arg-type]
+    assert as_turbo_error(RuntimeError("NPU: no such operator"), NPU) is not None  # type: ignore[arg-type]
