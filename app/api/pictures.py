@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, BinaryIO, ClassVar, Protocol, TypeVar
 
 from fastapi import Request, UploadFile
 from PIL import Image
@@ -15,12 +15,15 @@ from app.api.schemas import Timings, UsedParameters
 from app.errors import ClientDisconnectedError, InvalidRequestError
 from app.inference.engine import GenerationResult, Place
 from app.inference.image_codec import MediaType, Size, decode_image, encode_image
+from app.inference.memory import reserve
 from app.inference.provenance import provenance_of
 from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, PipelineImage, Txt2ImgParams
 from app.settings import Settings
 from app.tracing import Trace
 
 T = TypeVar("T")
+
+_READ_AT_ONCE_BYTES = 1 << 18
 
 
 class TextFields(Protocol):
@@ -102,7 +105,7 @@ async def make_from_text(fields: TextFields, encoding: Encoding, request: Reques
 
 async def make_from_picture(
     fields: PictureFields,
-    read: Callable[[], Awaitable[bytes]],
+    read: Callable[[], Awaitable[bytes | memoryview]],
     encoding: Encoding,
     request: Request,
     context: ApiContext,
@@ -129,14 +132,24 @@ async def make_from_picture(
     return await _while_connected(request, make())
 
 
-async def read_upload(upload: UploadFile) -> bytes:
+async def read_upload(upload: UploadFile) -> bytes | memoryview:
     """Return an uploaded file's bytes, and keep them no longer, in memory or on disk."""
-    data = await upload.read()
+    data = await asyncio.to_thread(_read, upload.file, upload.size or 0)
     await upload.close()
     return data
 
 
-async def _decode(data: bytes, size: Size | None, context: ApiContext) -> Image.Image:
+def _read(file: BinaryIO, size_bytes: int) -> bytes | memoryview:
+    if size_bytes <= _READ_AT_ONCE_BYTES:
+        return file.read()
+    memory = reserve(size_bytes)
+    for at in range(0, size_bytes, _READ_AT_ONCE_BYTES):
+        piece = file.read(_READ_AT_ONCE_BYTES)
+        memory[at : at + len(piece)] = piece
+    return memoryview(memory)
+
+
+async def _decode(data: bytes | memoryview, size: Size | None, context: ApiContext) -> Image.Image:
     decode = partial(
         decode_image,
         data,

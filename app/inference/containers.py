@@ -9,7 +9,7 @@ a PNG's transparent colour.
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, NamedTuple
@@ -57,6 +57,7 @@ _ALPHA_METHOD, _ALPHA_LOSSLESS = 3, 1
 
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 """A marker that begins a segment or ends the file: no escaped 0xFF, none that stands alone, no fill byte."""
+_SEARCHED_BYTES = 1 << 16  # at once; of 0xFF alone that takes a millisecond
 _SOS, _EOI, _JFIF, _EXIF, _ICC, _ADOBE = b"\xda", b"\xd9", b"\xe0", b"\xe1", b"\xe2", b"\xee"
 _JPEG_TABLES = frozenset({b"\xc4", b"\xcc", b"\xdb", b"\xdc", b"\xdd"})  # DHT, DAC, DQT, DNL, DRI
 _JPEG_FRAMES = frozenset(bytes([marker]) for marker in range(0xC0, 0xD0)) - _JPEG_TABLES
@@ -86,8 +87,8 @@ class Contents:
     """A file taken apart."""
 
     format: Literal["PNG", "JPEG", "WEBP"]
-    picture: bytes
-    """A file with the picture and nothing else."""
+    picture: Sequence[bytes | memoryview]
+    """A file with the picture and nothing else, in pieces of the upload: a copy would stop all other threads."""
     orientation: int = 1
     """EXIF's: 1 to 8, 1 is upright."""
     profile: bytes | None = None
@@ -96,14 +97,14 @@ class Contents:
     """The colour that is laid on white; `picture` says nothing about it. Other transparency is in `picture`."""
     bytes_per_pixel: float = 4
     """Memory that its decoder and Pillow's picture hold together at their peak."""
-    file_copies: int = 2
-    """Copies of the file that are held meanwhile: the upload's, and `picture`."""
+    file_copies: int = 1
+    """Copies of the file that are held meanwhile: the upload's, and what its decoder makes."""
     scans: int = 1
     """How often its decoder passes over the picture."""
 
     def memory_bytes(self, pixels: int) -> int:
         """Return how much memory it takes to decode a picture of so many pixels from this file."""
-        return int(pixels * self.bytes_per_pixel) + len(self.picture) * self.file_copies
+        return int(pixels * self.bytes_per_pixel) + sum(map(len, self.picture)) * self.file_copies
 
 
 class _Part(NamedTuple):
@@ -113,23 +114,24 @@ class _Part(NamedTuple):
     """With its length and what else frames it, as it stands in the file."""
 
 
-def unpack(data: bytes) -> Contents:
+def unpack(data: bytes | memoryview) -> Contents:
     """Take a file apart. What follows the picture's end is left out.
 
     Raises:
         UnsupportedImageError: The bytes are no PNG, JPEG or WebP.
         InvalidImageError: The picture is animated or damaged, or the file is of absurdly many parts.
     """
-    if data.startswith(_PNG_MAGIC):
+    head = bytes(data[:12])
+    if head.startswith(_PNG_MAGIC):
         return _unpack_png(data)
-    if data.startswith(_JPEG_MAGIC):
+    if head.startswith(_JPEG_MAGIC):
         return _unpack_jpeg(data)
-    if data.startswith(_RIFF_MAGIC) and data[8:12] == b"WEBP":
+    if head.startswith(_RIFF_MAGIC) and head[8:] == b"WEBP":
         return _unpack_webp(data)
     raise UnsupportedImageError("The file is no PNG, JPEG or WebP picture.", param="image")
 
 
-def _unpack_png(data: bytes) -> Contents:
+def _unpack_png(data: bytes | memoryview) -> Contents:
     kept: list[_Part] = []
     parts: dict[bytes, _Part] = {}
     for part in _bounded(_png_parts(data)):
@@ -143,7 +145,7 @@ def _unpack_png(data: bytes) -> Contents:
     transparent = _transparent_color(parts)
     return Contents(
         "PNG",
-        b"".join([_PNG_MAGIC, *(part.whole for part in kept if part.name != b"tRNS" or transparent is None)]),
+        [_PNG_MAGIC, *(part.whole for part in kept if part.name != b"tRNS" or transparent is None)],
         orientation=_orientation(parts.get(b"eXIf")),
         profile=_bounded_profile(_inflate_profile(parts[b"iCCP"].content) if b"iCCP" in parts else b""),
         transparent=transparent,
@@ -185,7 +187,7 @@ def _kind_of_pixel(parts: Mapping[bytes, _Part]) -> tuple[int, ...]:
     return tuple(parts[b"IHDR"].content[8:10])
 
 
-def _png_parts(data: bytes) -> Iterator[_Part]:
+def _png_parts(data: bytes | memoryview) -> Iterator[_Part]:
     view, start = memoryview(data), len(_PNG_MAGIC)
     while start + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, start)
@@ -205,21 +207,21 @@ def _inflate_profile(chunk: memoryview) -> bytes:
         return b""
 
 
-def _unpack_webp(data: bytes) -> Contents:
+def _unpack_webp(data: bytes | memoryview) -> Contents:
     parts: dict[bytes, _Part] = {}
     for part in _bounded(_webp_parts(data)):
         if part.name == b"ANMF":
             raise _animated()
         parts.setdefault(part.name, part)
     _check_webp_codes(parts)
-    kept = [parts[name].whole for name in _WEBP_PARTS if name in parts]
+    kept: list[bytes | memoryview] = [parts[name].whole for name in _WEBP_PARTS if name in parts]
     if b"VP8X" in parts:  # its flags name chunks that are left out here
         flags = bytes(flag & _WEBP_ALPHA_FLAG for flag in kept[0][8:9])
-        kept[0] = memoryview(b"".join([kept[0][:8], flags, kept[0][9:]]))
+        kept[:1] = [kept[0][:8], flags, kept[0][9:]]
     size = struct.pack("<I", 4 + sum(map(len, kept)))
     return Contents(
         "WEBP",
-        b"".join([_RIFF_MAGIC, size, b"WEBP", *kept]),
+        [_RIFF_MAGIC, size, b"WEBP", *kept],
         orientation=_orientation(parts.get(b"EXIF")),
         profile=_bounded_profile(parts[b"ICCP"].content if b"ICCP" in parts else b""),
         # libwebp's decoder holds the canvas twice; Pillow copies it into bytes, and those into its picture.
@@ -241,7 +243,7 @@ def _check_webp_codes(parts: Mapping[bytes, _Part]) -> None:
             check_codes(content[1:], width, height)
 
 
-def _webp_parts(data: bytes) -> Iterator[_Part]:
+def _webp_parts(data: bytes | memoryview) -> Iterator[_Part]:
     (size,) = struct.unpack_from("<I", data, 4)
     view, start = memoryview(data)[: 8 + size], 12
     while start + 8 <= len(view):
@@ -251,7 +253,7 @@ def _webp_parts(data: bytes) -> Iterator[_Part]:
         start = end
 
 
-def _unpack_jpeg(data: bytes) -> Contents:
+def _unpack_jpeg(data: bytes | memoryview) -> Contents:
     kept: list[memoryview] = []
     parts: dict[bytes, _Part] = {}
     profile: dict[int, memoryview] = {}
@@ -271,7 +273,7 @@ def _unpack_jpeg(data: bytes) -> Contents:
         raise InvalidImageError(f"The JPEG has more than {_MAX_TABLE_BYTES} bytes of tables.", param="image")
     return Contents(
         "JPEG",
-        b"".join([_JPEG_MAGIC[:2], *kept]),
+        [_JPEG_MAGIC[:2], *kept],
         orientation=_orientation(parts.get(_EXIF)),
         profile=_bounded_profile(b"".join(piece for _, piece in sorted(profile.items()))),
         bytes_per_pixel=4 + _coefficient_bytes(parts),
@@ -279,19 +281,28 @@ def _unpack_jpeg(data: bytes) -> Contents:
     )
 
 
-def _jpeg_parts(data: bytes) -> Iterator[_Part]:
+def _jpeg_parts(data: bytes | memoryview) -> Iterator[_Part]:
     view = memoryview(data)
-    found = _JPEG_MARKER.search(data, 2)
+    found = _next_marker(view, 2)
     while found is not None:
         name, start = found[1], found.start()
         if name == _EOI:
             yield _Part(name, view[:0], view[start : start + 2])
             return
         end = start + 2 + int.from_bytes(view[start + 2 : start + 4], "big")
-        found = _JPEG_MARKER.search(data, end)
+        found = _next_marker(view, end)
         if name == _SOS:  # with the entropy-coded data that follows it
             end = found.start() if found else len(data)
         yield _Part(name, view[start + 4 : end], view[start:end])
+
+
+def _next_marker(view: memoryview, start: int) -> re.Match[bytes] | None:
+    """Find it in a piece after another: a search holds the GIL, and a scan may be all of the file."""
+    for at in range(start, len(view), _SEARCHED_BYTES):
+        found = _JPEG_MARKER.search(view, at, at + _SEARCHED_BYTES + 1)  # and the second byte of one at the end
+        if found is not None:
+            return found
+    return None
 
 
 def _coefficient_bytes(parts: Mapping[bytes, _Part]) -> float:

@@ -75,9 +75,13 @@ class CostModel:
         return limit_s * sum(max(1.0, self._work(params) / reference) for params in request)
 
     def calibrate(self, measured: Sequence[tuple[GenerationParams, float]]) -> None:
-        """Take pictures of the warm-up, with the seconds of a call for each, as the first measure."""
-        paces_s = [seconds / self._work(params) for params, seconds in measured]
-        self._warm_up_s, self._least_s = statistics.mean(paces_s), min(paces_s)
+        """Take single pictures of the warm-up, each with the seconds of its call, as the first measure.
+
+        They are in the order of the calls: of each kind the last one counts, as a first call is slower.
+        """
+        paces_s = {params.batch_key: seconds / self._work(params) for params, seconds in measured}
+        self._warm_up_s = statistics.mean(paces_s.values())
+        self._least_s = min(seconds / self._work(params) for params, seconds in measured)
 
     def learn(self, requests: Sequence[Request], seconds: float) -> None:
         """Take note of a call that served these requests. On the device thread."""

@@ -1,7 +1,9 @@
 """Pictures in and out: bytes to a checked RGB image, and pixels to PNG, WebP or JPEG."""
 
+import bisect
 import ctypes
 import io
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -9,13 +11,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import reduce
+from typing import BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageChops, ImageCms, ImageOps
+from PIL import Image, ImageChops, ImageCms, ImageFile, ImageOps, _imaging
 
 from app.errors import ImageTooLargeError, InvalidImageError
 from app.inference.containers import Contents, TransparentColor, unpack
+from app.inference.memory import reserve
 from app.inference.png import encode_png
 from app.inference.provenance import Provenance, user_comment
 from app.settings import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
@@ -95,7 +99,9 @@ class Size:
         return self.width * self.height
 
 
-def decode_image(data: bytes, *, size: Size | None, max_upload_pixels: int, max_pixels: int) -> Image.Image:
+def decode_image(
+    data: bytes | memoryview, *, size: Size | None, max_upload_pixels: int, max_pixels: int
+) -> Image.Image:
     """Turn an uploaded file into an RGB picture of the size to generate at. Blocks; call it in a thread.
 
     The header is looked at before anything is decoded. EXIF orientation and RGB colour profiles are honoured,
@@ -128,7 +134,7 @@ def _decode(
 ) -> tuple[Image.Image, float]:
     """Decode the picture, and say how much memory that took."""
     try:
-        image = Image.open(_TimedFile(contents.picture), formats=(contents.format,))
+        image = _open(contents)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(max_upload_pixels) from error
     except Exception as error:  # as below
@@ -140,7 +146,7 @@ def _decode(
         target = size or preferred_size(upright, max_pixels=max_pixels)
         try:
             low_bytes_match = _match_low_bytes(contents)
-            image.load()
+            _load(image)
         except InvalidImageError:
             raise
         except Exception as error:  # whatever a damaged file makes a decoder raise: struct.error, EOFError, ...
@@ -149,6 +155,19 @@ def _decode(
     if contents.profile is not None:
         fitted = _as_srgb(fitted, contents.profile)
     return fitted, contents.memory_bytes(stored.pixels)
+
+
+def _open(contents: Contents) -> ImageFile.ImageFile:
+    """Read the picture's header."""
+    return Image.open(cast("BinaryIO", _TimedFile(contents.picture)), formats=(contents.format,))
+
+
+def _load(image: Image.Image) -> None:
+    """Decode into memory of our own; Pillow clears its own at once, and no other thread runs meanwhile."""
+    pixel_bytes = 1 if image.mode in ("L", "P") else 2 if image.mode.startswith("I;16") else 4  # as map_buffer has it
+    memory = reserve(pixel_bytes * image.width * image.height)
+    image.im = _imaging.map_buffer(memory, image.size, "raw", 0, (image.mode, 0, 1))
+    image.load()
 
 
 def _return_memory() -> None:
@@ -161,21 +180,50 @@ def _return_memory() -> None:
         malloc_trim(0)
 
 
-class _TimedFile(io.BytesIO):
-    """A file whose reading fails when this thread has worked on it for too long: a small file can cost minutes.
+class _TimedFile:
+    """A file in pieces, as far as Pillow needs one. It fails when this thread has worked on it for too long.
 
-    The time is the processor's, so that nobody's picture fails because others keep the machine busy.
+    A small file can cost minutes. The time is the processor's, so that nobody's picture fails because others keep the
+    machine busy.
     """
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
+    def __init__(self, pieces: Sequence[bytes | memoryview]) -> None:
+        self._pieces = pieces
+        self._ends = list(itertools.accumulate(map(len, pieces)))
+        self._at = 0
         self._end = time.thread_time() + _MAX_READ_S
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read as BytesIO does; decoders ask for 64 KiB at a time."""
+    def read(self, size: int = -1) -> bytes:
+        """Read as a file does; decoders ask for 64 KiB at a time."""
         if time.thread_time() > self._end:
             raise InvalidImageError("The picture takes too long to decode.", param="image")
-        return super().read(size)
+        left = self._ends[-1] - self._at
+        left = left if size < 0 else min(size, left)
+        found: list[bytes | memoryview] = []
+        number = bisect.bisect_right(self._ends, self._at)
+        while left > 0:
+            whole = self._pieces[number]
+            start = self._at - (self._ends[number] - len(whole))
+            piece = whole[start : start + left]
+            found.append(piece)
+            left -= len(piece)
+            self._at += len(piece)
+            number += 1
+        return b"".join(found)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to another place, as in a file."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._ends[-1]}[whence]
+        self._at = min(max(0, base + offset), self._ends[-1])
+        return self._at
+
+    def tell(self) -> int:
+        """Return the place, as of a file."""
+        return self._at
+
+    def close(self) -> None:
+        """Let go of the pieces."""
+        self._pieces, self._ends, self._at = (), [0], 0
 
 
 def _check_cost(size: Size, contents: Contents, max_upload_pixels: int) -> None:
@@ -229,11 +277,11 @@ def _match_low_bytes(contents: Contents) -> _Mask | None:
     """
     if contents.transparent is None or not contents.transparent.is_deep_rgb:
         return None
-    low_bytes = Image.open(_TimedFile(contents.picture), formats=(contents.format,))
+    low_bytes = _open(contents)
     with closing(low_bytes):
         # As if the samples were little-endian: of those, Pillow keeps the second byte, which here is the low one.
         low_bytes.tile = [tile._replace(args="RGB;16L") for tile in low_bytes.tile]
-        low_bytes.load()
+        _load(low_bytes)
         width, height = low_bytes.size
         levels = [level & 0xFF for level in contents.transparent.levels]
         rows = max(1, _BAND_PIXELS // width)

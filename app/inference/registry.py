@@ -47,14 +47,14 @@ class PipelineRegistry:
         await self._device_lock.run(loaded.device.check)
         self._loaded = loaded
         self._costs = CostModel(loaded.work, size=next(iter(self._warm_up_sizes), None))
-        measured: dict[BatchKey, tuple[GenerationParams, float]] = {}
+        measured: list[tuple[GenerationParams, float]] = []
         for batch in warm_up_batches(loaded, self._warm_up_sizes):
             first, pictures, started = batch[0], len(batch), time.monotonic()
             limit_s = loaded.warm_up_limits * self.hang_limit_s(batch)
             await self._device_lock.run(partial(self._warm_up, batch), limit_s=limit_s)
             seconds = time.monotonic() - started
             if pictures == 1:
-                measured[first.batch_key] = (first, seconds)  # the last one: a first call is slower
+                measured.append((first, seconds))
             _log.info(
                 "warmed up %s at %dx%d, %d at once, in %.2f s",
                 first.mode,
@@ -65,7 +65,7 @@ class PipelineRegistry:
             )
         await self._device_lock.run(loaded.on_warm)
         if measured:
-            self._costs.calibrate(list(measured.values()))
+            self._costs.calibrate(measured)
         self._warm = True
         return self
 

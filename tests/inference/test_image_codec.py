@@ -1,6 +1,7 @@
 import contextlib
 import io
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from app.errors import ImageTooLargeError, InvalidImageError, UnsupportedImageError
+from app.inference.containers import unpack
 from app.inference.image_codec import MediaType, Size, decode_image, encode_image, preferred_size
 from app.inference.provenance import Provenance
 from tests.conftest import opened, png
@@ -424,3 +426,24 @@ def test_a_png_carries_its_text(text: str, chunk: bytes) -> None:
 def test_a_png_without_text_has_no_text_chunk() -> None:
     data = encode_image(np.asarray(quarters()), MediaType.PNG)
     assert not opened(data).info
+
+
+@pytest.mark.parametrize("zeros", range((1 << 16) - 6, (1 << 16) + 2))
+def test_a_jpeg_s_end_is_found_wherever_the_pieces_end_in_which_it_is_looked_for(zeros: int) -> None:
+    scan = b"\xff\xda\x00\x02" + bytes(zeros)
+    picture = b"\xff\xd8" + scan + b"\xff\xd9"
+    assert b"".join(unpack(picture + b"\xff\xe1\x00\x02" + scan).picture) == picture
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+def test_a_file_is_taken_apart_without_a_copy(file_format: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
+    data = saved(Image.fromarray(noise), file_format, quality=100, lossless=True)
+    tracemalloc.start()
+    try:
+        contents = unpack(memoryview(data))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sum(map(len, contents.picture)) > 600_000
+    assert peak < 300_000

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import pytest
@@ -131,7 +132,7 @@ def test_what_is_refused_on_the_host_is_this_request_s_error_and_the_next_is_ser
     service: Service, npu: Npu, text: str, code: str, said: str
 ) -> None:
     before = service.txt2img().content
-    for ask in (lambda: service.txt2img(seed=2), lambda: service.img2img(png((128, 128)))):
+    for ask in (partial(service.txt2img, seed=2), partial(service.img2img, png((128, 128)))):
         npu.error = RuntimeError(text)
         refused = ask()
         assert (refused.status_code, refused.json()["code"]) == (500, code)
