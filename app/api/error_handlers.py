@@ -49,7 +49,10 @@ _FROM_FRAMEWORK: Final[dict[int, type[TurboError]]] = {
         ClientDisconnectedError,
     )
 }
-_MAX_FIELDS_LISTED, _MAX_NAME_CHARACTERS = 20, 100
+_MAX_FIELDS_LISTED = 20
+MAX_NAME_CHARACTERS = 100
+"""Of a name that the client sent, as much as is repeated."""
+
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
 
@@ -102,16 +105,11 @@ async def _on_validation_error(request: Request, error: Exception) -> JSONRespon
 
 def _param(item: dict[str, Any]) -> str:
     """Name the field at fault: where Pydantic says, or what our own rules of several fields name."""
-    if item["type"] == "json_invalid":
-        return ""
     named: str | None = item.get("ctx", {}).get("param")
-    return named or ".".join(str(part) for part in item["loc"][1:])[:_MAX_NAME_CHARACTERS]
+    return named or ".".join(str(part) for part in item["loc"][1:])[:MAX_NAME_CHARACTERS]
 
 
 def _reason(item: dict[str, Any]) -> str:
-    if item["type"] == "json_invalid":
-        where = "".join(f" at character {position}" for position in item["loc"][1:])  # or in the text itself
-        return f"The body is not JSON: {item['ctx']['error']}{where}."
     if item["type"] in ("model_attributes_type", "model_type"):
         return f"{_param(item) or 'The body'} must be a JSON object."
     reason: str = item["msg"]

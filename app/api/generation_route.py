@@ -10,10 +10,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from python_multipart.multipart import parse_options_header
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.api.context import ApiContext
-from app.errors import InvalidRequestError, MalformedBodyError, UnsupportedMediaTypeError
+from app.api.json_body import parse_json
+from app.errors import InvalidRequestError, MalformedBodyError, TurboError, UnsupportedMediaTypeError
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
@@ -45,11 +47,51 @@ def route_taking(*media_types: str) -> type[APIRoute]:
                     raise UnsupportedMediaTypeError(f"Send {known}, not {sent or 'a body without Content-Type'}.")
                 context.engine.check_admission()
                 context.access.count(client)  # last: who is refused for want of a place has had nothing
-                return await handle(request)
+                try:
+                    return await handle(_JsonRequest(request.scope, request.receive))
+                except HTTPException as error:  # FastAPI hides whatever reading a body raises behind a 400
+                    if isinstance(error.__cause__, TurboError):
+                        raise error.__cause__ from error.__cause__.__cause__
+                    raise
 
             return handle_checked
 
     return GenerationRoute
+
+
+class _JsonRequest(Request):
+    """A request of which FastAPI reads the JSON as `parse_json` does."""
+
+    async def body(self) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            TurboError: There is nothing in it.
+        """
+        body = await super().body()
+        check_not_blank(body, "prompt")
+        return body
+
+    async def json(self) -> Any:
+        """Return the body's value.
+
+        Raises:
+            TurboError: It has none, or an object in it has a name twice.
+        """
+        return parse_json(await self.body())
+
+
+def check_not_blank(body: bytes, field: str) -> None:
+    """Check that there is something to parse; `field` is the one that has to be in it.
+
+    Raises:
+        InvalidRequestError: The body is empty: what is required is missing.
+        MalformedBodyError: It has nothing but blanks, which are no JSON.
+    """
+    if not body:
+        raise InvalidRequestError(f"The body is empty; send a JSON object with `{field}`.")
+    if not body.strip():
+        raise MalformedBodyError(f"The body has nothing but blanks; send a JSON object with `{field}`.")
 
 
 def media_type_of(request: Request) -> str:

@@ -345,27 +345,13 @@ async def test_a_body_of_another_type_is_a_415(client: httpx.AsyncClient, path: 
     assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
 
 
-async def test_a_body_that_is_no_json_is_refused_with_its_place(client: httpx.AsyncClient) -> None:
-    response = await client.post("/txt2img", content=b'{"prompt": ', headers={"Content-Type": "application/json"})
-    assert response.status_code == 422
-    assert response.json()["detail"] == "The body is not JSON: Expecting value at character 11."
-
-
 @pytest.mark.parametrize(
-    ("path", "content_type", "body"),
-    [
-        ("/img2img", "multipart/form-data", b"junk"),
-        ("/img2img", "multipart/form-data; boundary=b", b"junk"),
-        ("/txt2img", "application/json", b'{"prompt": "\xff"}'),
-        ("/txt2img", "application/json", b'{"seed": ' + b"9" * 5000 + b"}"),
-        ("/txt2img", "application/json", b"[" * 60_000),
-    ],
-    ids=["no boundary", "no parts", "no UTF-8", "endless number", "endless nesting"],
+    "content_type",
+    ["multipart/form-data", "multipart/form-data; boundary=b"],
+    ids=["no boundary", "no parts"],
 )
-async def test_a_body_that_cannot_be_parsed_is_a_400(
-    client: httpx.AsyncClient, path: str, content_type: str, body: bytes
-) -> None:
-    response = await client.post(path, content=body, headers={"Content-Type": content_type})
+async def test_a_form_that_cannot_be_parsed_is_a_400(client: httpx.AsyncClient, content_type: str) -> None:
+    response = await client.post("/img2img", content=b"junk", headers={"Content-Type": content_type})
     assert (response.status_code, response.json()["code"]) == (400, "malformed_body")
 
 

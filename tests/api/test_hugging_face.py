@@ -145,7 +145,7 @@ def test_image_to_image_is_refused_with_the_field_and_the_reason(
 @pytest.mark.parametrize(
     ("body", "status", "reason"),
     [
-        (b"{", 422, "is not JSON"),
+        (b"{", 400, "is not JSON"),
         (b"[]", 422, "object"),
         (b"{}", 422, "inputs"),
         (b'{"inputs": 3}', 422, "inputs"),

@@ -1,0 +1,143 @@
+"""JSON that cannot be parsed, or says a thing twice, on every route that takes JSON."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from app.api.json_body import parse_json
+from app.errors import InvalidRequestError, MalformedBodyError
+from tests.api.test_errors import assert_is_problem
+
+JSON = {"Content-Type": "application/json"}
+
+ROUTES = [
+    pytest.param("/txt2img", "prompt", id="txt2img"),
+    pytest.param("/v1/images/generations", "prompt", id="OpenAI"),
+    pytest.param("/", "inputs", id="Hugging Face"),
+]
+
+
+async def post(client: httpx.AsyncClient, path: str, body: bytes) -> httpx.Response:
+    return await client.post(path, content=body, headers=JSON)
+
+
+@pytest.mark.parametrize(("path", "field"), ROUTES)
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"FIELD": ', "The body is not JSON: Expecting value at character {0}."),
+        (b'{"FIELD": "a cat', "The body is not JSON: Unterminated string starting at character {0}."),
+        (b'{"FIELD": "a"} x', "The body is not JSON: Extra data at character {5}."),
+        (b'{"FIELD": NaN}', "The body is not JSON: NaN is no value, at character {0}."),
+        (b'{"FIELD": -Infinity}', "The body is not JSON: -Infinity is no value, at character {0}."),
+        (b'{"FIELD": "\xff"}', "The body is not JSON: not UTF-8 at byte {1}."),
+        (b'{"FIELD": ' + b"9" * 5000 + b"}", "a number of more than 4300 digits at character {0}."),
+        (b"[" * 60_000, "nested too deeply"),
+        (b'{"FIELD": "a"}'.decode().encode("utf-16-be"), "The body is not JSON"),
+        (b"what?", "The body is not JSON: Expecting value at character 0."),
+    ],
+    ids=["cut off", "cut string", "more behind", "NaN", "Infinity", "no UTF-8", "digits", "nesting", "UTF-16", "words"],
+)
+async def test_what_is_no_json_is_a_400_that_says_where(
+    client: httpx.AsyncClient, path: str, field: str, body: bytes, reason: str
+) -> None:
+    value_at = len(f'{{"{field}": ')
+    problem = assert_is_problem(await post(client, path, body.replace(b"FIELD", field.encode())), 400, "malformed_body")
+    for number in (0, 1, 5):
+        reason = reason.replace(f"{{{number}}}", str(value_at + number))
+    assert reason in problem["detail"]
+
+
+@pytest.mark.parametrize(("path", "field"), ROUTES)
+async def test_a_name_that_is_sent_twice_is_refused_as_in_a_form(
+    client: httpx.AsyncClient, path: str, field: str
+) -> None:
+    body = f'{{"{field}": "a cat", "{field}": "a dog"}}'.encode()
+    problem = assert_is_problem(await post(client, path, body), 422, "invalid_request")
+    assert (problem["detail"], problem["error"]["param"]) == (f"{field} is sent twice.", field)
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b'{"inputs": "a", "parameters": {"seed": 1, "seed": 2}}', "parameters.seed"),
+        (b'{"inputs": "a", "parameters": {"x": [{}, {"y": 1, "y": 1}]}}', "parameters.x.1.y"),
+        (b'{"parameters": {"a": 1, "a": 2}, "inputs": "a", "inputs": "b"}', "inputs"),
+        (b'{"inputs": "a", "x": {"a": 1, "\\u0061": 2}, "y": {"b": 1, "b": 2}}', "x.a"),
+        (b'{"inputs": "a", "\\ud800": 1, "\\ud800": 1}', "?"),
+    ],
+)
+async def test_a_nested_name_that_is_sent_twice_is_named_with_what_it_is_in(
+    client: httpx.AsyncClient, body: bytes, name: str
+) -> None:
+    problem = assert_is_problem(await post(client, "/", body), 422, "invalid_request")
+    assert (problem["detail"], problem["error"]["param"]) == (f"{name} is sent twice.", name)
+
+
+@pytest.mark.parametrize(("path", "field"), ROUTES)
+async def test_of_a_name_that_is_sent_twice_only_the_begin_is_repeated(
+    client: httpx.AsyncClient, path: str, field: str
+) -> None:
+    body = b'{"FIELD": "a", "x": {"LONG": {"LONG": 1, "LONG": 2}}}'
+    body = body.replace(b"FIELD", field.encode()).replace(b"LONG", b"y" * 5000)
+    problem = assert_is_problem(await post(client, path, body), 422, "invalid_request")
+    assert problem["error"]["param"] == "x." + "y" * 98
+
+
+@pytest.mark.parametrize(("path", "field"), ROUTES)
+@pytest.mark.parametrize("body", [b"[]", b'"x"', b"null", b"3"])
+async def test_json_that_is_no_object_is_a_422(client: httpx.AsyncClient, path: str, field: str, body: bytes) -> None:
+    problem = assert_is_problem(await post(client, path, body), 422, "invalid_request")
+    assert problem["detail"] == "The body must be a JSON object."
+    assert field not in problem["detail"]
+
+
+@pytest.mark.parametrize(("path", "field"), ROUTES)
+async def test_a_body_with_nothing_in_it_is_told_what_is_expected(
+    client: httpx.AsyncClient, path: str, field: str
+) -> None:
+    empty = assert_is_problem(await post(client, path, b""), 422, "invalid_request")
+    assert empty["detail"] == f"The body is empty; send a JSON object with `{field}`."
+    blank = assert_is_problem(await post(client, path, b" \r\n\t"), 400, "malformed_body")
+    assert blank["detail"] == f"The body has nothing but blanks; send a JSON object with `{field}`."
+
+
+async def test_a_byte_order_mark_is_overlooked(client: httpx.AsyncClient) -> None:
+    for path, field in (("/txt2img", "prompt"), ("/", "inputs")):
+        body = b'\xef\xbb\xbf{"%b": "a cat"}' % field.encode()
+        assert (await post(client, path, body)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b'{"a": [1, 2.5, true, null, "x"], "b": {"a": {}}}', {"a": [1, 2.5, True, None, "x"], "b": {"a": {}}}),
+        (b'["NaN", "Infinity", {"NaN": -1}]', ["NaN", "Infinity", {"NaN": -1}]),
+        (b"9" * 4300, int("9" * 4300)),
+        (b'{"a": {"x": 1}, "b": {"x": 1}}', {"a": {"x": 1}, "b": {"x": 1}}),
+    ],
+)
+def test_json_is_read_as_python_reads_it(body: bytes, value: Any) -> None:
+    assert parse_json(body) == value
+
+
+@pytest.mark.parametrize(
+    ("body", "position"),
+    [
+        (b'{"NaN": "\\"NaN", "a": NaN}', 22),
+        (b'["Infinity", -9.5e3, -Infinity]', 21),
+        (b"[%b.5, NaN]" % (b"1" * 5000), 5005),
+        (b'["\xc3\xa4", NaN]', 6),
+    ],
+)
+def test_a_refused_value_is_found_among_strings_and_numbers_that_look_like_it(body: bytes, position: int) -> None:
+    with pytest.raises(MalformedBodyError, match=f"at character {position}\\."):
+        parse_json(body)
+
+
+def test_a_syntax_error_counts_more_than_a_name_that_is_sent_twice() -> None:
+    with pytest.raises(MalformedBodyError):
+        parse_json(b'{"a": 1, "a": 2')
+    with pytest.raises(InvalidRequestError, match="a is sent twice"):
+        parse_json(b'{"a": 1, "a": 2}')
