@@ -52,3 +52,20 @@ class LagRecorder:
 
 def _waited_s(schedstat: int) -> float:
     return int(os.pread(schedstat, 100, 0).split()[1]) / 1e9
+
+
+def read_lags(pid: int, file: Path) -> dict[str, list[float]]:
+    """Have the process write its lags since the last time to its file, and read them.
+
+    Raises:
+        TimeoutError: Nothing is written.
+    """
+    file.unlink(missing_ok=True)
+    os.kill(pid, signal.SIGUSR1)
+    deadline = time.monotonic() + 10
+    while not file.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no lags from process {pid}")
+        time.sleep(0.02)
+    lags: dict[str, list[float]] = json.loads(file.read_text())
+    return lags

@@ -2,9 +2,6 @@
 
 import asyncio
 import dataclasses
-import json
-import os
-import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +9,7 @@ from pathlib import Path
 from benchmarks import process_tree
 from benchmarks.contestants import Contestant, RunningServer, environment, free_port, interpreter, launch, start
 from benchmarks.load import Outcome, Probe, closed_loop
+from benchmarks.loop_lag import read_lags
 from benchmarks.pictures import Picture, Prompts, Supply
 from benchmarks.results import Reactions, quantile
 
@@ -40,12 +38,12 @@ def measure_reactions(
         _wait_for(port)
         for side, count in _PICTURES.items():
             pictures = supply.take(max(_CLIENTS, round(count * share)), side, Prompts.FRESH)
-            _lags(watched.pid, lag_file)  # starts them anew
-            _lags(control.pid, control_lag_file)
+            read_lags(watched.pid, lag_file)  # starts them anew
+            read_lags(control.pid, control_lag_file)
             probes = [Probe(watched.port, "/healthz/live"), Probe(watched.port, "/healthz/ready"), Probe(port, "/")]
             outcomes = asyncio.run(_load(watched, pictures, probes))
             bad = sum(outcome.status != 200 for outcome in outcomes)  # noqa: PLR2004 - HTTP's own
-            ours, theirs = _lags(watched.pid, lag_file), _lags(control.pid, control_lag_file)
+            ours, theirs = read_lags(watched.pid, lag_file), read_lags(control.pid, control_lag_file)
             found.append(_summary(contestant.key, side, probes[:2], ours, failures=bad))
             found.append(_summary(CONTROL, side, probes[2:], theirs))
     finally:
@@ -80,19 +78,6 @@ def _wait_for(port: int) -> None:
             time.sleep(0.05)
         else:
             return
-
-
-def _lags(pid: int, file: Path) -> dict[str, list[float]]:
-    """Have the process write the lags since the last time, and read them."""
-    file.unlink(missing_ok=True)
-    os.kill(pid, signal.SIGUSR1)
-    deadline = time.monotonic() + 10
-    while not file.exists():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no lags from process {pid}")
-        time.sleep(0.02)
-    lags: dict[str, list[float]] = json.loads(file.read_text())
-    return lags
 
 
 def _summary(

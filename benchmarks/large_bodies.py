@@ -1,0 +1,214 @@
+"""Measures how long the largest bodies keep the service's event loop from its work, on the fake, over a real socket.
+
+    .venv/bin/python -m benchmarks.large_bodies [--rounds 5] [--only WORDS]
+
+Bodies of 31 MiB are sent one after another, to the routes that take pictures. Between two of them the loop's lags are
+read, and the longest counts; loop_lag.py says how they are measured. Exit code 1 if the loop was kept from its work for
+more than 20 ms, net, by the median of the rounds; README.md says why WebP is left out. The table is in Markdown.
+"""
+
+import argparse
+import asyncio
+import base64
+import io
+import statistics
+import struct
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import machine, process_tree
+from benchmarks.contestants import environment, free_port, interpreter, launch
+from benchmarks.http_client import Connection
+from benchmarks.loop_lag import read_lags
+from benchmarks.soak_service import until_ready
+
+_BYTES = 31 << 20
+_IN_BASE64 = _BYTES // 4 * 3 - 1024
+_MOST_MS = 20
+_START_LIMIT_S = 60
+_SETTLE_S = 0.05
+"""Until the task that measures has overslept for the last time."""
+
+_JSON, _BINARY = "application/json", "application/octet-stream"
+_BOUNDARY = "part"
+_FORM = f"multipart/form-data; boundary={_BOUNDARY}"
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(slots=True)
+class _Case:
+    """A body, and what came of it."""
+
+    title: str
+    path: str
+    content_type: str
+    body: bytes
+    status: int = 0
+    raw_ms: list[float] = field(default_factory=list)
+    net_ms: list[float] = field(default_factory=list)
+
+
+def _noise_png(size_bytes: int) -> bytes:
+    """Noise, which no encoder makes smaller, as Pillow writes it: in chunks of 64 KiB."""
+    file = io.BytesIO()
+    Image.fromarray(_noise(3000, size_bytes // 9000 - 4)).save(file, "PNG", compress_level=1)
+    return _as_long_as_allowed(file.getvalue(), size_bytes)
+
+
+def _one_chunk_png(size_bytes: int) -> bytes:
+    """Noise in a single chunk that is not compressed."""
+    rows = _noise(3000, size_bytes // 9000 - 4)
+    rows = np.insert(rows.reshape(len(rows), -1), 0, 0, axis=1)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 3000, len(rows), 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows.tobytes(), 0)),
+        (b"IEND", b""),
+    )
+    file = b"".join(_chunk(name, content) for name, content in chunks)
+    return _as_long_as_allowed(_PNG_MAGIC + file, size_bytes)
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def _noise_jpeg(size_bytes: int) -> bytes:
+    """Noise at the highest quality: a single scan, nearly all of the file."""
+    file = io.BytesIO()
+    Image.fromarray(_noise(3000, size_bytes // 12_600)).save(file, "JPEG", quality=100, subsampling=0)
+    return _as_long_as_allowed(file.getvalue(), size_bytes)
+
+
+def _noise_webp() -> bytes:
+    """Noise, lossless, of as many pixels as a file of theirs may have."""
+    file = io.BytesIO()
+    Image.fromarray(_noise(2200, 2200)).save(file, "WEBP", lossless=True, quality=0, method=0)
+    return file.getvalue()
+
+
+def _noise(width: int, height: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def _as_long_as_allowed(file: bytes, size_bytes: int) -> bytes:
+    """Check the picture's length; it is to be nearly all of the body."""
+    assert 0.9 * size_bytes < len(file) <= size_bytes, f"{len(file)} of {size_bytes} bytes"
+    return file
+
+
+def _garbage() -> Iterator[tuple[str, bytes]]:
+    """What begins as a picture does, and goes on as none."""
+    yield "no picture", b"x" * _BYTES
+    yield "no picture, but almost a form's end", f"\r\n--{_BOUNDARY[:-1]}".encode() * (_BYTES // 8)
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 64, 8, 3, 0, 0, 0))
+    yield "PNG, a palette of nearly all", _PNG_MAGIC + header + _chunk(b"PLTE", bytes(_BYTES - 100))
+    yield "PNG, no end of its one chunk", _PNG_MAGIC + struct.pack(">I4s", _BYTES, b"IDAT") + bytes(_BYTES - 16)
+    yield "PNG of a thousand chunks", _PNG_MAGIC + (struct.pack(">I4s", 32_000, b"IDAT") + bytes(32_004)) * 1000
+    yield "JPEG, escaped bytes alone", b"\xff\xd8\xff\xda\0\x02" + b"\xff\0" * ((_BYTES - 6) // 2)
+    yield "JPEG, fill bytes alone", b"\xff\xd8\xff\xda\0\x02" + b"\xff" * (_BYTES - 6)
+    yield "JPEG, scan of zeros", b"\xff\xd8\xff\xda\0\x02" + bytes(_BYTES - 6)
+    for name in (b"VP8 ", b"VP8L"):
+        head = b"RIFF" + struct.pack("<I4s4sI", _BYTES - 8, b"WEBP", name, _BYTES - 20)
+        yield f"WebP, {name.decode().strip()} of zeros", head + b"\x2f" + bytes(_BYTES - 21)
+
+
+def _in_json(inputs: bytes, *, parameters: bytes = b"{}") -> bytes:
+    return b'{"inputs": "' + inputs + b'", "parameters": ' + parameters + b"}"
+
+
+def _in_form(file: bytes) -> bytes:
+    head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na\r\n--{_BOUNDARY}\r\n'
+    head += 'Content-Disposition: form-data; name="image"; filename="picture"\r\n\r\n'
+    return head.encode() + file + f"\r\n--{_BOUNDARY}--\r\n".encode()
+
+
+def _cases() -> Iterator[_Case]:
+    small = {"PNG": _noise_png(_IN_BASE64), "JPEG": _noise_jpeg(_IN_BASE64)}
+    for kind, file in small.items():
+        yield _Case(f"JSON, {kind}", "/", _JSON, _in_json(base64.b64encode(file)))
+    url = b"data:image/png;base64," + base64.b64encode(small["PNG"])
+    yield _Case("JSON, PNG as a data URL", "/", _JSON, _in_json(url))
+    values = b'"a":[' + b"1," * ((_BYTES - 100) // 2) + b"1]"
+    several = {
+        "a string that is no base64": _in_json(b"iVBORw0KGgo" + b"*" * (_BYTES - 100)),
+        "a string of escaped quotes": _in_json(b'\\"' * ((_BYTES - 100) // 2)),
+        "a string of backslashes": _in_json(b"\\\\" * ((_BYTES - 100) // 2)),
+        "a string that is not ASCII": _in_json("\N{FOX FACE}".encode() * ((_BYTES - 100) // 4)),
+        "small numbers": _in_json(b"a", parameters=b"{" + values + b"}"),
+        "small strings": _in_json(b"a", parameters=b'{"a": ["' + b'a","' * ((_BYTES - 100) // 4) + b'"]}'),
+        "nothing but brackets": b"[" * _BYTES,
+        "nothing but blanks": b" " * _BYTES,
+        "a string that does not end": _in_json(b"A" * (_BYTES - 100))[:-30],
+        "a long key": _in_json(b"a", parameters=b'{"' + b"a" * (_BYTES - 100) + b'": 1}'),
+    }
+    for title, body in several.items():
+        yield _Case(f"JSON, {title}", "/", _JSON, body)
+    pictures = {
+        "PNG": _noise_png(_BYTES - 1024),
+        "PNG of one chunk": _one_chunk_png(_BYTES - 1024),
+        "JPEG": _noise_jpeg(_BYTES - 1024),
+        "WebP": _noise_webp(),
+        **dict(_garbage()),
+    }
+    for title, body in pictures.items():
+        yield _Case(f"bare, {title}", "/", _BINARY, body)
+    for title, body in pictures.items():
+        yield _Case(f"form, {title}", "/img2img", _FORM, _in_form(body))
+
+
+async def _measure(cases: list[_Case], port: int, pid: int, lag_file: Path, *, rounds: int) -> None:
+    await until_ready(port, within_s=_START_LIMIT_S, log=lag_file.with_name("service.log"))
+    for _ in range(rounds):
+        for case in cases:
+            await asyncio.sleep(_SETTLE_S)
+            read_lags(pid, lag_file)  # starts them anew
+            async with Connection(port) as connection:
+                answer = await connection.post(case.path, case.body, content_type=case.content_type)
+            case.status = answer.status
+            await asyncio.sleep(_SETTLE_S)
+            lags = read_lags(pid, lag_file)
+            case.raw_ms.append(1000 * max(lags["raw_s"]))
+            case.net_ms.append(1000 * max(lags["net_s"]))
+
+
+def _print(cases: list[_Case], *, rounds: int) -> None:
+    print(f"Longest time without a turn for the event loop, ms, of {rounds} rounds; {machine.describe()}\n")
+    print("| route | body | status | net, median | net, max | raw, median | raw, max |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for case in cases:
+        figures = [
+            f"{figure:.1f}" for lags in (case.net_ms, case.raw_ms) for figure in (statistics.median(lags), max(lags))
+        ]
+        print(f"| {case.path} | {case.title} | {case.status} | {' | '.join(figures)} |")
+
+
+def main() -> int:
+    """Measure and print; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="words that a body's title has")
+    arguments = parser.parse_args()
+    cases = [case for case in _cases() if arguments.only in f"{case.path} {case.title}"]
+    with tempfile.TemporaryDirectory() as folder:
+        lag_file, port = Path(folder) / "lags.json", free_port()
+        settings = {"TURBO_MODEL": "fake", "TURBO_PORT": str(port), "TURBO_LOG_LEVEL": "warning"}
+        words = [str(interpreter()), "-m", "benchmarks.watched_service", str(lag_file)]
+        service = launch(words, environment(Path("fake"), settings), Path(folder) / "service.log")
+        try:
+            asyncio.run(_measure(cases, port, service.pid, lag_file, rounds=arguments.rounds))
+        finally:
+            process_tree.end(service.pid)
+            service.wait()
+    _print(cases, rounds=arguments.rounds)
+    return int(any(statistics.median(case.net_ms) > _MOST_MS for case in cases if "WebP" not in case.title))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
