@@ -166,9 +166,11 @@ def load_sdxl_turbo(
 
 def _load_pipeline(folder: Path, vae_folder: Path | None, dtype: torch.dtype) -> Any:
     try:
-        models = {name: _load_model(kind, folder / name, dtype, variant="fp16") for name, kind in _MODELS.items()}
-        if vae_folder is not None:
-            models["vae"] = _load_vae(vae_folder, dtype)
+        # The operator's own VAE first: what is wrong with it shows before gigabytes are read.
+        models = {} if vae_folder is None else {"vae": _load_vae(vae_folder, dtype)}
+        for name, kind in _MODELS.items():
+            if name not in models:
+                models[name] = _load_model(kind, folder / name, dtype, variant="fp16")
         pipe = AutoPipelineForText2Image.from_pretrained(
             str(folder), **models, local_files_only=True, add_watermarker=False
         )
