@@ -77,11 +77,10 @@ class CostModel:
     def calibrate(self, measured: Sequence[tuple[GenerationParams, float]]) -> None:
         """Take single pictures of the warm-up, each with the seconds of its call, as the first measure.
 
-        They are in the order of the calls: of each kind the last one counts, as a first call is slower.
+        They are in the order of the calls, and the last one counts, as first calls are slower.
         """
-        paces_s = {params.batch_key: seconds / self._work(params) for params, seconds in measured}
-        self._warm_up_s = statistics.mean(paces_s.values())
-        self._least_s = min(seconds / self._work(params) for params, seconds in measured)
+        paces_s = [seconds / self._work(params) for params, seconds in measured]
+        self._warm_up_s, self._least_s = paces_s[-1], min(paces_s)
 
     def learn(self, requests: Sequence[Request], seconds: float) -> None:
         """Take note of a call that served these requests. On the device thread."""

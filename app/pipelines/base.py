@@ -167,10 +167,10 @@ class CacheStatistics:
 class LoadedPipelines:
     """What a loader hands over: a pipeline per mode, their device, and what health checks and logs say of it.
 
-    Every mode is warmed up with as many pictures in a call as each of `warm_up_batches` says, in that order; such a
-    call may take `warm_up_limits` times the hang limit a picture, as it may make pictures twice, or compile. Where a
-    first call is slower than those after it, a second 1 at the end has a warm one measured. `on_warm` is called once,
-    on the device thread, when every mode is warm. `work` tells the work of a picture in a unit of the loader's own, so
+    Every mode is warmed up with as many pictures in a call as each of `warm_up_batches` says; such a call may take
+    `warm_up_limits` times the hang limit a picture, as it may make pictures twice, or compile. Where
+    `first_call_is_slow`, one picture more is made and measured. `on_warm` is called once, on the device thread, when
+    every mode is warm. `work` tells the work of a picture in a unit of the loader's own, so
     that the time of one can be told from that of another. `work` and `prompt_cache` may be asked from any thread.
     """
 
@@ -181,6 +181,7 @@ class LoadedPipelines:
     dtype: str
     warm_up_batches: Sequence[int] = (1,)
     warm_up_limits: int = 2
+    first_call_is_slow: bool = False
     on_warm: Callable[[], None] = lambda: None
     work: Callable[[GenerationParams], float] = lambda _: 1.0
     prompt_cache: Callable[[], CacheStatistics] = CacheStatistics

@@ -10,6 +10,9 @@ _FLOPS: Mapping[str, float] = {"text": 0.11, "unet": 1.59, "vae encode": 1.12, "
 """TFLOP of SDXL-Turbo's stages for one picture of 512x512, the UNet's for one step (counted by torch's
 FlopCounterMode on the networks in their real shapes)."""
 
+_MEASURED = frozenset({"text", "unet", "vae decode"})
+"""The stages of text to image, which are measured. The VAE's encoder has its decoder's pace."""
+
 _ATTENTION_SHARE = 0.02
 """Share of the UNet and of the VAE at 512x512 that grows with the square of the pixels (the same count)."""
 
@@ -37,10 +40,11 @@ class StageTimes:
             self._measured[stage] = seconds / times
 
     def settle(self) -> None:
-        """Use what was measured from now on, if every stage was."""
+        """Use what was measured from now on, if text to image was."""
         self._learning = False
-        if self._measured.keys() >= _FLOPS.keys():
-            self._stages = self._measured
+        if self._measured.keys() >= _MEASURED:
+            encode_s = self._measured["vae decode"] * _FLOPS["vae encode"] / _FLOPS["vae decode"]
+            self._stages = self._measured | {"vae encode": encode_s}
 
     def work(self, params: GenerationParams) -> float:
         """Return the work of a picture, in seconds or in TFLOP; the proportion of two pictures' work is what counts."""

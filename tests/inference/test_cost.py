@@ -75,3 +75,10 @@ def test_a_smaller_picture_than_the_warm_up_s_may_take_as_long_as_that() -> None
 def test_before_anything_is_measured_nothing_is_expected() -> None:
     costs = CostModel(pixels_times_steps)
     assert (costs.expected_s(1), costs.least_s(1)) == (0, 0)
+
+
+def test_the_last_call_of_the_warm_up_is_what_is_expected_as_first_ones_are_slower() -> None:
+    costs = CostModel(pixels_times_steps, size=SIZE)
+    costs.calibrate([(picture(), 9.0), (picture(128), 2.0), (picture(), 0.6)])
+    assert costs.expected_s(1) == pytest.approx(0.6)
+    assert costs.least_s(1) == pytest.approx(0.5)
