@@ -10,7 +10,7 @@ from app.api.error_handlers import problem_response
 from app.errors import ForbiddenOriginError, MethodNotAllowedError, TurboError
 
 METHODS = ("GET", "HEAD", "POST")
-"""What pages of allowed origins may send."""
+"""Methods that pages of allowed origins may use."""
 
 _REFUSED = 400
 """Status of a preflight that Starlette refuses."""

@@ -1,8 +1,7 @@
-"""What calls cost: their work beside that of others, and the seconds that this device was measured to take for it.
+"""The cost of calls: their work relative to each other, and the measured seconds for a unit of work.
 
-Every bound on a call's time comes from here: how long it may run before it counts as hung, whether it can be done by
-the deadline, and when a client should come back. So a large request is measured by its own size, and does not change
-what is expected of small ones.
+Every bound on a call's time comes from here: when it counts as hung, whether it can meet the deadline, and when a
+client should retry. A large request is judged by its own work, so it does not change the estimates for small ones.
 """
 
 import statistics
@@ -18,20 +17,21 @@ _EWMA_WEIGHT = 0.2
 """Weight of the newest call in the running mean of seconds for a unit of work."""
 
 _RECENT_REQUESTS = 15
-"""Requests whose median work is expected of one that is not read yet. One large request does not move a median."""
+"""The median work of so many requests is assumed for a request that has not been read. One large request does not move
+a median."""
 
 _HANG_FACTOR = 8
-"""How many times the expected seconds a call may take at the least. On a busy CPU the wall time of calls varied
-tenfold, and the expected seconds follow it."""
+"""A call may always take this many times its expected seconds. On a busy CPU the wall time of calls varied tenfold, and
+the expected seconds follow it."""
 
 _DEFAULT_SIZE = (512, 512)
 
 
 class CostModel:
-    """Seconds for a unit of work, measured while warming up and in every call since.
+    """Seconds for a unit of work, measured during warm-up and updated by every call.
 
-    Work is what the loader's `work` says, so its unit is the loader's own. The device thread learns, any thread reads:
-    each method works on numbers that are replaced as a whole.
+    The loader's `work` defines the unit. The device thread calls `learn`; any thread may call the other methods, since
+    each number is replaced as a whole.
 
     Args:
         work: The work of a picture.
@@ -57,18 +57,18 @@ class CostModel:
         return statistics.median(recent) if recent else self.work(self._reference)
 
     def expected_s(self, work: float) -> float:
-        """Return the seconds that so much work is expected to take, at the pace of late; 0 before the warm-up."""
+        """Return the seconds that this work should take at the recent pace; 0 before the warm-up."""
         return work * (self._warm_up_s if self._mean_s is None else self._mean_s)
 
     def least_s(self, work: float) -> float:
-        """Return the seconds that so much work takes at the fastest pace that was measured; 0 before the warm-up."""
+        """Return the seconds that this work takes at the fastest pace measured so far; 0 before the warm-up."""
         return work * self._least_s
 
     def hang_limit_s(self, request: Request, *, hang_limit_s: float) -> float:
         """Return the seconds after which a call for these pictures counts as hung.
 
-        One picture of the warm-up, or a smaller one, may take `hang_limit_s`, but always several times what it is
-        expected to take; a larger one as many times that as its work is larger.
+        A picture up to the warm-up's size may take `hang_limit_s`, or several times its expected seconds if that is
+        more. For a larger picture the limit grows with its work.
         """
         reference = self.work(self._reference)
         limit_s = max(hang_limit_s, _HANG_FACTOR * self.expected_s(reference))
@@ -83,7 +83,7 @@ class CostModel:
         self._warm_up_s, self._least_s = paces_s[-1], min(paces_s)
 
     def learn(self, requests: Sequence[Request], seconds: float) -> None:
-        """Take note of a call that served these requests. On the device thread."""
+        """Update the pace with a call that served these requests. On the device thread."""
         works = [self.work(request) for request in requests]
         pace_s = seconds / sum(works)
         self._recent.extend(works)

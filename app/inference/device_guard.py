@@ -13,7 +13,7 @@ Outcome = list[PipelineImage] | Exception
 """What became of one request: its pictures, or why there are none."""
 
 Wanted = Callable[[int], bool]
-"""Tells whether anybody still waits for the request of this number."""
+"""Tells whether a client still waits for the request with this number."""
 
 
 class DeviceGuard:
@@ -25,8 +25,8 @@ class DeviceGuard:
 
     `on_progress` is called before the second try, which takes as long as the first.
 
-    No call is begun for requests that nobody waits for any more: neither a second try, nor the rest of a request whose
-    pictures are made in several calls. They get a ClientDisconnectedError.
+    If the client of a request has left, no further call is started for it: neither a second try, nor the remaining
+    calls of a request that takes several. Its outcome is a ClientDisconnectedError.
     """
 
     def __init__(self, device: Device, *, on_progress: Callable[[], None]) -> None:
@@ -76,10 +76,10 @@ class DeviceGuard:
     def _in_parts(
         self, pipeline: Pipeline, request: Sequence[GenerationParams], size: int, wanted: Callable[[], bool]
     ) -> list[PipelineImage]:
-        """Make a request's pictures, so many at once, as long as somebody waits for them.
+        """Make a request's pictures, `size` at once, while its client waits for them.
 
         Raises:
-            ClientDisconnectedError: Nobody does any more.
+            ClientDisconnectedError: The client has left.
         """
         images: list[PipelineImage] = []
         while len(images) < len(request):

@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 
 
 class TooLateError(Exception):
-    """The device became free when it was too late to begin with this item."""
+    """The device became free too late to finish this item in time."""
 
 
 class DeviceLock:
@@ -121,14 +121,14 @@ class DeviceLock:
         The limits of the items that a call serves add up.
 
         Args:
-            item: What is to be served.
-            call: Serves items.
-            key: What items must have in common to be served together.
+            item: The item, as `call` takes it.
+            call: The function that serves items.
+            key: Items with the same key may be served together.
             limit: Pictures of one call.
             pictures: Pictures of this item.
             work: Its work, for `serving_work`.
             limit_s: Seconds that it adds to those after which its call counts as hung.
-            start_by: Time of the event loop's clock after which it is not begun with any more.
+            start_by: Time on the event loop's clock after which the item is not started.
             on_turn: As in `run`.
 
         Raises:
@@ -194,7 +194,7 @@ class DeviceLock:
         return served
 
     def _drop_those_too_late(self) -> None:
-        """Take those out of the queue that have left and are not yet told, and those that cannot be done in time."""
+        """Remove waiters whose client has left, and waiters that cannot be finished in time."""
         now = asyncio.get_running_loop().time()
         for waiter in tuple(self._waiters):
             too_late = waiter.start_by is not None and now > waiter.start_by

@@ -202,10 +202,10 @@ class Engine:
         self._on_device_lost()
 
     def check_deadline(self) -> None:
-        """Check that the deadline leaves the time for the picture that the service was warmed up with.
+        """Check that the warm-up's picture can be made within the deadline.
 
         Raises:
-            DeadlineTooShortError: It does not.
+            DeadlineTooShortError: It cannot.
         """
         least_s = self._costs.least_s(self._costs.usual_work)
         if least_s > self._deadline_s:
@@ -397,9 +397,10 @@ class Engine:
         self._long_call = max(float(len(requests)), self._long_call + _EWMA_WEIGHT * (len(requests) - self._long_call))
 
     def _backlog_s(self, *, besides: Place | None = None) -> float:
-        """Estimate when the requests that are in will be done, but for one: the measured time of their work.
+        """Estimate the seconds until the admitted requests are done, from the measured pace and their work.
 
-        A request whose pictures are not known yet counts as a usual one. What the running call has done is left out.
+        Args:
+            besides: A request to leave out.
         """
         costs = self._costs
         usual = costs.usual_work
@@ -413,7 +414,7 @@ class Engine:
 
     @property
     def _call_s(self) -> float:
-        """Estimate what a long call of usual requests takes: one of as many as the largest, less with each smaller."""
+        """Estimate the seconds of a large batch of usual requests; its size follows the largest batches of late."""
         return self._costs.expected_s(self._costs.usual_work * self._long_call)
 
     def _too_long_a_queue(self) -> QueueFullError:

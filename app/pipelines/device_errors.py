@@ -102,7 +102,7 @@ NPU_FAULTS = (
     ),
     Fault(r"The Inner error is reported as above", "an operation failed on the device some time before"),
 )
-"""What the device reports of itself, asynchronously; the more telling first, as several signs can stand in one text.
+"""Errors that the device reports asynchronously, the more specific first, as one text can have several signs.
 
 The numbers are CANN's aclError codes, the letters its components' (E, the module, four digits), the capitals
 torch_npu's own (torch_npu/csrc/core/npu/NPUException.h and NPUErrorCodes.h of Ascend/pytorch). None of them is
@@ -135,7 +135,7 @@ NPU_REFUSALS = (
         "Check that the kernels of this chip are installed (python -m app doctor), then report the size.",
     ),
 )
-"""What an operator refuses on the host, before anything is queued: parameter checks, shape inference and tiling.
+"""Errors of an operator's checks on the host, before anything is queued: parameters, shape inference and tiling.
 
 The numbers are aclnn's return codes (include/nnopbase/opdev/op_errno.h of hicann/opbase): 161001 and 161002 for
 parameters, 561001 and 561002 for shapes and tiling, the other 561xxx for kernels that are not found. ERRxxxxx are
@@ -146,7 +146,7 @@ supported. With TASK_QUEUE_ENABLE=2 these checks run in the task queue, and a re
 _OF_THE_NPU = re.compile(
     r"\bERR\d{5}\b|function error|Inner [Ee]rror|error code|\bACL|\b[Aa]cl|CANN|NPU|\bE[A-Z0-9]\d{4}\b"
 )
-"""What every error of torch_npu or CANN has, and none of the checks that torch makes before it calls them."""
+"""Every error text of torch_npu or CANN matches this; the texts of torch's own checks do not."""
 
 _CUDA = re.compile(r"CUDA|cuDNN|CUDNN|cuBLAS|CUBLAS|NVRTC")
 """Likewise of CUDA and its libraries; most, but not all, come as torch.AcceleratorError."""
@@ -155,7 +155,7 @@ _CUDA_REFUSALS = re.compile(
     r"CUDNN_STATUS_(NOT_SUPPORTED|BAD_PARAM)|CUBLAS_STATUS_(NOT_SUPPORTED|INVALID_VALUE)|cuDNN Frontend error|"
     r"[Uu]nable to find an engine to execute this computation"
 )
-"""What cuDNN and cuBLAS refuse on the host (their documentation of status codes)."""
+"""Requests that cuDNN and cuBLAS reject on the host (their documentation of status codes)."""
 
 
 def explain(error: BaseException) -> Fault:
@@ -182,10 +182,9 @@ _Ours = DeviceOutOfMemoryError | DeviceLostError | OperatorRefusedError
 def as_turbo_error(error: Exception, device: torch.device) -> _Ours | None:
     """Say what an error of a device call means for the service; None if it is not the device's.
 
-    An error that an accelerator reports is fatal, known or not, as a device that has failed is not to be believed. What
-    is refused before the device has any part in it is the request's own: by an operator's checks on the host, or by
-    those of torch. Whoever calls the device has it prove itself after either. On a CPU there is nothing to lose but
-    memory.
+    Every error that an accelerator reports is fatal, known or not, because nothing that a failed device computes can be
+    trusted. An error of a check on the host, by an operator or by torch, belongs to the request; the caller then checks
+    the device. On a CPU the only device error is a lack of memory.
     """
     if _is_compiler_s(error):
         return None

@@ -1,4 +1,4 @@
-"""The work of a picture beside that of others: the stages that it goes through, each by its share of the time."""
+"""The work of a picture relative to other pictures: the sum of its stages, each weighted by its share of the time."""
 
 from collections.abc import Mapping
 
@@ -34,7 +34,7 @@ class StageTimes:
         return self._learning
 
     def learn(self, params: GenerationParams, stages_s: Mapping[str, float]) -> None:
-        """Take note of the seconds that the stages of one picture took. The last measure of a stage counts."""
+        """Record the seconds of one picture's stages. The last measurement of a stage counts."""
         for stage, seconds in stages_s.items():
             times = 1.0 if stage == "text" else _scale(params) * (params.effective_steps if stage == "unet" else 1)
             self._measured[stage] = seconds / times
