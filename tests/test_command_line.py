@@ -111,12 +111,18 @@ socket.socket.connect = socket.socket.connect_ex = refuse
 
 
 def test_the_largest_legal_request_ends_no_service_whose_limits_fit_small_ones(start_server: StartServer) -> None:
-    server = start_server(model="demo", device="cpu", hang_limit_s=1.5, warm_up_sizes="64x64")
+    slow = """
+from app import main
+from tests.gate import GatedPipeline
+def work(params):
+    return params.width * params.height * params.effective_steps / 64**2
+main.load_fake = lambda **_: GatedPipeline(unit_s=0.002, work=work).load()
+"""
+    server = start_server(prelude=slow, model="fake", hang_limit_s=0.5, warm_up_sizes="64x64")
     url = server.wait_until_started()
-    largest = {"prompt": "a fox", "width": 1024, "height": 1024, "num_inference_steps": 4}
+    largest = {"prompt": "a fox", "width": 1024, "height": 1024, "num_inference_steps": 4}  # 2 s of sleep
     response = httpx.post(f"{url}/txt2img", json=largest, timeout=120)
     assert response.status_code == 200, response.text
-    assert float(response.headers["server-timing"].partition("inference;dur=")[2].partition(",")[0]) > 1500
     assert httpx.get(f"{url}/healthz/live").status_code == 200
 
 

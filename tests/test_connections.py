@@ -164,7 +164,8 @@ def test_a_header_with_as_much_as_is_allowed_is_taken() -> None:
     ],
 )
 def test_a_target_that_is_a_whole_uri_is_served_as_its_path_is(target: str, status: int) -> None:
-    with service() as url, connected(url, f"GET {target} HTTP/1.1\r\nHost: other\r\n\r\n".encode()) as connection:
+    sent = f"GET {target} HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n".encode()
+    with service() as url, connected(url, sent) as connection:
         response = answer(connection)
     assert response is not None
     assert response.status_code == status
@@ -173,7 +174,7 @@ def test_a_target_that_is_a_whole_uri_is_served_as_its_path_is(target: str, stat
 def test_the_host_of_a_whole_uri_counts_and_that_of_the_field_does_not() -> None:
     """Or a page of another site could pass for the service's own."""
     body = b'{"prompt": "a cat"}'
-    header = "POST http://{uri}/txt2img HTTP/1.1\r\nHost: {host}\r\nOrigin: http://app.example\r\n"
+    header = "POST http://{uri}/txt2img HTTP/1.1\r\nHost: {host}\r\nOrigin: http://app.example\r\nConnection: close\r\n"
     statuses = []
     for uri, host in (("app.example", "other"), ("other", "app.example")):
         sent = (
