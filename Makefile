@@ -15,7 +15,7 @@ SYSTEM_PROGRAMS ?= chromium curl docker-compose exiftool haproxy node openssl pr
 SYSTEM_PACKAGES := chromium curl docker-compose haproxy libimage-exiftool-perl nodejs openssl prometheus systemd
 
 .DEFAULT_GOAL := help
-.PHONY: help run system-programs pull test test-service test-models test-deploy test-long coverage lint check-pins check-deploy audit sbom licences docs format bench soak train-demo eval-demo clean
+.PHONY: help run system-programs pull test test-service test-models test-npu test-deploy test-long coverage lint check-pins check-deploy audit sbom licences docs format bench soak train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,8 +27,8 @@ run: $(VENV)/.run pull ## Set up, and serve on 127.0.0.1:8000; every TURBO_* var
 pull: $(VENV)/.run ## Set up, and bring the weights that TURBO_MODEL names (default: the demo model) to this disk
 	@$(BIN)/python -m app pull
 
-test: $(VENV)/.test ## Set up, and run the tests: in three parts, two at once, as two cores take them
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-service test-models test-deploy
+test: $(VENV)/.test ## Set up, and run the tests: in four parts, three at once, as two cores take them
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-service test-models test-npu test-deploy
 
 MODELS := tests/pipelines tests/training tests/weights
 
@@ -37,6 +37,8 @@ test-service:
 
 test-models:
 	$(BIN)/pytest $(MODELS)
+
+test-npu:
 	$(BIN)/pytest tests/npu
 
 test-deploy:
