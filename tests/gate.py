@@ -45,7 +45,7 @@ class GatedPipeline:
         self.errors: list[Exception] = []
         self.poison: dict[int, Exception] = {}
         self.device = CheckedDevice()
-        self._unit_s, self._work = unit_s, work
+        self.unit_s, self._work = unit_s, work
         self._inside = 0
         self._mutex = threading.Lock()
         self._fake = FakePipeline(max_batch=max_batch)
@@ -66,7 +66,7 @@ class GatedPipeline:
             for params in batch:
                 if params.seed in self.poison:
                     raise self.poison[params.seed]
-            time.sleep(self._unit_s * sum(map(self._work, batch)))
+            time.sleep(self.unit_s * sum(map(self._work, batch)))
             return self._fake(batch)
         finally:
             with self._mutex:

@@ -1,6 +1,7 @@
 """The guard: every call to the device goes through it, and no picture leaves it that the device may not have made."""
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -11,6 +12,9 @@ _log = logging.getLogger(__name__)
 
 Outcome = list[PipelineImage] | Exception
 """What became of one request: its pictures, or why there are none."""
+
+OnMade = Callable[[Sequence[GenerationParams], float], None]
+"""Is told of each call that made its pictures, and of its seconds."""
 
 Wanted = Callable[[int], bool]
 """Tells whether a client still waits for the request with this number."""
@@ -23,15 +27,19 @@ class DeviceGuard:
     and pictures are what the memory held before (torch_npu 2.13). Only a value that is computed anew shows it, so one
     is asked for after each call, whether it failed or not. On the device thread alone.
 
-    `on_progress` is called before the second try, which takes as long as the first.
+    `on_progress` is called before the second try, which takes as long as the first; `on_made` after each call that made
+    its pictures.
 
     If the client of a request has left, no further call is started for it: neither a second try, nor the remaining
     calls of a request that takes several. Its outcome is a ClientDisconnectedError.
     """
 
-    def __init__(self, device: Device, *, on_progress: Callable[[], None]) -> None:
+    def __init__(
+        self, device: Device, *, on_progress: Callable[[], None], on_made: OnMade = lambda _, __: None
+    ) -> None:
         self._device = device
         self._on_progress = on_progress
+        self._on_made = on_made
 
     def call(
         self,
@@ -109,6 +117,7 @@ class DeviceGuard:
             self._device.check()
 
     def _attempt(self, pipeline: Pipeline, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
+        started = time.monotonic()
         try:
             images = pipeline(batch)
         except (DeviceLostError, DeviceOutOfMemoryError):
@@ -119,6 +128,7 @@ class DeviceGuard:
         self._device.check()
         if len(images) != len(batch):
             raise RuntimeError(f"The pipeline made {len(images)} pictures of a batch of {len(batch)}.")
+        self._on_made(batch, time.monotonic() - started)
         return images
 
 

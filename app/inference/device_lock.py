@@ -9,6 +9,7 @@ lock is free, it is taken at once.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -37,7 +38,7 @@ class DeviceLock:
         self._waiters: deque[_Waiter] = deque()
         self._busy = False
         self._serving = 0
-        self._serving_work = 0.0
+        self._serving_s = 0.0
         self._running_since: float | None = None
         self._limit_s = hang_limit_s
         self._idle_since = time.monotonic()
@@ -55,9 +56,9 @@ class DeviceLock:
         return self._serving
 
     @property
-    def serving_work(self) -> float:
-        """The work of the items with a key that the running call serves."""
-        return self._serving_work
+    def serving_s(self) -> float:
+        """Expected seconds of the items with a key that the running call serves."""
+        return self._serving_s
 
     @property
     def limit_s(self) -> float:
@@ -106,15 +107,17 @@ class DeviceLock:
         key: Hashable | None,
         limit: int = 1,
         pictures: int = 1,
-        work: float = 0.0,
+        expected_s: float = 0.0,
         limit_s: float | None = None,
-        start_by: float | None = None,
+        start_by: float = math.inf,
+        ends: float = math.inf,
         on_turn: Callable[[], None] | None = None,
     ) -> T:
         """Wait for the device, have `call` serve the item on the device thread, and return or raise its outcome.
 
         `call` is given the item that has waited longest and, in the order in which they came, others of the same key as
-        long as they have no more than `limit` pictures in all; it returns an outcome for each. What it raises, it
+        long as they have no more than `limit` pictures in all, and as all of them can be expected to be done by the
+        earliest end among them; it returns an outcome for each. What it raises, it
         raises for all of them. Items without a key are served alone.
 
         `on_turn` and what becomes of a cancelled wait are those of `run`: who leaves takes only its own item along.
@@ -126,9 +129,10 @@ class DeviceLock:
             key: Items with the same key may be served together.
             limit: Pictures of one call.
             pictures: Pictures of this item.
-            work: Its work, for `serving_work`.
+            expected_s: Seconds that it is expected to take.
             limit_s: Seconds that it adds to those after which its call counts as hung.
             start_by: Time on the event loop's clock after which the item is not started.
+            ends: Time on the event loop's clock until which somebody waits for it.
             on_turn: As in `run`.
 
         Raises:
@@ -136,7 +140,7 @@ class DeviceLock:
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         waiter = _Waiter(
-            item, call, key, limit, pictures, work, limit_s or self.hang_limit_s, start_by, on_turn, future
+            item, call, key, limit, pictures, expected_s, limit_s or self.hang_limit_s, start_by, ends, on_turn, future
         )
         self._waiters.append(waiter)
         self._go_on()
@@ -163,7 +167,7 @@ class DeviceLock:
             return
         self._busy = True
         with_key = served if served[0].key is not None else []
-        self._serving, self._serving_work = len(with_key), sum(waiter.work for waiter in with_key)
+        self._serving, self._serving_s = len(with_key), sum(waiter.expected_s for waiter in with_key)
         self._limit_s = sum(waiter.limit_s for waiter in served)
         self._running_since = self._busy_since = time.monotonic()
         for waiter in served:
@@ -186,10 +190,13 @@ class DeviceLock:
             return []
         first = self._waiters.popleft()
         served, room = [first], first.limit - first.pictures
+        done, ends = asyncio.get_running_loop().time() + first.expected_s, first.ends
         for waiter in tuple(self._waiters) if first.key is not None else ():
-            if waiter.key == first.key and waiter.pictures <= room:
+            in_time = done + waiter.expected_s <= min(ends, waiter.ends)
+            if waiter.key == first.key and waiter.pictures <= room and in_time:
                 served.append(waiter)
                 room -= waiter.pictures
+                done, ends = done + waiter.expected_s, min(ends, waiter.ends)
                 self._waiters.remove(waiter)
         return served
 
@@ -197,7 +204,7 @@ class DeviceLock:
         """Remove waiters whose client has left, and waiters that cannot be finished in time."""
         now = asyncio.get_running_loop().time()
         for waiter in tuple(self._waiters):
-            too_late = waiter.start_by is not None and now > waiter.start_by
+            too_late = now > waiter.start_by
             if too_late or waiter.future.done():
                 self._waiters.remove(waiter)
             if too_late and not waiter.future.done():
@@ -222,7 +229,7 @@ class DeviceLock:
 
     def _let_go(self) -> None:
         self._busy = False
-        self._serving, self._serving_work = 0, 0.0
+        self._serving, self._serving_s = 0, 0.0
         self._running_since = None
         self._idle_since = time.monotonic()
         self._busy_s += self._idle_since - self._busy_since
@@ -246,8 +253,9 @@ class _Waiter:
     key: Hashable | None
     limit: int
     pictures: int
-    work: float
+    expected_s: float
     limit_s: float
-    start_by: float | None
+    start_by: float
+    ends: float
     on_turn: Callable[[], None] | None
     future: asyncio.Future[Any]

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
@@ -93,13 +93,12 @@ class EngineStatus:
 class Place:
     """An admitted request's place: waiting until the device begins with it, served once it has its pictures.
 
-    `work` is its pictures' (`CostModel.work`), None until they are known. `turn_at` is when the device began, by the
-    monotonic clock.
+    `request` is its pictures, None until they are known. `turn_at` is when the device began, by the monotonic clock.
     """
 
     def __init__(self, time_left: asyncio.Timeout) -> None:
         self.time_left = time_left
-        self.work: float | None = None
+        self.request: Sequence[GenerationParams] | None = None
         self.turn_at: float | None = None
         self.served = False
         self.ended_by: TurboError | None = None
@@ -141,6 +140,7 @@ class Engine:
         self._draining = False
         self._lost: DeviceLostError | None = None
         self._long_call = 1.0
+        self._measuring: asyncio.Task[None] | None = None
         self._calls = 0
 
     @property
@@ -207,7 +207,7 @@ class Engine:
         Raises:
             DeadlineTooShortError: It cannot.
         """
-        least_s = self._costs.least_s(self._costs.usual_work)
+        least_s = self._costs.least_s(self._costs.reference)
         if least_s > self._deadline_s:
             raise DeadlineTooShortError(
                 f"A picture of the first warm-up size takes {_rounded(least_s)} s on this device, and TURBO_DEADLINE_S "
@@ -253,7 +253,8 @@ class Engine:
             if place.ended_by is not None:
                 raise place.ended_by from None
             raise DeadlineExceededError(
-                f"The request was not done within {self._deadline_s:g} s.", retry_after_s=self._retry_after_s()
+                f"The request was not done within {self._deadline_s:g} s.",
+                retry_after_s=self._retry_after_s(besides=place),
             ) from None
         finally:
             self._places.discard(place)
@@ -272,8 +273,8 @@ class Engine:
         """
         entered = time.monotonic()
         queue_s = 0.0
-        place.work = self._costs.work(request)
-        start_by = self._latest_start(place, place.work)
+        place.request = request
+        ends = self._check_in_time(request, place)
 
         def on_turn() -> None:
             nonlocal queue_s
@@ -287,17 +288,18 @@ class Engine:
                 key=request[0].batch_key,
                 limit=self._registry.batch_limit(request[0].batch_key),
                 pictures=len(request),
-                work=place.work,
+                expected_s=self._costs.expected_s(request),
                 limit_s=self._registry.hang_limit_s(request),
-                start_by=start_by,
+                start_by=ends - self._costs.least_s(request),
+                ends=ends,
                 on_turn=on_turn,
             )
         except TurboError:
             raise
         except TooLateError:
             raise DeadlineExceededError(
-                f"The device was busy for so long that the request could not be done within {self._deadline_s:g} s.",
-                retry_after_s=self._retry_after_s(),
+                f"The device became free too late to finish the request within {self._deadline_s:g} s.",
+                retry_after_s=self._retry_after_s(besides=place),
             ) from None
         except Exception as error:  # the pipeline is foreign code: whatever it raises, this request alone fails
             raise InferenceError("The pipeline failed on this request.") from error
@@ -306,27 +308,40 @@ class Engine:
             images=images, queue_s=queue_s, inference_s=inference_s, call=call, batch_pictures=batch_pictures
         )
 
-    def _latest_start(self, place: Place, work: float) -> float:
-        """Return the time of the event loop's clock at which the device has to begin, at the latest.
+    def _check_in_time(self, request: Sequence[GenerationParams], place: Place) -> float:
+        """Check that the request can be done by its deadline, and return that by the event loop's clock.
 
         Raises:
             TurboError: The request was ended meanwhile.
-            BeyondDeadlineError: The time from now on would never be enough, whatever the load.
-            QueueFullError: It is not, after the requests that are in.
+            BeyondDeadlineError: The device cannot do it in that time even when it is idle.
+            QueueFullError: The device cannot do it after the requests that are in.
         """
-        if place.ended_by is not None:  # whose deadline is now
+        if place.ended_by is not None:  # and its deadline is now
             raise place.ended_by
-        least_s = self._costs.least_s(work)
+        others_s = self._backlog_s(besides=place)
+        least_s = self._costs.least_s(request)
         if least_s > self._deadline_s:
+            if not others_s and not self._busy and self._costs.is_stale and self._measuring is None:
+                self._measuring = asyncio.create_task(self._measure_again())
+            expected_s = max(least_s, self._costs.expected_s(request))
             raise BeyondDeadlineError(
-                f"This would take {_rounded(least_s)} s on this device, and a request may take {self._deadline_s:g} s. "
-                "Ask for fewer pictures, a smaller size or fewer steps."
+                f"This would take {_rounded(expected_s)} s on this device, and a request may take "
+                f"{self._deadline_s:g} s. Ask for fewer pictures, a smaller size or fewer steps."
             )
         ends = place.time_left.when() or math.inf
-        others_s = self._backlog_s(besides=place)
-        if others_s and asyncio.get_running_loop().time() + others_s + self._costs.expected_s(work) > ends:
-            raise self._too_long_a_queue()
-        return ends - least_s
+        if others_s and asyncio.get_running_loop().time() + others_s + self._costs.expected_s(request) > ends:
+            raise self._too_long_a_queue(besides=place)
+        return ends
+
+    async def _measure_again(self) -> None:
+        """Make the reference picture, so that a measurement on a busy machine does not refuse requests for good."""
+        reference = self._costs.reference
+        call = partial(self._unless_lost, partial(self._registry.call, [reference]), asyncio.get_running_loop())
+        try:
+            with suppress(DeviceLostError):  # the engine knows
+                await self._device_lock.run(call, limit_s=self._registry.hang_limit_s(reference))
+        finally:
+            self._measuring = None
 
     def _serve(self, asked: Sequence["_Asked"], *, loop: asyncio.AbstractEventLoop) -> list[_Served | Exception]:
         """Serve requests of one batch key by one call. On the device thread."""
@@ -343,8 +358,9 @@ class Engine:
         except DeviceLostError as error:  # one for each: an error that is raised again and again keeps every traceback
             return [DeviceLostError(str(error)) for _ in asked]
         inference_s = time.monotonic() - started
-        if waiting and not any(isinstance(outcome, Exception) for outcome in outcomes):
-            self._learn(requests, inference_s)
+        for request in requests:
+            self._costs.learn_usual(request)
+        self._long_call = max(float(len(requests)), self._long_call + _EWMA_WEIGHT * (len(requests) - self._long_call))
         self._calls += 1
         call, pictures = self._calls, sum(map(len, requests))
         made: dict[_Asked, _Served | Exception] = {
@@ -391,41 +407,35 @@ class Engine:
     def _costs(self) -> CostModel:
         return self._registry.costs
 
-    def _learn(self, requests: Sequence[Sequence[GenerationParams]], call_s: float) -> None:
-        """Take note of a call, also of one that nobody waits for any more. On the device thread."""
-        self._costs.learn(requests, call_s)
-        self._long_call = max(float(len(requests)), self._long_call + _EWMA_WEIGHT * (len(requests) - self._long_call))
-
     def _backlog_s(self, *, besides: Place | None = None) -> float:
-        """Estimate the seconds until the admitted requests are done, from the measured pace and their work.
+        """Estimate the seconds until the admitted requests are done.
 
         Args:
             besides: A request to leave out.
         """
         costs = self._costs
-        usual = costs.usual_work
-        waiting = sum(
-            usual if place.work is None else place.work
+        waiting_s = sum(
+            costs.usual_s if place.request is None else costs.expected_s(place.request)
             for place in self._places
             if place.waiting and place is not besides
         )
-        running_s = costs.expected_s(self._device_lock.serving_work) - self._device_lock.running_s
-        return costs.expected_s(waiting) + (max(0.0, running_s) if self._busy else 0.0)
+        running_s = self._device_lock.serving_s - self._device_lock.running_s if self._busy else 0.0
+        return waiting_s + max(0.0, running_s)
 
     @property
     def _call_s(self) -> float:
         """Estimate the seconds of a large batch of usual requests; its size follows the largest batches of late."""
-        return self._costs.expected_s(self._costs.usual_work * self._long_call)
+        return self._costs.usual_s * self._long_call
 
-    def _too_long_a_queue(self) -> QueueFullError:
+    def _too_long_a_queue(self, *, besides: Place | None = None) -> QueueFullError:
         return QueueFullError(
             f"The requests that are in take so long that another would not be done within {self._deadline_s:g} s.",
-            retry_after_s=self._retry_after_s(),
+            retry_after_s=self._retry_after_s(besides=besides),
         )
 
-    def _retry_after_s(self) -> int:
+    def _retry_after_s(self, *, besides: Place | None = None) -> int:
         lowest, highest = _RETRY_AFTER_S
-        return max(lowest, min(highest, math.ceil(self._backlog_s())))
+        return max(lowest, min(highest, math.ceil(self._backlog_s(besides=besides))))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -46,7 +46,11 @@ class PipelineRegistry:
         loaded = await self._device_lock.run(self._load_and_log, limit_s=load_limit_s)
         await self._device_lock.run(loaded.device.check)
         self._loaded = loaded
-        self._costs = CostModel(loaded.work, size=next(iter(self._warm_up_sizes), None))
+        self._costs = CostModel(
+            loaded.work,
+            size=next(iter(self._warm_up_sizes), None),
+            first_call_is_slow=loaded.first_call_is_slow,
+        )
         measured: list[tuple[GenerationParams, float]] = []
         for batch in warm_up_batches(loaded, self._warm_up_sizes):
             first, pictures, started = batch[0], len(batch), time.monotonic()
@@ -82,7 +86,11 @@ class PipelineRegistry:
 
     def call(self, requests: Sequence[Sequence[GenerationParams]], *, wanted: Wanted = lambda _: True) -> list[Outcome]:
         """Make the pictures of requests of one batch key; the contract is `DeviceGuard.call`. On the device thread."""
-        guard = DeviceGuard(self.loaded.device, on_progress=self._device_lock.restart_clock)
+        guard = DeviceGuard(
+            self.loaded.device,
+            on_progress=self._device_lock.restart_clock,
+            on_made=self.costs.learn if self._warm else lambda _, __: None,
+        )
         return guard.call(self.loaded.by_mode[requests[0][0].mode], requests, wanted=wanted)
 
     def hang_limit_s(self, request: Sequence[GenerationParams]) -> float:

@@ -9,7 +9,7 @@ import sys
 
 import torch
 
-from app.errors import DeviceLostError, DeviceUnavailableError
+from app.errors import DeviceLostError, DeviceOutOfMemoryError, DeviceUnavailableError, first_line
 from app.pipelines import npu
 from app.pipelines.device_errors import device_errors
 
@@ -39,9 +39,16 @@ class TorchDevice:
         it has to differ: the memory that a dead queue leaves as it is may well hold the right answer of the last time.
         """
         self._checked = self._checked % _CHECKS + 1
-        with device_errors(self.torch_device):
-            numbers = torch.arange(8, dtype=torch.float32, device=self.torch_device) + self._checked
-            found = numbers.sum().item()
+        try:
+            with device_errors(self.torch_device):
+                numbers = torch.arange(8, dtype=torch.float32, device=self.torch_device) + self._checked
+                found = numbers.sum().item()
+        except (DeviceLostError, DeviceOutOfMemoryError):
+            raise
+        except Exception as error:  # a device that cannot even do this is not well, whoever refuses it
+            raise DeviceLostError(
+                f"The device does not compute any more ({first_line(error)}); the service is being replaced."
+            ) from error
         if found != (expected := sum(range(8)) + 8 * self._checked):
             raise DeviceLostError(
                 f"The device does not compute any more: {found:g} came where {expected} was due; "

@@ -17,6 +17,9 @@ from app.pipelines.base import (
     PipelineImage,
 )
 
+_PAINT_S = 1e-8
+"""Seconds that painting takes for a pixel, roughly."""
+
 
 class FakePipeline:
     """Paints an 8x8 pattern drawn from a hash of the params, scaled to the output's size.
@@ -66,5 +69,10 @@ def load_fake(*, inference_s: float = 0.0, max_batch: int = 8) -> LoadedPipeline
     """Load the fake for both modes; the contract is `PipelineLoader`."""
     pipeline = FakePipeline(inference_s=inference_s, max_batch=max_batch)
     return LoadedPipelines(
-        by_mode=dict.fromkeys(Mode, pipeline), device=FakeDevice(), model="fake", device_name="none", dtype="none"
+        by_mode=dict.fromkeys(Mode, pipeline),
+        device=FakeDevice(),
+        model="fake",
+        device_name="none",
+        dtype="none",
+        work=lambda params: inference_s + _PAINT_S * params.width * params.height,
     )

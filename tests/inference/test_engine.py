@@ -4,6 +4,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from app.errors import (
     BeyondDeadlineError,
+    ClientDisconnectedError,
     DeadlineExceededError,
     DeadlineTooShortError,
     DeviceLostError,
@@ -150,12 +152,13 @@ async def test_retry_after_leaves_out_what_the_running_call_has_done(
 async def test_who_could_not_be_done_by_the_deadline_is_refused(
     make_engine: MakeEngine, pipeline: GatedPipeline
 ) -> None:
-    engine = make_engine(max_queue=100, deadline_s=4.5)
-    await learn(engine, pipeline, request_s=1)
-    tasks = await occupy(engine, pipeline, waiting=2)  # after these 3 s, another could take 2 s
+    engine = make_engine(max_queue=100, deadline_s=2.7)
+    for _ in range(3):
+        await learn(engine, pipeline, request_s=0.6)
+    tasks = await occupy(engine, pipeline, waiting=2)  # after these 1.8 s, another could take 1.2 s
     with pytest.raises(QueueFullError) as caught:
         await generate(engine)
-    assert caught.value.retry_after_s in (3, 4)
+    assert caught.value.retry_after_s in (2, 3)
     pipeline.gate.set()
     await asyncio.gather(*tasks)
 
@@ -539,75 +542,153 @@ async def test_the_measured_time_of_a_call_is_shared_by_the_requests_that_it_ser
 
 # What a request costs.
 
+UNIT_S = 0.05
+"""Seconds of a picture of 512x512 in one step; others take as many times that as they have more pixels and steps."""
+
 
 def pixels_times_steps(params: GenerationParams) -> float:
-    return params.width * params.height * params.effective_steps / 64**2
+    return params.width * params.height * params.effective_steps / 512**2
 
 
-def large(prompt: str = "large", *, side: int = 256, steps: int = 4) -> Txt2ImgParams:
-    return Txt2ImgParams(prompt=prompt, seed=0, num_inference_steps=steps, width=side, height=side)
+def sized(prompt: str, side: int = 512, steps: int = 1, seed: int = 0) -> Txt2ImgParams:
+    return Txt2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, width=side, height=side)
+
+
+def large(prompt: str = "large") -> Txt2ImgParams:
+    """A picture that takes 16 times the unit."""
+    return sized(prompt, 1024, steps=4)
+
+
+def proportional(**options: Any) -> GatedPipeline:
+    return GatedPipeline(unit_s=UNIT_S, work=pixels_times_steps, **options)
 
 
 @contextlib.asynccontextmanager
 async def measuring(
     pipeline: GatedPipeline, *, deadline_s: float = 60, max_queue: int = 100, hang_limit_s: float = 30
 ) -> AsyncIterator[Engine]:
-    """An engine that was warmed up with a pipeline whose calls take time."""
+    """An engine that was warmed up at 512x512 with a pipeline whose calls take time."""
     lock = DeviceLock(hang_limit_s=hang_limit_s)
-    async with PipelineRegistry(pipeline.load, lock, warm_up_sizes=[(64, 64)]) as registry:
+    async with PipelineRegistry(pipeline.load, lock, warm_up_sizes=[(512, 512)]) as registry:
         yield Engine(registry, lock, max_queue=max_queue, deadline_s=deadline_s, on_device_lost=Mock())
         pipeline.gate.set()
 
 
+async def busy_with(
+    engine: Engine, pipeline: GatedPipeline, *kinds: Txt2ImgParams
+) -> list[asyncio.Task[GenerationResult]]:
+    """Let a call for the first stop in the pipeline, and the others wait behind it."""
+    pipeline.close()
+    tasks = [asyncio.create_task(generate(engine, kinds[0]))]
+    await until(lambda: pipeline.calls)
+    tasks += [asyncio.create_task(generate(engine, kind)) for kind in kinds[1:]]
+    await until(lambda: engine.status.waiting == len(kinds) - 1)
+    return tasks
+
+
+async def refused(engine: Engine, *request: GenerationParams) -> int | None:
+    """What Retry-After says to a request for which the queue is too long."""
+    with pytest.raises(QueueFullError) as caught:
+        await generate(engine, *request)
+    return caught.value.retry_after_s
+
+
 async def test_what_the_device_cannot_do_by_the_deadline_is_refused_at_once_and_not_run() -> None:
-    pipeline = GatedPipeline(unit_s=0.05, work=pixels_times_steps)
-    async with measuring(pipeline, deadline_s=1) as engine:
+    pipeline = proportional()
+    async with measuring(pipeline, deadline_s=0.4) as engine:
         pipeline.calls.clear()
-        with pytest.raises(BeyondDeadlineError, match=r"take 3\.\d s on this device, and a request may take 1 s"):
+        with pytest.raises(BeyondDeadlineError, match=r"take 0\.[89] s on this device, and a request may take 0\.4 s"):
             await generate(engine, large())
         with pytest.raises(BeyondDeadlineError):
-            await generate(engine, *[params(seed=seed) for seed in range(40)])
+            await generate(engine, *[sized("many", seed=seed) for seed in range(20)])
         assert pipeline.calls == []
         assert engine.in_flight == 0
-        await generate(engine, large(side=128, steps=1))
+        await generate(engine, sized("small", 768))
+
+
+async def test_a_request_that_was_run_in_vain_is_not_run_again() -> None:
+    """Where the estimate was too low: the call that nobody waited for was measured all the same."""
+    pipeline = GatedPipeline(unit_s=0.5, work=lambda params: 0.1 if params.width == 512 else 1.0)
+    pipeline_of_work = dataclasses.replace(pipeline.load(), work=lambda _: 1.0)
+    lock = DeviceLock(hang_limit_s=30)
+    async with PipelineRegistry(lambda: pipeline_of_work, lock, warm_up_sizes=[(512, 512)]) as registry:
+        engine = Engine(registry, lock, max_queue=2, deadline_s=0.3, on_device_lost=Mock())
+        with pytest.raises(DeadlineExceededError):
+            await generate(engine, sized("slow", 768))
+        await until(lambda: engine.status.running_s == 0)
+        with pytest.raises(BeyondDeadlineError):
+            await generate(engine, sized("slow", 768))
+
+
+async def test_a_slow_measurement_at_the_start_does_not_refuse_large_requests_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.inference.cost._FRESH_S", 0.5)
+    pipeline = GatedPipeline(unit_s=0.3, work=pixels_times_steps)
+    async with measuring(pipeline, deadline_s=2) as engine:
+        pipeline.unit_s = 0.01  # the machine was busy with other things
+        with pytest.raises(BeyondDeadlineError):
+            await generate(engine, large())
+        await asyncio.sleep(0.2)
+        with pytest.raises(BeyondDeadlineError):  # and the idle device is measured again
+            await generate(engine, large())
+        await asyncio.sleep(0.2)
+        assert (await generate(engine, large())).images
+    assert pipeline.calls[-2][0].width == 512
 
 
 async def test_a_large_request_does_not_spoil_what_is_expected_of_small_ones() -> None:
-    pipeline = GatedPipeline(unit_s=0.02, work=pixels_times_steps)
+    pipeline = proportional()
     async with measuring(pipeline, max_queue=3) as engine:
-        for _ in range(3):
-            await generate(engine)
-        await generate(engine, large())  # 64 times the work, 1.3 s
-        tasks = await occupy(engine, pipeline, waiting=3)
-        with pytest.raises(QueueFullError) as caught:
-            await generate(engine)
-        assert caught.value.retry_after_s == 1  # 4 x 0.02 s; if each took as long as the large one it would be 5
+        await generate(engine, large())
+        tasks = await busy_with(engine, pipeline, *[sized(f"small {n}") for n in range(4)])
+        assert await refused(engine, sized("one more")) == 1  # 4 x 0.05 s; if each took as long as the large one, 4
+        pipeline.gate.set()
+        await asyncio.gather(*tasks)
+
+
+async def test_a_small_request_is_let_in_behind_a_large_one_though_a_large_one_was_the_first_ever() -> None:
+    pipeline = proportional()
+    async with measuring(pipeline, deadline_s=1.8) as engine:
+        await generate(engine, large())
+        tasks = await busy_with(engine, pipeline, large("running"))
+        tasks.append(asyncio.create_task(generate(engine, sized("small"))))
+        await until(lambda: engine.status.waiting == 1)
+        pipeline.gate.set()
+        await asyncio.gather(*tasks)
+
+
+async def test_small_requests_do_not_spoil_what_is_expected_of_large_ones() -> None:
+    """A small picture takes many times its share of the pixels."""
+    pipeline = GatedPipeline(unit_s=UNIT_S, work=lambda params: max(0.5, pixels_times_steps(params)))
+    loaded = dataclasses.replace(pipeline.load(), work=pixels_times_steps)
+    lock = DeviceLock(hang_limit_s=30)
+    async with PipelineRegistry(lambda: loaded, lock, warm_up_sizes=[(512, 512)]) as registry:
+        engine = Engine(registry, lock, max_queue=9, deadline_s=2, on_device_lost=Mock())
+        for n in range(5):
+            await generate(engine, sized(f"tiny {n}", 64))
+        tasks = await busy_with(engine, pipeline, sized("tiny", 64))
+        tasks.append(asyncio.create_task(generate(engine, large())))
+        await until(lambda: engine.status.waiting == 1)
         pipeline.gate.set()
         await asyncio.gather(*tasks)
 
 
 async def test_those_who_wait_count_by_what_they_asked_for() -> None:
-    pipeline = GatedPipeline(unit_s=0.02, work=pixels_times_steps)
-    async with measuring(pipeline, max_queue=1) as engine:
-        tasks = await occupy(engine, pipeline, waiting=0)
-        tasks.append(asyncio.create_task(generate(engine, large())))
-        await until(lambda: engine.status.waiting == 1)
-        with pytest.raises(QueueFullError) as caught:
-            await generate(engine)
-        assert caught.value.retry_after_s == 2  # 64 x 0.02 s
+    pipeline = proportional()
+    async with measuring(pipeline, max_queue=2) as engine:
+        tasks = await busy_with(engine, pipeline, sized("running"), large(), large("another"))
+        assert await refused(engine, sized("small")) == 2  # 2 x 0.8 s
         pipeline.gate.set()
         await asyncio.gather(*tasks)
 
 
-async def test_a_request_that_is_too_large_to_be_done_after_the_others_is_told_when_to_come_back() -> None:
-    pipeline = GatedPipeline(unit_s=0.02, work=pixels_times_steps)
-    async with measuring(pipeline, deadline_s=2) as engine:
-        tasks = await occupy(engine, pipeline, waiting=0)
-        tasks.append(asyncio.create_task(generate(engine, large())))  # 1.3 s
-        await until(lambda: engine.status.waiting == 1)
-        with pytest.raises(QueueFullError, match="would not be done within 2 s"):
-            await generate(engine, large("another"))
-        tasks.append(asyncio.create_task(generate(engine)))
+async def test_a_request_that_is_too_large_to_be_done_after_the_others_is_told_when_those_are_done() -> None:
+    pipeline = proportional()
+    async with measuring(pipeline, deadline_s=1.5) as engine:
+        tasks = await busy_with(engine, pipeline, sized("running"), large())
+        assert await refused(engine, large("another")) == 1  # 0.8 s and a little; with its own it would be 2
+        tasks.append(asyncio.create_task(generate(engine, sized("small"))))
         await until(lambda: engine.status.waiting == 2)
         pipeline.gate.set()
         await asyncio.gather(*tasks)
@@ -617,7 +698,7 @@ async def test_a_request_that_is_too_large_to_be_done_after_the_others_is_told_w
 async def test_a_call_that_cannot_be_done_in_the_time_that_is_left_is_not_started() -> None:
     pipeline = GatedPipeline(unit_s=0.15)
     async with measuring(pipeline, deadline_s=1) as engine:
-        running, waiting = await occupy(engine, pipeline, waiting=1)
+        running, waiting = await busy_with(engine, pipeline, sized("running"), sized("waiting"))
         running.cancel()
         await asyncio.sleep(0.75)
         pipeline.gate.set()  # and the running call ends 0.1 s before the deadline, or, on a busy machine, later
@@ -625,7 +706,21 @@ async def test_a_call_that_cannot_be_done_in_the_time_that_is_left_is_not_starte
             await waiting
         await until(lambda: engine.status.running_s == 0)
         assert pipeline.prompts == ["running"]
-        await generate(engine, params("next"))
+        await generate(engine, sized("next"))
+
+
+async def test_nobody_is_taken_along_who_would_make_the_others_too_late() -> None:
+    pipeline = GatedPipeline(unit_s=0.2)
+    async with measuring(pipeline, deadline_s=1.5) as engine:
+        tasks = await busy_with(engine, pipeline, sized("running"), sized("first"))
+        await asyncio.sleep(0.7)
+        tasks += [asyncio.create_task(generate(engine, sized(f"later {n}"))) for n in range(4)]
+        await until(lambda: engine.status.waiting == 5)
+        pipeline.gate.set()  # and 0.2 s later 0.6 s are left for the first: two fit
+        results = await asyncio.gather(*tasks[:2], return_exceptions=True)
+        assert [type(result) for result in results] == [GenerationResult] * 2
+        assert len(pipeline.calls[1]) in (1, 2)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_the_rest_of_the_pictures_of_a_client_that_left_is_not_made() -> None:
@@ -641,16 +736,51 @@ async def test_the_rest_of_the_pictures_of_a_client_that_left_is_not_made() -> N
         assert len(pipeline.calls) == 1
 
 
+async def test_a_client_that_leaves_before_the_device_thread_begins_costs_no_call(
+    make_engine: MakeEngine, pipeline: GatedPipeline
+) -> None:
+    engine = make_engine()
+    async with engine.admit() as place:
+        pass
+    calls = len(pipeline.calls)
+    with pytest.raises(ClientDisconnectedError):
+        await engine.generate([params()], place)
+    assert len(pipeline.calls) == calls
+
+
+async def test_a_request_that_was_ended_while_it_was_read_is_told_why(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    async with engine.admit() as place:
+        engine.lose_device(DeviceLostError("gone"))
+        with pytest.raises(DeviceLostError, match="gone"):
+            await engine.generate([params()], place)
+        place.time_left.reschedule(None)  # or it would be told once more
+
+
 async def test_a_legal_request_is_not_taken_for_a_call_that_hangs_however_large_it_is() -> None:
-    pipeline = GatedPipeline(unit_s=0.02, work=pixels_times_steps)
-    async with measuring(pipeline, hang_limit_s=0.4) as engine:
-        task = asyncio.create_task(generate(engine, large()))  # 1.3 s
+    pipeline = proportional()
+    async with measuring(pipeline, hang_limit_s=0.1) as engine:
+        tasks = [asyncio.create_task(generate(engine, large(), large(), large()))]  # 2.4 s
         hung = False
-        while not task.done():
+        while not all(task.done() for task in tasks):
             hung = hung or engine.status.hung
             await asyncio.sleep(0.01)
         assert not hung
-        assert (await task).images
+        assert (await tasks[0]).images
+
+
+async def test_a_call_that_hangs_is_found_though_another_size_took_long_for_its_first_call() -> None:
+    pipeline = GatedPipeline(unit_s=0.02, work=lambda params: 50 if params.width == 64 else 1)
+    loaded = dataclasses.replace(pipeline.load(), work=pixels_times_steps, first_call_is_slow=True)
+    lock = DeviceLock(hang_limit_s=0.3)
+    async with PipelineRegistry(lambda: loaded, lock, warm_up_sizes=[(512, 512)]) as registry:
+        engine = Engine(registry, lock, max_queue=2, deadline_s=30, on_device_lost=Mock())
+        await generate(engine, sized("compiles", 64))
+        tasks = await busy_with(engine, pipeline, sized("hangs"))
+        await asyncio.sleep(0.5)
+        assert engine.status.hung
+        pipeline.gate.set()
+        await asyncio.gather(*tasks)
 
 
 async def test_a_deadline_that_is_too_short_for_the_warm_up_s_picture_fails_the_start() -> None:

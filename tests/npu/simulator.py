@@ -77,6 +77,9 @@ class Npu:
     error: Exception | None = None
     """Raised by the next operation, once."""
 
+    refusal: Exception | None = None
+    """Raised by every operation, on the host."""
+
     queue: Literal["alive", "dying", "dead"] = "alive"
     """`dying`: the next operation raises the queue's error, and then it is dead. `dead`: operations return normally and
     compute nothing; results are what the memory held before. Copies to and from the host go on."""
@@ -101,6 +104,8 @@ class Npu:
         if self.error is not None:
             error, self.error = self.error, None
             raise error
+        if self.refusal is not None:
+            raise self.refusal
         if self.queue == "dying":
             self.queue = "dead"
             raise RuntimeError(INNER_ERROR.format(name=name))

@@ -152,6 +152,11 @@ def test_what_is_refused_on_the_host_by_a_device_that_does_not_compute_any_more_
     assert_lost(service, service.txt2img())
 
 
+def test_a_device_that_refuses_even_its_check_is_lost(service: Service, npu: Npu) -> None:
+    npu.refusal = RuntimeError(REFUSED.format(code=561103, said="no kernel"))
+    assert_lost(service, service.txt2img())
+
+
 def test_the_same_refusal_from_the_task_queue_loses_the_device(service: Service, npu: Npu) -> None:
     """As with TASK_QUEUE_ENABLE=2, where the checks run in the queue and end it."""
     npu.error = RuntimeError(INNER_ERROR.format(name="aclnnConvolution") + " error code is 561002")
