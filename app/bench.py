@@ -150,7 +150,7 @@ async def _measure(
             rows.append(await cell.measure())
         except DeviceOutOfMemoryError:
             _progress(f"{name}: the device has no memory for it")
-            await device_lock.run(loaded.device.free_memory)
+            await unless_hung(device_lock.run(loaded.device.free_memory), device_lock)
             too_large.add((mode, size))
     return {
         "model": loaded.model,
@@ -159,8 +159,7 @@ async def _measure(
         "batching": settings.batching,
         "measurements": [asdict(row) for row in rows],
         "encode_ms": {
-            f"{width}x{height}": await device_lock.run(partial(_encode_ms, loaded, (width, height)))
-            for width, height in sizes
+            f"{width}x{height}": await _encode_ms(registry, device_lock, (width, height)) for width, height in sizes
         },
         "recommended_max_batch": {
             f"{width}x{height}": recommended_batch(rows, (width, height)) for width, height in sizes
@@ -238,9 +237,13 @@ class _Cell:
         )
 
 
-def _encode_ms(loaded: LoadedPipelines, size: tuple[int, int]) -> float:
+async def _encode_ms(registry: PipelineRegistry, device_lock: DeviceLock, size: tuple[int, int]) -> float:
     """Return the milliseconds that a PNG takes; other threads do that while the device goes on."""
-    (made,) = loaded.by_mode[Mode.TXT2IMG](sample_pictures(Mode.TXT2IMG, size, 1))
+    sample = sample_pictures(Mode.TXT2IMG, size, 1)
+    call = device_lock.run(
+        partial(registry.loaded.by_mode[Mode.TXT2IMG], sample), limit_s=registry.hang_limit_s(sample)
+    )
+    (made,) = await unless_hung(call, device_lock)
 
     def encode() -> float:
         started = time.perf_counter()

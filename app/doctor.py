@@ -37,7 +37,9 @@ _CANN_OF_TORCH_NPU = {"2.12": "9.1"}
 _NEEDED_BYTES = 8 << 30
 """Device memory below which it is short: SDXL-Turbo's fp16 weights are 7 GB, and a picture's tensors come on top."""
 
-_CALLS_PER_FINDING = 3  # of the device, at most
+_LIMITS_TO_LOAD, _LIMITS_TO_COMPILE, _LIMITS = 10, 20, 3
+"""How many times the hang limit a finding of the device may take, as in the service: to load, and to make three
+pictures, of which the first may compile."""
 
 _OUT_OF_GROUP = "Run as a member of the group that owns it (docker: --group-add $(stat -c %g /dev/davinci0))."
 
@@ -106,7 +108,10 @@ def examine(settings: Settings, *, root: Path = Path("/")) -> Iterator[Finding]:
     if _wants_npu(settings):
         yield from _host(settings, root)
     if runs:
-        yield from _unless_hung(_device(settings, folder), settings.hang_limit_s * _CALLS_PER_FINDING)
+        compiles = settings.compile == "on" or settings.npu_graphs
+        yield from _unless_hung(
+            _device(settings, folder), settings.hang_limit_s, limits=_LIMITS_TO_COMPILE if compiles else _LIMITS
+        )
 
 
 def _caught(check: str, findings: Generator[Finding, None, T]) -> Generator[Finding, None, T | None]:
@@ -122,8 +127,9 @@ def _caught(check: str, findings: Generator[Finding, None, T]) -> Generator[Find
     return None
 
 
-def _unless_hung(findings: Iterable[Finding], limit_s: float) -> Iterator[Finding]:
-    """Pass on findings from a thread that makes them, and give up on it after so long without one."""
+def _unless_hung(findings: Iterable[Finding], hang_limit_s: float, *, limits: int) -> Iterator[Finding]:
+    """Pass on findings from a thread that makes them, and give up on it after so many limits without one."""
+    last = ""
     made: queue.SimpleQueue[Finding | None] = queue.SimpleQueue()
 
     def make() -> None:
@@ -133,6 +139,7 @@ def _unless_hung(findings: Iterable[Finding], limit_s: float) -> Iterator[Findin
 
     threading.Thread(target=make, name="doctor", daemon=True).start()
     while True:
+        limit_s = hang_limit_s * (max(limits, _LIMITS_TO_LOAD) if last == "canary" else limits)
         try:
             finding = made.get(timeout=limit_s)
         except queue.Empty:
@@ -145,6 +152,7 @@ def _unless_hung(findings: Iterable[Finding], limit_s: float) -> Iterator[Findin
             return
         if finding is None:
             return
+        last = finding.check
         yield finding
 
 

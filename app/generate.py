@@ -36,7 +36,7 @@ from app.inference.registry import PipelineRegistry
 from app.main import load_model
 from app.picture_files import STDOUT, PictureFiles
 from app.pipelines.base import GenerationParams, LoadedPipelines, PipelineImage
-from app.settings import Settings
+from app.settings import Settings, parse_sizes
 from app.stdout import own_stdout
 
 _log = logging.getLogger(__name__)
@@ -253,7 +253,8 @@ async def _make(
     device_lock = DeviceLock(hang_limit_s=settings.hang_limit_s)
     if settings.batching == "exact":  # which gives the bytes of pictures that are made one by one, but tries that first
         settings = settings.model_copy(update={"batching": "off"})
-    registry = PipelineRegistry(partial(load_model, settings), device_lock, warm_up_sizes=[])
+    sizes = parse_sizes(settings.warm_up_sizes)
+    registry = PipelineRegistry(partial(load_model, settings), device_lock, warm_up_sizes=sizes, warm_up=False)
     async with AsyncExitStack() as stack:
         progress.begin(f"loading {settings.model}")
         with _timed(timings, "load_s"):
@@ -267,7 +268,8 @@ async def _make(
                 raise StartError(f"The model cannot be loaded: {_named(error)}.") from error
         progress.begin(_announcement(params, registry.loaded.device_name))
         with _timed(timings, "inference_s"):
-            call = device_lock.run(partial(registry.call, [params]), limit_s=registry.hang_limit_s(params))
+            limit_s = registry.loaded.warm_up_limits * registry.hang_limit_s(params)  # as of every first call
+            call = device_lock.run(partial(registry.call, [params]), limit_s=limit_s)
             (outcome,) = await unless_hung(call, device_lock, on_tick=progress.tick)
         if isinstance(outcome, TurboError):
             raise outcome

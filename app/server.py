@@ -180,14 +180,20 @@ def check_address(host: str, port: int) -> None:
         AddressError: The port is taken or not this user's, or the host is not this machine.
     """
     try:
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            with socket.socket(family, kind, protocol) as listener:  # as asyncio makes it
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found:
+            try:
+                listener = socket.socket(family, kind, protocol)
+            except OSError:  # this kernel has no IPv6, say: asyncio goes on without
+                continue
+            with listener:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
                     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 listener.bind(address)
+    except UnicodeError as error:
+        remedy = "Set TURBO_HOST to an address or a name of this machine."
+        raise AddressError(f"{host}:{port}: It is no host's name.", remedy=remedy) from error
     except OSError as error:
         remedies = {
             errno.EADDRINUSE: "Set TURBO_PORT, or stop what listens there.",

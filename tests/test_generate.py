@@ -378,7 +378,7 @@ def test_a_device_that_hangs_ends_it_with_3(
 ) -> None:
     pipeline.gate.clear()
     assert made(settings=Settings(model="fake", hang_limit_s=0.2)) == 3
-    assert "did not return within 0.2 s" in capfd.readouterr().err.splitlines()[-1]
+    assert "did not return within 0.4 s" in capfd.readouterr().err.splitlines()[-1]
     pipeline.gate.set()
 
 

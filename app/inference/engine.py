@@ -298,7 +298,7 @@ class Engine:
             raise
         except TooLateError:
             raise DeadlineExceededError(
-                f"The device became free too late to finish the request within {self._deadline_s:g} s.",
+                f"Too little time was left to finish the request within {self._deadline_s:g} s.",
                 retry_after_s=self._retry_after_s(besides=place),
             ) from None
         except Exception as error:  # the pipeline is foreign code: whatever it raises, this request alone fails

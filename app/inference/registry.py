@@ -23,15 +23,21 @@ class PipelineRegistry:
     """An async context manager: entering loads and warms every mode on the device thread, leaving lets them go.
 
     Every mode is warmed up at each of `warm_up_sizes`, (width, height) in pixels, and with as many pictures at once as
-    the loader names: the first call of a kind may compile.
+    the loader names: the first call of a kind may compile. Without `warm_up`, a command makes its own pictures first.
     """
 
     def __init__(
-        self, load: PipelineLoader, device_lock: DeviceLock, *, warm_up_sizes: Sequence[tuple[int, int]]
+        self,
+        load: PipelineLoader,
+        device_lock: DeviceLock,
+        *,
+        warm_up_sizes: Sequence[tuple[int, int]],
+        warm_up: bool = True,
     ) -> None:
         self._load = load
         self._device_lock = device_lock
         self._warm_up_sizes = warm_up_sizes
+        self._warms_up = warm_up
         self._loaded: LoadedPipelines | None = None
         self._costs: CostModel | None = None
         self._warm = False
@@ -52,7 +58,7 @@ class PipelineRegistry:
             first_call_is_slow=loaded.first_call_is_slow,
         )
         measured: list[tuple[GenerationParams, float]] = []
-        for batch in warm_up_batches(loaded, self._warm_up_sizes):
+        for batch in warm_up_batches(loaded, self._warm_up_sizes) if self._warms_up else ():
             first, pictures, started = batch[0], len(batch), time.monotonic()
             limit_s = loaded.warm_up_limits * self.hang_limit_s(batch)
             await self._device_lock.run(partial(self._warm_up, batch), limit_s=limit_s)

@@ -111,6 +111,9 @@ survived: afterwards torch_npu raises the same for ever or, worse, drops what it
 EZ9999 is no sign: CANN writes it of tiling on the host, too (nnopbase/composite_op/log of hicann/opbase).
 """
 
+_PROCESS_ID = re.compile(r"PID: ?\d+")
+"""Stands in most texts, and may look like a code."""
+
 _UNKNOWN = Fault("", "an error that is not in the table")
 
 _CALL = r"(NPU function error: call (aclnn\w+ )?failed|OPS function error: aclnn\w+), error code is "
@@ -144,7 +147,8 @@ supported. With TASK_QUEUE_ENABLE=2 these checks run in the task queue, and a re
 """
 
 _OF_THE_NPU = re.compile(
-    r"\bERR\d{5}\b|function error|Inner [Ee]rror|error code|\bACL|\b[Aa]cl|CANN|NPU|\bE[A-Z0-9]\d{4}\b"
+    r"\bERR\d{5}\b|\bE[A-Z0-9]\d{4}\b|[Ii]nner error|error code|\b[Aa](CL|cl)|CANN|NPU|"
+    r"[A-Z]{3,} (ERROR|STOP)|ECC|device mem|device task abort|suspect|Failed to allocate|firmware"
 )
 """Every error text of torch_npu or CANN matches this; the texts of torch's own checks do not."""
 
@@ -160,7 +164,8 @@ _CUDA_REFUSALS = re.compile(
 
 def explain(error: BaseException) -> Fault:
     """Say what an NPU's error means."""
-    return next((fault for fault in NPU_FAULTS if re.search(fault.sign, str(error))), _UNKNOWN)
+    text = _PROCESS_ID.sub("", str(error))
+    return next((fault for fault in NPU_FAULTS if re.search(fault.sign, text)), _UNKNOWN)
 
 
 @contextmanager
@@ -186,7 +191,7 @@ def as_turbo_error(error: Exception, device: torch.device) -> _Ours | None:
     trusted. An error of a check on the host, by an operator or by torch, belongs to the request; the caller then checks
     the device. On a CPU the only device error is a lack of memory.
     """
-    if _is_compiler_s(error):
+    if _is_compiler_s(error) or isinstance(error, NotImplementedError):  # there is no kernel, so none ran
         return None
     if _is_out_of_memory(error, device):
         return DeviceOutOfMemoryError("The device is out of memory for a picture of this size.", retry_after_s=5)
@@ -197,9 +202,9 @@ def as_turbo_error(error: Exception, device: torch.device) -> _Ours | None:
 
 def _of_npu(error: Exception) -> DeviceLostError | OperatorRefusedError | None:
     text, fault = str(error), explain(error)
-    if fault is _UNKNOWN and not _is_compact():
-        if not _OF_THE_NPU.search(text):
-            return None
+    if not _is_compact() and not _OF_THE_NPU.search(text):
+        return None
+    if not _is_compact() and fault is _UNKNOWN:
         refusal = next((refusal for refusal in NPU_REFUSALS if re.search(refusal.sign, text)), None)
         if refusal is not None:
             name = re.search(r"\baclnn\w+", text)
@@ -230,5 +235,7 @@ def _is_compiler_s(error: Exception) -> bool:
 def _is_out_of_memory(error: Exception, device: torch.device) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return device.type != "npu" or str(error).startswith(_NPU_ALLOCATOR)
+    if device.type == "cuda" and "NVML_SUCCESS == r INTERNAL ASSERT" in str(error):
+        return True  # which CUDACachingAllocator.cpp raises instead where NVML cannot be asked
     # The host's own: Python's error, and that of torch's CPU allocator.
     return isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)

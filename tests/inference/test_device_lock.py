@@ -205,6 +205,21 @@ async def test_the_oldest_is_next_and_takes_along_its_own_kind_in_the_order_they
     assert together.batches == [["first"], ["a1", "a2", "a3"], ["b1", "b2"], ["c1"]]
 
 
+async def test_the_limits_of_those_who_share_a_call_add_up(lock: DeviceLock) -> None:
+    together = Together()
+    first = await busy(lock, together)
+    assert lock.limit_s == 30
+    tasks = [
+        asyncio.create_task(lock.serve(item, together.call, key="same", limit=4, limit_s=limit_s))
+        for item, limit_s in (("one", 3), ("two", 4))
+    ]
+    await asyncio.sleep(0)
+    together.go_on.set()
+    await asyncio.gather(first, *tasks)
+    assert together.batches == [["first"], ["one", "two"]]
+    assert lock.limit_s == 7
+
+
 async def test_who_has_no_key_is_served_alone(lock: DeviceLock) -> None:
     together = Together()
     first = await busy(lock, together)

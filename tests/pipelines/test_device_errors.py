@@ -180,6 +180,18 @@ def test_a_refusal_with_a_word_of_the_device_in_it_is_fatal(sign: str) -> None:
     assert isinstance(as_turbo_error(error, NPU), DeviceLostError)  # type: ignore[arg-type] # stands for one
 
 
+@pytest.mark.parametrize("pid", ["(PID:507015, Device:0", "[PID: 207001]"])
+def test_the_number_of_a_process_is_no_code(pid: str) -> None:
+    error = RuntimeError(HOST.format(code=561002, said=pid))
+    assert isinstance(as_turbo_error(error, NPU), OperatorRefusedError)  # type: ignore[arg-type] # stands for one
+
+
+@pytest.mark.parametrize("device", [NPU, CUDA], ids=["npu", "cuda"])
+def test_an_operator_that_is_not_there_has_not_run(device: torch.device) -> None:
+    error = NotImplementedError("Could not run 'aten::x' with arguments from the 'CUDA' backend.")
+    assert as_turbo_error(error, device) is None
+
+
 def test_where_texts_are_cut_down_no_refusal_is_told_from_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_NPU_COMPACT_ERROR_OUTPUT", "1")
     for text in (HOST.format(code=561002, said=""), "Given groups=1, expected weight to be at least 1"):
@@ -192,6 +204,7 @@ def test_where_texts_are_cut_down_no_refusal_is_told_from_a_fault(monkeypatch: p
     [
         "Given groups=1, weight of size [4, 4, 3, 3], expected input[1, 8, 64, 64] to have 4 channels, but got 8",
         "The size of tensor a (64) must match the size of tensor b (32) at non-singleton dimension 3",
+        "shape '[1, 107002]' is invalid for input of size 207001",
     ],
 )
 def test_what_torch_refuses_before_it_calls_the_device_is_none_of_the_device_s(text: str, device: torch.device) -> None:
@@ -241,6 +254,11 @@ def test_their_text_in_another_class_is_not() -> None:
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), CUDA, DeviceOutOfMemoryError),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), CUDA, DeviceLostError),
+        (
+            RuntimeError("NVML_SUCCESS == r INTERNAL ASSERT FAILED at CUDACaching"),
+            CUDA,
+            DeviceOutOfMemoryError,
+        ),
         (MemoryError(), CUDA, DeviceOutOfMemoryError),
         (MemoryError(), CPU, DeviceOutOfMemoryError),
         (
