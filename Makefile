@@ -15,7 +15,7 @@ SYSTEM_PROGRAMS ?= chromium curl docker-compose exiftool haproxy node openssl pr
 SYSTEM_PACKAGES := chromium curl docker-compose haproxy libimage-exiftool-perl nodejs openssl prometheus systemd
 
 .DEFAULT_GOAL := help
-.PHONY: help run system-programs pull test test-service test-models test-npu test-deploy test-long coverage lint check-pins check-deploy audit sbom licences docs format bench soak train-demo eval-demo clean
+.PHONY: help run system-programs pull test test-service test-models test-npu test-http test-deploy test-long coverage lint check-pins check-deploy audit sbom licences docs format bench soak train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,13 +27,17 @@ run: $(VENV)/.run pull ## Set up, and serve on 127.0.0.1:8000; every TURBO_* var
 pull: $(VENV)/.run ## Set up, and bring the weights that TURBO_MODEL names (default: the demo model) to this disk
 	@$(BIN)/python -m app pull
 
-test: $(VENV)/.test ## Set up, and run the tests: in four parts, three at once, as two cores take them
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-service test-models test-npu test-deploy
+test: $(VENV)/.test ## Set up, and run the tests: in five parts, three at once, as two cores take them
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-service test-models test-npu test-http test-deploy
 
 MODELS := tests/pipelines tests/training tests/weights
+HTTP := tests/api tests/inference tests/playground
 
 test-service:
-	$(BIN)/pytest $(MODELS:%=--ignore=%) --ignore=tests/deploy
+	$(BIN)/pytest $(MODELS:%=--ignore=%) $(HTTP:%=--ignore=%) --ignore=tests/deploy
+
+test-http:
+	$(BIN)/pytest $(HTTP)
 
 test-models:
 	$(BIN)/pytest $(MODELS)

@@ -188,7 +188,8 @@ def test_no_upload_takes_more_than_200_mb_above_the_memory_of_the_idle_service(s
         for file_format in FORMATS:  # what is loaded with the first picture of a kind is the idle service's
             client.send(Upload("warm-up", saved(gradient(), file_format)))
         resting = memory_bytes(server, "VmRSS")
-        for upload, send in itertools.product(heaviest(), (client.send, client.send_bare, client.send_in_json)):
+        ways = (client.send, client.send_bare, client.send_in_json)
+        for send, upload in itertools.product(ways, heaviest()):
             if send == client.send_in_json and len(upload.data) > (31 << 20) // 4 * 3:
                 continue
             Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")  # begins the peak anew
