@@ -2,9 +2,10 @@
 
     .venv/bin/python -m benchmarks.large_bodies [--rounds 5] [--only WORDS]
 
-Bodies of 31 MiB are sent one after another, to the routes that take pictures. Between two of them the loop's lags are
-read, and the longest counts; loop_lag.py says how they are measured. Exit code 1 if the loop was kept from its work for
-more than 20 ms, net, by the median of the rounds; README.md says why WebP is left out. The table is in Markdown.
+Bodies of 31 MiB, and smaller files that cost much to decode, are sent one after another to the routes that take
+pictures. Between two of them the loop's lags are read, and the longest counts; loop_lag.py says how they are measured.
+Exit code 1 if the loop was kept from its work for more than 20 ms, net, by the median of the rounds; README.md says why
+WebP is left out. The table is in Markdown.
 """
 
 import argparse
@@ -40,6 +41,8 @@ _JSON, _BINARY = "application/json", "application/octet-stream"
 _BOUNDARY = "part"
 _FORM = f"multipart/form-data; boundary={_BOUNDARY}"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_RGB, _PALETTE, _RGBA = 2, 3, 6
+_CHUNKS = 65_000  # the service takes 65,536
 
 
 @dataclass(slots=True)
@@ -119,6 +122,40 @@ def _garbage() -> Iterator[tuple[str, bytes]]:
         yield f"WebP, {name.decode().strip()} of zeros", head + b"\x2f" + bytes(_BYTES - 21)
 
 
+def _costly() -> Iterator[tuple[str, bytes]]:
+    """Files that cost more for their size than others."""
+    side = 2048
+    noise = np.random.default_rng(0).integers(0, 256, (side, 1 + 4 * side), np.uint8)
+    noise[:, 0] = 0
+    yield "PNG, RGBA of 4 megapixels", _png(side, side, _RGBA, zlib.compress(noise.tobytes(), 1))
+    clear = _chunk(b"PLTE", bytes(768)) + _chunk(b"tRNS", b"\x80" * 200)
+    yield (
+        "PNG, clear palette of 4 megapixels",
+        _png(side, side, _PALETTE, zlib.compress(bytes(side * (1 + side))), before=clear),
+    )
+    rows = np.insert(_noise(3000, 3000).reshape(3000, -1), 0, 0, axis=1)
+    stored = zlib.compress(rows.tobytes(), 0)
+    length = -(-len(stored) // _CHUNKS)
+    parts = (stored[at : at + length] for at in range(0, len(stored), length))
+    yield "PNG, many chunks of pixels", _png(3000, 3000, _RGB, *parts)
+    yield "PNG, many empty chunks", _png(64, 64, _RGB, *[b""] * _CHUNKS, zlib.compress(bytes(64 * 193)))
+    mixed = b"".join(_chunk(b"IDAT", b"") + _chunk(b"tEXt", b"") for _ in range(_CHUNKS // 2))
+    yield "PNG, many chunks by turns", _png(64, 64, _RGB, zlib.compress(bytes(64 * 193)), before=mixed)
+    entries = _BYTES // 4 - 100
+    opaque = bytearray(b"\xff" * entries)
+    opaque[entries // 2], opaque[-1] = 0, 254
+    clear = _chunk(b"PLTE", bytes(3 * entries)) + _chunk(b"tRNS", bytes(opaque))
+    yield (
+        "PNG, palette and transparency of nearly all",
+        _png(64, 64, _PALETTE, zlib.compress(bytes(64 * 65)), before=clear),
+    )
+
+
+def _png(width: int, height: int, color: int, *pixels: bytes, before: bytes = b"") -> bytes:
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0))
+    return b"".join((_PNG_MAGIC, header, before, *(_chunk(b"IDAT", part) for part in pixels), _chunk(b"IEND", b"")))
+
+
 def _in_json(inputs: bytes, *, parameters: bytes = b"{}") -> bytes:
     return b'{"inputs": "' + inputs + b'", "parameters": ' + parameters + b"}"
 
@@ -157,7 +194,7 @@ def _cases() -> Iterator[_Case]:
         "WebP": _noise_webp(),
         **dict(_garbage()),
     }
-    for title, body in pictures.items():
+    for title, body in (pictures | dict(_costly())).items():
         yield _Case(f"bare, {title}", "/", _BINARY, body)
     for title, body in pictures.items():
         yield _Case(f"form, {title}", "/img2img", _FORM, _in_form(body))

@@ -9,6 +9,7 @@ a PNG's transparent colour.
 import re
 import struct
 import zlib
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -41,6 +42,9 @@ _INTEGER_TYPES = {1: "B", 3: "H", 4: "I"}
 """TIFF's numbers of types, as struct's letters."""
 
 _PNG_PARTS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+_MAX_PALETTE_BYTES = 3 * 256
+"""What libpng takes. A longer palette would allow a tRNS chunk of megabytes, which Pillow searches all at once."""
+
 _GREY, _RGB, _PALETTE = 0, 2, 3
 """The colour types of a PNG that may have a tRNS chunk."""
 _DEEP = 16
@@ -112,6 +116,32 @@ class _Part(NamedTuple):
     content: memoryview
     whole: memoryview
     """With its length and what else frames it, as it stands in the file."""
+    start: int = 0
+    """Where in the file it begins."""
+
+
+class _Kept:
+    """The parts that make the picture, of which neighbours are one span of the file.
+
+    By an object for each of 65,000 parts, a garbage collection would stop all other threads for 20 ms.
+    """
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._view = memoryview(data)
+        self._starts, self._ends = array("Q"), array("Q")
+
+    def add(self, part: _Part) -> None:
+        """Keep a part that begins where the last one ends, or behind it."""
+        end = part.start + len(part.whole)
+        if self._ends and self._ends[-1] == part.start:
+            self._ends[-1] = end
+        else:
+            self._starts.append(part.start)
+            self._ends.append(end)
+
+    def spans(self) -> Iterator[memoryview]:
+        """Return what was kept, in its order."""
+        return (self._view[start:end] for start, end in zip(self._starts, self._ends, strict=True))
 
 
 def unpack(data: bytes | memoryview) -> Contents:
@@ -132,20 +162,23 @@ def unpack(data: bytes | memoryview) -> Contents:
 
 
 def _unpack_png(data: bytes | memoryview) -> Contents:
-    kept: list[_Part] = []
+    kept = _Kept(data)
     parts: dict[bytes, _Part] = {}
     for part in _bounded(_png_parts(data)):
         if part.name == b"fdAT":  # the pixels of a frame other than the first
             raise _animated()
+        if part.name == b"PLTE" and len(part.content) > _MAX_PALETTE_BYTES:
+            raise _damaged()
         if part.name == b"tRNS" and not _is_valid_transparency(part, parts):
             continue
-        if part.name == b"IDAT" or (part.name in _PNG_PARTS and part.name not in parts):
-            kept.append(part)
+        names_color = part.name == b"tRNS" and _kind_of_pixel(parts) in _LEVELS_BYTES
+        if part.name == b"IDAT" or (part.name in _PNG_PARTS and part.name not in parts and not names_color):
+            kept.add(part)
         parts.setdefault(part.name, part)
     transparent = _transparent_color(parts)
     return Contents(
         "PNG",
-        [_PNG_MAGIC, *(part.whole for part in kept if part.name != b"tRNS" or transparent is None)],
+        [_PNG_MAGIC, *kept.spans()],
         orientation=_orientation(parts.get(b"eXIf")),
         profile=_bounded_profile(_inflate_profile(parts[b"iCCP"].content) if b"iCCP" in parts else b""),
         transparent=transparent,
@@ -171,9 +204,9 @@ def _transparent_color(parts: Mapping[bytes, _Part]) -> TransparentColor | None:
     """
     if b"tRNS" not in parts or _kind_of_pixel(parts) not in _LEVELS_BYTES:
         return None
-    _, content, whole = parts[b"tRNS"]
+    content, whole = parts[b"tRNS"].content, parts[b"tRNS"].whole
     if zlib.crc32(whole[4:-4]) != int.from_bytes(whole[-4:], "big"):  # Pillow checks those of the chunks it is given
-        raise InvalidImageError("The picture is truncated or damaged.", param="image")
+        raise _damaged()
     depth, _ = _kind_of_pixel(parts)
     highest = (1 << depth) - 1
     levels = tuple(level & highest for level in struct.unpack(f">{len(content) // 2}H", content))
@@ -192,7 +225,7 @@ def _png_parts(data: bytes | memoryview) -> Iterator[_Part]:
     while start + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, start)
         end = start + 12 + length
-        yield _Part(name, view[start + 8 : end - 4], view[start:end])
+        yield _Part(name, view[start + 8 : end - 4], view[start:end], start)
         if name == b"IEND":
             return
         start = end
@@ -254,26 +287,26 @@ def _webp_parts(data: bytes | memoryview) -> Iterator[_Part]:
 
 
 def _unpack_jpeg(data: bytes | memoryview) -> Contents:
-    kept: list[memoryview] = []
+    kept = _Kept(data)
     parts: dict[bytes, _Part] = {}
     profile: dict[int, memoryview] = {}
     table_bytes, scans = 0, 0
     for part in _bounded(_jpeg_parts(data)):
-        name, content, whole = part
+        name, content = part.name, part.content
         if name == _EXIF and content[: len(_EXIF_HEAD)] != _EXIF_HEAD:  # XMP has the same marker
             continue
         if name == _ICC and content[: len(_ICC_HEAD)] == _ICC_HEAD and len(content) > _ICC_CONTENT:
             profile.setdefault(content[len(_ICC_HEAD)], content[_ICC_CONTENT:])
         if name in _JPEG_PARTS or (name in (_JFIF, _ADOBE) and name not in parts):
-            kept.append(whole)
+            kept.add(part)
             scans += name == _SOS
-            table_bytes += len(whole) if name != _SOS else 0
+            table_bytes += len(part.whole) if name != _SOS else 0
         parts.setdefault(name, part)
     if table_bytes > _MAX_TABLE_BYTES:
         raise InvalidImageError(f"The JPEG has more than {_MAX_TABLE_BYTES} bytes of tables.", param="image")
     return Contents(
         "JPEG",
-        [_JPEG_MAGIC[:2], *kept],
+        [_JPEG_MAGIC[:2], *kept.spans()],
         orientation=_orientation(parts.get(_EXIF)),
         profile=_bounded_profile(b"".join(piece for _, piece in sorted(profile.items()))),
         bytes_per_pixel=4 + _coefficient_bytes(parts),
@@ -287,13 +320,13 @@ def _jpeg_parts(data: bytes | memoryview) -> Iterator[_Part]:
     while found is not None:
         name, start = found[1], found.start()
         if name == _EOI:
-            yield _Part(name, view[:0], view[start : start + 2])
+            yield _Part(name, view[:0], view[start : start + 2], start)
             return
         end = start + 2 + int.from_bytes(view[start + 2 : start + 4], "big")
         found = _next_marker(view, end)
         if name == _SOS:  # with the entropy-coded data that follows it
             end = found.start() if found else len(data)
-        yield _Part(name, view[start + 4 : end], view[start:end])
+        yield _Part(name, view[start + 4 : end], view[start:end], start)
 
 
 def _next_marker(view: memoryview, start: int) -> re.Match[bytes] | None:
@@ -349,6 +382,10 @@ def _orientation(exif: _Part | None) -> int:
     except struct.error:
         pass
     return 1
+
+
+def _damaged() -> InvalidImageError:
+    return InvalidImageError("The picture is truncated or damaged.", param="image")
 
 
 def _animated() -> InvalidImageError:

@@ -2,6 +2,7 @@ import contextlib
 import io
 import math
 import tracemalloc
+import zlib
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,11 @@ import numpy.typing as npt
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, _imaging
 
 from app.errors import ImageTooLargeError, InvalidImageError, UnsupportedImageError
 from app.inference.containers import unpack
-from app.inference.image_codec import MediaType, Size, decode_image, encode_image, preferred_size
+from app.inference.image_codec import MediaType, Size, _load, decode_image, encode_image, preferred_size
 from app.inference.provenance import Provenance
 from tests.conftest import opened, png
 from tests.uploads import (
@@ -179,6 +180,28 @@ def test_the_pixels_of_exactly_the_transparent_colour_become_white(
     assert (decoded == 255).all(-1).any()
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_transparent_colour_of_16_bits_is_found_however_the_picture_is_turned(orientation: int) -> None:
+    samples = samples_around(0x4B5A, 16, RGB, width=93, height=67)
+    before = chunk(b"eXIf", exif(orientation)) + trns(*[0x4B5A] * 3)
+    data = png_with_clear(turned_back(samples, orientation), 16, RGB, before)
+    assert np.array_equal(np.asarray(decode(data, size=Size(93, 67))), laid_on_white(samples, 0x4B5A, 16))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_is_laid_on_white_in_bands_as_pillow_lays_the_whole(mode: str, orientation: int) -> None:
+    """The picture is of several bands, and is scaled as a whole."""
+    upright = noise(1501, 1700, 4)
+    image = Image.fromarray(turned_back(upright, orientation))
+    palette = {"transparency": bytes(noise(256))} if mode == "P" else {}
+    image = image.convert("L").convert("P") if mode == "P" else image.convert(mode)
+    data = saved(image, "PNG", exif=exif(orientation), compress_level=1, **palette)
+    rgba = ImageOps.exif_transpose(opened(data)).convert("RGBA")
+    expected = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    assert decode(data, size=Size(1700, 1501)).tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("channel", range(3))
 @pytest.mark.parametrize("bit", [0, 7, 8, 15])
 def test_a_colour_of_16_bits_that_differs_from_the_transparent_one_in_a_bit_is_opaque(channel: int, bit: int) -> None:
@@ -250,6 +273,25 @@ def test_a_trns_chunk_that_does_not_suit_its_picture_is_overlooked_as_libpng_doe
         for head, tail in ((before, after), (PLTE if color == PALETTE else b"", b""))
     )
     assert with_it.tobytes() == without.tobytes()
+
+
+@pytest.mark.parametrize("color", [RGB, PALETTE])
+def test_a_palette_of_more_than_256_colours_is_damage(color: int) -> None:
+    rows = png_rows(np.zeros((64, 64, 3 if color == RGB else 1), np.uint8))
+    assert decode(png_file(64, 64, rows, color=color, before=chunk(b"PLTE", bytes(768)))).size == (512, 512)
+    with pytest.raises(InvalidImageError, match="damaged"):
+        decode(png_file(64, 64, rows, color=color, before=chunk(b"PLTE", bytes(771))))
+
+
+@pytest.mark.parametrize("between", [b"", chunk(b"tEXt", b"a\0b")], ids=["neighbours", "text between"])
+def test_a_picture_in_many_small_chunks_is_the_same_picture_and_takes_few_objects(between: bytes) -> None:
+    pixels = noise(64, 64, 3)
+    whole = png_file(64, 64, png_rows(pixels))
+    header, stream = whole[:33], zlib.compress(png_rows(pixels))
+    chunks = between.join(chunk(b"IDAT", stream[at : at + 1]) for at in range(len(stream)))
+    data = header + chunks + chunk(b"IEND", b"")
+    assert len(unpack(data).picture) <= (2 if not between else len(stream) + 1)
+    assert decode(data, size=Size(64, 64)).tobytes() == pixels.tobytes()
 
 
 @pytest.mark.parametrize("first", [trns(5), trns(5) * 2, trns(5) + trns(6), chunk(b"tRNS", b"\6") + trns(5)])
@@ -433,6 +475,15 @@ def test_a_jpeg_s_end_is_found_wherever_the_pieces_end_in_which_it_is_looked_for
     scan = b"\xff\xda\x00\x02" + bytes(zeros)
     picture = b"\xff\xd8" + scan + b"\xff\xd9"
     assert b"".join(unpack(picture + b"\xff\xe1\x00\x02" + scan).picture) == picture
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "I;16", "RGB", "RGBA"])
+def test_pixels_are_decoded_into_memory_that_pillow_has_not_cleared(mode: str) -> None:
+    """It would clear all of its own at once and hold the GIL meanwhile."""
+    with Image.open(io.BytesIO(saved(Image.new(mode, (700, 500), 1), "PNG"))) as image:
+        before = _imaging.get_stats()["allocated_blocks"]
+        _load(image)
+        assert _imaging.get_stats()["allocated_blocks"] == before
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
