@@ -1,6 +1,8 @@
 """JSON as RFC 8259 has it, and nothing that Python's parser takes beside it: no NaN, no name that is sent twice."""
 
+import codecs
 import json
+import math
 import re
 import sys
 from collections import Counter
@@ -10,14 +12,10 @@ from typing import Any, NoReturn
 from app.api.error_handlers import MAX_NAME_CHARACTERS
 from app.errors import InvalidRequestError, MalformedBodyError
 
-_MAX_DIGITS = sys.int_info.default_max_str_digits
-"""Digits of an integer that Python reads: 4300, as it takes the square of their number."""
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity|-?[0-9]++(?![.eE]))|[-+.eE0-9]+', re.DOTALL)
+"""A string, a value that may be refused (the group), or another number."""
 
-_TOKEN = re.compile(
-    r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity|-?[0-9]{MANY,}+(?![.eE]))|[-+.eE0-9]+'.replace("MANY", str(_MAX_DIGITS + 1)),
-    re.DOTALL,
-)
-"""A string, a value that is refused (the group), or another number."""
+_LONGEST_WORD = len("-Infinity")
 
 
 class _SentTwice:
@@ -27,16 +25,68 @@ class _SentTwice:
         self.pairs = pairs
 
 
-def parse_json(body: bytes, *, place: Callable[[int], int] = lambda position: position) -> Any:
+def parse_json(body: bytes) -> Any:
     """Return the value that the body is.
 
     Args:
         body: JSON in UTF-8; a byte order mark before it is overlooked.
-        place: Where in what was sent a character stands, where the body is only a part of it.
 
     Raises:
         MalformedBodyError: It is not JSON; the text says where.
         InvalidRequestError: An object has a name twice, of which Python's parser would take the last.
+    """
+    return parse_text(decode_text(body, encoding="utf-8-sig"))
+
+
+def decode_text(part: bytes, *, encoding: str = "utf-8", start: int = 0) -> str:
+    """Return a part of a body, which begins with the body's byte `start`, as text.
+
+    Raises:
+        MalformedBodyError: It is not UTF-8.
+    """
+    try:
+        return part.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise not_utf8(start + error.start) from error
+
+
+def not_utf8(position: int) -> MalformedBodyError:
+    """Return what is raised for a body that is not UTF-8."""
+    return MalformedBodyError(f"The body is not JSON: not UTF-8 at byte {position}.")
+
+
+def not_json(error: json.JSONDecodeError, position: int) -> MalformedBodyError:
+    """Return what is raised for a body that is not JSON at this character."""
+    return MalformedBodyError(f"The body is not JSON: {error.msg.removesuffix(' at')} at character {position}.")
+
+
+def check_begin(begin: bytes) -> None:
+    """Check that JSON can begin like this. What is wrong only if nothing follows is overlooked.
+
+    Raises:
+        MalformedBodyError: It cannot.
+    """
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(begin)
+    except UnicodeDecodeError as error:
+        raise not_utf8(error.start) from error
+    try:
+        json.loads(text, parse_int=str, parse_constant=_refuse)
+    except json.JSONDecodeError as error:
+        if error.pos < len(text) - _LONGEST_WORD and not error.msg.startswith("Unterminated string"):
+            raise not_json(error, error.pos) from error
+    except RecursionError as error:
+        raise _too_deep() from error
+    except ValueError as error:
+        raise _refused(text) from error
+
+
+def parse_text(text: str, *, place: Callable[[int], int] = lambda position: position) -> Any:
+    """Return the value that the text is; `parse_json` says what is raised.
+
+    Args:
+        text: JSON.
+        place: Where in what was sent a character stands, if the text is only a part of it.
     """
     unique = True
 
@@ -49,20 +99,13 @@ def parse_json(body: bytes, *, place: Callable[[int], int] = lambda position: po
         return _SentTwice(pairs)
 
     try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise MalformedBodyError(f"The body is not JSON: not UTF-8 at byte {place(error.start)}.") from error
-    try:
         value = json.loads(text, object_pairs_hook=make_object, parse_constant=_refuse)
     except json.JSONDecodeError as error:
-        reason = error.msg.removesuffix(" at")
-        raise MalformedBodyError(f"The body is not JSON: {reason} at character {place(error.pos)}.") from error
+        raise not_json(error, place(error.pos)) from error
     except RecursionError as error:
-        raise MalformedBodyError("The body is not JSON that can be read: it is nested too deeply.") from error
+        raise _too_deep() from error
     except ValueError as error:  # Python does not say where
-        found = next(token for token in _TOKEN.finditer(text) if token[1])
-        reason = f"a number of more than {_MAX_DIGITS} digits" if found[1][-1].isdigit() else f"{found[1]} is no value,"
-        raise MalformedBodyError(f"The body is not JSON: {reason} at character {place(found.start())}.") from error
+        raise _refused(text, place) from error
     if not unique:
         name = _name_sent_twice(value)
         raise InvalidRequestError(f"{name} is sent twice.", param=name)
@@ -73,6 +116,22 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 
+def _too_deep() -> MalformedBodyError:
+    return MalformedBodyError("The body is not JSON that can be read: it is nested too deeply.")
+
+
+def _refused(text: str, place: Callable[[int], int] = lambda position: position) -> MalformedBodyError:
+    """Find the value that Python refuses: a constant of its own, or an integer of more digits than it reads."""
+    max_digits = sys.get_int_max_str_digits() or math.inf  # as the environment or the interpreter's options have it
+    for token in _TOKEN.finditer(text):
+        word = token[1]
+        if word is None or (word[-1].isdigit() and len(word.removeprefix("-")) <= max_digits):
+            continue
+        reason = f"a number of more than {max_digits} digits" if word[-1].isdigit() else f"{word} is no value,"
+        return MalformedBodyError(f"The body is not JSON: {reason} at character {place(token.start())}.")
+    return MalformedBodyError("The body is not JSON: it has a value that cannot be read.")
+
+
 def _name_sent_twice(value: Any) -> str:
     """Return the first name that is sent twice, with those of the objects that it is in before it."""
     waiting: list[tuple[str, Any]] = [("", value)]
@@ -81,6 +140,14 @@ def _name_sent_twice(value: Any) -> str:
         if isinstance(within, _SentTwice):
             counts = Counter(name for name, _ in within.pairs)
             twice = next(name for name, count in counts.items() if count > 1)
-            return f"{path}{twice}"[:MAX_NAME_CHARACTERS].encode(errors="replace").decode()
+            return _shown(path, twice)
         parts = within.items() if isinstance(within, dict) else enumerate(within) if isinstance(within, list) else ()
-        waiting += reversed([(f"{path}{name}."[:MAX_NAME_CHARACTERS], part) for name, part in parts])
+        waiting += reversed([(f"{path}{name}."[-MAX_NAME_CHARACTERS:], part) for name, part in parts])
+
+
+def _shown(path: str, name: str) -> str:
+    """Return a name behind the end of its path, in as many characters as are repeated."""
+    shown = name[:MAX_NAME_CHARACTERS] or "(an empty name)"
+    left = MAX_NAME_CHARACTERS - len(shown)
+    path = path[-left:] if left > 0 else ""
+    return f"{path}{shown}".encode(errors="replace").decode()

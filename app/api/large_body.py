@@ -6,6 +6,7 @@ kernel's work on fresh pages, and the event loop stands still meanwhile, whichev
 
 import base64
 import binascii
+import codecs
 import json
 import re
 import secrets
@@ -13,19 +14,22 @@ from collections.abc import AsyncIterable, Iterable, Iterator
 from typing import Any
 
 from app.api.error_handlers import MAX_NAME_CHARACTERS
-from app.api.json_body import parse_json
+from app.api.json_body import check_begin, decode_text, not_json, not_utf8, parse_json, parse_text
 from app.api.limits import MAX_JSON_BYTES
 from app.api.schemas import MAX_PROMPT_CHARACTERS
-from app.errors import BodyTooLargeError, InvalidImageError, MalformedBodyError
+from app.errors import BodyTooLargeError, InvalidImageError, InvalidRequestError, MalformedBodyError
 from app.inference.memory import reserve
 
 PIECE_BYTES = 1 << 18
 """As much as is handled at once; takes a millisecond at most. A multiple of 4."""
 
-_BEGIN_BYTES = 2 * MAX_PROMPT_CHARACTERS + 2
-"""As much as stands for a long text: also where all of it is escaped it is longer than a field may be."""
+_BEGIN_BYTES = 12 * (MAX_PROMPT_CHARACTERS + 2)
+"""As much as a long text is judged by: longer than a field may be, also where each character is escaped in twelve."""
 
-_PLAIN = re.compile(rb"\w*")
+_LONGEST_ESCAPE = len("\\u0000")
+
+_PLAIN = re.compile(rb"[ !#-\[\]-~]*")
+"""Printable ASCII that stands for itself in a JSON string."""
 
 
 async def read_body(parts: AsyncIterable[bytes], *, max_bytes: int) -> memoryview:
@@ -50,14 +54,22 @@ class LongText:
     @property
     def begin(self) -> str:
         """How the text begins, by which a picture is told from a prompt; it is too long to be one."""
-        return next(self._pieces(_BEGIN_BYTES))
+        return next(self._pieces(_BEGIN_BYTES))[:-1]  # the last character may be half of a pair
+
+    def check(self) -> None:
+        """Check that it is a JSON string. Blocks; call it in a thread.
+
+        Raises:
+            MalformedBodyError: It is not.
+        """
+        for _ in self._pieces(PIECE_BYTES):
+            pass
 
     def decode_base64(self) -> memoryview:
         """Return the file, which takes the place of the text. Blocks; call it in a thread, and once.
 
         Raises:
             InvalidImageError: The text is not base64.
-            MalformedBodyError: It is no JSON string.
         """
         length = 0
         for piece in decoded_base64(self._pieces(PIECE_BYTES)):
@@ -66,22 +78,30 @@ class LongText:
         return self._escaped[:length]
 
     def _pieces(self, size: int) -> Iterator[str]:
-        start = 0
+        """Unescape the text piece by piece. No piece ends within a character or an escape."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        position, start = self._position, 0
         while start < len(self._escaped):
-            piece = bytes(self._escaped[start : start + size])
-            if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # the end is in the middle of an escape
-                piece = bytes(self._escaped[start : start + size + 1])
-            yield self._unescaped(piece, start)
+            end = start + size
+            piece = bytes(self._escaped[start:end])
+            if end < len(self._escaped):
+                piece = piece[: _whole_escapes(piece)]
             start += len(piece)
+            text = decoder.decode(piece)
+            try:
+                yield json.loads(f'"{text}"')
+            except json.JSONDecodeError as error:
+                raise not_json(error, position + error.pos - 1) from error
+            position += len(text)
 
-    def _unescaped(self, piece: bytes, start: int) -> str:
-        try:
-            text: str = json.loads(b'"%b"' % piece)
-        except json.JSONDecodeError as error:
-            position = self._position + start + error.pos - 1
-            reason = error.msg.removesuffix(" at")
-            raise MalformedBodyError(f"The body is not JSON: {reason} at character {position}.") from error
-        return text
+
+def _whole_escapes(piece: bytes) -> int:
+    """Return the length of the piece without an escape that it has only the begin of."""
+    last = piece.rfind(b"\\", -_LONGEST_ESCAPE)
+    if last < 0 or (last - len(piece[:last].rstrip(b"\\"))) % 2:  # of an even number, the last one is escaped
+        return len(piece)
+    length = _LONGEST_ESCAPE if piece[last + 1 : last + 2] == b"u" else 2
+    return len(piece) if last + length <= len(piece) else last
 
 
 def parse_json_around(body: memoryview) -> tuple[Any, str, LongText | None]:
@@ -92,37 +112,56 @@ def parse_json_around(body: memoryview) -> tuple[Any, str, LongText | None]:
 
     Raises:
         BodyTooLargeError: The JSON is long beside the text.
-        InvalidImageError: The text is not base64.
         MalformedBodyError: It is not JSON.
         InvalidRequestError: An object has a name twice.
     """
     start, end = _longest_text(body)
     if len(body) - (end - start) > MAX_JSON_BYTES:
-        raise _too_much()
+        raise _too_much(body)
     if end - start <= MAX_JSON_BYTES:
         return parse_json(bytes(body)), "", None
-    text = body[start:end]
-    _check_may_be_base64(text)
-    before, stand_in, after = bytes(body[:start]), _stand_in(text), bytes(body[end:])
-    position = len(before.decode("utf-8-sig", errors="replace"))
+    before = decode_text(bytes(body[:start]), encoding="utf-8-sig")
+    characters = _count_characters(body, start, end)
+    after = decode_text(bytes(body[end:]), start=end)
+    position, stand_in, text = len(before), _stand_in(body[start:end]), LongText(body[start:end], position=len(before))
 
     def place(found: int) -> int:
-        return found if found < position + len(stand_in) else found - len(stand_in) + len(text)
+        return found if found < position + len(stand_in) else found - len(stand_in) + characters
 
     try:
-        value = parse_json(before + stand_in + after, place=place)
+        value = parse_text(before + stand_in + after, place=place)
     except MalformedBodyError as error:
         cause = error.__cause__
         if isinstance(cause, json.JSONDecodeError) and position <= cause.pos < position + len(stand_in):
-            raise _too_much() from error  # what is long is not in a string
+            raise _too_much(body) from error  # what is long is not in a string
         raise
-    return value, stand_in.decode(), LongText(text, position=position)
+    except InvalidRequestError:
+        text.check()  # what is no JSON counts more
+        raise
+    text.check()
+    return value, stand_in, text
 
 
-def _stand_in(text: memoryview) -> bytes:
+def _count_characters(body: memoryview, start: int, end: int) -> int:
+    """Return the number of characters between two bytes.
+
+    Raises:
+        MalformedBodyError: They are not UTF-8.
+    """
+    decoder, characters = codecs.getincrementaldecoder("utf-8")(), 0
+    for at, piece in _pieces_of(body[start:end]):
+        held = len(decoder.getstate()[0])
+        try:
+            characters += len(decoder.decode(piece, final=start + at + len(piece) == end))
+        except UnicodeDecodeError as error:
+            raise not_utf8(start + at - held + error.start) from error
+    return characters
+
+
+def _stand_in(text: memoryview) -> str:
     """Return what no client can have sent, and no field may be as long as; errors repeat how a name begins."""
     begin = _PLAIN.match(text[:MAX_NAME_CHARACTERS])
-    return (begin[0] if begin else b"") + secrets.token_hex(_BEGIN_BYTES // 2).encode()
+    return (begin[0].decode() if begin else "") + secrets.token_hex(MAX_PROMPT_CHARACTERS)
 
 
 def decoded_base64(pieces: Iterable[str]) -> Iterator[bytes]:
@@ -142,6 +181,7 @@ def decoded_base64(pieces: Iterable[str]) -> Iterator[bytes]:
         text = rest + stripped
         whole = len(text) // 4 * 4
         rest = text[whole:]
+        ended = ended or text[:whole].endswith("=")
         try:
             yield base64.b64decode(text[:whole], validate=True)
         except (binascii.Error, ValueError) as error:
@@ -159,7 +199,13 @@ def _without_head(text: str) -> str:
     return text[text.find(",") + 1 :] if text.startswith("data:") else text
 
 
-def _too_much() -> BodyTooLargeError:
+def _too_much(body: memoryview) -> BodyTooLargeError:
+    """Return what is raised for JSON that is too long.
+
+    Raises:
+        MalformedBodyError: It is not JSON, as far as its begin tells.
+    """
+    check_begin(bytes(body[: 2 * MAX_JSON_BYTES]))
     return BodyTooLargeError(f"The JSON has more than {MAX_JSON_BYTES} bytes beside the picture.")
 
 
@@ -171,27 +217,26 @@ def _longest_text(body: memoryview) -> tuple[int, int]:
         while found >= 0:
             marks += 1
             if marks > MAX_JSON_BYTES:
-                raise _too_much()
+                raise _too_much(body)
             longest = max(longest, (after, at + found), key=_length)
             after = at + found + 1
             found = piece.find(b'"', found + 1)
-    return max(longest, (after, len(body)), key=_length)
+    start, end = max(longest, (after, len(body)), key=_length)
+    return start, end - _backslashes_before(body, start, end) % 2  # of an odd number, the last escapes the mark
+
+
+def _backslashes_before(body: memoryview, start: int, end: int) -> int:
+    """Return how many backslashes stand before a byte, one after another."""
+    for at in range(end, start, -PIECE_BYTES):
+        piece = bytes(body[max(start, at - PIECE_BYTES) : at])
+        plain = len(piece.rstrip(b"\\"))
+        if plain:
+            return end - at + len(piece) - plain
+    return end - start
 
 
 def _length(span: tuple[int, int]) -> int:
     return span[1] - span[0]
-
-
-def _check_may_be_base64(text: memoryview) -> None:
-    """Tell a picture from many values, and from text that takes four bytes a character. A data URL has a comma."""
-    commas, before = 0, b""
-    for _, piece in _pieces_of(text):
-        commas += piece.count(b",")
-        if not piece.isascii() or b"\\u" in before + piece[:1] or b"\\u" in piece or b"[" in piece or commas > 1:
-            raise no_base64()
-        before = piece[-1:]
-    if before == b"\\":  # the quotation mark behind it is the text's own
-        raise no_base64()
 
 
 def _pieces_of(body: memoryview) -> Iterator[tuple[int, bytes]]:

@@ -150,10 +150,10 @@ def test_image_to_image_is_refused_with_the_field_and_the_reason(
         (b"{}", 422, "inputs"),
         (b'{"inputs": 3}', 422, "inputs"),
         (b'{"inputs": "a cat", "options": {}}', 422, "options"),
-        (b'{"inputs": "a cat", "parameters": {"x": [%s1]}}' % (b"1," * 40_000), 422, "not base64"),
+        (b'{"inputs": "a cat", "parameters": {"x": [%s1]}}' % (b"1," * 40_000), 413, "beside"),
         (b'{"inputs": "a cat", "parameters": {%s}}' % b",".join(b'"%d":1' % i for i in range(70_000)), 413, "beside"),
-        (b'{"inputs": "%s"}' % ("\N{FOX FACE}" + "a" * 70_000).encode(), 422, "not base64"),
-        (b'{"inputs": "%s"}' % (b"\\ud83e\\udd8a" + b"a" * 70_000), 422, "not base64"),
+        (b'{"inputs": "%s"}' % ("\N{FOX FACE}" + "a" * 70_000).encode(), 422, "2000 characters"),
+        (b'{"inputs": "%s"}' % (b"\\ud83e\\udd8a" + b"a" * 70_000), 422, "2000 characters"),
         (b'{"inputs": "iVBORw0KGgo", "parameters": {"%s": 1}}' % (b"a" * 200_000), 422, "not permitted"),
     ],
 )

@@ -1,5 +1,7 @@
 """JSON that cannot be parsed, or says a thing twice, on every route that takes JSON."""
 
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -33,11 +35,26 @@ async def post(client: httpx.AsyncClient, path: str, body: bytes) -> httpx.Respo
         (b'{"FIELD": -Infinity}', "The body is not JSON: -Infinity is no value, at character {0}."),
         (b'{"FIELD": "\xff"}', "The body is not JSON: not UTF-8 at byte {1}."),
         (b'{"FIELD": ' + b"9" * 5000 + b"}", "a number of more than 4300 digits at character {0}."),
+        (b'{"FIELD": ' + b"9" * 4301 + b"}", "a number of more than 4300 digits at character {0}."),
+        (b'{"FIELD": -' + b"9" * 4301 + b"}", "a number of more than 4300 digits at character {0}."),
         (b"[" * 60_000, "nested too deeply"),
         (b'{"FIELD": "a"}'.decode().encode("utf-16-be"), "The body is not JSON"),
         (b"what?", "The body is not JSON: Expecting value at character 0."),
     ],
-    ids=["cut off", "cut string", "more behind", "NaN", "Infinity", "no UTF-8", "digits", "nesting", "UTF-16", "words"],
+    ids=[
+        "cut off",
+        "cut string",
+        "more behind",
+        "NaN",
+        "Infinity",
+        "no UTF-8",
+        "digits",
+        "a digit",
+        "below zero",
+        "nesting",
+        "UTF-16",
+        "words",
+    ],
 )
 async def test_what_is_no_json_is_a_400_that_says_where(
     client: httpx.AsyncClient, path: str, field: str, body: bytes, reason: str
@@ -66,6 +83,8 @@ async def test_a_name_that_is_sent_twice_is_refused_as_in_a_form(
         (b'{"parameters": {"a": 1, "a": 2}, "inputs": "a", "inputs": "b"}', "inputs"),
         (b'{"inputs": "a", "x": {"a": 1, "\\u0061": 2}, "y": {"b": 1, "b": 2}}', "x.a"),
         (b'{"inputs": "a", "\\ud800": 1, "\\ud800": 1}', "?"),
+        (b'{"inputs": "a", "x": {"": 1, "": 1}}', "x.(an empty name)"),
+        (b'{"inputs": "a", "x": ' + b"[" * 60 + b'{"y": 1, "y": 1}' + b"]" * 60 + b"}", ".0" * 49 + ".y"),
     ],
 )
 async def test_a_nested_name_that_is_sent_twice_is_named_with_what_it_is_in(
@@ -82,7 +101,7 @@ async def test_of_a_name_that_is_sent_twice_only_the_begin_is_repeated(
     body = b'{"FIELD": "a", "x": {"LONG": {"LONG": 1, "LONG": 2}}}'
     body = body.replace(b"FIELD", field.encode()).replace(b"LONG", b"y" * 5000)
     problem = assert_is_problem(await post(client, path, body), 422, "invalid_request")
-    assert problem["error"]["param"] == "x." + "y" * 98
+    assert problem["error"]["param"] == "y" * 100
 
 
 @pytest.mark.parametrize(("path", "field"), ROUTES)
@@ -134,6 +153,25 @@ def test_json_is_read_as_python_reads_it(body: bytes, value: Any) -> None:
 def test_a_refused_value_is_found_among_strings_and_numbers_that_look_like_it(body: bytes, position: int) -> None:
     with pytest.raises(MalformedBodyError, match=f"at character {position}\\."):
         parse_json(body)
+
+
+@pytest.fixture
+def digits() -> Iterator[None]:
+    before = sys.get_int_max_str_digits()
+    yield
+    sys.set_int_max_str_digits(before)
+
+
+@pytest.mark.usefixtures("digits")
+def test_the_operator_s_own_limit_of_digits_is_told() -> None:
+    sys.set_int_max_str_digits(640)
+    assert parse_json(b"[-%b]" % (b"9" * 640)) == [-int("9" * 640)]
+    with pytest.raises(MalformedBodyError, match="more than 640 digits at character 642"):
+        parse_json(b"[%b,%b]" % (b"9" * 640, b"9" * 641))
+    sys.set_int_max_str_digits(0)
+    assert parse_json(b"9" * 5000) == int("9" * 5000)
+    with pytest.raises(MalformedBodyError, match="NaN is no value, at character 5002"):
+        parse_json(b"[%b,NaN]" % (b"9" * 5000))
 
 
 def test_a_syntax_error_counts_more_than_a_name_that_is_sent_twice() -> None:
