@@ -29,6 +29,8 @@ def is_needed(path: str) -> bool:
     A pattern matches paths of its own depth only: unlike `fnmatch`'s, its `*` does not match a `/`.
     """
     names = path.split("/")
+    if not {"", ".", ".."}.isdisjoint(names):  # another folder's file
+        return False
     return any(
         len(wanted) == len(names) and all(map(fnmatchcase, names, wanted))
         for wanted in (pattern.split("/") for pattern in FILE_PATTERNS)
