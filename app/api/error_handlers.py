@@ -79,7 +79,7 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     if kind is None:
         raise error
     details = {
-        NotFoundError: "There is no such route; /docs lists them.",
+        NotFoundError: "There is no such route; /docs lists them." if _has_docs(request) else "There is no such route.",
         MalformedBodyError: "The body cannot be parsed.",
         MethodNotAllowedError: f"This route does not take {request.method}.",
     }
@@ -89,6 +89,11 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
         allowed = {*headers["Allow"].split(", "), *map(str.upper, documented)}
         headers["Allow"] = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
     return problem_response(kind(details.get(kind, str(error.detail))), request, headers=headers)
+
+
+def _has_docs(request: Request) -> bool:
+    context: ApiContext = request.app.state.context
+    return context.settings.docs
 
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:

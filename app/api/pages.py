@@ -9,9 +9,9 @@ import fastapi_offline
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, RedirectResponse
-from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from app.api.assets import Assets
 from app.api.context import Context
 
 _ASSETS = "docs/assets"
@@ -64,4 +64,4 @@ async def metrics(request: Request, context: Context) -> Response:
 def add_docs_assets(app: FastAPI) -> None:
     """Serve Swagger UI's files out of the package that ships them."""
     folder = Path(fastapi_offline.__file__).parent / "static"
-    app.mount(f"/{_ASSETS}", StaticFiles(directory=folder), name="docs-assets")
+    app.mount(f"/{_ASSETS}", Assets(directory=folder), name="docs-assets")

@@ -125,6 +125,29 @@ async def test_what_takes_no_get_takes_no_head_and_says_what_it_takes(client: ht
     assert (await client.head("/nothing")).status_code == 404
 
 
+@pytest.mark.parametrize("path", ["/playground/playground.js", "/docs/assets/swagger-ui.css"])
+@pytest.mark.parametrize("sent", ["bytes=0-10", "bytes=0-1,5-6", "bytes=abc", "bytes=99999999-"])
+async def test_an_asset_is_sent_as_a_whole_whatever_range_is_asked_for(
+    client: httpx.AsyncClient, path: str, sent: str
+) -> None:
+    whole = await client.get(path)
+    assert whole.headers["accept-ranges"] == "none"
+    for fields in ({"Range": sent}, {"Range": sent, "If-Range": whole.headers["etag"]}):
+        got, asked = await client.get(path, headers=fields), await client.head(path, headers=fields)
+        assert (got.status_code, got.content) == (200, whole.content)
+        assert (asked.status_code, asked.content) == (200, b"")
+        assert asked.headers["content-length"] == whole.headers["content-length"]
+
+
+@pytest.mark.parametrize("docs", [True, False])
+async def test_a_missing_route_leads_to_the_documentation_if_there_is_one(docs: bool) -> None:
+    async with running(create_app(Settings(model="fake", docs=docs))) as client:
+        for path in ("/nothing", "/playground/nothing.js"):
+            missing = await client.get(path)
+            assert missing.status_code == 404
+            assert ("/docs" in missing.json()["detail"]) == docs
+
+
 async def test_a_head_request_is_logged_and_counted_as_one(client: httpx.AsyncClient) -> None:
     await client.head("/v1/models")
     counted = (await client.get("/metrics")).text

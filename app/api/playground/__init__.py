@@ -8,8 +8,8 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
-from fastapi.staticfiles import StaticFiles
 
+from app.api.assets import Assets
 from app.api.context import ApiContext, Context
 from app.api.schemas import MAX_PROMPT_CHARACTERS
 from app.pipelines.base import MAX_PROMPT_TOKENS
@@ -61,7 +61,7 @@ def _facts(context: ApiContext) -> dict[str, Any]:
     }
 
 
-class _Assets(StaticFiles):
+class _Assets(Assets):
     """Static files that browsers ask for again."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
