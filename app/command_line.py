@@ -203,7 +203,8 @@ def _settings(options: Namespace, parser: _Parser) -> Settings:
         for fault in error.errors():
             name = "_".join(str(part) for part in fault["loc"])
             where = f"{_flag(name)} " if name in given else f"{PREFIX}{name.upper()}="
-            print(f"{where}{fault['input']}: {fault['msg']}" if name else fault["msg"], file=sys.stderr)  # noqa: T201
+            reason = fault["msg"].removeprefix("Value error, ")  # Pydantic's, before what our own rules say
+            print(f"{where}{fault['input']}: {reason}" if name else reason, file=sys.stderr)  # noqa: T201
         parser.exit(_USAGE_ERROR)
 
 

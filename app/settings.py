@@ -27,9 +27,9 @@ SIDE_MULTIPLE = 8
 DEFAULT_SIDE = 512
 """Width and height in pixels of a picture for which a request names none: SDXL-Turbo's best (model card)."""
 
-_ZERO_PERIODS = re.compile(r"(/|per)\s*0", re.IGNORECASE)
+_ZERO_PERIODS = re.compile(r"(/|per)\s*0+(?![0-9])", re.IGNORECASE)
 
-_ORIGIN = re.compile(r"https?://[^/?#@\s*]+/?", re.IGNORECASE)
+_ORIGIN = re.compile(r"https?://[^/\\?#@\s*]+/?", re.IGNORECASE)
 
 _SIDES = range(MIN_SIDE, MAX_SIDE + 1, SIDE_MULTIPLE)
 

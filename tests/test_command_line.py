@@ -360,12 +360,15 @@ def test_the_script_that_pip_makes_is_known_by_its_own_name() -> None:
         (["generate"], {}, "required: PROMPT"),
         ([], {"port": "tcp://10.0.0.1:8000"}, "TURBO_PORT=tcp://10.0.0.1:8000: Input should be a valid integer"),
         ([], {"device": "gpu"}, "TURBO_DEVICE=gpu: "),
+        ([], {"rate_limit": "0/second"}, "TURBO_RATE_LIMIT=0/second: '0/second' would let nobody ask"),
+        ([], {"max_pixels": "262143"}, "TURBO_MAX_PIXELS=262143 is too small"),
     ],
 )
 def test_wrong_use_ends_with_2_and_the_reason(arguments: list[str], settings: dict[str, str], reason: str) -> None:
     done = run(*arguments, **settings)
     assert done.returncode == 2
     assert reason in done.stderr
+    assert "Value error" not in done.stderr
     assert len(done.stderr.splitlines()) <= 2
     assert done.stdout == ""
 

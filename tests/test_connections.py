@@ -158,6 +158,7 @@ def test_a_header_with_as_much_as_is_allowed_is_taken() -> None:
         ("https://service.example", 200),
         ("http://service.example?a=1", 200),
         ("http://service.example/nothing", 404),
+        ("http://service.example/healthz/live#a", 200),
         ("http:///healthz/live", 400),
         ("http://user@service.example/healthz/live", 400),
         ("*", 404),

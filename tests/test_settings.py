@@ -106,7 +106,9 @@ def test_every_setting_has_its_documentation() -> None:
         ({"cors_origins": "https://user@app.example"}, "is no origin"),
         ({"cors_origins": "https://app.example:99999"}, "is no origin"),
         ({"cors_origins": "https://*.example"}, "is no origin"),
+        ({"rate_limit": "10/00 second"}, "would let nobody ask"),
         ({"cors_origins": "app.example"}, "is no origin"),
+        ({"cors_origins": "https://a\\b"}, "is no origin"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_reason(setting: dict[str, object], reason: str) -> None:
@@ -117,6 +119,11 @@ def test_what_cannot_work_is_refused_with_the_reason(setting: dict[str, object],
 def test_the_least_that_can_work_is_taken() -> None:
     settings = Settings(max_pixels=512 * 512, warm_up_sizes="512x512,1024x256", rate_limit="1/second")
     assert settings.max_pixels == 512 * 512
+
+
+@pytest.mark.parametrize("rates", ["10/05 second", "10 per 010 minutes", "010/second"])
+def test_a_number_of_a_rate_may_begin_with_zero(rates: str) -> None:
+    assert Settings(rate_limit=rates).rate_limit == rates
 
 
 @pytest.mark.parametrize(

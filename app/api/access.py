@@ -183,8 +183,8 @@ def _sent_key(request: Request) -> str:
 def _is_own(origin: str, host: str) -> bool:
     """Tell whether an origin is the host that was asked. Its scheme says which port `host` may leave out."""
     scheme, _, authority = origin.partition("://")
-    port = {"http": ":80", "https": ":443"}.get(scheme, "")
-    return authority == host.lower().removesuffix(port)
+    port = {"http": ":80", "https": ":443"}.get(scheme)
+    return port is not None and authority != "" and authority == host.lower().removesuffix(port)
 
 
 def _client_of(address: str) -> str:

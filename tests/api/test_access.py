@@ -237,6 +237,10 @@ async def test_what_is_one_client_s_of_an_address_has_one_limit(first: str, seco
         {"Origin": "null"},
         {"Origin": "http://service:8000"},
         {"Origin": "https://service", "Host": "service:80"},
+        {"Origin": "ftp://service"},
+        {"Origin": "service"},
+        {"Origin": "http://"},
+        {"Origin": "http://", "Host": ":80"},
     ],
 )
 async def test_a_page_of_another_site_may_not_ask(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
