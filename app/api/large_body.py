@@ -8,7 +8,6 @@ import base64
 import binascii
 import codecs
 import json
-import re
 import secrets
 from collections.abc import AsyncIterable, Iterable, Iterator
 from typing import Any
@@ -27,9 +26,6 @@ _BEGIN_BYTES = 12 * (MAX_PROMPT_CHARACTERS + 2)
 """As much as a long text is judged by: longer than a field may be, also where each character is escaped in twelve."""
 
 _LONGEST_ESCAPE = len("\\u0000")
-
-_PLAIN = re.compile(rb"[ !#-\[\]-~]*")
-"""Printable ASCII that stands for itself in a JSON string."""
 
 
 async def read_body(parts: AsyncIterable[bytes], *, max_bytes: int) -> memoryview:
@@ -123,16 +119,19 @@ def parse_json_around(body: memoryview) -> tuple[Any, str, LongText | None]:
     before = decode_text(bytes(body[:start]), encoding="utf-8-sig")
     characters = _count_characters(body, start, end)
     after = decode_text(bytes(body[end:]), start=end)
-    position, stand_in, text = len(before), _stand_in(body[start:end]), LongText(body[start:end], position=len(before))
+    position = len(before)
+    text = LongText(body[start:end], position=position)
+    stand_in = _stand_in(text)
+    escaped = json.dumps(stand_in)[1:-1]
 
     def place(found: int) -> int:
-        return found if found < position + len(stand_in) else found - len(stand_in) + characters
+        return found if found < position + len(escaped) else found - len(escaped) + characters
 
     try:
-        value = parse_text(before + stand_in + after, place=place)
+        value = parse_text(before + escaped + after, place=place)
     except MalformedBodyError as error:
         cause = error.__cause__
-        if isinstance(cause, json.JSONDecodeError) and position <= cause.pos < position + len(stand_in):
+        if isinstance(cause, json.JSONDecodeError) and position <= cause.pos < position + len(escaped):
             raise _too_much(body) from error  # what is long is not in a string
         raise
     except InvalidRequestError:
@@ -158,10 +157,13 @@ def _count_characters(body: memoryview, start: int, end: int) -> int:
     return characters
 
 
-def _stand_in(text: memoryview) -> str:
+def _stand_in(text: LongText) -> str:
     """Return what no client can have sent, and no field may be as long as; errors repeat how a name begins."""
-    begin = _PLAIN.match(text[:MAX_NAME_CHARACTERS])
-    return (begin[0].decode() if begin else "") + secrets.token_hex(MAX_PROMPT_CHARACTERS)
+    try:
+        begin = text.begin[:MAX_NAME_CHARACTERS]
+    except MalformedBodyError:  # whoever checks the text finds it, too
+        begin = ""
+    return begin + secrets.token_hex(MAX_PROMPT_CHARACTERS)
 
 
 def decoded_base64(pieces: Iterable[str]) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ import io
 import json
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from types import FrameType
@@ -17,7 +18,7 @@ from PIL import Image
 
 from app.api.json_body import parse_json
 from app.api.large_body import PIECE_BYTES, LongText, decoded_base64, parse_json_around
-from app.errors import InvalidImageError, MalformedBodyError
+from app.errors import BodyTooLargeError, InvalidImageError, MalformedBodyError
 from app.inference.memory import reserve
 
 JSON = {"Content-Type": "application/json"}
@@ -197,10 +198,18 @@ def test_blanks_may_stand_around_and_digits_come_in_any_pieces(pieces: list[str]
     assert set(b"".join(decoded_base64(pieces))) == {0}
 
 
-@pytest.mark.parametrize("name", ["a, b [c]: 'd'", "x-y z"])
+def test_quotation_marks_without_end_are_not_counted_to_the_end() -> None:
+    body = held(b'["' + b'","' * (10 << 20))
+    started = time.thread_time()
+    with pytest.raises(BodyTooLargeError):
+        parse_json_around(body)
+    assert time.thread_time() - started < 1
+
+
+@pytest.mark.parametrize("name", ["a, b [c]: 'd'", "x-y z", "\N{FOX FACE}\u00e4", 'a "quoted" \\name'])
 async def test_a_long_name_is_repeated_as_the_client_wrote_it(client: httpx.AsyncClient, name: str) -> None:
-    begin = name * 40
-    refused = await post(client, b'{"inputs": "a", "%b%b": 1}' % (begin.encode(), LONG))
+    begin = name * 50
+    refused = await post(client, b'{"inputs": "a", "%b%b": 1}' % (json.dumps(begin)[1:-1].encode(), LONG))
     assert refused.json()["error"]["param"] == begin[:100]
 
 
@@ -213,6 +222,7 @@ LONG = b"A" * 200_000
         (b'{"inputs": "%b' % LONG, 400, "Unterminated string starting at character 11."),
         (b'{"inputs": "%b"' % LONG, 400, "Expecting ',' delimiter at character 200013."),
         (b'{"\xc3\xa4": NaN, "inputs": "%b"}' % LONG, 400, "NaN is no value, at character 6."),
+        (b'\xef\xbb\xbf{"inputs": "%b", "x": NaN}' % LONG, 400, "NaN is no value, at character 200020."),
         (b'{"inputs": "%b", "x": NaN}' % LONG, 400, "NaN is no value, at character 200020."),
         (b'{"inputs": "%b", "inputs": "a"}' % LONG, 422, "inputs is sent twice."),
         (b'{"inputs": "%b", "parameters": {"seed": 1, "seed": 1}}' % LONG, 422, "parameters.seed is sent twice."),
