@@ -381,19 +381,20 @@ async def test_a_request_past_its_deadline_gets_504(pipeline: GatedPipeline) -> 
 
 
 async def test_what_this_device_cannot_do_by_the_deadline_is_422_at_once_whichever_way_it_is_asked_for() -> None:
-    pipeline = GatedPipeline(unit_s=0.05, work=lambda params: params.width * params.height / 64**2)
-    settings = Settings(model="fake", deadline_s=1, warm_up_sizes="64x64")
+    pipeline = GatedPipeline(unit_s=0.5, work=lambda params: params.width * params.height / 512**2)
+    settings = Settings(model="fake", deadline_s=1)
+    large = {"prompt": "a cat", "width": 1024, "height": 1024}
     async with running(create_app(settings, load_pipelines=pipeline.load)) as client:
         pipeline.calls.clear()
         for refused in (
-            await client.post("/txt2img", json={"prompt": "a cat"}),
-            await client.post("/img2img", data={"prompt": "a cat"}, files={"image": png((512, 512))}),
-            await client.post("/v1/images/generations", json={"prompt": "a cat"}),
-            await client.post("/v1/images/edits", data={"prompt": "a cat"}, files={"image": png((512, 512))}),
-            await client.post("/", json={"inputs": "a cat"}),
+            await client.post("/txt2img", json=large),
+            await client.post("/img2img", data=large, files={"image": png()}),
+            await client.post("/v1/images/generations", json={"prompt": "a cat", "size": "1024x1024"}),
+            await client.post("/v1/images/edits", data={"prompt": "a cat", "n": 3}, files={"image": png((512, 512))}),
+            await client.post("/", json={"inputs": "a cat", "parameters": {"width": 1024, "height": 1024}}),
         ):
             assert (refused.status_code, refused.json()["code"]) == (422, "beyond_deadline"), refused.text
-            assert re.search(r"take 3\.\d s on this device, and a request may take 1 s", refused.json()["detail"])
+            assert re.search(r"take [12]\.\d s on this device, and a request may take 1 s", refused.json()["detail"])
             assert refused.json()["error"]["type"] == "invalid_request_error"
         assert pipeline.calls == []
         small = await client.post("/txt2img", json={"prompt": "a cat", "width": 64, "height": 64})
