@@ -40,10 +40,10 @@ test-http:
 	$(BIN)/pytest $(HTTP)
 
 test-models:
-	$(BIN)/pytest $(MODELS)
+	nice $(BIN)/pytest $(MODELS)
 
 test-npu:
-	$(BIN)/pytest tests/npu
+	nice $(BIN)/pytest tests/npu
 
 test-deploy:
 	$(BIN)/pytest tests/deploy
