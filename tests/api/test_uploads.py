@@ -199,7 +199,7 @@ def test_no_upload_takes_more_than_200_mb_above_the_memory_of_the_idle_service(s
             taken = memory_bytes(server, "VmHWM") - idle
             assert taken < MAX_BYTES, f"{upload.name} of {len(upload.data)} bytes took {taken / 1e6:.0f} MB"
         kept = memory_bytes(server, "VmRSS") - resting
-        # Of several ways and threads the C library keeps some: 20 to 60 MB, and no more after the next hundred uploads.
+        # Of several ways and threads the C library keeps some: 20 to 60 MB, and no more after fifty further uploads.
         assert kept < MAX_BYTES // 2, f"{kept / 1e6:.0f} MB were not given back"
 
 
