@@ -116,8 +116,8 @@ class DeviceLock:
         """Wait for the device, have `call` serve the item on the device thread, and return or raise its outcome.
 
         `call` is given the item that has waited longest and, in the order in which they came, others of the same key as
-        long as they have no more than `limit` pictures in all, and as all of them can be expected to be done by the
-        earliest end among them; it returns an outcome for each. What it raises, it
+        long as they have no more than `limit` pictures in all, and as all of them can be done by the earliest end
+        among them; it returns an outcome for each. What it raises, it
         raises for all of them. Items without a key are served alone.
 
         `on_turn` and what becomes of a cancelled wait are those of `run`: who leaves takes only its own item along.
@@ -190,13 +190,13 @@ class DeviceLock:
             return []
         first = self._waiters.popleft()
         served, room = [first], first.limit - first.pictures
-        done, ends = asyncio.get_running_loop().time() + first.expected_s, first.ends
+        done, ends = asyncio.get_running_loop().time() + first.least_s, first.ends
         for waiter in tuple(self._waiters) if first.key is not None else ():
-            in_time = done + waiter.expected_s <= min(ends, waiter.ends)
+            in_time = done + waiter.least_s <= min(ends, waiter.ends)
             if waiter.key == first.key and waiter.pictures <= room and in_time:
                 served.append(waiter)
                 room -= waiter.pictures
-                done, ends = done + waiter.expected_s, min(ends, waiter.ends)
+                done, ends = done + waiter.least_s, min(ends, waiter.ends)
                 self._waiters.remove(waiter)
         return served
 
@@ -259,3 +259,8 @@ class _Waiter:
     ends: float
     on_turn: Callable[[], None] | None
     future: asyncio.Future[Any]
+
+    @property
+    def least_s(self) -> float:
+        """Seconds that it takes at the least."""
+        return self.ends - self.start_by if self.ends < math.inf else 0.0
