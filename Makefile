@@ -27,8 +27,8 @@ run: $(VENV)/.run pull ## Set up, and serve on 127.0.0.1:8000; every TURBO_* var
 pull: $(VENV)/.run ## Set up, and bring the weights that TURBO_MODEL names (default: the demo model) to this disk
 	@$(BIN)/python -m app pull
 
-test: $(VENV)/.test ## Set up, and run the tests: in five parts, four at once: two cores take them, as services mostly wait
-	@$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-service test-models test-npu test-http test-deploy
+test: $(VENV)/.test ## Set up, and run the tests: in five parts, three at once, as two cores take them
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-service test-models test-npu test-http test-deploy
 
 MODELS := tests/pipelines tests/training tests/weights
 HTTP := tests/api tests/inference tests/playground
@@ -40,10 +40,10 @@ test-http:
 	$(BIN)/pytest $(HTTP)
 
 test-models:
-	nice $(BIN)/pytest $(MODELS)
+	$(BIN)/pytest $(MODELS)
 
 test-npu:
-	nice $(BIN)/pytest tests/npu
+	$(BIN)/pytest tests/npu
 
 test-deploy:
 	$(BIN)/pytest tests/deploy

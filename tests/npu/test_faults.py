@@ -302,7 +302,7 @@ def test_a_device_that_fails_while_the_service_starts_ends_it_to_be_replaced(
     monkeypatch.setenv("NPU_FAULT", fault)
     sizes = ",".join(["256x256"] * 20)
     server = start_server(
-        prelude=CHILD, model="demo", device="npu", dtype="fp32", hang_limit_s=2, max_batch=1, warm_up_sizes=sizes
+        prelude=CHILD, model="demo", device="npu", dtype="fp32", hang_limit_s=4, max_batch=1, warm_up_sizes=sizes
     )
     server.wait_for_log("loaded demo")
     os.kill(server.process.pid, signal.SIGUSR1)
