@@ -28,13 +28,14 @@ pull: $(VENV)/.run ## Set up, and bring the weights that TURBO_MODEL names (defa
 	@$(BIN)/python -m app pull
 
 test: $(VENV)/.test ## Set up, and run the tests: in five parts, three at once, as two cores take them
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-service test-models test-npu test-http test-deploy
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-service test-models test-npu test-deploy test-http
 
 MODELS := tests/pipelines tests/training tests/weights
-HTTP := tests/api tests/inference tests/playground
+HTTP := tests/api tests/inference
+DEPLOY := tests/deploy tests/playground
 
 test-service:
-	$(BIN)/pytest $(MODELS:%=--ignore=%) $(HTTP:%=--ignore=%) --ignore=tests/deploy
+	$(BIN)/pytest $(MODELS:%=--ignore=%) $(HTTP:%=--ignore=%) $(DEPLOY:%=--ignore=%)
 
 test-http:
 	$(BIN)/pytest $(HTTP)
@@ -46,7 +47,7 @@ test-npu:
 	$(BIN)/pytest tests/npu
 
 test-deploy:
-	$(BIN)/pytest tests/deploy
+	$(BIN)/pytest $(DEPLOY)
 
 test-long: $(VENV)/.test ## Run the tests that look for trouble (fuzzing, shutdowns, clients that leave) many more times
 	$(BIN)/pytest --long --timeout=3600 -m long
