@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from app.api.access import ApiKeys
 from app.errors import AddressError, DeviceLostError, TurboError, first_line, root_cause
+from app.inference.registry import LOAD_LIMITS
 from app.inference.samples import sample_pictures
 from app.main import load_folder
 from app.pipelines import ascend_host
@@ -37,9 +38,8 @@ _CANN_OF_TORCH_NPU = {"2.12": "9.1"}
 _NEEDED_BYTES = 8 << 30
 """Device memory below which it is short: SDXL-Turbo's fp16 weights are 7 GB, and a picture's tensors come on top."""
 
-_LIMITS_TO_LOAD, _LIMITS_TO_COMPILE, _LIMITS = 10, 20, 3
-"""How many times the hang limit a finding of the device may take, as in the service: to load, and to make three
-pictures, of which the first may compile."""
+_LIMITS_TO_COMPILE, _LIMITS = 20, 3
+"""How many hang limits a finding of three pictures may take: where the first one compiles, and where it does not."""
 
 _OUT_OF_GROUP = "Run as a member of the group that owns it (docker: --group-add $(stat -c %g /dev/davinci0))."
 
@@ -139,7 +139,7 @@ def _unless_hung(findings: Iterable[Finding], hang_limit_s: float, *, limits: in
 
     threading.Thread(target=make, name="doctor", daemon=True).start()
     while True:
-        limit_s = hang_limit_s * (max(limits, _LIMITS_TO_LOAD) if last == "canary" else limits)
+        limit_s = hang_limit_s * (max(limits, LOAD_LIMITS) if last == "canary" else limits)
         try:
             finding = made.get(timeout=limit_s)
         except queue.Empty:

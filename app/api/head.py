@@ -18,9 +18,7 @@ class HeadMiddleware:
         async def send_head(message: Message) -> None:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        # A range counts in GET alone (RFC 9110, 14.2).
-        headers = [(name, value) for name, value in scope["headers"] if name not in (b"range", b"if-range")]
-        as_get = {**scope, "method": "GET", "headers": headers}
+        as_get = {**scope, "method": "GET"}
         try:
             await self._app(as_get, receive, send_head)
         finally:

@@ -43,7 +43,8 @@ _INTEGER_TYPES = {1: "B", 3: "H", 4: "I"}
 
 _PNG_PARTS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _MAX_PALETTE_BYTES = 3 * 256
-"""What libpng takes. A longer palette would allow a tRNS chunk of megabytes, which Pillow searches all at once."""
+"""The longest palette that libpng takes. A longer one would allow a tRNS chunk of megabytes, which Pillow searches at
+once."""
 
 _GREY, _RGB, _PALETTE = 0, 2, 3
 """The colour types of a PNG that may have a tRNS chunk."""
@@ -168,7 +169,7 @@ def _unpack_png(data: bytes | memoryview) -> Contents:
         if part.name == b"fdAT":  # the pixels of a frame other than the first
             raise _animated()
         if part.name == b"PLTE" and len(part.content) > _MAX_PALETTE_BYTES:
-            raise _damaged()
+            raise damaged()
         if part.name == b"tRNS" and not _is_valid_transparency(part, parts):
             continue
         names_color = part.name == b"tRNS" and _kind_of_pixel(parts) in _LEVELS_BYTES
@@ -206,7 +207,7 @@ def _transparent_color(parts: Mapping[bytes, _Part]) -> TransparentColor | None:
         return None
     content, whole = parts[b"tRNS"].content, parts[b"tRNS"].whole
     if zlib.crc32(whole[4:-4]) != int.from_bytes(whole[-4:], "big"):  # Pillow checks those of the chunks it is given
-        raise _damaged()
+        raise damaged()
     depth, _ = _kind_of_pixel(parts)
     highest = (1 << depth) - 1
     levels = tuple(level & highest for level in struct.unpack(f">{len(content) // 2}H", content))
@@ -384,7 +385,8 @@ def _orientation(exif: _Part | None) -> int:
     return 1
 
 
-def _damaged() -> InvalidImageError:
+def damaged() -> InvalidImageError:
+    """Return the error of a file whose picture cannot be decoded."""
     return InvalidImageError("The picture is truncated or damaged.", param="image")
 
 

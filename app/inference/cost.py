@@ -19,7 +19,7 @@ Request = Sequence[GenerationParams]
 """The pictures of one request, which are of one kind."""
 
 _Kind = tuple[Mode, int, int, int]
-"""What decides the seconds of a picture: mode, width and height in pixels, effective steps."""
+"""The seconds of a picture depend on these: mode, width and height in pixels, effective steps."""
 
 _EWMA_WEIGHT = 0.2
 """Weight of the newest call in running means."""
@@ -114,7 +114,7 @@ class CostModel:
         """Return the seconds after which a call for these pictures counts as hung.
 
         A picture up to the reference's work may take `hang_limit_s`, or several times its expected seconds if that is
-        more. For a larger picture `hang_limit_s` grows with its work. What a batch gains does not count.
+        more. For a larger picture `hang_limit_s` grows with its work. The gain of a batch does not count.
         """
         first = request[0]
         measured = self._kinds.get(_kind(first), _Measured())

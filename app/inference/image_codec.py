@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageChops, ImageCms, ImageFile, ImageOps, _imaging
 
 from app.errors import ImageTooLargeError, InvalidImageError
-from app.inference.containers import Contents, TransparentColor, unpack
+from app.inference.containers import Contents, TransparentColor, damaged, unpack
 from app.inference.memory import reserve
 from app.inference.png import encode_png
 from app.inference.provenance import Provenance, user_comment
@@ -142,7 +142,7 @@ def _decode(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(max_upload_pixels) from error
     except Exception as error:  # as below
-        raise _damaged() from error
+        raise damaged() from error
     stored = Size(*image.size)
     upright = stored if contents.orientation < _FIRST_TURNED else Size(stored.height, stored.width)
     with closing(image):  # which frees the pixels even while an error's traceback holds on to the picture
@@ -154,7 +154,7 @@ def _decode(
         except InvalidImageError:
             raise
         except Exception as error:  # whatever a damaged file makes a decoder raise: struct.error, EOFError, ...
-            raise _damaged() from error
+            raise damaged() from error
         fitted = _fit(_Decoded(image, contents.orientation, contents.transparent, low_bytes_match), upright, target)
     if contents.profile is not None:
         fitted = _as_srgb(fitted, contents.profile)
@@ -248,10 +248,6 @@ def _check_cost(size: Size, contents: Contents, max_upload_pixels: int) -> None:
 
 def _too_large(max_upload_pixels: int) -> ImageTooLargeError:
     return ImageTooLargeError(f"The picture has more than {max_upload_pixels} pixels.", param="image")
-
-
-def _damaged() -> InvalidImageError:
-    return InvalidImageError("The picture is truncated or damaged.", param="image")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from app.pipelines.base import BatchKey, CacheStatistics, GenerationParams, Load
 
 _log = logging.getLogger(__name__)
 
-_LOAD_LIMITS = 10
+LOAD_LIMITS = 10
 """How many times the hang limit loading may take: gigabytes are read, and every file's hash is made."""
 
 
@@ -48,7 +48,7 @@ class PipelineRegistry:
         Raises:
             TurboError: The weights, the device or a warm-up call failed.
         """
-        load_limit_s = _LOAD_LIMITS * self._device_lock.hang_limit_s
+        load_limit_s = LOAD_LIMITS * self._device_lock.hang_limit_s
         loaded = await self._device_lock.run(self._load_and_log, limit_s=load_limit_s)
         await self._device_lock.run(loaded.device.check)
         self._loaded = loaded
@@ -121,7 +121,7 @@ class PipelineRegistry:
 
     @property
     def costs(self) -> CostModel:
-        """What calls cost on this device; only from the moment when the pipelines are loaded."""
+        """The cost of calls on this device; available once the pipelines are loaded."""
         if self._costs is None:
             raise RuntimeError("the registry has not been entered")
         return self._costs
