@@ -31,7 +31,7 @@ test: $(VENV)/.test ## Set up, and run the tests: in five parts, three at once, 
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-service test-models test-npu test-deploy test-http
 
 MODELS := tests/pipelines tests/training tests/weights
-HTTP := tests/api tests/inference
+HTTP := tests/api tests/images tests/inference
 DEPLOY := tests/deploy tests/playground
 
 test-service:

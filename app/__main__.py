@@ -9,7 +9,7 @@ from typing import NoReturn
 for _number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(_number, lambda number, _frame: os._exit(128 + number))
 
-from app.command_line import main  # noqa: E402 - see above
+from app.cli.commands import main  # noqa: E402 - see above
 
 
 def run() -> NoReturn:

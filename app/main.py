@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -12,26 +12,34 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from app import __version__
-from app.api import generation, health, hugging_face, openai, pages, playground
-from app.api.access import Access, ApiKeys
 from app.api.context import ApiContext
-from app.api.cors import METHODS, CorsMiddleware
-from app.api.edge import EdgeMiddleware
-from app.api.error_handlers import add_error_handlers
-from app.api.head import HeadMiddleware
-from app.api.limits import BodyMiddleware
+from app.api.errors import add_error_handlers
+from app.api.gate.access import Access
+from app.api.gate.api_keys import ApiKeys
+from app.api.gate.body_limits import BodyMiddleware
+from app.api.gate.cors import METHODS, CorsMiddleware
+from app.api.gate.edge import EdgeMiddleware
+from app.api.gate.head import HeadMiddleware
+from app.api.hugging_face import routes as hugging_face
+from app.api.native import routes as native
+from app.api.openai import routes as openai
 from app.api.openapi import GENERATION_HEADERS, add_openapi
+from app.api.operations import documentation as pages
+from app.api.operations import health, metrics
+from app.api.playground import page as playground
 from app.errors import DeviceLostError, DeviceUnavailableError, TurboError, first_line, root_cause
 from app.inference.device_lock import DeviceLock
 from app.inference.device_watch import DeviceWatch
 from app.inference.engine import Engine
+from app.inference.generation import Generation
 from app.inference.registry import PipelineRegistry
+from app.observability.metrics import Metrics
+from app.observability.observer import Observability
+from app.observability.traces import Tracing
 from app.pipelines.base import LoadedPipelines, PipelineLoader
 from app.pipelines.fake import load_fake
 from app.pipelines.watermark import load_watermark
 from app.settings import Settings, parse_sizes, split_list
-from app.telemetry import Metrics
-from app.tracing import Tracing
 from app.weights.source import FakeSource, parse_source
 from app.weights.store import locate, pull
 
@@ -66,12 +74,17 @@ def create_app(
     registry = PipelineRegistry(
         load_pipelines or partial(load_model, settings), device_lock, warm_up_sizes=parse_sizes(settings.warm_up_sizes)
     )
+
+    def end_service(error: DeviceLostError) -> None:
+        _log.critical("the device is lost: %s %s", error, error.remedy, exc_info=error)
+        on_device_lost()
+
     engine = Engine(
         registry,
         device_lock,
         max_queue=settings.max_queue,
         deadline_s=settings.deadline_s,
-        on_device_lost=on_device_lost,
+        on_device_lost=end_service,
     )
     watch = DeviceWatch(engine, device_lock, idle_check_s=settings.idle_check_s)
     access = Access(rate_limits=settings.rate_limit, origins=split_list(settings.cors_origins))
@@ -111,18 +124,19 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # app.tracing says why
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # app.observability.traces says why
     )
     app.state.context = ApiContext(
         settings=settings,
         registry=registry,
         engine=engine,
-        metrics=Metrics(engine, registry),
-        tracing=tracing,
+        generation=Generation(engine, registry, settings, codec_threads=codec_threads),
+        observability=Observability(
+            metrics=Metrics(engine, registry), tracing=tracing, log_prompts=settings.log_prompts
+        ),
         access=access,
-        codec_threads=codec_threads,
     )
-    app.include_router(generation.router)
+    app.include_router(native.router)
     app.include_router(openai.router)
     app.include_router(hugging_face.router)
     app.include_router(health.router)
@@ -145,7 +159,7 @@ def create_app(
 
 def _include_pages(app: FastAPI, settings: Settings) -> None:
     if settings.metrics != "off":
-        app.include_router(pages.metrics_router)
+        app.include_router(metrics.router)
     if settings.playground:
         app.include_router(playground.router)
         playground.add_playground_assets(app)
@@ -202,6 +216,15 @@ def load_folder(folder: Path, settings: Settings, *, model: str) -> LoadedPipeli
         max_batch=settings.max_batch,
         prompt_cache_bytes=settings.prompt_cache_bytes,
     )
+
+
+def key_names(settings: Settings) -> Sequence[str]:
+    """Return the names of the API keys, or none without a key file.
+
+    Raises:
+        KeysFileError: The file is not usable.
+    """
+    return [] if settings.api_keys_file is None else ApiKeys(settings.api_keys_file).names
 
 
 def pull_weights(settings: Settings) -> Path | None:

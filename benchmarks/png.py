@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from app.inference.png import encode_png
+from app.images.png import encode_png
 
 Pixels = npt.NDArray[np.uint8]
 Field = npt.NDArray[np.float64]

@@ -12,9 +12,9 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from app.main import create_app
-from app.server import serve
+from app.observability.logs import configure_logging
+from app.server.serve import serve
 from app.settings import Settings
-from app.telemetry import configure_logging
 from benchmarks.loop_lag import LagRecorder
 
 

@@ -21,9 +21,9 @@ from fastapi import FastAPI
 from PIL import Image
 
 from app.main import create_app
-from app.server import DrainingServer
+from app.server.draining import DrainingServer
 from app.settings import Settings
-from tests.gate import GatedPipeline
+from tests.support.gated_pipeline import GatedPipeline
 
 # Where several processes compute, threads that spin while they wait for each other make all of them many times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
@@ -46,7 +46,7 @@ def rounds(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of the right format that paints noise, for tests that harm it or need it to be fast."""
-    from tests.tiny_model import build_tiny_model  # noqa: PLC0415 - diffusers looks for an NPU when it is imported
+    from tests.support.tiny_model import build_tiny_model  # noqa: PLC0415 - diffusers looks for an NPU when it is imported
 
     folder = tmp_path_factory.mktemp("tiny")
     build_tiny_model(folder)
@@ -108,7 +108,7 @@ class ServerProcess:
         environment.setdefault("TURBO_PORT", "0")
         self._log = log
         with log.open("wb") as file:
-            start = f"{prelude}\nfrom app.command_line import main\nmain([])"
+            start = f"{prelude}\nfrom app.cli.commands import main\nmain([])"
             command = ["-m", "app"] if prelude is None else ["-c", start]
             self.process = subprocess.Popen(
                 [sys.executable, *command], env=environment, stderr=file, stdin=subprocess.DEVNULL

@@ -4,7 +4,7 @@ import sys
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import running
-from tests.gate import GatedPipeline
+from tests.support.gated_pipeline import GatedPipeline
 
 
 def test_importing_and_creating_the_app_loads_no_model_and_no_torch() -> None:

@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from app import command_line, server
+from app.cli import commands as command_line
 from app.main import create_app
+from app.server import draining
 from app.settings import PREFIX, Settings, unknown_variables
 from app.weights.source import HubSource, parse_source
 from tools.kubernetes_forms import Manifest, faults_of_form, is_foreign
@@ -90,7 +91,7 @@ class _Settings(Settings):
 def service() -> Service:
     """Ask the service itself; it is put together for that, and not started."""
     app = create_app(_Settings(model="fake"))
-    names = {sample.name for family in app.state.context.metrics.registry.collect() for sample in family.samples}
+    names = {sample.name for family in app.state.context.observability.metrics.registry.collect() for sample in family.samples}
     return Service({name: str(app.url_path_for(name)) for name in ("live", "ready", "metrics")}, names)
 
 
@@ -387,7 +388,7 @@ def _ending(container: Manifest, pod: Manifest, settings: Settings) -> Iterator[
     if sleep is None:
         yield "lifecycle.preStop: has to sleep for seconds, until no proxy of the cluster sends requests any more"
         return
-    rest_s = int(sleep[1]) + server._LAST_BYTES_S + 1  # noqa: SLF001 - its own limit, and a second to say good-bye
+    rest_s = int(sleep[1]) + draining.LAST_BYTES_S + 1  # and a second to end
     if rest_s >= max(GRACE_S, grace_s - settings.drain_s):
         yield f"lifecycle.preStop: {sleep[1]} s, the drain and the last bytes are more than the grace period"
 

@@ -1,41 +1,35 @@
-"""What the routes work with: made once in `app.main`, kept in `app.state`, handed to handlers as a dependency."""
+"""What the routes work with: made once in `app.main`, kept in `app.state`, injected into handlers."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.api.access import Access
+from app.api.gate.access import Access
 from app.inference.engine import Engine
+from app.inference.generation import Generation
 from app.inference.registry import PipelineRegistry
+from app.observability.observer import Observability
 from app.settings import Settings
-from app.telemetry import Metrics
-from app.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiContext:
-    """The engine and what stands around it.
-
-    `codec_threads` bounds the pictures that are read and written at once, and with them the memory that this takes: a
-    thread whose request was given up is busy until it is done, and what waits for one is dropped with its request.
-    """
+    """The parts of the service."""
 
     settings: Settings
     registry: PipelineRegistry
     engine: Engine
-    metrics: Metrics
-    tracing: Tracing
+    generation: Generation
+    observability: Observability
     access: Access
-    codec_threads: ThreadPoolExecutor
     started: int = field(default_factory=lambda: int(time.time()))
     """Unix time in seconds."""
 
 
 async def get_context(request: Request) -> ApiContext:
-    """Return the app's context; a coroutine, as FastAPI would hand a plain function to a thread."""
+    """Return the app's context. A coroutine, because FastAPI would run a plain function in a thread."""
     context: ApiContext = request.app.state.context
     return context
 

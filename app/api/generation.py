@@ -1,70 +1,107 @@
-"""POST /txt2img and POST /img2img."""
+"""A route's call of the use case: the uploaded file, a client that disconnects, and the headers of the result."""
 
-import base64
-from collections.abc import AsyncIterator
-from typing import Annotated
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import Request, UploadFile
 
-from app.api.context import Context
-from app.api.generation_route import read_form, route_taking
-from app.api.negotiation import JSON, accepted, choose_media_type
-from app.api.openapi import FORM, IMG2IMG_BODY, IMG2IMG_RESPONSES, TXT2IMG_RESPONSES
-from app.api.pictures import Encoding, Pictures, make_from_picture, make_from_text, read_upload
-from app.api.schemas import EncodedImage, Envelope, Img2ImgForm, Txt2ImgRequest
-from app.inference.image_codec import MediaType
+from app.api.context import ApiContext
+from app.errors import ClientDisconnectedError
+from app.images.memory import reserve
+from app.inference.generation import Encoding, Generated, PictureFields, TextFields, Timings
 
-router = APIRouter(tags=["generation"])
-_from_text = APIRouter(route_class=route_taking(JSON))
-_from_picture = APIRouter(route_class=route_taking(FORM))
+_READ_AT_ONCE_BYTES = 1 << 18
 
 
-@_from_text.post("/txt2img", response_class=Response, responses=TXT2IMG_RESPONSES, operation_id="txt2img")
-async def txt2img(body: Txt2ImgRequest, request: Request, context: Context) -> Response:
-    """Make pictures from a prompt."""
-    media_type = choose_media_type(accepted(request), num_images=body.num_images)
-    return answer(await make_from_text(body, encoding_of(media_type), request, context), media_type)
+async def generate_from_text(
+    fields: TextFields, encoding: Encoding, request: Request, context: ApiContext
+) -> Generated:
+    """Make pictures from a prompt, unless the client disconnects.
+
+    Raises:
+        TurboError: As `Generation.from_text`.
+    """
+    work = context.generation.from_text(fields, encoding=encoding, observer=request.state.observer)
+    return await _while_connected(request, work)
 
 
-async def _read_img2img_form(request: Request) -> AsyncIterator[Img2ImgForm]:
-    async with read_form(request, Img2ImgForm) as form:
-        yield form
+async def generate_from_picture(
+    fields: PictureFields,
+    read: Callable[[], bytes | memoryview],
+    encoding: Encoding,
+    request: Request,
+    context: ApiContext,
+) -> Generated:
+    """Make pictures from a prompt and the file that `read` returns, unless the client disconnects.
+
+    Raises:
+        TurboError: As `Generation.from_picture`.
+    """
+    work = context.generation.from_picture(fields, read, encoding=encoding, observer=request.state.observer)
+    return await _while_connected(request, work)
 
 
-@_from_picture.post(
-    "/img2img",
-    response_class=Response,
-    responses=IMG2IMG_RESPONSES,
-    operation_id="img2img",
-    openapi_extra=IMG2IMG_BODY,
-)
-async def img2img(
-    form: Annotated[Img2ImgForm, Depends(_read_img2img_form)], request: Request, context: Context
-) -> Response:
-    """Make pictures from a prompt and a picture."""
-    media_type = choose_media_type(accepted(request), num_images=form.num_images)
-    pictures = await make_from_picture(form, lambda: read_upload(form.image), encoding_of(media_type), request, context)
-    return answer(pictures, media_type)
+def read_upload(upload: UploadFile) -> bytes | memoryview:
+    """Return an uploaded file's bytes, and release its memory or disk space. Blocks.
+
+    A large file is read in pieces into one block of memory: a single read would hold the GIL for milliseconds.
+    """
+    with upload.file as file:
+        size_bytes = upload.size or 0
+        if size_bytes <= _READ_AT_ONCE_BYTES:
+            return file.read()
+        memory = reserve(size_bytes)
+        for at in range(0, size_bytes, _READ_AT_ONCE_BYTES):
+            piece = file.read(_READ_AT_ONCE_BYTES)
+            memory[at : at + len(piece)] = piece
+        return memoryview(memory)
 
 
-def encoding_of(media_type: str) -> Encoding:
-    """Return how pictures are written for an answer of this type: in JSON they are PNGs."""
-    return Encoding() if media_type == JSON else Encoding(media_type=MediaType(media_type))
+def generation_headers(result: Generated) -> dict[str, str]:
+    """Return the headers that describe a result."""
+    used = result.used
+    headers = {
+        "X-Seed": str(result.seeds[0]),
+        "X-Steps": str(used.effective_steps),
+        "X-Image-Size": f"{used.width}x{used.height}",
+        "X-Prompt-Tokens": str(used.prompt_tokens),
+        "Server-Timing": _server_timing(result.timings),
+        "Cache-Control": "no-store",
+    }
+    if used.prompt_truncated:
+        headers["X-Prompt-Truncated"] = "true"
+    return headers
 
 
-def answer(pictures: Pictures, media_type: str) -> Response:
-    """Send the one picture bare, or all of them in JSON."""
-    headers = {**pictures.headers, "Vary": "Accept"}
-    if media_type != JSON:
-        return Response(pictures.files[0], media_type=media_type, headers=headers)
-    images = [
-        EncodedImage(b64=base64.b64encode(file).decode("ascii"), seed=seed, media_type=pictures.media_type)
-        for file, seed in zip(pictures.files, pictures.seeds, strict=True)
-    ]
-    envelope = Envelope(images=images, parameters=pictures.used, timings=pictures.timings)
-    return JSONResponse(envelope.model_dump(mode="json", exclude_none=True), headers=headers)
+def _server_timing(timings: Timings) -> str:
+    """Write the stages as the W3C's Server-Timing header, in milliseconds."""
+    stages = {
+        "decode": timings.decode_s,
+        "queue": timings.queue_s,
+        "inference": timings.inference_s,
+        "encode": timings.encode_s,
+    }
+    return ", ".join(
+        f"{name};dur={seconds * 1000:.1f}" for name, seconds in stages.items() if name != "decode" or seconds
+    )
 
 
-router.include_router(_from_text)
-router.include_router(_from_picture)
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Generated]) -> Generated:
+    """Await the work, and cancel it as soon as the client disconnects."""
+    working = asyncio.create_task(work)
+    watching = asyncio.create_task(_disconnect(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnectedError("The client hung up before its answer.")
+        return working.result()
+    finally:
+        working.cancel()
+        watching.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

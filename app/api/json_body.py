@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from app.api.error_handlers import MAX_NAME_CHARACTERS
+from app.api.errors import MAX_NAME_CHARACTERS
 from app.errors import InvalidRequestError, MalformedBodyError
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|(NaN|-?Infinity|-?[0-9]++(?![.eE]))|[-+.eE0-9]+', re.DOTALL)
@@ -151,3 +151,16 @@ def _shown(path: str, name: str) -> str:
     left = MAX_NAME_CHARACTERS - len(shown)
     path = path[-left:] if left > 0 else ""
     return f"{path}{shown}".encode(errors="replace").decode()
+
+
+def check_not_blank(body: bytes, field: str) -> None:
+    """Check that there is something to parse; `field` is the one that has to be in it.
+
+    Raises:
+        InvalidRequestError: The body is empty: what is required is missing.
+        MalformedBodyError: It has nothing but blanks, which are no JSON.
+    """
+    if not body:
+        raise InvalidRequestError(f"The body is empty; send a JSON object with `{field}`.")
+    if not body.strip():
+        raise MalformedBodyError(f"The body has nothing but blanks; send a JSON object with `{field}`.")

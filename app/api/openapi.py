@@ -7,11 +7,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from app import errors
-from app.api.negotiation import PROBLEM
-from app.api.openai_schemas import EditsForm, ImagesResponse
-from app.api.schemas import Envelope, HuggingFaceRequest, Img2ImgForm, Problem
+from app.api.errors import PROBLEM, Problem
 from app.errors import TurboError
-from app.inference.image_codec import MediaType
+from app.images.encoding import MediaType
 
 
 def _header(description: str, **schema: Any) -> dict[str, Any]:
@@ -33,7 +31,10 @@ GENERATION_HEADERS = {
 }
 
 
-def _problems(*kinds: type[TurboError]) -> dict[int | str, dict[str, Any]]:
+Responses = dict[int | str, dict[str, Any]]
+
+
+def problems(*kinds: type[TurboError]) -> Responses:
     """Describe the error answers of a route, joining the kinds that share a status."""
     by_status: dict[int, list[type[TurboError]]] = {}
     for kind in kinds:
@@ -47,7 +48,7 @@ def _problems(*kinds: type[TurboError]) -> dict[int | str, dict[str, Any]]:
     }
 
 
-_TEXT_PROBLEMS = (
+TEXT_PROBLEMS = (
     errors.MalformedBodyError,
     errors.UnauthorizedError,
     errors.ForbiddenOriginError,
@@ -67,47 +68,21 @@ _TEXT_PROBLEMS = (
     errors.DrainingError,
     errors.DeadlineExceededError,
 )
-_PICTURE_PROBLEMS = (
-    *_TEXT_PROBLEMS,
+PICTURE_PROBLEMS = (
+    *TEXT_PROBLEMS,
     errors.ImageTooLargeError,
     errors.UnsupportedImageError,
     errors.InvalidImageError,
 )
 
-_Responses = dict[int | str, dict[str, Any]]
-
-_PICTURES: dict[str, Any] = {
-    "model": Envelope,
-    "description": "The picture, or with `Accept: application/json` all pictures in an envelope.",
-    "content": {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MediaType},
-    "headers": GENERATION_HEADERS,
-}
-TXT2IMG_RESPONSES: _Responses = {200: _PICTURES, **_problems(*_TEXT_PROBLEMS, errors.NotAcceptableError)}
-IMG2IMG_RESPONSES: _Responses = {200: _PICTURES, **_problems(*_PICTURE_PROBLEMS, errors.NotAcceptableError)}
-
-_COMPLETED_EVENT: dict[str, Any] = {
-    "type": "object",
-    "description": "A server-sent event; `data` is JSON with a picture in `b64_json`.",
-    "properties": {
-        "event": {"enum": ["image_generation.completed", "image_edit.completed"]},
-        "data": {"type": "string", "contentMediaType": "application/json"},
-    },
-}
-
-_IMAGES: dict[str, Any] = {
-    "model": ImagesResponse,
-    "description": "The pictures, or with `stream` an event with each.",
-    "content": {"text/event-stream": {"schema": _COMPLETED_EVENT}},
-    "headers": GENERATION_HEADERS,
-}
-GENERATIONS_RESPONSES: _Responses = {200: _IMAGES, **_problems(*_TEXT_PROBLEMS, errors.ModelNotFoundError)}
-EDITS_RESPONSES: _Responses = {200: _IMAGES, **_problems(*_PICTURE_PROBLEMS, errors.ModelNotFoundError)}
-
-MODELS_RESPONSES = _problems(errors.UnauthorizedError)
-MODEL_RESPONSES = _problems(errors.UnauthorizedError, errors.ModelNotFoundError)
-
 FORM = "multipart/form-data"
 BINARY = "application/octet-stream"
+
+
+def form_body(form: type[BaseModel]) -> dict[str, Any]:
+    """Describe a multipart form with a picture in its field `image`."""
+    content = {"schema": _form_schema(form), "encoding": {"image": {"contentType": ", ".join(MediaType)}}}
+    return {"requestBody": {"required": True, "content": {FORM: content}}}
 
 
 def _form_schema(form: type[BaseModel]) -> dict[str, Any]:
@@ -120,26 +95,6 @@ def _form_schema(form: type[BaseModel]) -> dict[str, Any]:
         if field.get("default", 0) is None:
             del field["default"]
     return schema
-
-
-def _form_body(form: type[BaseModel]) -> dict[str, Any]:
-    content = {"schema": _form_schema(form), "encoding": {"image": {"contentType": ", ".join(MediaType)}}}
-    return {"requestBody": {"required": True, "content": {FORM: content}}}
-
-
-IMG2IMG_BODY = _form_body(Img2ImgForm)
-EDITS_BODY = _form_body(EditsForm)
-HUGGING_FACE_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": HuggingFaceRequest.model_json_schema()},
-            **{media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in (*MediaType, BINARY)},
-        },
-    }
-}
-
-HEALTH_RESPONSES = _problems(errors.NotReadyError)
 
 
 _KEYS = {

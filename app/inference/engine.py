@@ -118,8 +118,8 @@ class Place:
 class Engine:
     """Admission, deadline, the device call, and what becomes of a device that fails.
 
-    Lives on the event loop; nothing in it blocks. `on_device_lost` is called once, there, when the device has failed
-    and everybody who waited for it is being told; the process should then be replaced.
+    Lives on the event loop; nothing in it blocks. `on_device_lost` is called once, there, with the error, when the
+    device has failed and every waiting request has been answered; the process should then be replaced.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Engine:
         *,
         max_queue: int,
         deadline_s: float,
-        on_device_lost: Callable[[], None],
+        on_device_lost: Callable[[DeviceLostError], None],
     ) -> None:
         self._registry = registry
         self._device_lock = device_lock
@@ -195,11 +195,10 @@ class Engine:
             _log.warning("the device is lost, and more comes of it: %s", error, exc_info=error)
             return
         self._lost = error
-        _log.critical("the device is lost: %s %s", error, error.remedy, exc_info=error)
         for place in self._places:
             if not place.served:
                 place.end(self._lost_error())
-        self._on_device_lost()
+        self._on_device_lost(error)
 
     def check_deadline(self) -> None:
         """Check that the warm-up's picture can be made within the deadline.
@@ -356,7 +355,7 @@ class Engine:
                     loop,
                 )
         except DeviceLostError as error:  # one for each: an error that is raised again and again keeps every traceback
-            return [DeviceLostError(str(error)) for _ in asked]
+            return [DeviceLostError(str(error), remedy=error.remedy) for _ in asked]
         inference_s = time.monotonic() - started
         for request in requests:
             self._costs.learn_usual(request)
@@ -392,7 +391,7 @@ class Engine:
 
     def _lost_error(self) -> DeviceLostError:
         """Return a new error for each request: one that is raised again and again keeps every traceback."""
-        return DeviceLostError(str(self._lost))
+        return DeviceLostError(str(self._lost), remedy=self._lost.remedy if self._lost else "")
 
     @property
     def _busy(self) -> bool:

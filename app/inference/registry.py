@@ -60,8 +60,7 @@ class PipelineRegistry:
         measured: list[tuple[GenerationParams, float]] = []
         for batch in warm_up_batches(loaded, self._warm_up_sizes) if self._warms_up else ():
             first, pictures, started = batch[0], len(batch), time.monotonic()
-            limit_s = loaded.warm_up_limits * self.hang_limit_s(batch)
-            await self._device_lock.run(partial(self._warm_up, batch), limit_s=limit_s)
+            await self._device_lock.run(partial(self._warm_up, batch), limit_s=self.hang_limit_s(batch))
             seconds = time.monotonic() - started
             if pictures == 1:
                 measured.append((first, seconds))
@@ -100,8 +99,9 @@ class PipelineRegistry:
         return guard.call(self.loaded.by_mode[requests[0][0].mode], requests, wanted=wanted)
 
     def hang_limit_s(self, request: Sequence[GenerationParams]) -> float:
-        """Return the seconds after which a call for these pictures counts as hung."""
-        return self.costs.hang_limit_s(request, hang_limit_s=self._device_lock.hang_limit_s)
+        """Return the seconds after which a call for these pictures counts as hung; more for a first call."""
+        limits = 1 if self._warm and self._warms_up else self.loaded.warm_up_limits
+        return limits * self.costs.hang_limit_s(request, hang_limit_s=self._device_lock.hang_limit_s)
 
     def batch_limit(self, key: BatchKey) -> int:
         """Return how many pictures of a kind are worth making in one call."""

@@ -10,8 +10,8 @@ import sys
 import torch
 
 from app.errors import DeviceLostError, DeviceOutOfMemoryError, DeviceUnavailableError, first_line
-from app.pipelines import npu
 from app.pipelines.device_errors import device_errors
+from app.pipelines.npu import setup as npu
 
 _log = logging.getLogger(__name__)
 

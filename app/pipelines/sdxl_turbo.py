@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,20 +19,15 @@ from diffusers import (
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from app.errors import DeviceUnavailableError, WeightsError, first_line
-from app.pipelines import npu
 from app.pipelines.base import LoadedPipelines, Mode, buckets
+from app.pipelines.batch_sizes import BatchSizes
 from app.pipelines.device import TorchDevice, choose_dtype, choose_vae_dtype, open_device
 from app.pipelines.device_errors import device_errors
-from app.pipelines.diffusion import BatchSizes, SdxlTurboPipeline
-from app.pipelines.networks import (
-    Batching,
-    Networks,
-    compiled_networks,
-    plain_networks,
-    predicts_alike_in_a_batch,
-    traced_networks,
-    with_npu_graphs,
-)
+from app.pipelines.diffusion import SdxlTurboPipeline
+from app.pipelines.networks.choice import Batching, choose_networks, is_fp32_on_cpu
+from app.pipelines.networks.plain import Networks
+from app.pipelines.networks.traced import predicts_alike_in_a_batch
+from app.pipelines.npu import setup as npu
 from app.pipelines.prompts import PromptEncoder
 from app.pipelines.work import StageTimes
 
@@ -126,7 +120,7 @@ def load_sdxl_turbo(
     img2img = AutoPipelineForImage2Image.from_pipe(txt2img, scheduler=scheduler)
 
     by_graphs = compile_mode == "on" or npu_graphs
-    networks, stop_compiling = _settle_networks(
+    networks, stop_compiling = choose_networks(
         txt2img, device, batching=batching, compile_mode=compile_mode, npu_graphs=npu_graphs
     )
     prompts = PromptEncoder(
@@ -244,28 +238,6 @@ def _settle_memory_format(pipe: Any, kind: str) -> None:
         pipe.unet.to(memory_format=torch.channels_last)
 
 
-def _settle_networks(
-    pipe: Any, device: TorchDevice, *, batching: Batching, compile_mode: str, npu_graphs: bool
-) -> tuple[Networks, Callable[[], None]]:
-    """Return the networks in the form that is fastest on the device, and what to call when they are warm."""
-    plain = plain_networks(pipe)
-    if compile_mode == "on":
-        return compiled_networks(plain, device.torch_device)
-    if npu_graphs:
-        return with_npu_graphs(plain, npu.graphs)
-    if _is_fp32_on_cpu(pipe, device):
-        return traced_networks(pipe, plain, exact=batching != "fast"), _nothing
-    return plain, _nothing
-
-
-def _is_fp32_on_cpu(pipe: Any, device: TorchDevice) -> bool:
-    return device.torch_device.type == "cpu" and pipe.unet.dtype == pipe.vae.dtype == torch.float32
-
-
-def _nothing() -> None:
-    """Do nothing."""
-
-
 def _batch_sizes(
     pipe: Any,
     networks: Networks,
@@ -283,7 +255,7 @@ def _batch_sizes(
         if batching == "exact":
             return BatchSizes(buckets(max_batch), learn=True)
         return BatchSizes(buckets(max_batch) if by_graphs else any_size)
-    if batching == "fast" or (_is_fp32_on_cpu(pipe, device) and predicts_alike_in_a_batch(pipe, networks)):
+    if batching == "fast" or (is_fp32_on_cpu(pipe, device) and predicts_alike_in_a_batch(pipe, networks)):
         return BatchSizes(any_size, max_pixels=_CPU_BATCH_PIXELS)
     _log.warning("Pictures come out differently in a batch here, so that TURBO_BATCHING=exact makes them one by one.")
     return BatchSizes([1])

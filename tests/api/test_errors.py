@@ -12,7 +12,7 @@ from app.errors import StartError, TurboError
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import StartServer, running, serving
-from tests.gate import GatedPipeline
+from tests.support.gated_pipeline import GatedPipeline
 
 
 def kinds() -> list[type[TurboError]]:

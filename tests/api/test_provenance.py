@@ -9,7 +9,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from app.inference.image_codec import MediaType
+from app.images.encoding import MediaType
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import opened, png, program, running

@@ -16,8 +16,8 @@ import pytest
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import ServerProcess, StartServer, opened, png, serving
-from tests.gate import GatedPipeline
-from tests.uploads import (
+from tests.support.gated_pipeline import GatedPipeline
+from tests.support.uploads import (
     FORMATS,
     REFUSED,
     RGBA,
@@ -36,7 +36,7 @@ from tests.uploads import (
     talkative,
     trns,
 )
-from tests.uploads import png as png_file
+from tests.support.uploads import png as png_file
 
 STATUSES = {"unsupported_image": 415, "invalid_image": 422, "image_too_large": 413}
 

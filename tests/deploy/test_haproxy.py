@@ -24,7 +24,7 @@ from app.errors import RequestTimeoutError
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import ServerProcess, program, serving, wait_until
-from tests.crowd import Wish, alike, ask_all, free_port, pictures, wishes
+from tests.support.crowd import Wish, alike, ask_all, free_port, pictures, wishes
 
 CONFIG = Path(__file__).parents[2] / "deploy/haproxy/haproxy.cfg"
 
@@ -292,7 +292,7 @@ def test_a_client_that_asks_too_often_is_not_sent_from_one_process_to_the_next()
         refused = [answer for answer in answers if answer.status_code == 429]
         assert len(answers) - len(refused) == 3
         assert {answer.json()["code"] for answer in refused} == {"rate_limited"}
-        counted = [app.state.context.metrics.errors.labels("rate_limited")._value.get() for app in apps]  # noqa: SLF001
+        counted = [app.state.context.observability.metrics.errors.labels("rate_limited")._value.get() for app in apps]  # noqa: SLF001
         assert sum(counted) == len(refused)
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.deploy.manifests import SHIPPED, need_renderer, only, pod
-from tests.documents import document
+from tests.documents.markdown import document
 from tools import check_deploy, kubernetes_checks
 from tools.check_deploy import KUBERNETES, RenderError, render, render_with
 from tools.kubernetes_checks import complaints, service

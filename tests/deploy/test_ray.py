@@ -18,8 +18,8 @@ import yaml
 
 from app.settings import Settings
 from tests.conftest import ServerProcess
-from tests.crowd import Wish, alike, pictures
 from tests.deploy.ray_cluster import ROOT, Cluster, ray_cluster, read_config
+from tests.support.crowd import Wish, alike, pictures
 
 CONFIG = ROOT / "deploy/ray/serve.yaml"
 SHIPPED = "sdxl-turbo"

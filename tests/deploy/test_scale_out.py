@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.documents import document
+from tests.documents.markdown import document
 
 
 def test_the_result_of_the_worked_example_is_what_its_arithmetic_prints() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.server import START_FAILED
+from app.server.process import START_FAILED
 from app.settings import Settings, unknown_variables
 from tests.conftest import program
 

@@ -12,7 +12,7 @@ from app.inference.engine import Engine
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import LoadedPipelines
 from tests.conftest import until
-from tests.gate import GatedPipeline
+from tests.support.gated_pipeline import GatedPipeline
 
 
 @contextlib.asynccontextmanager
@@ -38,7 +38,7 @@ async def test_a_call_that_hangs_is_found_and_reported_once(pipeline: GatedPipel
         with pytest.raises(DeviceLostError, match=r"did not return within 0\.1 s"):
             engine.check_admission()
         await asyncio.sleep(0.15)
-        on_device_lost.assert_called_once_with()
+        on_device_lost.assert_called_once()
         pipeline.gate.set()
         await call
 

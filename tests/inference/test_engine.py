@@ -26,7 +26,7 @@ from app.inference.engine import Engine, GenerationResult
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import GenerationParams, Img2ImgParams, Txt2ImgParams
 from tests.conftest import until
-from tests.gate import GatedPipeline
+from tests.support.gated_pipeline import GatedPipeline
 
 MakeEngine = Callable[..., Engine]
 
@@ -336,7 +336,7 @@ async def test_after_a_lost_device_nothing_reaches_it_any_more(
         await generate(engine)
     assert not engine.status.live
     assert not engine.status.ready
-    losses.assert_called_once_with()
+    losses.assert_called_once()
 
 
 async def test_a_device_that_is_lost_when_nobody_waits_any_more_is_lost_too(
@@ -372,7 +372,7 @@ async def test_a_request_that_has_its_pictures_is_finished_when_the_device_is_lo
         engine.lose_device(DeviceLostError())
         await asyncio.sleep(0.01)  # where an encoder would be at work
         assert result.images
-    losses.assert_called_once_with()
+    losses.assert_called_once()
 
 
 async def test_requests_that_wait_are_told_at_once_when_the_device_is_lost_though_its_call_never_returns(
@@ -433,7 +433,7 @@ async def test_what_becomes_of_a_lost_device_later_does_not_hide_how_it_was_lost
     with pytest.raises(DeviceLostError, match="it did not return"):
         engine.check_admission()
     assert "error 507014" in caplog.text
-    losses.assert_called_once_with()
+    losses.assert_called_once()
 
 
 async def test_a_call_past_the_hang_limit_is_noticed_while_it_runs(

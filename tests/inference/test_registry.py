@@ -6,7 +6,7 @@ from app.errors import DeviceLostError, WeightsError
 from app.inference.device_lock import DeviceLock
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import LoadedPipelines, Mode
-from tests.gate import GatedPipeline
+from tests.support.gated_pipeline import GatedPipeline
 
 SIZES = [(512, 512), (768, 256)]
 

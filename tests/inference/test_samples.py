@@ -3,7 +3,8 @@ import io
 import pytest
 from fastapi import UploadFile
 
-from app.api.schemas import Img2ImgForm, Txt2ImgRequest
+from app.api.native.routes import Img2ImgForm
+from app.inference.requests import Txt2ImgRequest
 from app.inference.samples import sample_pictures
 from app.pipelines.base import Img2ImgParams, Mode
 

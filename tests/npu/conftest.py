@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from app.main import create_app
+from app.observability.logs import configure_logging
 from app.settings import Settings
-from app.telemetry import configure_logging
 from tests.conftest import serving
 from tests.npu.simulator import Npu, install
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from app import doctor
-from app.doctor import Finding, examine
+from app.cli import doctor
+from app.cli.doctor import Finding, examine
 from app.settings import Settings
-from tests.ascend_files import NPU_SMI, lay_out, put_npu_smi
 from tests.npu.simulator import Npu
+from tests.support.ascend_files import NPU_SMI, lay_out, put_npu_smi
 
 Examine = Callable[..., dict[str, Finding]]
 

@@ -1,4 +1,4 @@
-"""A simulated NPU that fails while a crowd is at work; the sibling of tests/test_faults_under_load.py."""
+"""A simulated NPU that fails while a crowd is at work; the sibling of tests/service/test_faults_under_load.py."""
 
 import math
 import os
@@ -14,7 +14,10 @@ import pytest
 from PIL import Image
 
 from tests.conftest import StartServer
-from tests.crowd import (
+from tests.npu.conftest import service_on_npu
+from tests.npu.simulator import Npu
+from tests.npu.test_faults import CHILD, DEVICE_LOST
+from tests.support.crowd import (
     CLIENTS,
     Persistence,
     Wish,
@@ -27,9 +30,6 @@ from tests.crowd import (
     supervised,
     wishes,
 )
-from tests.npu.conftest import service_on_npu
-from tests.npu.simulator import Npu
-from tests.npu.test_faults import CHILD, DEVICE_LOST
 
 WORK = wishes(1, CLIENTS)
 

@@ -184,7 +184,7 @@ def test_graphs_are_compiled_while_warming_up_and_in_no_request_whatever_its_siz
 
 @pytest.mark.usefixtures("npu")
 def test_the_number_of_graphs_is_the_service_s_own_limit_not_torch_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.pipelines.graphs._GRAPHS", 1)  # torch's is 8
+    monkeypatch.setattr("app.pipelines.networks.graphs._GRAPHS", 1)  # torch's is 8
     folder = locate(DemoSource(), Settings().weights_dir)
     loaded = load_sdxl_turbo(folder, model="demo", device_name="npu", dtype_name="fp32", npu_graphs=True)
     call = partial(Txt2ImgParams, prompt="a cat", seed=0, num_inference_steps=1, height=64)

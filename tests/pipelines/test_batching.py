@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, Mode, Txt2ImgParams
-from app.pipelines.diffusion import BatchSizes
+from app.pipelines.batch_sizes import BatchSizes
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
 
 SIDES = (64, 72, 80, 96)
@@ -133,7 +133,7 @@ def test_where_a_batch_changes_pictures_exact_makes_them_one_by_one(
 ) -> None:
     """As on a processor whose libraries round otherwise: the start's self-test finds it."""
     with monkeypatch.context() as patch:
-        patch.setattr("app.pipelines.traced._one_by_one", dict)
+        patch.setattr("app.pipelines.networks.traced._one_by_one", dict)
         other = load(tiny_folder)
     assert "TURBO_BATCHING=exact makes them one by one" in caplog.text
     batch = random_batch(Mode.TXT2IMG, random.Random(4))

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from app.errors import DeviceLostError, DeviceOutOfMemoryError, OperatorRefusedError
-from app.pipelines.device_errors import NPU_FAULTS, NPU_REFUSALS, as_turbo_error, device_errors, explain
+from app.pipelines.device_errors import as_turbo_error, device_errors
+from app.pipelines.npu.errors import NPU_FAULTS, NPU_REFUSALS, explain
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 ACL = (

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Download, Locator, Page
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import program, serving
-from tests.gate import GatedPipeline
+from tests.support.gated_pipeline import GatedPipeline
 
 # Of the package and not of the session: while it is open, no test with an event loop of its own could run.
 

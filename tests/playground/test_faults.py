@@ -11,8 +11,8 @@ from app.errors import DeviceOutOfMemoryError
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import serving
-from tests.gate import GatedPipeline
 from tests.playground.conftest import MakeBusy, OpenPlayground, Visit
+from tests.support.gated_pipeline import GatedPipeline
 
 KEY = "0123456789abcdef"
 

@@ -8,8 +8,8 @@ from playwright.sync_api import expect
 
 from app.main import create_app
 from app.settings import Settings
-from tests.gate import GatedPipeline
 from tests.playground.conftest import MakeBusy, OpenPlayground, Visit
+from tests.support.gated_pipeline import GatedPipeline
 
 
 def wait_until(condition: Callable[[], object], visit: Visit) -> None:

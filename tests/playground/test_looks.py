@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from app.api import playground
+from app.api.playground import page as playground
 from tests.conftest import png
 from tests.playground.conftest import OpenPlayground, Visit
 

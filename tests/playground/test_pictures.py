@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from app.api.schemas import smallest_strength
+from app.inference.requests import smallest_strength
 from app.main import create_app
 from app.pipelines.base import Img2ImgParams, effective_img2img_steps
 from app.settings import Settings
 from tests.conftest import opened, png, program
-from tests.gate import GatedPipeline
 from tests.playground.conftest import OpenPlayground, Visit
-from tests.uploads import animated
+from tests.support.gated_pipeline import GatedPipeline
+from tests.support.uploads import animated
 
 
 def start_from(visit: Visit, name: str, data: bytes) -> None:

@@ -63,7 +63,7 @@ gc.disable()
 resolve = socket.getaddrinfo
 socket.getaddrinfo = lambda host, *rest, **more: resolve("127.0.0.1", *rest, **more)
 {prelude}
-from app.command_line import main
+from app.cli.commands import main
 gc.freeze()
 sys.exit(main(["pull"]))
 """

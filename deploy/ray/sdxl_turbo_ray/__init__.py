@@ -11,9 +11,9 @@ from starlette.types import ASGIApp
 from app.errors import NotReadyError
 from app.inference.engine import Engine
 from app.main import create_app
-from app.server import exit_now
+from app.observability.logs import configure_logging
+from app.server.process import exit_now
 from app.settings import Settings, warn_of_unknown_variables
-from app.telemetry import configure_logging
 
 _DEVICE_LOST = 4
 """The process's exit code then; as without Ray."""

@@ -1,0 +1,89 @@
+"""Answers with pictures: what `Accept` allows, a bare picture, or a JSON envelope with several."""
+
+import base64
+from collections.abc import Sequence
+from typing import Annotated
+
+import mimeparse
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from app.api.generation import generation_headers
+from app.api.openapi import GENERATION_HEADERS, Responses, problems
+from app.errors import NotAcceptableError, TurboError
+from app.images.encoding import MediaType
+from app.inference.generation import Encoding, Generated, Timings, UsedParameters
+
+JSON = "application/json"
+
+_IMAGES = (MediaType.JPEG, MediaType.WEBP, MediaType.PNG)  # rising preference, as mimeparse wants it
+
+
+class EncodedImage(BaseModel):
+    """One picture in a JSON answer."""
+
+    b64: Annotated[str, Field(description="The file, base64.", json_schema_extra={"contentEncoding": "base64"})]
+    seed: int
+    media_type: str
+
+
+class Envelope(BaseModel):
+    """A JSON answer with pictures."""
+
+    images: list[EncodedImage]
+    parameters: UsedParameters
+    timings: Timings
+
+
+def picture_responses(kinds: Sequence[type[TurboError]]) -> Responses:
+    """Describe the answers of a route that sends pictures and may fail with these kinds of errors."""
+    pictures = {
+        "model": Envelope,
+        "description": "The picture, or with `Accept: application/json` all pictures in an envelope.",
+        "content": {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MediaType},
+        "headers": GENERATION_HEADERS,
+    }
+    return {200: pictures, **problems(*kinds, NotAcceptableError)}
+
+
+def accepted(request: Request) -> str:
+    """Return the request's `Accept` headers as one."""
+    return ", ".join(request.headers.getlist("accept"))
+
+
+def choose_media_type(accept: str | None, *, num_images: int) -> str:
+    """Choose the answer's media type by `Accept`: a picture's, or JSON.
+
+    A single picture is a bare PNG unless `Accept` prefers something else. Several pictures need JSON.
+
+    Raises:
+        NotAcceptableError: `Accept` allows none of the types, or cannot be parsed.
+    """
+    offered = [JSON] if num_images > 1 else [JSON, *_IMAGES]
+    try:
+        chosen: str = mimeparse.best_match(offered, accept.lower()) if accept else offered[-1]
+    except (mimeparse.MimeTypeParseException, ValueError):
+        chosen = ""
+    if not chosen:
+        several = " Several pictures at once come as application/json only." if num_images > 1 else ""
+        raise NotAcceptableError(f"Accept must allow one of: {', '.join(map(str, reversed(offered)))}.{several}")
+    return chosen
+
+
+def encoding_of(media_type: str) -> Encoding:
+    """Return the encoding of pictures for an answer of this type. In JSON they are PNGs."""
+    return Encoding() if media_type == JSON else Encoding(media_type=MediaType(media_type))
+
+
+def answer(result: Generated, media_type: str) -> Response:
+    """Send the one picture bare, or all of them in JSON."""
+    headers = {**generation_headers(result), "Vary": "Accept"}
+    if media_type != JSON:
+        return Response(result.files[0], media_type=media_type, headers=headers)
+    images = [
+        EncodedImage(b64=base64.b64encode(file).decode("ascii"), seed=seed, media_type=result.media_type)
+        for file, seed in zip(result.files, result.seeds, strict=True)
+    ]
+    envelope = Envelope(images=images, parameters=result.used, timings=result.timings)
+    return JSONResponse(envelope.model_dump(mode="json", exclude_none=True), headers=headers)

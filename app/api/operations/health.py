@@ -1,0 +1,93 @@
+"""GET /healthz/live and /healthz/ready, for orchestrators. Both read plain state and never wait for the device."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from app import __version__
+from app.api.context import ApiContext, Context
+from app.api.errors import problem_response
+from app.api.openapi import problems
+from app.errors import NotReadyError
+from app.inference.engine import StatusWord
+from app.pipelines.base import Mode
+
+router = APIRouter(prefix="/healthz", tags=["health"])
+
+
+class Live(BaseModel):
+    """The process is of use."""
+
+    status: Literal["live"] = "live"
+
+
+class QueueState(BaseModel):
+    """The queue, as seen now."""
+
+    waiting: int
+    limit: int
+    running_s: Annotated[float, Field(description="Seconds that the running call has been running; 0 when idle.")]
+
+
+class Readiness(BaseModel):
+    """What the service runs and whether new requests should be sent to it."""
+
+    status: StatusWord
+    warm: bool
+    model: str | None
+    modes: list[Mode]
+    device: str | None
+    dtype: str | None
+    queue: QueueState
+    version: str
+
+
+@router.get(
+    "/live",
+    response_model=Live,
+    responses=problems(NotReadyError),
+    operation_id="live",
+    response_description="The process is of use.",
+)
+async def live(request: Request, context: Context) -> Live | JSONResponse:
+    """Tell whether the process is of use: fails when the device is lost or a call hangs."""
+    if not context.engine.status.live:
+        return _unhealthy(request, context)
+    return Live()
+
+
+@router.get(
+    "/ready",
+    response_model=Readiness,
+    responses=problems(NotReadyError),
+    operation_id="ready",
+    response_description="Send requests here.",
+)
+async def ready(request: Request, context: Context) -> Readiness | JSONResponse:
+    """Tell whether to send requests here: fails also while the service drains."""
+    if not context.engine.status.ready:
+        return _unhealthy(request, context)
+    return _readiness(context)
+
+
+def _unhealthy(request: Request, context: ApiContext) -> JSONResponse:
+    health = _readiness(context)
+    error = NotReadyError(f"The service is not ready: {health.status}.")
+    return problem_response(error, request, health=health.model_dump(mode="json", exclude={"version"}))
+
+
+def _readiness(context: ApiContext) -> Readiness:
+    status = context.engine.status
+    loaded = context.registry.loaded if context.registry.warm else None
+    return Readiness(
+        status=status.word,
+        warm=status.warm,
+        model=loaded and loaded.model,
+        modes=list(loaded.by_mode) if loaded else [],
+        device=loaded and loaded.device_name,
+        dtype=loaded and loaded.dtype,
+        queue=QueueState(waiting=status.waiting, limit=context.engine.max_queue, running_s=round(status.running_s, 3)),
+        version=__version__,
+    )

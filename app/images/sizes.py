@@ -1,0 +1,59 @@
+"""Sizes of pictures, and the one that an upload is brought to."""
+
+import math
+from dataclasses import dataclass
+
+from app.errors import InvalidImageError
+from app.settings import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
+
+_PREFERRED_PIXELS = 512 * 512
+"""Area that SDXL-Turbo is best at (model card)."""
+
+_MAX_ASPECT = MAX_SIDE // MIN_SIDE
+"""How many times as long as it is wide an output can be."""
+
+_SMALLER = 0.998
+"""Step by which a size is made smaller that rounding has made too large: a pixel of the shorter side, or less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Width and height in pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @property
+    def pixels(self) -> int:
+        """Width times height."""
+        return self.width * self.height
+
+
+def preferred_size(size: Size, *, max_pixels: int) -> Size:
+    """Return the size of `size`'s aspect that SDXL-Turbo is best at: about 512x512 pixels in all.
+
+    Each side is rounded to a multiple of 8, and a very long picture has fewer pixels, because its sides are bounded.
+
+    Raises:
+        InvalidImageError: No allowed size has the aspect.
+    """
+    if max(size.width, size.height) > _MAX_ASPECT * min(size.width, size.height):
+        raise InvalidImageError(
+            f"The picture has {size} pixels, and an aspect beyond {_MAX_ASPECT}:1 cannot be kept. Send the output's "
+            "width and height to have the picture cropped about its centre, or crop it first.",
+            param="image",
+        )
+    scale = math.sqrt(min(_PREFERRED_PIXELS, max_pixels) / size.pixels)
+    scale = min(scale, MAX_SIDE / max(size.width, size.height))
+    while (scaled := _rounded(size, scale)).pixels > max_pixels:
+        scale *= _SMALLER
+    return scaled
+
+
+def _rounded(size: Size, scale: float) -> Size:
+    """Return the allowed size nearest to the scaled one."""
+    width, height = (round(side * scale / SIDE_MULTIPLE) * SIDE_MULTIPLE for side in (size.width, size.height))
+    return Size(min(MAX_SIDE, max(MIN_SIDE, width)), min(MAX_SIDE, max(MIN_SIDE, height)))

@@ -1,0 +1,306 @@
+"""The use case: from a request's fields, and an upload, to finished files. HTTP and the command line both call it."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, ClassVar, Protocol, TypeVar
+
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from app.errors import InvalidRequestError
+from app.images.decoding import decode_image
+from app.images.encoding import MediaType, encode_image
+from app.images.provenance import provenance_of
+from app.images.sizes import Size
+from app.inference.engine import Engine, GenerationResult, Place
+from app.inference.registry import PipelineRegistry
+from app.pipelines.base import GenerationParams, Img2ImgParams, Mode, PipelineImage, Txt2ImgParams
+from app.settings import Settings
+
+T = TypeVar("T")
+
+
+class Fields(Protocol):
+    """The checked fields of a request. `size_param` names the field that holds the size."""
+
+    size_param: ClassVar[str]
+
+    @property
+    def chosen_size(self) -> Size | None:
+        """The output's size, if the request names one."""
+
+
+class TextFields(Fields, Protocol):
+    """The fields of a text-to-image request."""
+
+    def to_params(self) -> Sequence[Txt2ImgParams]:
+        """Return one params object per picture."""
+
+
+class PictureFields(Fields, Protocol):
+    """The fields of an image-to-image request."""
+
+    def to_params(self, image: Image.Image, /) -> Sequence[Img2ImgParams]:
+        """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """The format of the files, and for WebP and JPEG their quality, 0 to 100."""
+
+    media_type: MediaType = MediaType.PNG
+    quality: int | None = None
+
+
+class UsedParameters(BaseModel):
+    """What the pictures were made with, defaults and drawn values filled in."""
+
+    mode: Mode
+    model: str
+    prompt: str
+    prompt_tokens: Annotated[int, Field(description="CLIP tokens used, at most 77, start and end marks included.")]
+    prompt_truncated: bool
+    num_inference_steps: int
+    effective_steps: int
+    strength: float | None = None
+    width: int
+    height: int
+
+
+class Timings(BaseModel):
+    """Seconds that the request spent in each stage."""
+
+    decode_s: Annotated[float, Field(description="Reading the uploaded picture.")] = 0.0
+    queue_s: Annotated[float, Field(description="Waiting for the device.")]
+    inference_s: Annotated[float, Field(description="On the device.")]
+    encode_s: Annotated[float, Field(description="Writing the files.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generated:
+    """The files of one request, with one seed each, what they were made with, and the time of each stage.
+
+    `batch_pictures` counts the pictures of the device call that served the request.
+    """
+
+    files: Sequence[bytes]
+    media_type: MediaType
+    seeds: Sequence[int]
+    used: UsedParameters
+    timings: Timings
+    batch_pictures: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A finished stage: decode, queue, inference or encode. Its times are those of the monotonic clock."""
+
+    name: str
+    started: float
+    ended: float
+    facts: Mapping[str, str | int] = field(default_factory=dict)
+    error: BaseException | None = None
+
+
+class Observer:
+    """Follows one request for traces, metrics, logs or progress. This one ignores everything."""
+
+    def on_params(self, params: Sequence[GenerationParams]) -> None:
+        """Note the pictures that the request asks for, before it waits for the device."""
+
+    def on_stage(self, stage: Stage) -> None:
+        """Note a stage that has ended."""
+
+    def on_result(self, result: Generated) -> None:
+        """Note the result of a request that succeeded."""
+
+
+class Generation:
+    """Serves requests: admission, decoding, the device call, encoding. Lives on the event loop.
+
+    `codec_threads` bounds the pictures that are decoded and encoded at once, and so their memory. A thread whose
+    request has timed out stays busy until it is done; work that has not started is dropped with its request.
+    """
+
+    def __init__(
+        self, engine: Engine, registry: PipelineRegistry, settings: Settings, *, codec_threads: ThreadPoolExecutor
+    ) -> None:
+        self._engine = engine
+        self._registry = registry
+        self._settings = settings
+        self._codec_threads = codec_threads
+
+    async def from_text(self, fields: TextFields, *, encoding: Encoding, observer: Observer) -> Generated:
+        """Make pictures from a prompt.
+
+        Raises:
+            TurboError: The size is too large, the service has no capacity, or a stage failed.
+        """
+        self.check_pixels(fields)
+        async with self._engine.admit() as place:
+            return await self._make(fields.to_params(), place, encoding, observer, {})
+
+    async def from_picture(
+        self,
+        fields: PictureFields,
+        read: Callable[[], bytes | memoryview],
+        *,
+        encoding: Encoding,
+        observer: Observer,
+    ) -> Generated:
+        """Make pictures from a prompt and an uploaded file.
+
+        Args:
+            fields: The request's fields.
+            read: Returns the file's bytes and releases them. Called once, on a codec thread; it may block.
+            encoding: The format of the answer's files.
+            observer: Follows the request.
+
+        Raises:
+            TurboError: As `from_text`, or the file is not a usable picture.
+        """
+        self.check_pixels(fields)
+        async with self._engine.admit() as place:
+            seconds: dict[str, float] = {}
+            with _stage("decode", observer, seconds):
+                image = await self._in_thread(lambda: self.decode(read(), fields))
+            return await self._make(fields.to_params(image), place, encoding, observer, seconds)
+
+    def check_pixels(self, fields: Fields) -> None:
+        """Check the one rule of a request that depends on a setting.
+
+        Raises:
+            InvalidRequestError: The size has too many pixels.
+        """
+        size, max_pixels = fields.chosen_size, self._settings.max_pixels
+        if size is not None and size.pixels > max_pixels:
+            raise InvalidRequestError(
+                f"width x height is {size.pixels} pixels, and at most {max_pixels} may be asked for.",
+                param=fields.size_param,
+            )
+
+    def decode(self, data: bytes | memoryview, fields: PictureFields) -> Image.Image:
+        """Decode an uploaded file to the size that its request asks for. Blocks.
+
+        Raises:
+            TurboError: The file is not a usable picture.
+        """
+        return decode_image(
+            data,
+            size=fields.chosen_size,
+            max_upload_pixels=self._settings.max_upload_pixels,
+            max_pixels=self._settings.max_pixels,
+        )
+
+    async def _make(
+        self,
+        params: Sequence[GenerationParams],
+        place: Place,
+        encoding: Encoding,
+        observer: Observer,
+        seconds: dict[str, float],
+    ) -> Generated:
+        observer.on_params(params)
+        made = await self._on_device(params, place, observer)
+        facts: dict[str, str | int] = {"media_type": encoding.media_type, "pictures": len(params)}
+        with _stage("encode", observer, seconds, facts):
+            files = await asyncio.gather(
+                *(
+                    self._in_thread(partial(self._encode, image, one, encoding))
+                    for image, one in zip(made.images, params, strict=True)
+                )
+            )
+        result = Generated(
+            files=files,
+            media_type=encoding.media_type,
+            seeds=[one.seed for one in params],
+            used=self._used(params[0], made.images[0]),
+            timings=Timings(
+                decode_s=round(seconds.get("decode", 0.0), 6),
+                queue_s=round(made.queue_s, 6),
+                inference_s=round(made.inference_s, 6),
+                encode_s=round(seconds["encode"], 6),
+            ),
+            batch_pictures=made.batch_pictures,
+        )
+        observer.on_result(result)
+        return result
+
+    async def _on_device(
+        self, params: Sequence[GenerationParams], place: Place, observer: Observer
+    ) -> GenerationResult:
+        """Wait for the device and its call. The engine knows when the wait ended, also if the call then failed."""
+        started, made, failure = time.monotonic(), None, None
+        try:
+            made = await self._engine.generate(params, place)
+        except BaseException as error:
+            failure = error
+            raise
+        else:
+            return made
+        finally:
+            ended, turn_at = time.monotonic(), place.turn_at
+            facts: dict[str, str | int] = {
+                "model": self._registry.loaded.model,
+                "device": self._registry.loaded.device_name,
+            }
+            if turn_at is None:
+                observer.on_stage(Stage(name="queue", started=started, ended=ended, facts=facts, error=failure))
+            else:
+                observer.on_stage(Stage(name="queue", started=started, ended=turn_at, facts=facts))
+                if made is not None:
+                    facts = {**facts, "call": made.call, "batch_pictures": made.batch_pictures}
+                observer.on_stage(Stage(name="inference", started=turn_at, ended=ended, facts=facts, error=failure))
+
+    def _encode(self, image: PipelineImage, params: GenerationParams, encoding: Encoding) -> bytes:
+        """Return a picture's file, with the metadata that the operator allows. On a codec thread."""
+        loaded, settings = self._registry.loaded, self._settings
+        pixels = image.pixels if loaded.watermark is None else loaded.watermark(image.pixels)
+        provenance = provenance_of(
+            params,
+            pixels,
+            model=loaded.model,
+            tell_parameters=settings.image_metadata,
+            ai_label=settings.ai_label,
+            aigc_producer=settings.aigc_producer,
+        )
+        return encode_image(pixels, encoding.media_type, quality=encoding.quality, provenance=provenance)
+
+    def _used(self, params: GenerationParams, image: PipelineImage) -> UsedParameters:
+        return UsedParameters(
+            mode=params.mode,
+            model=self._registry.loaded.model,
+            prompt=params.prompt,
+            prompt_tokens=image.prompt_tokens,
+            prompt_truncated=image.prompt_truncated,
+            num_inference_steps=params.num_inference_steps,
+            effective_steps=params.effective_steps,
+            strength=params.strength if isinstance(params, Img2ImgParams) else None,
+            width=params.width,
+            height=params.height,
+        )
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._codec_threads, work)
+
+
+@contextmanager
+def _stage(
+    name: str, observer: Observer, seconds: dict[str, float], facts: Mapping[str, str | int] | None = None
+) -> Iterator[None]:
+    """Time what is done inside the `with`, and report it, failed or not."""
+    started, failure = time.monotonic(), None
+    try:
+        yield
+    except BaseException as error:
+        failure = error
+        raise
+    finally:
+        ended = time.monotonic()
+        seconds[name] = ended - started
+        observer.on_stage(Stage(name=name, started=started, ended=ended, facts=facts or {}, error=failure))

@@ -1,0 +1,272 @@
+"""The fields of a request and their rules, shared by every dialect and the command line; and their params."""
+
+import math
+import secrets
+from typing import Annotated, ClassVar, Self
+
+from PIL import Image
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from app.images.sizes import Size
+from app.pipelines.base import Img2ImgParams, Txt2ImgParams, effective_img2img_steps
+from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
+
+MAX_SEED = 2**32 - 1
+"""Largest seed that every tool of the field takes."""
+
+MAX_PROMPT_CHARACTERS = 2000
+
+
+def _guidance_is_off(value: float) -> float:
+    if value:
+        raise PydanticCustomError(
+            "guidance_unused",
+            "SDXL-Turbo does not use guidance: it is trained without. Leave guidance_scale out or send 0.",
+        )
+    return value
+
+
+def _no_negative_prompt(value: str) -> str:
+    if value:
+        raise PydanticCustomError(
+            "negative_prompt_unused",
+            "SDXL-Turbo does not use a negative prompt: it works through guidance, which the model is trained without.",
+        )
+    return value
+
+
+def _whole(value: object) -> object:
+    """Take 512.0 for 512, as JSON Schema does, JSON having one kind of number; and no 1_0 for 10, as Python does."""
+    if isinstance(value, str) and "_" in value:
+        raise PydanticCustomError("int_parsing", "Input should be a valid integer")
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _no_underscore(value: object) -> object:
+    if isinstance(value, str) and "_" in value:
+        raise PydanticCustomError("float_parsing", "Input should be a valid number")
+    return value
+
+
+WHOLE = BeforeValidator(_whole)
+"""For integers: what `_whole` says."""
+
+Prompt = Annotated[
+    str,
+    Field(
+        max_length=MAX_PROMPT_CHARACTERS,
+        # Control characters mean nothing to the model; U+0000 cannot be written into a PNG's text.
+        pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$",
+        description="What to draw. CLIP reads 77 tokens; what is over is cut and reported.",
+        examples=["A cinematic shot of a baby racoon wearing an intricate italian priest robe."],
+    ),
+]
+Seed = Annotated[
+    int,
+    Field(ge=0, le=MAX_SEED, description="Seed of the first picture; drawn and reported when left out.", examples=[42]),
+    WHOLE,
+]
+Steps = Annotated[int, Field(ge=1, le=4, description="Denoising steps. One is enough, four are better."), WHOLE]
+Strength = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How much may change. int(num_inference_steps * strength) steps run, and must be at least 1.",
+    ),
+    BeforeValidator(_no_underscore),
+]
+NumImages = Annotated[int, Field(ge=1, le=4, description="Pictures to make, with seed, seed + 1, ..."), WHOLE]
+Side = Annotated[
+    int,
+    Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_MULTIPLE, description="Pixels; 512 is best."),
+    WHOLE,
+]
+GuidanceScale = Annotated[
+    float,
+    AfterValidator(_guidance_is_off),
+    WithJsonSchema({"type": "number", "const": 0, "description": "SDXL-Turbo does not use guidance."}),
+]
+NegativePrompt = Annotated[
+    str,
+    AfterValidator(_no_negative_prompt),
+    WithJsonSchema({"type": "string", "maxLength": 0, "description": "SDXL-Turbo does not use a negative prompt."}),
+]
+
+
+# An error of several fields names in its context, as `param`, the one to change.
+
+
+def check_seed_range(seed: int | None, num_images: int, *, name: str = "num_images") -> None:
+    """Check that every picture has a seed; `name` is how the request calls their number.
+
+    Raises:
+        PydanticCustomError: They pass the largest.
+    """
+    if seed is not None and seed + num_images - 1 > MAX_SEED:
+        raise PydanticCustomError(
+            "seed_range",
+            "The pictures use seed to seed + {name} - 1, which must not pass {max_seed}.",
+            {"max_seed": MAX_SEED, "name": name, "param": "seed"},
+        )
+
+
+def check_effective_steps(num_inference_steps: int, strength: float) -> None:
+    """Check the rule that the SDXL-Turbo model card gives: num_inference_steps * strength >= 1.
+
+    Raises:
+        PydanticCustomError: It is not kept; the text says which strength would do.
+    """
+    if effective_img2img_steps(num_inference_steps, strength) < 1:
+        raise PydanticCustomError(
+            "strength_too_small",
+            "int(num_inference_steps * strength) steps are run, and that must be at least 1. "
+            "With {steps} steps the smallest strength that works is {smallest}.",
+            {"param": "strength", "steps": num_inference_steps, "smallest": smallest_strength(num_inference_steps)},
+        )
+
+
+def smallest_strength(num_inference_steps: int) -> float:
+    """Return the smallest strength of at most four decimals with which one step runs."""
+    return math.ceil(10_000 / num_inference_steps) / 10_000
+
+
+def txt2img_params(
+    prompt: str, *, seed: int | None, num_images: int, num_inference_steps: int, size: Size
+) -> list[Txt2ImgParams]:
+    """Return one params object per picture; a missing seed is drawn here."""
+    return [
+        Txt2ImgParams(
+            prompt=prompt,
+            seed=picture_seed,
+            num_inference_steps=num_inference_steps,
+            width=size.width,
+            height=size.height,
+        )
+        for picture_seed in _seeds_from(seed, num_images)
+    ]
+
+
+def img2img_params(
+    prompt: str,
+    image: Image.Image,
+    *,
+    seed: int | None,
+    num_images: int,
+    num_inference_steps: int,
+    strength: float,
+) -> list[Img2ImgParams]:
+    """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
+    return [
+        Img2ImgParams(
+            prompt=prompt,
+            seed=picture_seed,
+            num_inference_steps=num_inference_steps,
+            strength=strength,
+            image=image,
+        )
+        for picture_seed in _seeds_from(seed, num_images)
+    ]
+
+
+def _seeds_from(seed: int | None, num_images: int) -> range:
+    first = secrets.randbelow(MAX_SEED - num_images + 2) if seed is None else seed
+    return range(first, first + num_images)
+
+
+class Txt2ImgRequest(BaseModel):
+    """The body of `POST /txt2img`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    size_param: ClassVar[str] = "width"
+
+    prompt: Prompt
+    seed: Seed | None = None
+    num_inference_steps: Steps = 1
+    width: Side = DEFAULT_SIDE
+    height: Side = DEFAULT_SIDE
+    num_images: NumImages = 1
+    guidance_scale: GuidanceScale | None = None
+    negative_prompt: NegativePrompt | None = None
+
+    @model_validator(mode="after")
+    def _check_fields_together(self) -> Self:
+        check_seed_range(self.seed, self.num_images)
+        return self
+
+    @property
+    def chosen_size(self) -> Size:
+        """The output's size."""
+        return Size(self.width, self.height)
+
+    def to_params(self) -> list[Txt2ImgParams]:
+        """Return one params object per picture; a missing seed is drawn here."""
+        return txt2img_params(
+            self.prompt,
+            seed=self.seed,
+            num_images=self.num_images,
+            num_inference_steps=self.num_inference_steps,
+            size=self.chosen_size,
+        )
+
+
+class Img2ImgRequest(BaseModel):
+    """What a request for image to image says, beside the picture."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={"dependentRequired": {"width": ["height"], "height": ["width"]}},
+    )
+    size_param: ClassVar[str] = "width"
+
+    prompt: Prompt
+    strength: Strength = 0.5
+    num_inference_steps: Steps = 2
+    seed: Seed | None = None
+    num_images: NumImages = 1
+    width: Annotated[
+        Side | None,
+        Field(description="Pixels, together with height; left out, the picture's aspect is kept, up to 32:1."),
+    ] = None
+    height: Annotated[Side | None, Field(description="Pixels, together with width.")] = None
+    guidance_scale: GuidanceScale | None = None
+    negative_prompt: NegativePrompt | None = None
+
+    @model_validator(mode="after")
+    def _check_fields_together(self) -> Self:
+        check_seed_range(self.seed, self.num_images)
+        if (self.width is None) != (self.height is None):
+            raise PydanticCustomError(
+                "size_incomplete",
+                "Send both width and height, or neither.",
+                {"param": "width" if self.width is None else "height"},
+            )
+        check_effective_steps(self.num_inference_steps, self.strength)
+        return self
+
+    @property
+    def chosen_size(self) -> Size | None:
+        """The output's size, if the request names one."""
+        return None if self.width is None or self.height is None else Size(self.width, self.height)
+
+    def to_params(self, image: Image.Image) -> list[Img2ImgParams]:
+        """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
+        return img2img_params(
+            self.prompt,
+            image,
+            seed=self.seed,
+            num_images=self.num_images,
+            num_inference_steps=self.num_inference_steps,
+            strength=self.strength,
+        )

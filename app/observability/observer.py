@@ -1,0 +1,111 @@
+"""Follows one request: its trace, its metrics and its log line, from one place."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.inference.generation import Generated, Observer, Stage
+from app.observability.logs import get_logger
+from app.observability.metrics import Metrics
+from app.observability.traces import Trace, Tracing
+from app.pipelines.base import GenerationParams
+
+_log = get_logger("app.access")
+
+_FIRST_ERROR = 400
+
+
+class RequestObserver(Observer):
+    """Collects what is known of one request, and reports it at the end.
+
+    Handlers may add to `facts`, the fields of the log line. `ids` are the trace's, for other log lines of the request.
+    """
+
+    def __init__(self, metrics: Metrics, trace: Trace, *, quiet: bool, log_prompts: bool) -> None:
+        self.facts: dict[str, Any] = {}
+        self.error_code: str | None = None
+        self._metrics = metrics
+        self._trace = trace
+        self._quiet = quiet
+        self._log_prompts = log_prompts
+        self._started = time.monotonic()
+        metrics.requests_in_progress.inc(not quiet)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers of the answer that name the trace."""
+        return self._trace.headers
+
+    @property
+    def ids(self) -> Mapping[str, str]:
+        """Fields of a log line that name the trace."""
+        return self._trace.ids
+
+    def on_params(self, params: Sequence[GenerationParams]) -> None:
+        """Describe the pictures in the trace."""
+        self._trace.describe(params)
+
+    def on_stage(self, stage: Stage) -> None:
+        """Add a span to the trace."""
+        self._trace.add(stage)
+
+    def on_result(self, result: Generated) -> None:
+        """Count the pictures, and describe them in the log line."""
+        used, timings = result.used, result.timings
+        self._metrics.record_pictures(result)
+        self.facts.update(
+            mode=used.mode,
+            seed=result.seeds[0],
+            steps=used.effective_steps,
+            size=f"{used.width}x{used.height}",
+            batch=result.batch_pictures,
+            **timings.model_dump(),
+        )
+        if self._log_prompts:
+            self.facts["prompt"] = used.prompt
+
+    def on_error(self, code: str) -> None:
+        """Count an error answer by its machine code."""
+        self._metrics.errors.labels(code).inc()
+        self.error_code = code
+
+    def end(self, *, method: str, path: str, route: str | None, status: int, request_id: str) -> None:
+        """Count the request, write its log line and end its trace.
+
+        Args:
+            method: The HTTP method.
+            path: The path, percent-encoded.
+            route: The route's template; None if no route matched.
+            status: The answer's HTTP status.
+            request_id: The value of `X-Request-ID`.
+        """
+        duration_s = time.monotonic() - self._started
+        self._metrics.requests_in_progress.dec(not self._quiet)
+        self._metrics.record_request(method=method, route=route or "unmatched", status=status, duration_s=duration_s)
+        level = "debug" if self._quiet and status < _FIRST_ERROR else "info"
+        getattr(_log, level)(
+            "request",
+            request_id=request_id,
+            method=method,
+            path=path,
+            status=status,
+            duration_s=round(duration_s, 4),
+            **self.facts,
+            **self.ids,
+        )
+        self._trace.end(route=route, status=status, error_code=self.error_code, request_id=request_id, facts=self.facts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observability:
+    """The service's metrics and traces, and whether prompts are logged."""
+
+    metrics: Metrics
+    tracing: Tracing
+    log_prompts: bool
+
+    def begin(self, scope: Mapping[str, Any], *, quiet: bool) -> RequestObserver:
+        """Follow a request, given as its ASGI scope. Health checks and scrapes are `quiet`: no trace, no info line."""
+        trace = Trace() if quiet else self.tracing.begin(scope)
+        return RequestObserver(self.metrics, trace, quiet=quiet, log_prompts=self.log_prompts)

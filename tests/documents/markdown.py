@@ -1,0 +1,139 @@
+"""The project's documents, as a Markdown parser reads them."""
+
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+ROOT = Path(__file__).parents[2]
+
+FOLDERS = (
+    ".",
+    "app/weights/demo",
+    "benchmarks",
+    "deploy",
+    "deploy/kubernetes",
+    "deploy/ray",
+    "docs",
+    "examples",
+    "training",
+)
+
+DOCUMENTS = sorted(file.relative_to(ROOT).as_posix() for folder in FOLDERS for file in (ROOT / folder).glob("*.md"))
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block of code, and where it stands."""
+
+    where: str
+    language: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link's or a picture's target as it is written, and where it stands."""
+
+    where: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of a table: its text, and what is marked as code in it."""
+
+    text: str
+    code: list[str]
+
+
+@dataclass(slots=True)
+class Section:
+    """What stands between a heading and the next; tables by rows and cells, their heads included."""
+
+    where: str
+    level: int
+    title: str
+    anchor: str
+    blocks: list[Block] = field(default_factory=list)
+    tables: list[list[list[Cell]]] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+    images: list[Link] = field(default_factory=list)
+    code: set[str] = field(default_factory=set)
+
+
+class Document:
+    """A document in sections; what comes before the first heading is a section without title."""
+
+    def __init__(self, name: str) -> None:
+        """Read the document of this path, relative to the project's folder."""
+        self.name = name
+        self.sections = [Section(f"{name}:1", 0, "", "")]
+        self._anchors: set[str] = set()
+        tokens = MarkdownIt("commonmark").enable("table").parse((ROOT / name).read_text(encoding="utf-8"))
+        for before, token in zip([None, *tokens], tokens, strict=False):
+            self._read(token, before)
+
+    @property
+    def blocks(self) -> Iterator[Block]:
+        """All blocks of code."""
+        return (block for section in self.sections for block in section.blocks)
+
+    @property
+    def links(self) -> Iterator[Link]:
+        """All links and pictures."""
+        return (link for section in self.sections for link in (*section.links, *section.images))
+
+    @property
+    def anchors(self) -> set[str]:
+        """What links may name in this document."""
+        return self._anchors
+
+    def _read(self, token: Token, before: Token | None) -> None:
+        where = f"{self.name}:{token.map[0] + 1 if token.map else '?'}"
+        if before is not None and before.type == "heading_open":
+            title = "".join(child.content for child in token.children or ())
+            self.sections.append(Section(where, int(before.tag[1:]), title, self._anchor(title)))
+        section = self.sections[-1]
+        if token.type == "fence":
+            section.blocks.append(Block(where, token.info, token.content))
+        elif token.type == "table_open":
+            section.tables.append([])
+        elif token.type == "tr_open":
+            section.tables[-1].append([])
+        elif token.type == "inline":
+            children = token.children or []
+            code = [child.content for child in children if child.type == "code_inline"]
+            section.code.update(code)
+            if before is not None and before.type in ("td_open", "th_open"):
+                section.tables[-1][-1].append(Cell(token.content, code))
+            section.links += [
+                Link(where, unquote(str(child.attrs["href"]))) for child in children if child.type == "link_open"
+            ]
+            section.images += [Link(where, str(child.attrs["src"])) for child in children if child.type == "image"]
+
+    def _anchor(self, title: str) -> str:
+        """Return a heading's anchor, as GitHub makes it."""
+        anchor = plain = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        number = 0
+        while anchor in self._anchors:
+            number += 1
+            anchor = f"{plain}-{number}"
+        self._anchors.add(anchor)
+        return anchor
+
+
+@functools.cache
+def document(name: str) -> Document:
+    """Return a document, read once."""
+    return Document(name)
+
+
+def without_comments(text: str) -> str:
+    """Return code of the shell or of Python without its comments and what they leave at the ends of lines."""
+    return "\n".join(re.sub(r"(^|\s+)#.*$", "", line).rstrip() for line in text.splitlines())

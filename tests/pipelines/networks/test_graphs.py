@@ -1,0 +1,86 @@
+"""Compiling, with the part of it that needs no accelerator: what becomes one graph, when, and at which sizes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoPipelineForText2Image
+
+from app.pipelines.base import MAX_PROMPT_TOKENS
+from app.pipelines.networks.graphs import WarmGraphs, compiled_networks
+from app.pipelines.networks.plain import plain_networks
+
+
+class Compiler:
+    """Doubles what it is given, counts its calls, and fails at a layout that it has not compiled for."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.strides: set[tuple[torch.Size, tuple[int, ...]]] = set()
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.strides.add((tensor.shape, tensor.stride()))
+        return tensor * 2
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor * 2
+
+
+def test_a_size_is_compiled_and_recorded_when_it_first_comes_and_none_after_the_warm_up() -> None:
+    compiler = Compiler()
+    graphs = WarmGraphs(plain, compiler)
+    graphs(torch.ones(1, 4, 8, 8))
+    recorded = compiler.calls
+    assert recorded > 2, "the first compiles, the second records"
+    graphs(torch.ones(1, 4, 8, 8))
+    assert compiler.calls == recorded + 1
+    graphs.stop_compiling()
+    assert torch.equal(graphs(torch.ones(2, 4, 8, 8)), torch.full((2, 4, 8, 8), 2.0))
+    assert compiler.calls == recorded + 1
+    graphs(torch.ones(1, 4, 8, 8))
+    assert compiler.calls == recorded + 2
+
+
+def test_a_tensor_that_lies_in_memory_in_another_order_needs_no_graph_of_its_own() -> None:
+    compiler = Compiler()
+    graphs = WarmGraphs(plain, compiler)
+    graphs(torch.ones(1, 4, 8, 8))
+    graphs.stop_compiling()
+    graphs(torch.ones(1, 4, 8, 8).contiguous(memory_format=torch.channels_last))
+    assert len(compiler.strides) == 1
+
+
+def test_every_network_is_one_graph_for_torch_compile(tiny_folder: Path) -> None:
+    """With a backend that compiles nothing: what breaks a graph breaks it on every device."""
+    pipe = AutoPipelineForText2Image.from_pretrained(tiny_folder, variant="fp16", dtype=torch.float32)
+    plain = plain_networks(pipe)
+
+    def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
+        compiled: Callable[..., Any] = torch.compile(function, backend="eager", fullgraph=True, dynamic=False)
+        return compiled
+
+    networks, stop_compiling = compiled_networks(plain, torch.device("cpu"), compile_function=compile_function)
+    ids = torch.zeros(1, MAX_PROMPT_TOKENS, dtype=torch.long)
+    latents, pixels = torch.randn(2, 4, 8, 8), torch.randn(2, 3, 64, 64)
+    projection = pipe.text_encoder_2.config.projection_dim
+    inputs = (torch.tensor(999.0), torch.randn(2, 77, pipe.unet.config.cross_attention_dim), torch.randn(2, projection))
+    time_ids = torch.zeros(2, 6)
+    with torch.inference_mode():
+        for compiled, other in zip(networks.encode_text, plain.encode_text, strict=True):
+            assert all(torch.equal(one, two) for one, two in zip(compiled(ids), other(ids), strict=True))
+        assert torch.equal(
+            networks.predict_noise(latents, *inputs, time_ids), plain.predict_noise(latents, *inputs, time_ids)
+        )
+        assert torch.equal(networks.encode(pixels), plain.encode(pixels))
+        assert torch.equal(networks.decode(latents), plain.decode(latents))
+    stop_compiling()
+
+
+@pytest.fixture(autouse=True)
+def _forget_what_was_compiled() -> Any:
+    yield
+    torch._dynamo.reset()  # noqa: SLF001 - documented
