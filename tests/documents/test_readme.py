@@ -26,7 +26,7 @@ from app.server import connections, process
 from app.settings import MAX_SIDE, MIN_SIDE, PREFIX, SIDE_MULTIPLE, Settings
 
 ROOT = Path(__file__).parents[2]
-README, OPERATING = "README.md", "docs/operating.md"
+README, OPERATING, PROMISES = "README.md", "docs/operating.md", "docs/promises.md"
 
 
 def table(document: str, head: str) -> list[str]:
@@ -81,7 +81,7 @@ def test_the_table_of_routes_is_the_app_s() -> None:
     assert {re.findall(r"`([^`]+)`", row)[0] for row in table(README, "| route | what it does |")} == routes
 
 
-@pytest.mark.parametrize("row", table(README, "| promise | held by |"))
+@pytest.mark.parametrize("row", table(PROMISES, "| promise | checked by |"))
 def test_what_holds_a_promise_is_there(row: str) -> None:
     (named,) = re.findall(r"`([\w/]+\.py(?:::\w+)?)`", row)
     file, _, name = named.partition("::")
