@@ -1,35 +1,35 @@
 # The service's images, each with the demo model: `docker build --target cpu .` needs no accelerator, `--target cuda` is for NVIDIA
-# GPUs, `--target npu` for Huawei Ascend, on a CANN image.
+# GPUs, `--target npu` is for Huawei Ascend, on a CANN image.
 #
-# BASE_IMAGE is any Linux image with bash, python3 (3.11 to 3.13) and its venv module; the stages that build and those that run
-# share it, so that the environment made in the one works in the other. For npu:
+# BASE_IMAGE is any Linux image with bash, python3 (3.11 to 3.13) and its venv module. The build stages and the run stages share it,
+# because the environment must work in both. For npu:
 #   --build-arg BASE_IMAGE=quay.io/ascend/cann:9.1.0-910b-ubuntu22.04-py3.12
-# TORCH_INDEX is where torch comes from; each target has its own.
+# TORCH_INDEX is the package index for torch; each target has its own default.
 ARG BASE_IMAGE=python:3.12-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
 COPY pyproject.toml ./
-# What installs stands beside /opt/venv, which alone goes into the images. Not with the base image's packages: which those are, and
-# how old, differs from image to image.
+# The installers are in /opt/build; only /opt/venv goes into the images. The base image's packages are not used, because their
+# selection and versions differ between images.
 RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/venv && mkdir /weights \
     && /opt/build/bin/pip install "$(sed -n 's/^ *"\(cyclonedx-bom[^"]*\)".*/\1/p' pyproject.toml)"
 ENV PIP_PYTHON=/opt/venv/bin/python
 
 FROM build AS build-cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# torch by itself: it is the largest layer and changes least. Its version range stands in pyproject.toml alone.
+# torch has its own layer, because it is the largest and changes least. Only pyproject.toml has its version range.
 RUN /opt/build/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" \
        "$(sed -n 's/^cpu = \["\(torch[^"]*\)"\]$/\1/p' pyproject.toml)"
 COPY deploy/finish-environment README.md LICENSE ./
 COPY app ./app
-# Headers and setuptools are for who compiles, which the service does on accelerators alone.
+# Only a compiler needs headers and setuptools, and the service compiles on accelerators only.
 RUN /opt/build/bin/pip install ".[cpu]" && /opt/build/bin/pip uninstall --yes setuptools \
     && ./finish-environment torch/include
 
 FROM build AS build-cuda
-# CUDA 13.0, as in torch's wheels on PyPI.
+# CUDA 13.0, the version of torch's wheels on PyPI.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cu130
 RUN /opt/build/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" \
        "$(sed -n 's/^cuda = \["\(torch[^"]*\)"\]$/\1/p' pyproject.toml)"
@@ -39,9 +39,9 @@ RUN /opt/build/bin/pip install ".[cuda]" && ./finish-environment
 
 FROM build AS build-npu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# Another torch_npu than the one that pyproject.toml pins.
+# A torch_npu version other than the pin in pyproject.toml.
 ARG TORCH_NPU=
-# torch_npu X.Y.Z.postN requires torch X.Y.Z, and torch's CPU build is the one that it extends.
+# torch_npu X.Y.Z.postN requires torch X.Y.Z, and extends torch's CPU build.
 RUN if [ -n "${TORCH_NPU}" ]; then sed -i "s/\"torch-npu==[^\"]*\"/\"torch-npu==${TORCH_NPU}\"/" pyproject.toml; fi \
     && torch=$(sed -n 's/.*"torch-npu==\([0-9.]*[0-9]\).*/\1/p' pyproject.toml) \
     && /opt/build/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" "torch==${torch}"
@@ -50,25 +50,25 @@ COPY app ./app
 RUN /opt/build/bin/pip install ".[npu]" && ./finish-environment
 
 FROM ${BASE_IMAGE} AS runtime
-# The user has a name and a home there: torch names a cache after the user, and CANN's log folder is below this home, whatever
-# HOME says.
+# The user needs a name and a home in /etc/passwd: torch names a cache after the user, and CANN puts its log folder below this home,
+# regardless of HOME.
 RUN echo "turbo:x:10001:10001::/tmp:/usr/sbin/nologin" >> /etc/passwd && echo "turbo:x:10001:" >> /etc/group
-# Empty, and owned by the user, so that a volume that is laid over it can be pulled into.
+# Empty and owned by the user, so `pull` can write to a volume that is mounted here.
 COPY --from=build --chown=10001:10001 /weights /weights
 COPY deploy/healthcheck.py /opt/
-# HOME is where libraries may leave caches: the only place that can be written when the root is read-only.
+# Libraries put caches into HOME. /tmp is the only writable place when the root is read-only.
 ENV PATH=/opt/venv/bin:${PATH} \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     TURBO_HOST=0.0.0.0 \
     TURBO_WEIGHTS_DIR=/weights
-# CANN's compiler leaves files in the working directory.
+# CANN's compiler writes files to the working directory.
 WORKDIR /tmp
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# The start period is for gigabytes of weights on a slow disk. A service that cannot start exits, and the first success ends it.
+# The start period allows for gigabytes of weights on a slow disk. The first success ends it, and a service that cannot start exits.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=600s --retries=3 CMD ["python", "/opt/healthcheck.py"]
 ENTRYPOINT ["python", "-m", "app"]
 CMD ["serve"]
@@ -83,14 +83,14 @@ LABEL org.opencontainers.image.title="sdxl-turbo-server" \
 
 FROM runtime AS npu
 LABEL org.opencontainers.image.description="SDXL-Turbo behind HTTP, for Huawei Ascend NPUs"
-# `python` in this image is a wrapper that sees to CANN's environment, also when the entrypoint is replaced.
+# `python` in this image is a wrapper that sets CANN's environment variables, also when the entrypoint is replaced.
 COPY --chmod=755 deploy/python-with-cann /opt/cann/bin/python
 COPY --chmod=755 deploy/python-with-cann /opt/cann/bin/python3
 COPY --from=build-npu /opt/venv /opt/venv
 COPY --from=build-npu /usr/share/sbom /usr/share/sbom
-# TASK_QUEUE_ENABLE: with 2 an operator that finds no memory for its workspace ends the queue, and with it the process; with 1
-# it raises OutOfMemoryError, and the request alone fails (NPUWorkspaceAllocator and OpParamMaker.cpp in Ascend/pytorch).
-# TURBO_DEVICE: on a host whose NPUs the container does not see it ends with a reason, and does not run on CPU.
+# TASK_QUEUE_ENABLE: with 2, an operator without memory for its workspace ends the queue and the process. With 1, it raises
+# OutOfMemoryError, and only the request fails (NPUWorkspaceAllocator and OpParamMaker.cpp in Ascend/pytorch).
+# TURBO_DEVICE: if the container sees no NPU, the service exits with a reason and does not run on CPU.
 ENV PATH=/opt/cann/bin:${PATH} \
     TASK_QUEUE_ENABLE=1 \
     TURBO_DEVICE=npu
@@ -99,7 +99,7 @@ FROM runtime AS cuda
 LABEL org.opencontainers.image.description="SDXL-Turbo behind HTTP, for NVIDIA GPUs"
 COPY --from=build-cuda /opt/venv /opt/venv
 COPY --from=build-cuda /usr/share/sbom /usr/share/sbom
-# NVIDIA_*: which GPUs, and which of the driver's libraries, NVIDIA's container runtime mounts. TURBO_DEVICE: as above.
+# NVIDIA_*: the GPUs and the driver libraries that NVIDIA's container runtime mounts. TURBO_DEVICE: as for npu.
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     TURBO_DEVICE=cuda

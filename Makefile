@@ -1,16 +1,16 @@
-# Everything that people, hooks and CI run. Two of these do all the set-up on a fresh machine: `make run`, `make test`.
-# The environment is .venv; it is made once and again only when pyproject.toml changes.
+# All commands for people, hooks and CI. `make run` and `make test` do all the set-up on a fresh machine.
+# The environment is .venv. It is made once, and again only when pyproject.toml changes.
 
 VENV := .venv
 BIN := $(VENV)/bin
-# The first interpreter of a version that all dependencies take.
+# The first interpreter with a version that all dependencies support.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
-# torch from PyPI brings gigabytes of CUDA; this index has the builds without. Another mirror: make run TORCH_INDEX=...
+# torch from PyPI includes gigabytes of CUDA; this index has builds without it. Another mirror: make run TORCH_INDEX=...
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 WATERMARK := $(shell sed -n 's/^watermark = \["\(.*\)"\]$$/\1/p' pyproject.toml)
 TORCH := $(shell sed -n 's/^cpu = \["\(torch[^"]*\)"\]$$/\1/p' pyproject.toml)
-# What some tests start, and the Debian packages that have it. Set SYSTEM_PROGRAMS= to do without.
+# Programs that some tests start, and their Debian packages. To skip these tests, set SYSTEM_PROGRAMS=
 SYSTEM_PROGRAMS ?= chromium curl docker-compose exiftool haproxy node openssl prometheus promtool systemd-analyze
 SYSTEM_PACKAGES := chromium curl docker-compose haproxy libimage-exiftool-perl nodejs openssl prometheus systemd
 
@@ -20,14 +20,14 @@ SYSTEM_PACKAGES := chromium curl docker-compose haproxy libimage-exiftool-perl n
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-run: $(VENV)/.run pull ## Set up, and serve on 127.0.0.1:8000; every TURBO_* variable is passed through
+run: $(VENV)/.run pull ## Set up, and serve on 127.0.0.1:8000; passes all TURBO_* variables on
 	@echo "==> serving; stop with Ctrl-C"
 	@exec $(BIN)/python -m app serve
 
-pull: $(VENV)/.run ## Set up, and bring the weights that TURBO_MODEL names (default: the demo model) to this disk
+pull: $(VENV)/.run ## Set up, and download the weights that TURBO_MODEL names (default: the demo model)
 	@$(BIN)/python -m app pull
 
-test: $(VENV)/.test ## Set up, and run the tests: in five parts, three at once, as two cores take them
+test: $(VENV)/.test ## Set up, and run the tests: five parts, three at once, which fits two cores
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-service test-models test-npu test-deploy test-http
 
 MODELS := tests/pipelines tests/training tests/weights
@@ -49,10 +49,10 @@ test-npu:
 test-deploy:
 	$(BIN)/pytest $(DEPLOY)
 
-test-long: $(VENV)/.test ## Run the tests that look for trouble (fuzzing, shutdowns, clients that leave) many more times
+test-long: $(VENV)/.test ## Run the fuzzing, shutdown and disconnect tests many more times
 	$(BIN)/pytest --long --timeout=3600 -m long
 
-coverage: $(VENV)/.test ## Run the tests, and see which lines of app/ they run, also in the services that they start
+coverage: $(VENV)/.test ## Run the tests, and report which lines of app/ they run, also in the services that they start
 	@rm -rf build/coverage && mkdir -p build/coverage
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage run -m pytest tests/npu
@@ -66,10 +66,10 @@ lint: $(VENV)/.test ## Check style, types, layers and the Dockerfile
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
 
-# uv reads none of pip's configuration: the index is handed on (none: uv's default), and uv trusts what the system trusts.
+# uv does not read pip's configuration. So it gets pip's index (or uses its default), and trusts the system's certificates.
 check-pins: export UV_DEFAULT_INDEX ?= $(or $(PIP_INDEX_URL),$(shell $(BIN)/python -m pip config get global.index-url 2>/dev/null))
 check-pins: export UV_SYSTEM_CERTS ?= true
-check-pins: $(VENV)/.test ## Find wheels for all that the Ascend image pins and needs; asks the index, installs nothing
+check-pins: $(VENV)/.test ## Check that wheels exist for all packages of the Ascend image; queries the index, installs nothing
 	@for python in 3.11 3.12; do for machine in x86_64 aarch64; do \
 	  pins=$$($(BIN)/uv pip compile --quiet --extra npu --only-binary :all: --python-version $$python \
 	    --python-platform $$machine-manylinux_2_28 pyproject.toml) \
@@ -77,14 +77,14 @@ check-pins: $(VENV)/.test ## Find wheels for all that the Ascend image pins and 
 	  echo "Python $$python, $$machine: $$(echo "$$pins" | grep '^torch' | xargs)"; \
 	done; done
 
-check-deploy: $(VENV)/.test ## Render deploy/kubernetes, and hold it to Kubernetes' schemas and to the service; asks no cluster
+check-deploy: $(VENV)/.test ## Render deploy/kubernetes, and check it against Kubernetes' schemas and the service; needs no cluster
 	@$(BIN)/python -m tools.check_deploy
 
-# AUDIT takes options of pip-audit: make audit AUDIT="--vulnerability-service osv"
-audit: $(VENV)/.test ## Look for known vulnerabilities in what the service installs; asks PyPI
+# AUDIT passes options to pip-audit: make audit AUDIT="--vulnerability-service osv"
+audit: $(VENV)/.test ## Check the service's packages for known vulnerabilities; queries PyPI
 	@$(BIN)/python -m tools.audit $(AUDIT)
 
-sbom: $(VENV)/.test ## List what the service installs, as CycloneDX: build/sbom.cdx.json
+sbom: $(VENV)/.test ## List the service's packages as CycloneDX: build/sbom.cdx.json
 	@$(BIN)/python -m tools.dependencies only build/sbom
 	@$(BIN)/cyclonedx-py environment --pyproject build/sbom/pyproject.toml --validate --output-reproducible \
 	  --output-file build/sbom.cdx.json build/sbom
@@ -101,13 +101,13 @@ format: $(VENV)/.test ## Format the code
 	$(BIN)/ruff format
 
 bench: export TORCH_INDEX := $(TORCH_INDEX)
-bench: $(VENV)/.test ## Measure the service beside its peers on this machine, and write benchmarks/RESULTS.md (about 15 minutes)
+bench: $(VENV)/.test ## Compare the service with its peers on this machine, and write benchmarks/RESULTS.md (about 15 minutes)
 	@$(BIN)/python -m benchmarks.compare
 
-soak: $(VENV)/.test ## Load the service with ten times what it can do, and write benchmarks/SOAK.md (about 5 minutes)
+soak: $(VENV)/.test ## Load the service with ten times its capacity, and write benchmarks/SOAK.md (about 5 minutes)
 	@$(BIN)/python -m benchmarks.soak
 
-train-demo: $(VENV)/.test ## Train the demo model anew, in stages that go on where they were stopped (hours on 2 cores)
+train-demo: $(VENV)/.test ## Train the demo model from the beginning, in stages that can be resumed (hours on 2 cores)
 	$(BIN)/python -m training train
 
 eval-demo: $(VENV)/.test ## Measure the demo model on held-out captions, and print the table
@@ -124,18 +124,18 @@ $(VENV)/.run: pyproject.toml
 	@echo "==> installing $(TORCH) for CPU from $(TORCH_INDEX)"
 	@$(BIN)/python -m pip install --quiet --retries 1 --index-url $(TORCH_INDEX) "$(TORCH)" \
 	  || { echo "No CPU build of torch was found. Name a mirror: make $(MAKECMDGOALS) TORCH_INDEX=https://..."; exit 1; }
-	@echo "==> installing the service and what it needs"
+	@echo "==> installing the service and its packages"
 	@$(BIN)/python -m pip install --quiet --editable ".[cpu]"
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
-	@echo "==> installing what the tests and checks need"
+	@echo "==> installing the packages of the tests and checks"
 	@$(BIN)/python -m pip install --quiet --editable ".[cpu,ray,training]" --group dev
-	@$(BIN)/python -m pip install --quiet --no-deps "$(WATERMARK)" # it wants OpenCV with windows, which wants libGL
+	@$(BIN)/python -m pip install --quiet --no-deps "$(WATERMARK)" # it requires OpenCV with windows, which requires libGL
 	@$(MAKE) --no-print-directory system-programs
 	@touch $@
 
-# A browser, ExifTool and Prometheus are not PyPI's to give. Who is not root is told; the tests in question say so, too.
+# PyPI has no browser, ExifTool or Prometheus. Without root, this prints the command, and the tests that need them are skipped.
 system-programs:
 	@missing=; for program in $(SYSTEM_PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	test -z "$$missing" && exit 0; \

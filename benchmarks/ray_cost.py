@@ -164,8 +164,8 @@ def _standing(running: dict[str, RunningServer]) -> list[Sequence[str]]:
     idle = [(process_tree.cpu_seconds(pid) - cpu) / _IDLE_S for pid, cpu in zip(pids, before, strict=True)]
     return [
         ("processes", *(str(len(process_tree.members(pid))) for pid in pids)),
-        ("memory of all of them (PSS)", *(f"{process_tree.pss_bytes(pid) / 2**20:.0f} MiB" for pid in pids)),
-        ("of a core, when nobody asks", *(f"{share:.1%}" for share in idle)),
+        ("memory of all processes (PSS)", *(f"{process_tree.pss_bytes(pid) / 2**20:.0f} MiB" for pid in pids)),
+        ("share of a core when idle", *(f"{share:.1%}" for share in idle)),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The results in words: the table, and which targets are met."""
+"""Writes RESULTS.md: the tables, and the verdict on each target."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from benchmarks.results import SCENARIOS, Key, Measurement, Results
 
 _TITLES = {contestant.key: contestant.title for contestant in CONTESTANTS}
 _SERVERS = ("plain", "litserve", "bentoml", "ray")
-"""The peers that speak HTTP: the best peer is one of these."""
+"""The peers with an HTTP server. The best peer is one of these."""
 
 _NONE = "–"  # noqa: RUF001 - an empty cell
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One target and what was measured. No value: it was not measured."""
+    """One target and its measured value; None if it was not measured."""
 
     text: str
     value: float | None
@@ -33,7 +33,7 @@ class Target:
 
 
 def targets(results: Results, ours: str = "ours") -> list[Target]:
-    """Compare the service with what it is meant to reach."""
+    """Compare the service with its targets."""
 
     def ratio(scenario: str, peer: str) -> float | None:
         return results.cpu_ratio(ours, peer, scenario)
@@ -47,32 +47,40 @@ def targets(results: Results, ours: str = "ours") -> list[Target]:
     p99 = max((found.p99_s for found in reactions), default=None)
     stall = max((found.net_lag_max_s for found in reactions), default=None)
     eight_to_one = _over(results.cpu_s(ours, Key.LARGE_EIGHT), results.cpu_s(ours, Key.LARGE_FRESH))
-    cpu = "CPU time an image"
+    cpu = "CPU time per image"
     return [
-        Target(f"512 px, one client, one prompt: {cpu} over plain", ratio(Key.LARGE_KEPT, "plain"), 0.68, True),
+        Target(f"512 px, one client, one prompt: {cpu} relative to plain", ratio(Key.LARGE_KEPT, "plain"), 0.68, True),
         Target(
-            f"512 px, one client, one prompt: {cpu} over OpenVINO GenAI", ratio(Key.LARGE_KEPT, "openvino"), 0.95, True
+            f"512 px, one client, one prompt: {cpu} relative to OpenVINO GenAI",
+            ratio(Key.LARGE_KEPT, "openvino"),
+            0.95,
+            True,
         ),
-        Target(f"128 px, one client: {cpu} over plain", ratio(Key.SMALL_ONE, "plain"), 0.55, True),
+        Target(f"128 px, one client: {cpu} relative to plain", ratio(Key.SMALL_ONE, "plain"), 0.55, True),
         Target(
-            f"128 px, eight clients: images for CPU time over the best peer{_named(results, best_small)}",
+            f"128 px, eight clients: images per CPU time relative to the best peer{_named(results, best_small)}",
             gain(Key.SMALL_EIGHT, best_small),
             1.5,
             False,
         ),
-        Target("128 px, eight clients: images for CPU time over plain", gain(Key.SMALL_EIGHT, "plain"), 3, False),
-        Target(f"512 px: {cpu}, eight clients over one, fresh prompts", eight_to_one, 1.0, True),
         Target(
-            f"512 px, eight clients: images for CPU time over the best peer{_named(results, best_large)}",
+            "128 px, eight clients: images per CPU time relative to plain", gain(Key.SMALL_EIGHT, "plain"), 3, False
+        ),
+        Target(f"512 px: {cpu}, eight clients relative to one, fresh prompts", eight_to_one, 1.0, True),
+        Target(
+            f"512 px, eight clients: images per CPU time relative to the best peer{_named(results, best_large)}",
             gain(Key.LARGE_EIGHT, best_large),
             1.35,
             False,
         ),
         Target("health probes under load, p99 in ms", p99 and p99 * 1000, 10, True),
-        Target("event loop's longest stall under load, net, in ms", stall and stall * 1000, 5, True),
-        Target("peak memory over plain", memory, 1.1, True),
+        Target("longest stall of the event loop under load, net, in ms", stall and stall * 1000, 5, True),
+        Target("peak memory relative to plain", memory, 1.1, True),
         Target(
-            "time until ready over the bare pipeline", _over(results.ready_s(ours), results.ready_s("bare")), 1.2, True
+            "time until ready relative to the bare pipeline",
+            _over(results.ready_s(ours), results.ready_s("bare")),
+            1.2,
+            True,
         ),
     ]
 
@@ -85,11 +93,11 @@ def write(results: Results) -> str:
 def _lines(results: Results) -> Iterator[str]:
     yield "# Results"
     yield ""
-    yield "Written by `python -m benchmarks.compare`; [README.md](README.md) says what is measured and how to read it."
+    yield "Written by `python -m benchmarks.compare`; [README.md](README.md) explains the measurements."
     yield f"{results.date}; {', '.join(f'{name} {value}' for name, value in results.machine.items())}."
     yield f"{', '.join(f'{name} {value}' for name, value in results.options.items())}."
     if (others := results.others_share()) is not None:
-        yield f"Meanwhile everything else on the machine took {100 * others:.0f} % of its cores."
+        yield f"During the run all other processes on the machine used {100 * others:.0f} % of its cores."
     yield ""
     yield from _cpu_section(results)
     yield from _latency_section(results)
@@ -103,7 +111,8 @@ def _lines(results: Results) -> Iterator[str]:
 def _cpu_section(results: Results) -> Iterator[str]:
     yield from _head(
         "CPU-milliseconds for each image",
-        "Of the whole process tree: the median of the rounds, and in brackets the least and the most. Less is better.",
+        "CPU time of the whole process tree: the median of the rounds, and in brackets the lowest and the highest.",
+        "Lower is better.",
     )
     yield from _table(
         ["", *(scenario.title for scenario in SCENARIOS)],
@@ -134,9 +143,9 @@ def _latency_section(results: Results) -> Iterator[str]:
         yield cell(server, Key.OPEN, rounds[0].per_second if rounds else None)
 
     yield from _head(
-        "Images a second; latency p50, p99 in ms",
-        "By the clock, and so at the mercy of what else the machine did. The last column is an open loop: arrivals",
-        "by chance at 70 % of what the server itself did with eight clients; the first figure is that rate.",
+        "Images per second; latency p50, p99 in ms",
+        "Wall-clock figures, which other load on the machine affects. The last column is an open loop with random",
+        "arrivals, at 70 % of the server's own rate with eight clients; its first figure is that rate.",
     )
     yield from _table(
         ["", *(scenario.title for scenario in SCENARIOS), "128 px, open loop"],
@@ -148,10 +157,10 @@ def _latency_section(results: Results) -> Iterator[str]:
 
 def _whole_section(results: Results) -> Iterator[str]:
     yield from _head(
-        "Memory, start, and neighbours",
-        "Memory is the peak of the tree's proportional set size under eight clients, no other server running. Same",
-        "bytes: answers among eight different requests at once that are byte for byte those of the same requests made",
-        "alone; where not all are, the largest difference of a channel stands beside.",
+        "Memory, start, and same bytes",
+        "Memory is the peak of the tree's proportional set size under eight clients, while no other server runs.",
+        "Same bytes: eight different requests are sent at once; the column counts the answers that are byte-identical",
+        "to those of the same requests sent alone. If some differ, it adds the largest difference of a channel.",
     )
     alone = {found.server: found for found in results.alone}
     rows = []
@@ -174,7 +183,7 @@ def _whole_section(results: Results) -> Iterator[str]:
             ]
         )
     yield from _table(
-        ["", "memory in MiB", "processes", "ready after s", "first picture after s", "CPU-s of a start", "same bytes"],
+        ["", "memory in MiB", "processes", "ready after s", "first picture after s", "CPU-s of start-up", "same bytes"],
         rows,
     )
 
@@ -182,9 +191,9 @@ def _whole_section(results: Results) -> Iterator[str]:
 def _reaction_section(results: Results) -> Iterator[str]:
     yield from _head(
         "Reactions under load",
-        "In ms, with eight clients. Probes go to `/healthz/live` and `/healthz/ready` every 20 ms. A stall is what a",
-        "5 ms sleep on the event loop overslept; net leaves out its wait for a free core. The bare loop,",
-        "a process without work beside the service, shows what the machine itself takes.",
+        "In ms, with eight clients. Probes go to `/healthz/live` and `/healthz/ready` every 20 ms. A stall is the time",
+        "by which a 5 ms sleep on the event loop was too long; net leaves out the wait for a free core. The bare event",
+        "loop, an idle process beside the service, shows the share of the machine itself.",
     )
     yield from _table(
         ["", "size", "probes, failed", "probe p99", "max", "stall p99, raw", "max, raw", "p99, net", "max, net"],
@@ -215,7 +224,7 @@ def _reaction_section(results: Results) -> Iterator[str]:
 def _target_section(results: Results) -> Iterator[str]:
     yield from _head(
         "Targets",
-        "Ratios of CPU time are medians over the rounds of the ratio within a round. The best peer is a server.",
+        "A ratio of CPU times is the median of each round's ratio. Only servers count as the best peer.",
     )
     for ours in [server for server in _measured(results) if server.startswith("ours")]:
         yield f"{_TITLES[ours][0].upper()}{_TITLES[ours][1:]}:"
@@ -237,8 +246,9 @@ def _target_section(results: Results) -> Iterator[str]:
 def _check_section(results: Results) -> Iterator[str]:
     yield from _head(
         "The answers",
-        "Every answer was decoded and compared with the picture that diffusers' own pipeline makes for its prompt and",
-        "seed: equal in every pixel, within 1/255 in every channel, or bad. OpenVINO's stay in memory, not compared.",
+        "Every answer was decoded and compared with the picture of diffusers' own pipeline for its prompt and seed:",
+        "equal in every pixel, within 1/255 in every channel, or bad. OpenVINO's pictures stay in memory and were not",
+        "compared.",
     )
     servers = [server for server in _measured(results) if server != "openvino"]
     rows = []

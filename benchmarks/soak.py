@@ -65,7 +65,7 @@ _HONEST_S, _HONEST_SHARE = 1.5, 0.25
 
 _RECOVERY_CLIENTS, _RECOVERY_S = 16, 10
 _RETRIES = 5
-_NOT_THE_PICTURE = "answers that are not the picture asked for"
+_NOT_THE_PICTURE = "answers other than the requested picture"
 
 Pictures = Mapping[Request, bytes]
 
@@ -108,7 +108,7 @@ class _Soak:
         return {answer.request: answer.body for answer in answers}
 
     async def _measure_capacity(self, service: Service, pictures: Pictures) -> tuple[float, Part]:
-        """Count pictures a second with a few clients that wait for their answers."""
+        """Count pictures per second with a few clients that wait for their answers."""
         _say("capacity")
         began = time.perf_counter()
         end_at = began + min(_CAPACITY_S, self.seconds)
@@ -119,7 +119,7 @@ class _Soak:
             until=lambda: time.perf_counter() > end_at,
         )
         capacity = len(right(outcomes, pictures)) / (max(outcome.done_at for outcome in outcomes) - began)
-        facts = {"capacity": f"{capacity:.2f} pictures a second, with {_CAPACITY_CLIENTS} clients"}
+        facts = {"capacity": f"{capacity:.2f} pictures per second, with {_CAPACITY_CLIENTS} clients"}
         return capacity, Part("Capacity", [none_of(_NOT_THE_PICTURE, wrong(outcomes, pictures))], facts)
 
     async def _overload(
@@ -150,17 +150,17 @@ class _Soak:
         return Part(
             f"{_OVERLOAD} times capacity for {seconds:g} s, deadline {deadline_s} s",
             [
-                share_of("goodput, of capacity", goodput / capacity, 0.95),
+                share_of("goodput relative to capacity", goodput / capacity, 0.95),
                 none_of(_NOT_THE_PICTURE, wrong(outcomes, pictures)),
                 *_refusal_promises(outcomes),
-                none_of("accepted, without an answer by the deadline", _late(outcomes, deadline_s)),
+                none_of("accepted requests without an answer by the deadline", _late(outcomes, deadline_s)),
                 at_most_ms("the longest health check", probe_s, 1, 0.05),
                 none_of("failed health checks", unhealthy),
-                none_of("500, or no answer", _failures(outcomes)),
+                none_of("500 or no answer", _failures(outcomes)),
                 *([] if growth is None else [share_of("growth of memory", growth, 0.02, at_least=False)]),
             ],
             {
-                "goodput": f"{goodput:.2f} pictures a second",
+                "goodput": f"{goodput:.2f} pictures per second",
                 **_answer_facts(outcomes, seconds),
                 "health checks": spread([latency for probe in probes for latency in probe.latencies_s]),
                 "health checks, net": spread(probe_s),
@@ -192,21 +192,24 @@ class _Soak:
         refused = [outcome for outcome in grabbed if outcome.status != OK]
         limited = [outcome for outcome in refused if _is_limited(outcome)]
         return Part(
-            f"A greedy client, {_OVERLOAD} times capacity, and a polite one, a third of it, for {seconds:g} s",
+            f"A greedy client at {_OVERLOAD} times capacity and a polite client at a third of capacity, "
+            f"for {seconds:g} s",
             [
                 share_of(
-                    "the polite one's pictures, of those asked for", len(right(asked, pictures)) / len(asked), 0.99
+                    "the polite client's pictures, relative to its requests",
+                    len(right(asked, pictures)) / len(asked),
+                    0.99,
                 ),
-                none_of("the greedy one's refusals that are not 429 `rate_limited`", len(refused) - len(limited)),
+                none_of("the greedy client's rejections other than 429 `rate_limited`", len(refused) - len(limited)),
                 _quick("time to a 429 `rate_limited`, p99", limited),
-                share_of("the greedy one's requests taken after `Retry-After`", sum(came_back) / _RETRIES, 1),
+                share_of("the greedy client's requests accepted after `Retry-After`", sum(came_back) / _RETRIES, 1),
                 none_of(_NOT_THE_PICTURE, wrong([*grabbed, *asked], pictures)),
-                none_of("500, or no answer", _failures([*grabbed, *asked])),
+                none_of("500 or no answer", _failures([*grabbed, *asked])),
             ],
             {
                 "TURBO_RATE_LIMIT": f"{amount}/second",
-                "the greedy one": f"{len(grabbed) - len(refused)} pictures, {len(refused)} refusals",
-                "the polite one": f"{len(asked)} requests, answered after {spread([one.latency_s for one in asked])}",
+                "the greedy client": f"{len(grabbed) - len(refused)} pictures, {len(refused)} rejections",
+                "the polite client": f"{len(asked)} requests, answer times {spread([one.latency_s for one in asked])}",
                 "429 `rate_limited`": spread([outcome.latency_s for outcome in limited]),
             },
         )
@@ -233,14 +236,14 @@ class _Soak:
         return Part(
             f"Killed (SIGKILL) under {_RECOVERY_CLIENTS} clients, and started again",
             [
-                share_of(f"goodput in {_RECOVERY_S} s from ready on, of that before", after / before, 0.95),
+                share_of(f"goodput in {_RECOVERY_S} s from ready on, relative to before", after / before, 0.95),
                 none_of(_NOT_THE_PICTURE, wrong(outcomes, pictures)),
                 none_of("answers that are errors", sum(outcome.status not in (0, OK) for outcome in outcomes)),
             ],
             {
                 "times": f"ready {ready_at - killed_at:.1f} s after the kill, the first picture {first_s:.2f} s later",
                 "pictures": f"{before} before, {after} after",
-                "requests that the kill broke or that found nobody": str(sum(one.status == 0 for one in outcomes)),
+                "requests that the kill broke or that found no server": str(sum(one.status == 0 for one in outcomes)),
             },
         )
 
@@ -248,12 +251,12 @@ class _Soak:
 def _refusal_promises(outcomes: Sequence[Outcome]) -> Iterator[Promise]:
     refused = [outcome for outcome in outcomes if outcome.status not in (OK, GATEWAY_TIMEOUT)]
     told = [one for one in refused if one.status == TOO_MANY_REQUESTS and one.retry_after_s is not None]
-    yield none_of("refusals that are not 429 with `Retry-After`", len(refused) - len(told))
+    yield none_of("rejections other than 429 with `Retry-After`", len(refused) - len(told))
     if told:
         yield _quick("time to a 429, p99", told)
     if errors := _retry_after_errors(outcomes):
         honest = sum(abs(error_s) <= max(_HONEST_S, _HONEST_SHARE * wait_s) for error_s, wait_s in errors)
-        yield share_of("honest `Retry-After`", honest / len(errors), 0.99)
+        yield share_of("accurate `Retry-After`", honest / len(errors), 0.99)
 
 
 def _quick(text: str, refused: Sequence[Outcome]) -> Promise:
@@ -280,14 +283,14 @@ def _answer_facts(outcomes: Sequence[Outcome], seconds: float) -> dict[str, str]
     accepted = [outcome for outcome in outcomes if outcome.status in (OK, GATEWAY_TIMEOUT)]
     refused = [outcome for outcome in outcomes if outcome.status == TOO_MANY_REQUESTS]
     return {
-        "requests": f"{len(outcomes)}, {len(outcomes) / seconds:.1f} a second",
-        "answers": ", ".join(f"{count} of {status}" for status, count in counts),
-        "accepted, from the sending": spread([outcome.latency_s for outcome in accepted]),
-        "429, from the moment drawn": spread([outcome.done_at - outcome.due_at for outcome in refused]),
-        "429, from the sending": spread([outcome.latency_s for outcome in refused]),
-        "429, from the sending, net": spread([outcome.latency_s - outcome.kept_back_s for outcome in refused]),
+        "requests": f"{len(outcomes)}, {len(outcomes) / seconds:.1f} per second",
+        "answers": ", ".join(f"{count} with {status}" for status, count in counts),
+        "accepted, from sending": spread([outcome.latency_s for outcome in accepted]),
+        "429, from the planned moment": spread([outcome.done_at - outcome.due_at for outcome in refused]),
+        "429, from sending": spread([outcome.latency_s for outcome in refused]),
+        "429, from sending, net": spread([outcome.latency_s - outcome.kept_back_s for outcome in refused]),
         "`Retry-After`": spread([float(outcome.retry_after_s or 0) for outcome in refused], "s"),
-        "`Retry-After`, off by": spread([abs(error_s) for error_s, _ in _retry_after_errors(outcomes)], "s"),
+        "`Retry-After`, error": spread([abs(error_s) for error_s, _ in _retry_after_errors(outcomes)], "s"),
     }
 
 

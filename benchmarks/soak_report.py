@@ -1,4 +1,4 @@
-"""The soak's results in words: what was promised, what was measured, and whether it was kept."""
+"""Writes SOAK.md: each promise, its bound, the measured value, and the verdict."""
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from benchmarks.results import quantile
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What is promised, its bound, and what was measured."""
+    """A promise, its bound, and the measured value."""
 
     text: str
     value: float
@@ -22,13 +22,13 @@ class Promise:
 
     @property
     def kept(self) -> bool:
-        """Whether the service does as it promises."""
+        """Whether the measured value is within the bound."""
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one part of the soak found."""
+    """The results of one part of the soak."""
 
     title: str
     promises: Sequence[Promise]
@@ -36,22 +36,22 @@ class Part:
 
 
 def none_of(text: str, count: int) -> Promise:
-    """Promise that something does not happen."""
+    """Return the promise that the count is zero."""
     return Promise(text, count, 0, "{:.0f}".format)
 
 
 def share_of(text: str, share: float, bound: float, *, at_least: bool = True) -> Promise:
-    """Promise a share."""
+    """Return the promise of a share."""
     return Promise(text, share, bound, lambda share: f"{100 * share:.3g} %", at_least)
 
 
 def at_most_ms(text: str, seconds: Sequence[float], share: float, bound_s: float) -> Promise:
-    """Promise that such a share of all takes no longer than that."""
+    """Return the promise that this quantile of the times is within the bound."""
     return Promise(text, quantile(seconds, share), bound_s, lambda seconds: f"{1000 * seconds:.3g} ms")
 
 
 def spread(seconds: Sequence[float], unit: str = "ms") -> str:
-    """Say how times are distributed."""
+    """Return the quantiles of the times as text."""
     if not seconds:
         return "none"
     scale = 1000 if unit == "ms" else 1
@@ -67,7 +67,7 @@ def write(parts: Sequence[Part], *, load_average: float, **options: str) -> str:
 def _lines(parts: Sequence[Part], load_average: float, options: Mapping[str, str]) -> Iterator[str]:
     yield "# Soak"
     yield ""
-    yield "Written by `python -m benchmarks.soak`; [README.md](README.md) says what is promised and how it is measured."
+    yield "Written by `python -m benchmarks.soak`; [README.md](README.md) explains the promises and the measurements."
     yield f"{dt.datetime.now(dt.UTC):%Y-%m-%d}; {_named(machine.describe())}; load average before {load_average:.1f}."
     yield f"{_named(options)}. {_named(versions(interpreter()))}."
     yield ""

@@ -1,10 +1,10 @@
-"""Docker's health check: is the service in this container ready? It says why not, and `docker inspect` shows that."""  # noqa: INP001 - a script
+"""Docker's health check: exits with 0 if the service is ready, else prints the reason, which `docker inspect` shows."""  # noqa: INP001 - a script
 
 import http.client
 import os
 import sys
 
-# 0.0.0.0 and :: are this machine for who connects, too.
+# A client may connect to 0.0.0.0 and ::, too: they mean this machine.
 host = os.environ.get("TURBO_HOST") or "127.0.0.1"
 port = int(os.environ.get("TURBO_PORT") or 8000)
 connection = http.client.HTTPConnection(host, port, timeout=4)

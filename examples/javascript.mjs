@@ -1,18 +1,18 @@
 // Text to image, then image to image, with fetch:  [SERVICE_KEY=KEY] node examples/javascript.mjs [URL]
 //
-// A page imports `ask` instead, and shows a picture by URL.createObjectURL(await answer.blob()). Pages of other origins than the
-// service's own have to be named in TURBO_CORS_ORIGINS.
+// A web page can import `ask` and show a picture with URL.createObjectURL(await answer.blob()). If the page's origin is not the
+// service's own, name it in TURBO_CORS_ORIGINS.
 
 const ATTEMPTS = 5;
 
-/** Ask; when the service is busy, come back after the seconds that it names; throw its reason if it refuses. */
+/** Send a request. If the service is busy, retry after `Retry-After`. On any other error, throw the service's reason. */
 export async function ask(url, init) {
   for (let attempt = 1; ; attempt++) {
     const answer = await fetch(url, { method: "POST", ...init });
     if (answer.ok) return answer;
     const seconds = answer.headers.get("Retry-After");
     if (![429, 503].includes(answer.status) || seconds === null || attempt === ATTEMPTS) {
-      const problem = await answer.json(); // application/problem+json: `detail` is for people, `code` for programs
+      const problem = await answer.json(); // application/problem+json: `detail` is for people, `code` is for programs
       throw new Error(`${problem.code}: ${problem.detail}`);
     }
     await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
@@ -31,7 +31,7 @@ async function main(url, key) {
   await writeFile("one.png", Buffer.from(await picture.arrayBuffer()));
   console.log("one.png, seed", made.headers.get("X-Seed"));
 
-  // The same fox on another background. fetch names the form's Content-Type itself.
+  // The same fox on another background. fetch sets the form's Content-Type itself.
   const form = new FormData();
   form.append("image", picture, "one.png");
   form.append("prompt", "a fox on a blue background");

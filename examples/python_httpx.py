@@ -15,14 +15,14 @@ ATTEMPTS = 5
 
 
 def ask(client: httpx.Client, path: str, **body: Any) -> httpx.Response:
-    """Ask; when the service is busy, come back after the seconds that it names; end with its reason if it refuses."""
+    """Send a request. If the service is busy, retry after `Retry-After`. On any other error, exit with its reason."""
     answer = client.post(path, **body)
     for _ in range(ATTEMPTS - 1):
         if answer.status_code not in BUSY or "Retry-After" not in answer.headers:
             break
         time.sleep(int(answer.headers["Retry-After"]))
         answer = client.post(path, **body)
-    if answer.is_error:  # application/problem+json: `detail` is for people, `code` for programs
+    if answer.is_error:  # application/problem+json: `detail` is for people, `code` is for programs
         problem = answer.json()
         sys.exit(f"{problem['code']}: {problem['detail']}")
     return answer
@@ -33,7 +33,7 @@ with httpx.Client(base_url=URL, timeout=120, headers={"X-API-Key": KEY} if KEY e
     Path("one.png").write_bytes(made.content)
     print("one.png, seed", made.headers["X-Seed"])
 
-    # The same fox on another background. Bytes, not an open file: a second attempt sends them again.
+    # The same fox on another background. Pass bytes, not an open file: a retry sends them again.
     changed = ask(
         client,
         "/img2img",

@@ -1,6 +1,6 @@
 """Text to image, then image to image, with OpenAI's SDK:  [SERVICE_KEY=KEY] python examples/python_openai.py [URL].
 
-The SDK comes back by itself when the service is busy, after the seconds that `Retry-After` names.
+If the service is busy, the SDK retries by itself after the time in `Retry-After`.
 """
 
 import os
@@ -17,7 +17,7 @@ client = openai.OpenAI(base_url=f"{URL}/v1", api_key=os.environ.get("SERVICE_KEY
 
 
 def save(answer: ImagesResponse, name: str) -> None:
-    """Write the answer's first picture; its seed is more than OpenAI's pictures have."""
+    """Write the answer's first picture. Its `seed` is an extra field that OpenAI's API does not have."""
     image = (answer.data or [])[0]
     Path(name).write_bytes(b64decode(image.b64_json or ""))
     print(f"{name}, {answer.size}, {image.model_extra}")
@@ -26,8 +26,8 @@ def save(answer: ImagesResponse, name: str) -> None:
 try:
     save(client.images.generate(prompt="a fox with a scarf", size="512x512", extra_body={"seed": 1}), "one.png")
 
-    # The same fox on another background. What OpenAI's parameters lack goes into extra_body.
+    # The same fox on another background. Parameters that OpenAI's API lacks go into extra_body.
     changes = {"strength": 0.5, "num_inference_steps": 2, "seed": 1}
     save(client.images.edit(image=Path("one.png"), prompt="a fox on a blue background", extra_body=changes), "two.png")
-except openai.APIStatusError as error:  # `code` is for programs, `message` for people
+except openai.APIStatusError as error:  # `code` is for programs, `message` is for people
     sys.exit(f"{error.code}: {error.message}")

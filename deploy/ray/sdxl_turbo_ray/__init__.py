@@ -16,28 +16,28 @@ from app.server.process import exit_now
 from app.settings import Settings, warn_of_unknown_variables
 
 _DEVICE_LOST = 4
-"""The process's exit code then; as without Ray."""
+"""The process's exit code if its device is lost; the same as without Ray."""
 
 _LAST_ANSWERS_S = 2
-"""Seconds that answers have to leave the process once the device is lost: whoever waited has been told by then."""
+"""Seconds between the loss of the device and the exit, for the answers to waiting requests."""
 
 _BEYOND_DRAIN_S = 10
-"""Seconds that Ray waits longer than TURBO_DRAIN_S, as whatever else stops the service."""
+"""Seconds that Ray waits longer than TURBO_DRAIN_S; the same as all other grace periods."""
 
 _HEALTH_CHECK_S = 2
-"""Seconds between health checks, which read plain state. A replica that has died is replaced at the next one."""
+"""Seconds between health checks, which read plain state. Ray replaces a dead replica at the next check."""
 
 _WAIT_LOOP_S = 1
-"""Seconds between looks at whether a replica that is to stop has answered everybody."""
+"""Seconds between checks whether a stopping replica has answered all requests."""
 
 
 class Replica:
-    """One replica. Its settings are the `TURBO_` variables of the process that Ray starts for it."""
+    """One replica. Its settings are the `TURBO_` variables of its process, which Ray starts."""
 
     _engine: Engine
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Put the app together, in the replica; Ray then runs its lifespan, which loads and warms up."""
+        """Build the app in the replica. Ray then runs its lifespan, which loads the model and warms up."""
         settings = Settings()
         configure_logging(log_format=settings.log_format, level=settings.log_level)
         warn_of_unknown_variables(os.environ)
@@ -46,10 +46,10 @@ class Replica:
         return app
 
     def check_health(self) -> None:
-        """Tell Ray that the replica is of use.
+        """Tell Ray that the replica works.
 
         Raises:
-            NotReadyError: It is not, and has to be replaced.
+            NotReadyError: The replica does not work and must be replaced.
         """
         status = self._engine.status
         if not status.ready:
@@ -57,12 +57,12 @@ class Replica:
 
 
 def _end_soon() -> None:
-    """End the process by os._exit, as a call may hang; Ray starts another. On the event loop."""
+    """End the process by os._exit, because a call may hang; Ray starts another. Runs on the event loop."""
     asyncio.get_running_loop().call_later(_LAST_ANSWERS_S, exit_now, _DEVICE_LOST)
 
 
 def deploy(replica: type[Replica], settings: Settings) -> Application:
-    """Return the application whose replicas are `replica`, with Ray's limits behind those of the settings."""
+    """Return the application whose replicas are `replica`. Ray's limits take effect after those of the settings."""
     deployment = serve.deployment(
         name="SdxlTurbo",
         max_ongoing_requests=settings.max_connections,
@@ -74,5 +74,5 @@ def deploy(replica: type[Replica], settings: Settings) -> Application:
 
 
 def build(_: dict[str, Any]) -> Application:
-    """Build the application, for `serve deploy`; it takes no arguments. Ray calls it on the cluster."""
+    """Build the application for `serve deploy`, without arguments. Ray calls this function on the cluster."""
     return deploy(Replica, Settings())
