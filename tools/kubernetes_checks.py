@@ -91,7 +91,8 @@ class _Settings(Settings):
 def service() -> Service:
     """Ask the service itself; it is put together for that, and not started."""
     app = create_app(_Settings(model="fake"))
-    names = {sample.name for family in app.state.context.observability.metrics.registry.collect() for sample in family.samples}
+    metrics = app.state.context.observability.metrics
+    names = {sample.name for family in metrics.registry.collect() for sample in family.samples}
     return Service({name: str(app.url_path_for(name)) for name in ("live", "ready", "metrics")}, names)
 
 
