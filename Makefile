@@ -78,7 +78,7 @@ check-pins: $(VENV)/.test ## Check that wheels exist for all packages of the Asc
 	done; done
 
 check-deploy: $(VENV)/.test ## Render deploy/kubernetes, and check it against Kubernetes' schemas and the service; needs no cluster
-	@$(BIN)/python -m tools.check_deploy
+	@$(BIN)/python -m tools.kubernetes
 
 # AUDIT passes options to pip-audit: make audit AUDIT="--vulnerability-service osv"
 audit: $(VENV)/.test ## Check the service's packages for known vulnerabilities; queries PyPI

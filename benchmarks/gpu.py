@@ -33,9 +33,9 @@ import torch
 from diffusers import AutoencoderTiny
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from benchmarks.contestants import ROOT, free_port
 from benchmarks.nano_sdxl import assemble, build_nano_sdxl, make_unet, make_vae
-from benchmarks.pictures import Picture, Prompts, Supply
+from benchmarks.support.contestants import ROOT, free_port
+from benchmarks.support.pictures import Picture, Prompts, Supply
 
 _BUILD = ROOT / "build" / "bench"
 _OK = 200

@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks import machine, process_tree
-from benchmarks.contestants import environment, free_port, interpreter, launch
-from benchmarks.http_client import Connection
-from benchmarks.loop_lag import read_lags
-from benchmarks.soak_service import until_ready
+from benchmarks.soak.service import until_ready
+from benchmarks.support import machine, process_tree
+from benchmarks.support.contestants import environment, free_port, interpreter, launch
+from benchmarks.support.http_client import Connection
+from benchmarks.support.loop_lag import read_lags
 
 _BYTES = 31 << 20
 _IN_BASE64 = _BYTES // 4 * 3 - 1024
@@ -236,7 +236,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         lag_file, port = Path(folder) / "lags.json", free_port()
         settings = {"TURBO_MODEL": "fake", "TURBO_PORT": str(port), "TURBO_LOG_LEVEL": "warning"}
-        words = [str(interpreter()), "-m", "benchmarks.watched_service", str(lag_file)]
+        words = [str(interpreter()), "-m", "benchmarks.support.watched_service", str(lag_file)]
         service = launch(words, environment(Path("fake"), settings), Path(folder) / "service.log")
         try:
             asyncio.run(_measure(cases, port, service.pid, lag_file, rounds=arguments.rounds))

@@ -23,13 +23,13 @@ from PIL import Image
 
 from app.pipelines.base import Txt2ImgParams
 from app.pipelines.fake import FakePipeline
-from benchmarks import machine, process_tree
-from benchmarks.contestants import ROOT, environment, free_port, launch
-from benchmarks.http_client import Connection
-from benchmarks.load import Outcome, closed_loop
-from benchmarks.pictures import Picture, Prompts, Supply
-from benchmarks.results import quantile
-from benchmarks.soak_service import Service, until_ready
+from benchmarks.compare.results import quantile
+from benchmarks.soak.service import Service, until_ready
+from benchmarks.support import machine, process_tree
+from benchmarks.support.contestants import ROOT, environment, free_port, launch
+from benchmarks.support.http_client import Connection
+from benchmarks.support.load import Outcome, closed_loop
+from benchmarks.support.pictures import Picture, Prompts, Supply
 
 _CONFIG = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
 _LOG = ROOT / "build" / "bench" / "scale-out" / "haproxy.log"

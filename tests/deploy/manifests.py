@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from tests.conftest import lacks
-from tools import check_deploy
-from tools.check_deploy import KUBERNETES
-from tools.kubernetes_forms import Manifest
+from tools.kubernetes import __main__ as check_deploy
+from tools.kubernetes.__main__ import KUBERNETES
+from tools.kubernetes.schemas import Manifest
 
 ROOT = Path(__file__).parents[2]
 

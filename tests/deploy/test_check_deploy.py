@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import check_deploy
+from tools.kubernetes import __main__ as check_deploy
 
 
 def test_without_kubectl_and_kustomize_the_check_says_how_to_get_them_and_does_not_pass(

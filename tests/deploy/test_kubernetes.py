@@ -13,10 +13,11 @@ import yaml
 
 from tests.deploy.manifests import SHIPPED, need_renderer, only, pod
 from tests.documents.markdown import document
-from tools import check_deploy, kubernetes_checks
-from tools.check_deploy import KUBERNETES, RenderError, render, render_with
-from tools.kubernetes_checks import complaints, service
-from tools.kubernetes_forms import Manifest
+from tools.kubernetes import __main__ as check_deploy
+from tools.kubernetes import checks as kubernetes_checks
+from tools.kubernetes.__main__ import KUBERNETES, RenderError, render, render_with
+from tools.kubernetes.checks import complaints, service
+from tools.kubernetes.schemas import Manifest
 
 ROOT = Path(__file__).parents[2]
 

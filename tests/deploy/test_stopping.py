@@ -10,8 +10,8 @@ import yaml
 from app.server import draining
 from app.settings import Settings
 from tests.deploy.manifests import SHIPPED, documents, need_renderer, pod
-from tools.check_deploy import render
-from tools.kubernetes_checks import GRACE_S
+from tools.kubernetes.__main__ import render
+from tools.kubernetes.checks import GRACE_S
 
 ROOT = Path(__file__).parents[2]
 

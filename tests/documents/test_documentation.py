@@ -36,7 +36,8 @@ from tests.deploy.manifests import need_renderer
 from tests.deploy.ray_cluster import importing_ray, read_config
 from tests.documents.markdown import DOCUMENTS, ROOT, Block, document
 from tests.support.gated_pipeline import GatedPipeline
-from tools import check_deploy, kubernetes_checks
+from tools.kubernetes import __main__ as check_deploy
+from tools.kubernetes import checks as kubernetes_checks
 
 REAL = ("bash", "cat", "chmod", "curl", "exiftool", "node", "openssl", "sed", "rm")
 """Programs of the system that blocks may use."""

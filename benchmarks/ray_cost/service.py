@@ -1,4 +1,4 @@
-"""The service behind Ray Serve, as deploy/ray has it, for `ray_cost.py`: one replica, on this machine alone."""
+"""The service behind Ray Serve, as in deploy/ray: one replica on this machine, for the cost of Ray."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 import ray
 from ray import serve
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "deploy/ray"))
 
 from sdxl_turbo_ray import build  # noqa: E402 - found there

@@ -24,10 +24,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks import process_tree, soak_report
-from benchmarks.contestants import ROOT
-from benchmarks.load import Probe
-from benchmarks.soak_load import (
+from benchmarks.soak import report as soak_report
+from benchmarks.soak.load import (
     GATEWAY_TIMEOUT,
     INTERNAL_ERROR,
     OK,
@@ -41,8 +39,11 @@ from benchmarks.soak_load import (
     right,
     wrong,
 )
-from benchmarks.soak_report import Part, Promise, at_most_ms, none_of, share_of, spread
-from benchmarks.soak_service import MemoryWatch, Service
+from benchmarks.soak.report import Part, Promise, at_most_ms, none_of, share_of, spread
+from benchmarks.soak.service import MemoryWatch, Service
+from benchmarks.support import process_tree
+from benchmarks.support.contestants import ROOT
+from benchmarks.support.load import Probe
 
 _OVERLOAD = 10
 """Times capacity."""

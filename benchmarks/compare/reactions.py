@@ -6,12 +6,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import process_tree
-from benchmarks.contestants import Contestant, RunningServer, environment, free_port, interpreter, launch, start
-from benchmarks.load import Outcome, Probe, closed_loop
-from benchmarks.loop_lag import read_lags
-from benchmarks.pictures import Picture, Prompts, Supply
-from benchmarks.results import Reactions, quantile
+from benchmarks.compare.results import Reactions, quantile
+from benchmarks.support import process_tree
+from benchmarks.support.contestants import Contestant, RunningServer, environment, free_port, interpreter, launch, start
+from benchmarks.support.load import Outcome, Probe, closed_loop
+from benchmarks.support.loop_lag import read_lags
+from benchmarks.support.pictures import Picture, Prompts, Supply
 
 _CLIENTS = 8
 _PICTURES = {128: 64, 512: 16}
@@ -27,11 +27,11 @@ def measure_reactions(
         StartError: It does not come up.
     """
     lag_file, control_lag_file = folder / "lags.json", folder / "control-lags.json"
-    command = ("-m", "benchmarks.watched_service", str(lag_file))
+    command = ("-m", "benchmarks.support.watched_service", str(lag_file))
     watched = start(dataclasses.replace(contestant, command=command), interpreter(), model, folder)
     assert isinstance(watched, RunningServer)
     port = free_port()
-    words = [str(interpreter()), "-m", "benchmarks.bare_loop", str(port), str(control_lag_file)]
+    words = [str(interpreter()), "-m", "benchmarks.compare.bare_loop", str(port), str(control_lag_file)]
     control = launch(words, environment(model, {}), folder / "control.log")
     found = []
     try:

@@ -22,8 +22,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from benchmarks import machine, plots, process_tree, report
-from benchmarks.contestants import (
+from benchmarks.compare import plots, report
+from benchmarks.compare.environments import InstallError, make_environment, versions
+from benchmarks.compare.reactions import measure_reactions
+from benchmarks.compare.results import SCENARIOS, Alone, Key, Measurement, Results, Scenario, Start
+from benchmarks.support import machine, process_tree
+from benchmarks.support.contestants import (
     CONTESTANTS,
     DEFAULT,
     PEERS,
@@ -36,11 +40,8 @@ from benchmarks.contestants import (
     interpreter,
     start,
 )
-from benchmarks.environments import InstallError, make_environment, versions
-from benchmarks.load import Outcome
-from benchmarks.pictures import Prompts, References, Supply, Verdict, decode, difference
-from benchmarks.reactions import measure_reactions
-from benchmarks.results import SCENARIOS, Alone, Key, Measurement, Results, Scenario, Start
+from benchmarks.support.load import Outcome
+from benchmarks.support.pictures import Prompts, References, Supply, Verdict, decode, difference
 
 CACHE = ROOT / "build" / "bench"
 
@@ -100,7 +101,7 @@ class _Comparison:
             counts[kind] = counts.get(kind, 0) + self._rounds * scenario.pictures
         _say("making reference pictures where they are missing")
         kinds = [f"{side}:{prompts}:{count}" for (side, prompts), count in counts.items()]
-        command = ["-m", "benchmarks.references", str(self._model), str(CACHE / "references"), *kinds]
+        command = ["-m", "benchmarks.compare.references", str(self._model), str(CACHE / "references"), *kinds]
         _run([str(interpreter()), *command], environment(self._model, {}))
 
     def _measure_starts(self) -> None:
@@ -115,7 +116,7 @@ class _Comparison:
 
     def _start_bare(self) -> Start:
         before, began = _children_cpu_s(), time.perf_counter()
-        _run([str(interpreter()), "-m", "benchmarks.bare_pipeline"], environment(self._model, {}))
+        _run([str(interpreter()), "-m", "benchmarks.compare.bare_pipeline"], environment(self._model, {}))
         took = time.perf_counter() - began
         return Start(server="bare", ready_s=took, first_picture_s=took, cpu_s=_children_cpu_s() - before)
 
@@ -328,7 +329,7 @@ class _PeakMemory:
 
 def _make_model(folder: Path) -> None:
     """Build the model unless it is there, made by the very code and libraries that would make it now."""
-    made_by = f"{Path(__file__).with_name('nano_sdxl.py').read_text()}{versions(interpreter())}"
+    made_by = f"{(ROOT / 'benchmarks' / 'nano_sdxl.py').read_text()}{versions(interpreter())}"
     wanted = hashlib.sha256(made_by.encode()).hexdigest()
     mark = folder.parent / "nano-made-from"
     if mark.exists() and mark.read_text() == wanted:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from benchmarks.contestants import CONTESTANTS
-from benchmarks.reactions import CONTROL
-from benchmarks.results import SCENARIOS, Key, Measurement, Results
+from benchmarks.compare.reactions import CONTROL
+from benchmarks.compare.results import SCENARIOS, Key, Measurement, Results
+from benchmarks.support.contestants import CONTESTANTS
 
 _TITLES = {contestant.key: contestant.title for contestant in CONTESTANTS}
 _SERVERS = ("plain", "litserve", "bentoml", "ray")

@@ -9,7 +9,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from benchmarks.loop_lag import LagRecorder
+from benchmarks.support.loop_lag import LagRecorder
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

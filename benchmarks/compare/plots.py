@@ -5,8 +5,8 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks.contestants import CONTESTANTS
-from benchmarks.results import SCENARIOS, Key, Results
+from benchmarks.compare.results import SCENARIOS, Key, Results
+from benchmarks.support.contestants import CONTESTANTS
 
 _TITLES = {contestant.key: contestant.title for contestant in CONTESTANTS}
 _COLOURS = {

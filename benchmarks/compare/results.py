@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from benchmarks.pictures import Prompts
+from benchmarks.support.pictures import Prompts
 
 
 @dataclass(frozen=True, slots=True)

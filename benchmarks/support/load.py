@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.http_client import Connection
-from benchmarks.pictures import Picture
+from benchmarks.support.http_client import Connection
+from benchmarks.support.pictures import Picture
 
 
 @dataclass(frozen=True, slots=True)

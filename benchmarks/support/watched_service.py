@@ -15,7 +15,7 @@ from app.main import create_app
 from app.observability.logs import configure_logging
 from app.server.serve import serve
 from app.settings import Settings
-from benchmarks.loop_lag import LagRecorder
+from benchmarks.support.loop_lag import LagRecorder
 
 
 def _watched(settings: Settings, /, *, on_device_lost: Callable[[], None]) -> FastAPI:

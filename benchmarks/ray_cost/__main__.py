@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks import machine, process_tree
-from benchmarks.contestants import Contestant, RunningServer, interpreter, start
-from benchmarks.http_client import Connection
+from benchmarks.support import machine, process_tree
+from benchmarks.support.contestants import Contestant, RunningServer, interpreter, start
+from benchmarks.support.http_client import Connection
 
 _ROUNDS = 5
 _CLIENTS = (1, 8)
@@ -41,7 +41,7 @@ _CONTESTANTS = {
     _WITH: Contestant(
         key="ray",
         title=_WITH,
-        command=("-m", "benchmarks.ray_service"),
+        command=("-m", "benchmarks.ray_cost.service"),
         path="/txt2img",
         settings={
             **_SETTINGS,

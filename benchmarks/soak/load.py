@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from benchmarks.http_client import Connection
-from benchmarks.load import kept_back_s
-from benchmarks.pictures import Picture, Prompts
+from benchmarks.support.http_client import Connection
+from benchmarks.support.load import kept_back_s
+from benchmarks.support.pictures import Picture, Prompts
 
 OK, TOO_MANY_REQUESTS, INTERNAL_ERROR, GATEWAY_TIMEOUT = 200, 429, 500, 504
 

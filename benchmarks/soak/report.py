@@ -4,10 +4,10 @@ import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks import machine
-from benchmarks.contestants import interpreter
-from benchmarks.environments import versions
-from benchmarks.results import quantile
+from benchmarks.compare.environments import versions
+from benchmarks.compare.results import quantile
+from benchmarks.support import machine
+from benchmarks.support.contestants import interpreter
 
 
 @dataclass(frozen=True, slots=True)

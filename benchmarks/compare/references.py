@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from diffusers import AutoPipelineForText2Image
 
-from benchmarks.pictures import Picture, Pixels, Prompts, file_of
+from benchmarks.support.pictures import Picture, Pixels, Prompts, file_of
 
 
 def make_references(model: Path, folder: Path, side: int, prompts: Prompts, count: int) -> None:

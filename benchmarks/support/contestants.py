@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import process_tree
-from benchmarks.http_client import Answer, Connection
-from benchmarks.load import Outcome, closed_loop, open_loop
-from benchmarks.pictures import Picture, Prompts
+from benchmarks.support import process_tree
+from benchmarks.support.http_client import Answer, Connection
+from benchmarks.support.load import Outcome, closed_loop, open_loop
+from benchmarks.support.pictures import Picture, Prompts
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PEERS = ROOT / "benchmarks" / "peers"
 
 _START_LIMIT_S = 180

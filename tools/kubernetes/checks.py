@@ -18,7 +18,7 @@ from app.main import create_app
 from app.server import draining
 from app.settings import PREFIX, Settings, unknown_variables
 from app.weights.source import HubSource, parse_source
-from tools.kubernetes_forms import Manifest, faults_of_form, is_foreign
+from tools.kubernetes.schemas import Manifest, faults_of_form, is_foreign
 
 GRACE_S = 10
 """Seconds that the end takes at most beside TURBO_DRAIN_S: preStop, the last bytes, and saying good-bye."""

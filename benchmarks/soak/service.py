@@ -8,11 +8,11 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-from benchmarks import process_tree
-from benchmarks.contestants import ROOT, environment, free_port, interpreter, launch
-from benchmarks.http_client import Connection
-from benchmarks.results import quantile
-from benchmarks.soak_load import OK
+from benchmarks.compare.results import quantile
+from benchmarks.soak.load import OK
+from benchmarks.support import process_tree
+from benchmarks.support.contestants import ROOT, environment, free_port, interpreter, launch
+from benchmarks.support.http_client import Connection
 
 _LOGS = ROOT / "build" / "bench" / "soak-logs"
 _POLL_S = 0.02

@@ -1,7 +1,7 @@
 """What deploy/kubernetes renders to, held to Kubernetes' schemas, to itself and to the service.
 
-python -m tools.check_deploy              every overlay, alone and with the components that it does not have yet
-python -m tools.check_deploy FOLDER...    overlays of your own
+python -m tools.kubernetes              every overlay, alone and with the components that it does not have yet
+python -m tools.kubernetes FOLDER...    overlays of your own
 
 A line for each fault, as in "overlay: kind/name: what is wrong". Exit code 1: there are some. 2: there is neither
 kubectl nor kustomize, or only too old ones. Asks no cluster: enumerations, quantities, names, and fields that do not go
@@ -21,10 +21,10 @@ from pathlib import Path
 
 import yaml
 
-from tools.kubernetes_checks import complaints, subject
-from tools.kubernetes_forms import VERSIONS, Manifest, is_foreign
+from tools.kubernetes.checks import complaints, subject
+from tools.kubernetes.schemas import VERSIONS, Manifest, is_foreign
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 KUBERNETES = ROOT / "deploy/kubernetes"
 

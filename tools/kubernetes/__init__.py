@@ -1,0 +1,1 @@
+"""Checks of deploy/kubernetes: against Kubernetes' schemas, and against the service."""
