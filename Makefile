@@ -95,6 +95,7 @@ licences: $(VENV)/.test ## Write the table of THIRD_PARTY.md
 
 docs: $(VENV)/.test ## Write the API reference, docs/api.md, from the OpenAPI document
 	@$(BIN)/python -m tools.api_reference
+	@$(BIN)/python -m tools.architecture
 
 format: $(VENV)/.test ## Format the code
 	$(BIN)/ruff check --fix

@@ -1,1 +1,5 @@
-"""Where weights come from: a source named by a setting becomes a verified local folder."""
+"""Where weights come from: the demo model, a folder, or a hub.
+
+Hubs are openMind Hub and the Hugging Face Hub. A source becomes a verified local folder. Nothing here imports torch
+or loads a tensor.
+"""

@@ -161,7 +161,7 @@ def test_what_cannot_be_imported_is_told_by_its_root_cause(monkeypatch: pytest.M
 
 NOISE = """
 import os, sys
-from app import doctor
+from app.cli import doctor
 look = doctor.examine
 def noisy(settings):
     os.write(1, b"[INFO] RUNTIME\\n")

@@ -28,7 +28,7 @@ from tests.support.crowd import Wish, alike, ask_all, free_port, pictures, wishe
 
 CONFIG = Path(__file__).parents[2] / "deploy/haproxy/haproxy.cfg"
 
-CHILD = "from tests import child"
+CHILD = "from tests.support import child"
 
 PLACES = 2
 """Requests that a process of these tests takes: one that the device has, and one that waits."""

@@ -28,7 +28,7 @@ from tests.support.crowd import (
 )
 from tests.support.gated_pipeline import GatedPipeline
 
-CHILD = "from tests import child"
+CHILD = "from tests.support import child"
 DEVICE_LOST, KILLED = 4, -signal.SIGKILL
 WORK = wishes(1001, CLIENTS)
 """What is asked for before a fault and after, to see that it is served by the same calls."""
