@@ -1,11 +1,10 @@
-"""What the service takes on one CUDA GPU: SDXL in full size with random weights, over HTTP and stage by stage.
+"""Measures the service on one CUDA GPU: full-size SDXL with random weights, over HTTP and stage by stage.
 
     python -m benchmarks.gpu [--folder FOLDER] [--out FILE] [--parts http-512,stages-512] [--nano]
 
-The model has the shapes of stabilityai/sdxl-turbo, so that a call takes what one of the real weights takes; what it
-draws means nothing. Each part is a process of the service of its own, and its figures are kept in the JSON file, so
-that the parts can be measured one by one. With `--nano`, the same steps are run with a small model on the CPU, to try
-the script: those figures say nothing about a GPU.
+The model has the shapes of stabilityai/sdxl-turbo, so a call takes as long as with the real weights. Its pictures mean
+nothing. Each part runs in its own process, and its figures are kept in the JSON file, so parts can be measured one by
+one. `--nano` runs the same steps with a small model on the CPU, to test the script. Its figures do not apply to a GPU.
 """
 
 import argparse
@@ -44,27 +43,27 @@ _STOP_LIMIT_S = 90
 _BOUNDARY = "the-picture-ends-here"
 
 _SIGMA = 14.6
-"""Noise that a picture starts from (the scheduler's largest sigma), and with it about the deviation of the latents."""
+"""The scheduler's largest sigma: the initial noise level, and about the deviation of the first latents."""
 
 _H100_TFLOP_PER_S = 800
-"""What an H100 makes of large products in fp16, of 989 in its data sheet."""
+"""What an H100 reaches in large fp16 matrix products; its data sheet says 989."""
 
 _TFLOP = {"unet": 1.59, "vae decode": 2.51}
-"""Work of one picture of 512x512 in one step."""
+"""Work for one picture of 512x512 in one step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One process that is measured: the service over HTTP, or `bench`.
+    """One measured process: the service over HTTP, or `bench`.
 
     Attributes:
-        key: Its name on the command line and in the JSON file.
-        title: Its name for readers.
+        key: The part's name on the command line and in the JSON file.
+        title: The part's name for readers.
         side: Width and height in pixels.
-        max_batch: Pictures at once that the service is warmed up for.
-        tiny_vae: Whether the tiny VAE takes the place of the model's own.
-        stages: Whether `bench` is run, not the service.
-        crowd: Whether many clients at once and image to image are measured beside one client.
+        max_batch: The largest batch that the service warms up.
+        tiny_vae: Whether the tiny VAE replaces the model's own.
+        stages: Whether the process is `bench` instead of the service.
+        crowd: Whether concurrent clients and image to image are measured too.
     """
 
     key: str
@@ -78,7 +77,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How much is measured, and of which model."""
+    """The model, and how many requests are measured."""
 
     model: Path
     tiny_vae: Path
@@ -103,19 +102,19 @@ def _parts(*, nano: bool) -> list[Part]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Build what is missing, measure the parts, and print what came of it."""
+    """Build missing models, measure the parts, and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--folder", type=Path, help="the model, built if missing (default build/bench/full_sdxl)")
+    parser.add_argument("--folder", type=Path, help="the model; built if missing (default build/bench/full_sdxl)")
     parser.add_argument("--out", type=Path, default=_BUILD / "gpu.json", help="the figures (default %(default)s)")
-    parser.add_argument("--parts", help="which parts, with commas between (default all); others stay as they were")
+    parser.add_argument("--parts", help="parts, with commas between (default all); others keep their figures")
     parser.add_argument("--requests", type=int, default=100, help="timed requests of one client")
-    parser.add_argument("--start-limit-s", type=float, default=1800, help="seconds that the service may compile")
-    parser.add_argument("--nano", action="store_true", help="try the script: a small model, on the CPU, few requests")
+    parser.add_argument("--start-limit-s", type=float, default=1800, help="time limit for start and compilation")
+    parser.add_argument("--nano", action="store_true", help="test the script: a small model on the CPU, few requests")
     options = parser.parse_args(arguments)
     every = _parts(nano=options.nano)
     wanted = set((options.parts or ",".join(part.key for part in every)).split(","))
     if unknown := wanted - {part.key for part in every}:
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(part.key for part in every)}")
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; choose from {', '.join(part.key for part in every)}")
     plan = _plan(options)
     out = options.out.with_stem(f"{options.out.stem}-nano") if plan.nano else options.out
     report = _open_report(out, _prepare(plan), nano=plan.nano)
@@ -147,14 +146,14 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 
 def _prepare(plan: Plan) -> str:
-    """Build what is missing in a process of its own, which frees the GPU by ending; return the device's name."""
+    """Build missing models in a separate process, whose end frees the GPU; return the device's name."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
         return processes.submit(_build_missing, plan).result()
 
 
 def _build_missing(plan: Plan) -> str:
     if not plan.nano and not torch.cuda.is_available():
-        raise SystemExit("There is no CUDA GPU. With --nano the script can be tried on the CPU.")
+        raise SystemExit("There is no CUDA GPU. --nano tests the script on the CPU.")
     device = torch.device("cpu" if plan.nano else "cuda")
     with _finished(plan.model) as folder:
         if folder is not None:
@@ -169,7 +168,7 @@ def _build_missing(plan: Plan) -> str:
 
 @contextmanager
 def _finished(folder: Path) -> Iterator[Path | None]:
-    """Give a folder to write to that gets its name once all is in it; None if there is one of that name."""
+    """Yield a folder to write to, which is renamed to `folder` when complete; None if `folder` exists."""
     if folder.exists():
         yield None
         return
@@ -184,7 +183,7 @@ def build_full_sdxl(folder: Path, device: torch.device) -> None:
     """Write SDXL-Turbo's architecture with random weights to `folder` (about 7 GB), in fp16 as variant `fp16`.
 
     Raises:
-        ValueError: What it draws is no picture.
+        ValueError: The model's output is not a picture.
     """
     torch.manual_seed(0)
     with device:
@@ -207,7 +206,7 @@ def build_full_sdxl(folder: Path, device: torch.device) -> None:
 
 
 def full_unet() -> Any:
-    """Return the UNet of stabilityai/sdxl-turbo, on the device of the context."""
+    """Return the UNet of stabilityai/sdxl-turbo with random weights, on the context's device."""
     return make_unet(
         block_out_channels=(320, 640, 1280),
         layers_per_block=2,
@@ -220,12 +219,12 @@ def full_unet() -> Any:
 
 
 def full_vae() -> Any:
-    """Return the VAE of stabilityai/sdxl-turbo, on the device of the context."""
+    """Return the VAE of stabilityai/sdxl-turbo with random weights, on the context's device."""
     return make_vae(block_out_channels=(128, 256, 512, 512), layers_per_block=2, norm_num_groups=32, sample_size=1024)
 
 
 def _text_config(width: int, *, layers: int, heads: int, activation: str) -> CLIPTextConfig:
-    """Return a text encoder's configuration. The marks' ids are SDXL's: with 2, the end is the prompt's largest id."""
+    """Return a text encoder's configuration. With SDXL's eos id 2, the end is taken to be the prompt's largest id."""
     return CLIPTextConfig(
         vocab_size=49408,
         hidden_size=width,
@@ -245,7 +244,7 @@ def build_tiny_vae(folder: Path, device: torch.device, *, nano: bool) -> None:
     """Write a VAE of TAESDXL's shape with random weights to `folder`, in fp16 as variant `fp16`.
 
     Raises:
-        ValueError: What it draws is no picture.
+        ValueError: The VAE's output is not a picture.
     """
     torch.manual_seed(0)
     channels = (8 if nano else 64,) * 4
@@ -253,7 +252,7 @@ def build_tiny_vae(folder: Path, device: torch.device, *, nano: bool) -> None:
         vae = AutoencoderTiny(encoder_block_out_channels=channels, decoder_block_out_channels=channels)
     with device, torch.no_grad():
         latents = _SIGMA * torch.randn(1, 4, 64, 64)
-        # The decoder makes 2 x - 1 of what its last layer gives.
+        # The decoder returns 2 x - 1 for its last layer's output x.
         _spread(vae.decoder.layers[-1], lambda: vae.decode(latents), mean=0.5, deviation=0.2)
         if device.type == "cuda":
             vae.half()
@@ -263,7 +262,7 @@ def build_tiny_vae(folder: Path, device: torch.device, *, nano: bool) -> None:
 
 
 def _spread(last: torch.nn.Conv2d, run: Callable[[], object], *, mean: float = 0.0, deviation: float) -> None:
-    """Scale a network's last layer so that what `run` makes of it has that mean and deviation in each channel."""
+    """Scale a network's last layer to give its output in `run` this mean and deviation in each channel."""
     outputs: list[torch.Tensor] = []
     handle = last.register_forward_hook(lambda _layer, _inputs, output: outputs.append(output))
     run()
@@ -279,14 +278,14 @@ def _spread(last: torch.nn.Conv2d, run: Callable[[], object], *, mean: float = 0
 def _check_picture(pixels: torch.Tensor) -> None:
     least = 0.05
     if not (torch.isfinite(pixels).all() and pixels.float().std() > least):
-        raise ValueError("The random weights draw no picture: change how they are drawn.")
+        raise ValueError("The output of the random weights is not a picture. Change their distribution.")
 
 
 # Processes.
 
 
 def _environment(part: Part, plan: Plan) -> dict[str, str]:
-    """Return the service's settings, and nothing of those that are set outside."""
+    """Return the environment with this part's settings. The caller's `TURBO_` variables are left out."""
     settings = {
         "TURBO_MODEL": str(plan.model),
         "TURBO_DEVICE": "cpu" if plan.nano else "cuda",
@@ -294,7 +293,7 @@ def _environment(part: Part, plan: Plan) -> dict[str, str]:
         "TURBO_BATCHING": "fast",
         "TURBO_MAX_BATCH": str(part.max_batch),
         "TURBO_WARM_UP_SIZES": f"{part.side}x{part.side}",
-        "TURBO_HANG_LIMIT_S": "3600",  # while it warms up, it compiles
+        "TURBO_HANG_LIMIT_S": "3600",  # warm-up includes compilation
         "TURBO_LOG_FORMAT": "json",
     }
     if part.tiny_vae:
@@ -303,7 +302,7 @@ def _environment(part: Part, plan: Plan) -> dict[str, str]:
         settings["TURBO_VAE_DTYPE"] = "bf16"
     others = {name: value for name, value in os.environ.items() if not name.upper().startswith("TURBO_")}
     return {
-        "TORCHINDUCTOR_CACHE_DIR": str(_BUILD / "inductor"),  # what one part compiles, the next one finds
+        "TORCHINDUCTOR_CACHE_DIR": str(_BUILD / "inductor"),  # parts share compiled code
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
         **others,
@@ -312,9 +311,10 @@ def _environment(part: Part, plan: Plan) -> dict[str, str]:
 
 
 def _stages(part: Part, plan: Plan) -> dict[str, Any]:
-    """Run `bench`, and derive the milliseconds of each stage of a call of one picture.
+    """Run `bench`, and derive the milliseconds of each stage in a call for one picture.
 
-    A stage's share was measured in a call that waits for the device around each stage; it is applied to the median.
+    `bench` measures the stages' shares in a call that waits for the device around each stage. The shares are applied to
+    the median.
     """
     log = _log_file(part)
     with log.open("w") as stderr:
@@ -343,7 +343,7 @@ def _stages(part: Part, plan: Plan) -> dict[str, Any]:
 
 @contextmanager
 def _service(part: Part, plan: Plan) -> Iterator[tuple[int, float]]:
-    """Run the service; give its port and the seconds until it was ready."""
+    """Run the service; yield its port and the seconds until it was ready."""
     port, log, began = free_port(), _log_file(part), time.monotonic()
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -394,7 +394,7 @@ def _end_of(log: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request."""
+    """One HTTP request."""
 
     path: str
     content_type: str
@@ -403,7 +403,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A picture, the milliseconds on the clock, and those of each stage as the service reports them."""
+    """A picture, its wall-clock time, and the time of each stage as the service reports it."""
 
     body: bytes
     wall_ms: float
@@ -411,7 +411,7 @@ class Answer:
 
 
 def _over_http(part: Part, plan: Plan) -> dict[str, Any]:
-    """Measure the service: one client with a prompt that is kept and with fresh ones, and the crowd."""
+    """Measure the service: one client with one prompt and with fresh prompts, then concurrent clients."""
     supply = Supply()
     result: dict[str, Any] = {"title": part.title, "side": part.side}
 
@@ -433,7 +433,7 @@ def _over_http(part: Part, plan: Plan) -> dict[str, Any]:
         _closed_loop(port, asks[: plan.warm], clients=1)
         result["img2img, one client, kept prompts"] = _figures(*_closed_loop(port, asks[plan.warm :], clients=1))
         for prompts in Prompts:
-            # A graph is recorded at the second call of its size, and batches of every size are to come by.
+            # A CUDA graph is recorded at the second call of a batch size, so each size must occur before measuring.
             _closed_loop(port, texts(plan.warm * plan.clients, prompts), clients=plan.clients)
             asks = texts(plan.requests_per_client * plan.clients, prompts)
             result[f"{plan.clients} clients, {prompts} prompts"] = _figures(
@@ -447,7 +447,7 @@ def _from_text(picture: Picture) -> Ask:
 
 
 def _from_picture(picture: Picture, png: bytes) -> Ask:
-    """Ask for a picture from a picture, by the default of 2 steps at strength 0.5, of which one is run."""
+    """Return an image-to-image request with the defaults: 2 steps at strength 0.5, so the model runs 1 step."""
     side = str(picture.side)
     fields = {"prompt": picture.prompt, "seed": str(picture.seed), "width": side, "height": side}
     parts = [
@@ -463,10 +463,10 @@ def _from_picture(picture: Picture, png: bytes) -> Ask:
 
 
 def _closed_loop(port: int, asks: Sequence[Ask], *, clients: int) -> tuple[list[Answer], float]:
-    """Ask with so many clients, each of which asks again once it is answered; return the answers and the seconds.
+    """Send the requests from `clients` clients without pauses; return the answers and the seconds.
 
     Raises:
-        RuntimeError: An answer is no picture.
+        RuntimeError: An answer is not a picture.
     """
     waiting: queue.SimpleQueue[Ask] = queue.SimpleQueue()
     for ask in asks:
@@ -494,13 +494,13 @@ def _client(port: int, waiting: "queue.SimpleQueue[Ask]") -> list[Answer]:
         body = response.read()
         wall_ms = 1000 * (time.perf_counter() - began)
         if response.status != _OK:
-            raise RuntimeError(f"{ask.path} was answered {response.status}: {body[:300]!r}")
+            raise RuntimeError(f"{ask.path} returned {response.status}: {body[:300]!r}")
         timing = re.findall(r"(\w+);dur=([\d.]+)", response.getheader("Server-Timing", ""))
         answers.append(Answer(body, wall_ms, {name: float(ms) for name, ms in timing}))
 
 
 def _figures(answers: Sequence[Answer], wall_s: float) -> dict[str, Any]:
-    """Return the figures of one loop; what is outside of the device is the median less the device's."""
+    """Return the figures of one loop. `outside_ms` is the median latency minus inference and queue."""
     walls = [answer.wall_ms for answer in answers]
     names = sorted({name for answer in answers for name in answer.stages_ms})
     stages = {name: _median(answer.stages_ms.get(name, 0.0) for answer in answers) for name in names}
@@ -523,7 +523,7 @@ def _median(values: Any) -> float:
 
 
 def _open_report(out: Path, device: str, *, nano: bool) -> dict[str, Any]:
-    """Return the report with the parts that were measured before on the same device by the same versions."""
+    """Return the report. It keeps earlier parts if the device and the versions are the same."""
     names = ("torch", "triton", "diffusers", "transformers", "fastapi", "uvicorn")
     installed = {name: version for name in names if (version := _version(name))}
     versions = {"python": sys.version.partition(" ")[0], "cuda": str(torch.version.cuda), **installed}
@@ -554,7 +554,7 @@ def _text(report: Mapping[str, Any]) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     yield f"\n{report['gpu']}; {versions}"
     if report["nano"]:
-        yield "A small model on the CPU: these figures try the script, and have no targets."
+        yield "A small model on the CPU: this run only tests the script, and has no targets."
     for key, part in report["parts"].items():
         yield f"\n{key}: {part['title']}, {part['side']} px"
         yield from _stage_lines(part["stages_ms"]) if "stages_ms" in part else _loop_lines(part)
@@ -580,7 +580,7 @@ def _loop_lines(part: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _target_lines(parts: Mapping[str, Any]) -> Iterator[str]:
-    """Compare what was measured with the targets, which are those of an H100, and with what its arithmetic allows."""
+    """Compare the figures with the targets for an H100 and with the limit of its arithmetic."""
     yield f"\n{'target (H100)':<44} {'measured':>10} {'target':>10} {'stretch':>10}"
     one, img2img = "one client, kept prompts", "img2img, one client, kept prompts"
     many = "16 clients, kept prompts"
@@ -598,7 +598,7 @@ def _target_lines(parts: Mapping[str, Any]) -> Iterator[str]:
     if text_ms is not None:
         rows.append(("512 px, img2img, p50 ms", _find(parts, "http-512", img2img, "p50_ms"), text_ms + 5, None))
     for name, measured, target, stretch in rows:
-        # A negative target is a least one.
+        # A negative target is a lower bound.
         shown = "-" if measured is None else f"{measured:.1f}"
         met = "" if measured is None else "met" if (-measured if target < 0 else measured) <= target else "missed"
         bound = f"{'>=' if target < 0 else '<='} {abs(target):.1f}"
@@ -611,7 +611,7 @@ def _target_lines(parts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _find(parts: Mapping[str, Any], *names: str) -> float | None:
-    """Return the figure at the end of the path, or None where it was not measured."""
+    """Return the figure at this path, or None if it was not measured."""
     found: Any = parts
     for name in names:
         if name not in found:

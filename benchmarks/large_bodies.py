@@ -1,11 +1,11 @@
-"""Measures how long the largest bodies keep the service's event loop from its work, on the fake, over a real socket.
+"""Measures how long the largest bodies block the service's event loop, with the fake pipeline over a real socket.
 
     .venv/bin/python -m benchmarks.large_bodies [--rounds 5] [--only WORDS]
 
-Bodies of 31 MiB, and smaller files that cost much to decode, are sent one after another to the routes that take
-pictures. Between two of them the loop's lags are read, and the longest counts; loop_lag.py says how they are measured.
-Exit code 1 if the loop was kept from its work for more than 20 ms, net, by the median of the rounds; README.md says why
-WebP is left out. The table is in Markdown.
+Bodies of 31 MiB, and smaller files that are expensive to decode, are sent one after another to the routes that take
+pictures. After each body, the loop's lags are read, and the longest counts; loop_lag.py explains the measurement. Exit
+code 1: a body blocked the loop for more than 20 ms, net, in the median of the rounds. README.md explains why WebP has
+no limit. The table is in Markdown.
 """
 
 import argparse
@@ -35,19 +35,19 @@ _IN_BASE64 = _BYTES // 4 * 3 - 1024
 _MOST_MS = 20
 _START_LIMIT_S = 60
 _SETTLE_S = 0.05
-"""Until the task that measures has overslept for the last time."""
+"""Wait for the measuring task to record its last lag."""
 
 _JSON, _BINARY = "application/json", "application/octet-stream"
 _BOUNDARY = "part"
 _FORM = f"multipart/form-data; boundary={_BOUNDARY}"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _RGB, _PALETTE, _RGBA = 2, 3, 6
-_CHUNKS = 65_000  # the service takes 65,536
+_CHUNKS = 65_000  # the service's limit is 65,536
 
 
 @dataclass(slots=True)
 class _Case:
-    """A body, and what came of it."""
+    """A body, the status of its answer, and the lags."""
 
     title: str
     path: str
@@ -59,14 +59,14 @@ class _Case:
 
 
 def _noise_png(size_bytes: int) -> bytes:
-    """Noise, which no encoder makes smaller, as Pillow writes it: in chunks of 64 KiB."""
+    """Return noise, which does not compress, as Pillow writes it: in chunks of 64 KiB."""
     file = io.BytesIO()
     Image.fromarray(_noise(3000, size_bytes // 9000 - 4)).save(file, "PNG", compress_level=1)
     return _as_long_as_allowed(file.getvalue(), size_bytes)
 
 
 def _one_chunk_png(size_bytes: int) -> bytes:
-    """Noise in a single chunk that is not compressed."""
+    """Return noise in a single chunk without compression."""
     rows = _noise(3000, size_bytes // 9000 - 4)
     rows = np.insert(rows.reshape(len(rows), -1), 0, 0, axis=1)
     chunks = (
@@ -83,14 +83,14 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 def _noise_jpeg(size_bytes: int) -> bytes:
-    """Noise at the highest quality: a single scan, nearly all of the file."""
+    """Return noise at the highest quality: a single scan, which is nearly the whole file."""
     file = io.BytesIO()
     Image.fromarray(_noise(3000, size_bytes // 12_600)).save(file, "JPEG", quality=100, subsampling=0)
     return _as_long_as_allowed(file.getvalue(), size_bytes)
 
 
 def _noise_webp() -> bytes:
-    """Noise, lossless, of as many pixels as a file of theirs may have."""
+    """Return lossless noise with about the largest allowed number of pixels."""
     file = io.BytesIO()
     Image.fromarray(_noise(2200, 2200)).save(file, "WEBP", lossless=True, quality=0, method=0)
     return file.getvalue()
@@ -101,21 +101,21 @@ def _noise(width: int, height: int) -> np.ndarray[tuple[int, ...], np.dtype[np.u
 
 
 def _as_long_as_allowed(file: bytes, size_bytes: int) -> bytes:
-    """Check the picture's length; it is to be nearly all of the body."""
+    """Return the file after a check that it fills at least 90 % of the body."""
     assert 0.9 * size_bytes < len(file) <= size_bytes, f"{len(file)} of {size_bytes} bytes"
     return file
 
 
 def _garbage() -> Iterator[tuple[str, bytes]]:
-    """What begins as a picture does, and goes on as none."""
+    """Yield titles and bodies that begin as a picture and continue as garbage."""
     yield "no picture", b"x" * _BYTES
-    yield "no picture, but almost a form's end", f"\r\n--{_BOUNDARY[:-1]}".encode() * (_BYTES // 8)
+    yield "no picture, incomplete form boundaries", f"\r\n--{_BOUNDARY[:-1]}".encode() * (_BYTES // 8)
     header = _chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 64, 8, 3, 0, 0, 0))
-    yield "PNG, a palette of nearly all", _PNG_MAGIC + header + _chunk(b"PLTE", bytes(_BYTES - 100))
-    yield "PNG, no end of its one chunk", _PNG_MAGIC + struct.pack(">I4s", _BYTES, b"IDAT") + bytes(_BYTES - 16)
+    yield "PNG, a palette of nearly 31 MiB", _PNG_MAGIC + header + _chunk(b"PLTE", bytes(_BYTES - 100))
+    yield "PNG, one chunk without an end", _PNG_MAGIC + struct.pack(">I4s", _BYTES, b"IDAT") + bytes(_BYTES - 16)
     yield "PNG of a thousand chunks", _PNG_MAGIC + (struct.pack(">I4s", 32_000, b"IDAT") + bytes(32_004)) * 1000
-    yield "JPEG, escaped bytes alone", b"\xff\xd8\xff\xda\0\x02" + b"\xff\0" * ((_BYTES - 6) // 2)
-    yield "JPEG, fill bytes alone", b"\xff\xd8\xff\xda\0\x02" + b"\xff" * (_BYTES - 6)
+    yield "JPEG, only escaped bytes", b"\xff\xd8\xff\xda\0\x02" + b"\xff\0" * ((_BYTES - 6) // 2)
+    yield "JPEG, only fill bytes", b"\xff\xd8\xff\xda\0\x02" + b"\xff" * (_BYTES - 6)
     yield "JPEG, scan of zeros", b"\xff\xd8\xff\xda\0\x02" + bytes(_BYTES - 6)
     for name in (b"VP8 ", b"VP8L"):
         head = b"RIFF" + struct.pack("<I4s4sI", _BYTES - 8, b"WEBP", name, _BYTES - 20)
@@ -123,7 +123,7 @@ def _garbage() -> Iterator[tuple[str, bytes]]:
 
 
 def _costly() -> Iterator[tuple[str, bytes]]:
-    """Files that cost more for their size than others."""
+    """Yield titles and files that are expensive to decode for their size."""
     side = 2048
     noise = np.random.default_rng(0).integers(0, 256, (side, 1 + 4 * side), np.uint8)
     noise[:, 0] = 0
@@ -140,13 +140,13 @@ def _costly() -> Iterator[tuple[str, bytes]]:
     yield "PNG, many chunks of pixels", _png(3000, 3000, _RGB, *parts)
     yield "PNG, many empty chunks", _png(64, 64, _RGB, *[b""] * _CHUNKS, zlib.compress(bytes(64 * 193)))
     mixed = b"".join(_chunk(b"IDAT", b"") + _chunk(b"tEXt", b"") for _ in range(_CHUNKS // 2))
-    yield "PNG, many chunks by turns", _png(64, 64, _RGB, zlib.compress(bytes(64 * 193)), before=mixed)
+    yield "PNG, many alternating chunks", _png(64, 64, _RGB, zlib.compress(bytes(64 * 193)), before=mixed)
     entries = _BYTES // 4 - 100
     opaque = bytearray(b"\xff" * entries)
     opaque[entries // 2], opaque[-1] = 0, 254
     clear = _chunk(b"PLTE", bytes(3 * entries)) + _chunk(b"tRNS", bytes(opaque))
     yield (
-        "PNG, palette and transparency of nearly all",
+        "PNG, palette and transparency of nearly 31 MiB",
         _png(64, 64, _PALETTE, zlib.compress(bytes(64 * 65)), before=clear),
     )
 
@@ -174,15 +174,15 @@ def _cases() -> Iterator[_Case]:
     yield _Case("JSON, PNG as a data URL", "/", _JSON, _in_json(url))
     values = b'"a":[' + b"1," * ((_BYTES - 100) // 2) + b"1]"
     several = {
-        "a string that is no base64": _in_json(b"iVBORw0KGgo" + b"*" * (_BYTES - 100)),
+        "a string that is not base64": _in_json(b"iVBORw0KGgo" + b"*" * (_BYTES - 100)),
         "a string of escaped quotes": _in_json(b'\\"' * ((_BYTES - 100) // 2)),
         "a string of backslashes": _in_json(b"\\\\" * ((_BYTES - 100) // 2)),
         "a string that is not ASCII": _in_json("\N{FOX FACE}".encode() * ((_BYTES - 100) // 4)),
         "small numbers": _in_json(b"a", parameters=b"{" + values + b"}"),
         "small strings": _in_json(b"a", parameters=b'{"a": ["' + b'a","' * ((_BYTES - 100) // 4) + b'"]}'),
-        "nothing but brackets": b"[" * _BYTES,
-        "nothing but blanks": b" " * _BYTES,
-        "a string that does not end": _in_json(b"A" * (_BYTES - 100))[:-30],
+        "only brackets": b"[" * _BYTES,
+        "only blanks": b" " * _BYTES,
+        "a string without an end": _in_json(b"A" * (_BYTES - 100))[:-30],
         "a long key": _in_json(b"a", parameters=b'{"' + b"a" * (_BYTES - 100) + b'": 1}'),
     }
     for title, body in several.items():
@@ -205,7 +205,7 @@ async def _measure(cases: list[_Case], port: int, pid: int, lag_file: Path, *, r
     for _ in range(rounds):
         for case in cases:
             await asyncio.sleep(_SETTLE_S)
-            read_lags(pid, lag_file)  # starts them anew
+            read_lags(pid, lag_file)  # clears the lags so far
             async with Connection(port) as connection:
                 answer = await connection.post(case.path, case.body, content_type=case.content_type)
             case.status = answer.status
@@ -216,7 +216,7 @@ async def _measure(cases: list[_Case], port: int, pid: int, lag_file: Path, *, r
 
 
 def _print(cases: list[_Case], *, rounds: int) -> None:
-    print(f"Longest time without a turn for the event loop, ms, of {rounds} rounds; {machine.describe()}\n")
+    print(f"Longest time that the event loop was blocked, ms, {rounds} rounds; {machine.describe()}\n")
     print("| route | body | status | net, median | net, max | raw, median | raw, max |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for case in cases:
@@ -227,10 +227,10 @@ def _print(cases: list[_Case], *, rounds: int) -> None:
 
 
 def main() -> int:
-    """Measure and print; return the exit code."""
+    """Measure, and print the table; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="", help="words that a body's title has")
+    parser.add_argument("--only", default="", help="measure only bodies whose route and title contain this text")
     arguments = parser.parse_args()
     cases = [case for case in _cases() if arguments.only in f"{case.path} {case.title}"]
     with tempfile.TemporaryDirectory() as folder:

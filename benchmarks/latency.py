@@ -1,10 +1,10 @@
-"""Times one client: how long the service takes to start, and how long a picture takes.
+"""Times one client: the service's start, and its pictures.
 
     .venv/bin/python benchmarks/latency.py
 
 The model is TURBO_MODEL (the demo model if unset) on TURBO_DEVICE; the weights must be on this disk. Pictures are
-512x512 in one step. Requests alternate with diffusers' own pipeline call in this process, on the same machine in the
-same minutes, so that the ratio means something on a noisy machine too.
+512x512 in one step. Requests alternate with calls of diffusers' own pipeline in this process, so the ratio is useful on
+a noisy machine too.
 """
 
 import os
@@ -42,7 +42,7 @@ def _service() -> Iterator[tuple[str, float]]:
         try:
             while not (match := re.search(r"Uvicorn running on (http://\S+)", Path(log.name).read_text())):
                 if server.poll() is not None:
-                    raise RuntimeError(f"the service ended with {server.returncode}")
+                    raise RuntimeError(f"the service exited with code {server.returncode}")
                 time.sleep(0.02)
             while not httpx.get(f"{match[1]}/healthz/ready").is_success:
                 time.sleep(0.02)
@@ -59,11 +59,11 @@ def _timed(call: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Print the figures."""
+    """Measure, and print the figures."""
     settings = Settings()
     source = parse_source(settings.model)
     if isinstance(source, FakeSource):
-        sys.exit("The fake has no weights to compare with. Set TURBO_MODEL.")
+        sys.exit("The fake pipeline has no weights. Set TURBO_MODEL to a model.")
     folder, device = locate(source, settings.weights_dir), open_device(settings.device).torch_device
     dtype = choose_dtype(settings.dtype, device)
     pipeline = AutoPipelineForText2Image.from_pretrained(folder, variant="fp16", dtype=dtype).to(device)

@@ -1,9 +1,9 @@
-"""A nano SDXL of random weights: SDXL's architecture in small, for comparing what surrounds the model on a CPU.
+"""A nano SDXL with random weights: SDXL's architecture at a small size, to compare the servers around it on a CPU.
 
     python -m benchmarks.nano_sdxl FOLDER
 
-The weights are a function of this file alone. The pictures mean nothing; every server draws the same ones. The tests'
-tiny model and the full-size one of `gpu.py` are built of the same parts.
+The weights depend on this file alone. The pictures mean nothing, but every server makes the same ones. The tests' tiny
+model and the full-size model of `gpu.py` use the same functions.
 """
 
 import json
@@ -22,7 +22,7 @@ _TIME_EMBEDDING = 8
 
 
 def build_nano_sdxl(folder: Path) -> None:
-    """Write the model to `folder` (about 25 MB), as `build_small_sdxl` does."""
+    """Write the nano model to `folder` (about 25 MB)."""
     build_small_sdxl(
         folder,
         hidden=64,
@@ -45,12 +45,12 @@ def build_small_sdxl(
     """Write a model to `folder` as `StableDiffusionXLPipeline.save_pretrained(variant="fp16")` does.
 
     Args:
-        folder: Where to.
+        folder: The model's folder.
         hidden: Width of both text encoders.
-        unet_channels: The UNet's, of each level.
+        unet_channels: The UNet's channels in each level.
         unet_layers: The UNet's residual blocks in each level.
-        transformer_layers: The UNet's, of each level.
-        vae_channels: The VAE's, of each level.
+        transformer_layers: The UNet's transformer layers in each level.
+        vae_channels: The VAE's channels in each level.
     """
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
@@ -75,12 +75,12 @@ def build_small_sdxl(
 
 
 def assemble(folder: Path, **models: Any) -> Any:
-    """Return SDXL-Turbo's pipeline of these models, in fp16; the tokenizer's files are written to `folder`."""
+    """Return SDXL-Turbo's pipeline with these models, in fp16. Writes the tokenizer's files to `folder`."""
     pipeline = StableDiffusionXLPipeline(
         **models,
         tokenizer=_tokenizer(folder),
         tokenizer_2=_tokenizer(folder),
-        # As the scheduler of stabilityai/sdxl-turbo is configured.
+        # The configuration of stabilityai/sdxl-turbo's scheduler.
         scheduler=EulerAncestralDiscreteScheduler(
             beta_start=0.00085,
             beta_end=0.012,
@@ -95,7 +95,7 @@ def assemble(folder: Path, **models: Any) -> Any:
 
 
 def make_unet(**sizes: Any) -> Any:
-    """Return a UNet of SDXL's architecture; `sizes` are the arguments of its class that say how large it is."""
+    """Return a UNet of SDXL's architecture; `sizes` are the size arguments of its class."""
     return UNet2DConditionModel(
         sample_size=64,
         in_channels=4,
@@ -109,7 +109,7 @@ def make_unet(**sizes: Any) -> Any:
 
 
 def make_vae(**sizes: Any) -> Any:
-    """Return a VAE of SDXL's architecture; `sizes` as for `make_unet`."""
+    """Return a VAE of SDXL's architecture; `sizes` are the size arguments of its class."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -140,7 +140,7 @@ def _text_config(hidden: int, activation: str) -> CLIPTextConfig:
 
 
 def _tokenizer(folder: Path) -> CLIPTokenizer:
-    """Make a CLIP tokenizer without merges: every byte is a token, so every prompt can be written."""
+    """Make a CLIP tokenizer without merges: every byte is a token, so it accepts every prompt."""
     source = folder / "tokenizer"
     source.mkdir(parents=True, exist_ok=True)
     (source / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(_words())}), encoding="utf-8")
@@ -151,13 +151,13 @@ def _tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def _words() -> list[str]:
-    """Return the tokens: every byte, within a word and at its end, and the marks."""
+    """Return the tokens: every byte, within a word and at its end, and the start and end tokens."""
     alphabet = _byte_alphabet()
     return [*alphabet, *(f"{letter}</w>" for letter in alphabet), _START, _END]
 
 
 def _byte_alphabet() -> list[str]:
-    """Return the 256 letters that byte-level BPE writes bytes with; unprintable bytes move above U+0100 (GPT-2)."""
+    """Return the 256 letters that stand for bytes in byte-level BPE (GPT-2): U+0100 and up for unprintable bytes."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     unprintable = 256 - len(printable)
     return [*map(chr, printable), *(chr(0x100 + i) for i in range(unprintable))]

@@ -1,16 +1,16 @@
-"""Compares the service's PNG encoder with Pillow's: CPU time, size, and how long other threads have to wait.
+"""Compares the service's PNG encoder with Pillow's: CPU time, size, and how long the GIL is held.
 
     .venv/bin/python benchmarks/png.py
 
-The encoders take turns at every picture; a time is the median of the thread's CPU time, so that other work on the
-machine counts little.
+The encoders take turns on every picture. A time is the median CPU time of the thread, so other load on the machine has
+little effect.
 
-The longest gap is between two beats of a thread that does nothing but beat, in CPU time of the encoder, while the
-interpreter takes the GIL from nobody: the encoder cannot have held the GIL for longer. It is that of the quietest
-round: what holds the GIL does so in every round, what else delays a beat does not. Where that is allowed (root on
-Linux) the beating thread has precedence over all others. The first row is no encoder, but a sum that holds the GIL.
+A second thread only records timestamps (beats), in CPU time of the encoder's thread. The longest gap between two beats
+is an upper bound for the time that the encoder held the GIL, because the interpreter never takes the GIL away. The
+table shows the smallest of all rounds: an encoder holds the GIL in every round, other delays vary. If permitted (root
+on Linux), the beating thread has the highest priority. The first row is a sum that holds the GIL, for comparison.
 
-Photographs, textures and drawings are made here, by a seeded generator. The demo model's pictures are those in docs/.
+Photographs, textures and drawings come from a seeded generator. The demo model's pictures are those in docs/.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ _MIN_SPEEDUP = {_DEFAULT: 15, _LEVEL_1: 7}
 
 
 class Kind(StrEnum):
-    """What is asked of an encoder differs by kind; of smooth pictures nothing is asked."""
+    """The kind of a picture, which decides the requirements. Smooth pictures have none."""
 
     DETAILED = "detailed"
     FLAT = "flat"
@@ -55,7 +55,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture, or several of one sort that are counted together."""
+    """One picture, or several similar ones that are counted together."""
 
     name: str
     kind: Kind
@@ -65,7 +65,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one encoder did to one picture; of several, CPU time is of all, size and gap are the worst."""
+    """One encoder's result for one `Picture`. If it has several, CPU time is the sum; size and gap are the worst."""
 
     picture: Picture
     encoder: str
@@ -87,7 +87,7 @@ _ENCODERS: dict[str, Encoder] = {_DEFAULT: _pillow(), _LEVEL_1: _pillow(compress
 
 
 class _Painter:
-    """Makes square pictures of one side."""
+    """Makes square pictures with sides of `side` pixels."""
 
     def __init__(self, side: int) -> None:
         self._side = side
@@ -122,7 +122,7 @@ class _Painter:
         return self._random.normal(size=(self._side, self._side, channels))
 
     def _cloud(self, falloff: float) -> Field:
-        """Noise whose amplitude falls with that power of the frequency, of mean 0 and deviation 1."""
+        """Return noise of mean 0 and deviation 1 whose amplitude falls with this power of the frequency."""
         frequency = np.hypot(np.fft.fftfreq(self._side)[:, None], np.fft.rfftfreq(self._side)[None, :])
         frequency[0, 0] = 1
         spectrum = self._random.normal(size=frequency.shape) + 1j * self._random.normal(size=frequency.shape)
@@ -130,7 +130,7 @@ class _Painter:
         return np.asarray((cloud - cloud.mean()) / cloud.std(), np.float64)
 
     def _photo(self, *, grain: float) -> Pixels:
-        """Rough and soft areas under grain, which channels do not share."""
+        """Return rough and soft areas under grain; each channel has its own grain."""
         light = self._cloud(1.9)
         rough = np.stack(
             [
@@ -152,13 +152,13 @@ class _Painter:
         return _pixels(np.stack([128 + waves + 25 * self._cloud(1.8)] * 3, axis=-1) + 2 * self._noise(3))
 
     def _blobs(self) -> Pixels:
-        """Random colours on the grid of the latents, enlarged, under noise: as a model of random weights paints."""
+        """Return random colours on the grid of the latents, enlarged and noisy, like output of random weights."""
         cells = self._random.integers(0, 256, (self._side // 8, self._side // 8, 3), np.uint8)
         blobs = Image.fromarray(cells).resize((self._side, self._side), Image.Resampling.BICUBIC)
         return _pixels(np.asarray(blobs) + 6 * self._noise(3))
 
     def _shapes(self, count: int) -> Pixels:
-        """Ellipses, triangles and rectangles with smooth edges."""
+        """Return ellipses, triangles and rectangles with smooth edges."""
         large = 4 * self._side
         image = Image.new("RGB", (large, large), "lightgrey")
         draw = ImageDraw.Draw(image)
@@ -261,7 +261,7 @@ def _print_verdicts(results: list[Result]) -> None:
         theirs_ms = {_label(result.picture): result.cpu_ms for result in results if result.encoder == other}
         labels = [_label(result.picture) for result in compared]
         speedups = [theirs_ms[label] / result.cpu_ms for label, result in zip(labels, compared, strict=True)]
-        requirement = f"CPU at least {factor} times less than {other}, detailed, 512"
+        requirement = f"at least {factor} times faster than {other} (CPU time), detailed, 512"
         _print_verdict(requirement, labels, speedups, at_least=factor)
     for kind, most in _MAX_SIZE.items():
         sized = [result for result in ours if result.picture.kind == kind]
@@ -290,10 +290,10 @@ def _print_verdict(
 
 
 def main() -> None:
-    """Print the table and, for every requirement, whether it is met."""
+    """Print the table and the verdict on every requirement."""
     print(f"{'kind':9}{'side':>5}  {'picture':21}{'encoder':15}{'CPU ms':>8}{'size':>8}{'gap ms':>8}")
     demo = _demo_pictures()
-    print(f"{'no encoder, but a sum':53}{_longest_gap_ms(_hold_the_gil, demo.pixels[0]):21.2f}")
+    print(f"{'a sum, not an encoder':53}{_longest_gap_ms(_hold_the_gil, demo.pixels[0]):21.2f}")
     pictures = [demo, *_Painter(512).pictures(), *_Painter(1024).pictures()]
     results: list[Result] = []
     for picture in pictures:

@@ -1,8 +1,8 @@
-"""Measures one, two and three processes of the service, on the fake, behind HAProxy as deploy/haproxy has it.
+"""Measures one, two and three processes of the service with the fake pipeline, behind deploy/haproxy's HAProxy.
 
     .venv/bin/python -m benchmarks.scale_out [--seconds 0.25] [--pictures 48] [--rounds 3]
 
-README.md here says what is measured, and how. Exit code 1 if three processes do not make 2.8 times what one makes.
+README.md in this folder explains the measurements. Exit code 1: three processes make less than 2.8 times one.
 """
 
 import argparse
@@ -45,7 +45,7 @@ _LEAST = 2.8
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """What so many processes did in one round."""
+    """One round with a number of processes."""
 
     per_second: float
     latencies_s: Sequence[float]
@@ -54,7 +54,7 @@ class _Round:
 
 
 class _Haproxy:
-    """HAProxy with the shipped configuration, but for its ports and its socket."""
+    """HAProxy with the shipped configuration. Only its ports and its socket are changed."""
 
     def __init__(self, folder: Path, ports: Sequence[int]) -> None:
         self.port = free_port()
@@ -70,11 +70,10 @@ class _Haproxy:
 
     @property
     def pid(self) -> int:
-        """Its process."""
         return self._process.pid
 
     async def use(self, processes: int) -> None:
-        """Have it send requests to so many processes only."""
+        """Make HAProxy send requests to the first `processes` processes only."""
         for number in range(_PROCESSES):
             reader, writer = await asyncio.open_unix_connection(self._socket)
             state = "ready" if number < processes else "maint"
@@ -84,7 +83,6 @@ class _Haproxy:
             writer.close()
 
     def stop(self) -> None:
-        """End it."""
         process_tree.end(self.pid)
         self._process.wait()
 
@@ -120,7 +118,7 @@ async def _round(asked: Sequence[Picture], proxy: _Haproxy, services: Sequence[S
     service_cpu_s = sum(process_tree.cpu_seconds(service.pid) for service in services) - service_cpu_s
     proxy_cpu_s = process_tree.cpu_seconds(proxy.pid) - proxy_cpu_s
     if wrong := [outcome for outcome in outcomes if not _is_right(outcome)]:
-        sys.exit(f"{len(wrong)} answers are not the picture asked for, as {wrong[0].status} {wrong[0].body[:300]!r}")
+        sys.exit(f"{len(wrong)} answers are not the requested picture: {wrong[0].status} {wrong[0].body[:300]!r}")
     return _Round(len(outcomes) / took_s, [outcome.latency_s for outcome in outcomes], service_cpu_s, proxy_cpu_s)
 
 
@@ -136,7 +134,7 @@ def _is_right(outcome: Outcome) -> bool:
 
 
 async def _added_s(direct_port: int, proxy_port: int) -> list[float]:
-    """Ask a process for its health, by turns directly and through HAProxy; return by how much the latter is slower."""
+    """Send health checks alternately direct and through HAProxy; return how much slower each proxied one is."""
     added_s = []
     async with Connection(direct_port) as direct, Connection(proxy_port) as proxied:
         for _ in range(_PROBES):
@@ -173,9 +171,9 @@ def _ratio(found: dict[int, list[_Round]], count: int) -> float:
 
 def _main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=0.25, help="what a picture takes (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.25, help="time of one picture (default: %(default)s)")
     parser.add_argument("--pictures", type=int, default=48, help="for each process and round (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds (default: %(default)s)")
     options = parser.parse_args()
     busy_s, own_s, began = machine.busy_s(), time.process_time(), time.perf_counter()
     found, added_s = asyncio.run(_measure(options.seconds, options.pictures, options.rounds))
@@ -183,11 +181,11 @@ def _main() -> int:
     busy, own = (machine.busy_s() - busy_s) / took_s, (time.process_time() - own_s) / took_s
     print(", ".join(f"{name}: {value}" for name, value in machine.describe().items()))
     print(f"A picture takes {options.seconds:g} s; {_CLIENTS} clients for each process.")
-    print(f"All that ran on the machine took {busy:.0%} of a core, the load generator {own:.0%}.\n")
+    print(f"All processes on the machine used {busy:.0%} of a core, the load generator {own:.0%}.\n")
     print("\n".join(_table(found)))
     print(
-        f"\nHAProxy adds to a request {1000 * quantile(added_s, 0.5):.2f} ms (median), "
-        f"{1000 * quantile(added_s, 0.95):.2f} ms (p95), one at a time."
+        f"\nHAProxy adds {1000 * quantile(added_s, 0.5):.2f} ms (median), "
+        f"{1000 * quantile(added_s, 0.95):.2f} ms (p95), for single requests."
     )
     return 0 if _ratio(found, _PROCESSES) >= _LEAST else 1
 

@@ -1,8 +1,8 @@
-"""Measures the service and its peers side by side on this machine: the same model, the same minutes, one table.
+"""Measures the service and its peers side by side on this machine: one model, one run, one report.
 
     python -m benchmarks.compare [--quick] [--only ours,plain]
 
-README.md here says what is measured and how.
+../README.md explains the measurements.
 """
 
 import argparse
@@ -52,7 +52,7 @@ _SIDES = (128, 512)
 
 
 class _Comparison:
-    """One run."""
+    """One run of the comparison."""
 
     def __init__(self, contestants: Sequence[Contestant], options: argparse.Namespace, results: Results) -> None:
         self._contestants = list(contestants)
@@ -72,7 +72,6 @@ class _Comparison:
         self._references = References(CACHE / "references")
 
     def run(self) -> None:
-        """Measure everything."""
         self._prepare()
         self._measure_starts()
         for contestant in list(self._contestants):
@@ -83,7 +82,7 @@ class _Comparison:
                 self._measure_reactions(contestant)
 
     def _prepare(self) -> None:
-        """Make the model, the environments and the reference pictures, as far as they are not there."""
+        """Make the model, the environments and the reference pictures that are missing."""
         _make_model(self._model)
         for contestant in list(self._contestants):
             try:
@@ -91,7 +90,7 @@ class _Comparison:
                 if not contestant.serves:
                     _convert(python, self._model)
             except (InstallError, subprocess.CalledProcessError) as error:
-                self._give_up(contestant, "it could not be installed", error)
+                self._give_up(contestant, "the installation failed", error)
             else:
                 self._results.versions[contestant.key] = versions(python)
         counts: dict[tuple[int, Prompts], int] = {(side, Prompts.FRESH): 2 * _NEIGHBOURS for side in _SIDES}
@@ -99,13 +98,13 @@ class _Comparison:
         for scenario in self._scenarios:
             kind = (scenario.side, scenario.prompts)
             counts[kind] = counts.get(kind, 0) + self._rounds * scenario.pictures
-        _say("making reference pictures where they are missing")
+        _say("making missing reference pictures")
         kinds = [f"{side}:{prompts}:{count}" for (side, prompts), count in counts.items()]
         command = ["-m", "benchmarks.compare.references", str(self._model), str(CACHE / "references"), *kinds]
         _run([str(interpreter()), *command], environment(self._model, {}))
 
     def _measure_starts(self) -> None:
-        """Start the service and the bare pipeline by turns."""
+        """Start the service and the bare pipeline alternately."""
         ours = [contestant for contestant in self._contestants if contestant.is_ours]
         for _ in range(self._starts if ours else 0):
             _say("start: bare pipeline")
@@ -125,7 +124,7 @@ class _Comparison:
         try:
             running = start(contestant, self._pythons[contestant.key], self._model, self._logs)
         except StartError as error:
-            self._give_up(contestant, "it did not start", error)
+            self._give_up(contestant, "the start failed", error)
             return None
         self._results.starts.append(
             Start(
@@ -139,14 +138,14 @@ class _Comparison:
 
     def _give_up(self, contestant: Contestant, doing: str, error: Exception) -> None:
         output = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
-        reason = f"{doing}: {(str(output).strip().splitlines() or ['no word'])[-1]}"
+        reason = f"{doing}: {(str(output).strip().splitlines() or ['no output'])[-1]}"
         _say(f"{contestant.title}: not measured: {reason}")
         self._results.not_measured[contestant.key] = reason
         if contestant in self._contestants:
             self._contestants.remove(contestant)
 
     def _measure_alone(self, contestant: Contestant) -> None:
-        """Look at memory and at neighbours while no other contestant runs."""
+        """Measure memory, and the effect of concurrent requests on a picture, while no other contestant runs."""
         running = self._start(contestant)
         if running is None:
             return
@@ -186,7 +185,7 @@ class _Comparison:
         )
 
     def _measure_side_by_side(self) -> None:
-        """Run the scenarios in rounds over all servers, which all stay up: the idle ones take next to no CPU."""
+        """Run the scenarios in rounds over all servers. All servers stay up; idle ones use almost no CPU."""
         running: dict[str, Running] = {}
         try:
             for contestant in list(self._contestants):
@@ -205,7 +204,7 @@ class _Comparison:
                 up.stop()
 
     def _warm_up(self, running: dict[str, Running]) -> None:
-        """Have every server make pictures of both sizes, alone and together, before anything counts."""
+        """Request pictures of both sizes from every server before the measurements."""
         for key, up in running.items():
             _say(f"warm-up: {key}")
             for side in _SIDES:
@@ -218,7 +217,7 @@ class _Comparison:
             with _Stopwatch(running.pid) as took:
                 outcomes = running.ask(pictures, clients=scenario.clients)
         except StartError as error:
-            self._give_up(contestant, "it ended in the midst of it", error)
+            self._give_up(contestant, "the process ended during a measurement", error)
             return
         self._record(contestant, outcomes, took, scenario=scenario.key, number=number)
 
@@ -270,7 +269,7 @@ class _Comparison:
                 per_second=per_second,
             )
         )
-        each = f"{1000 * took.cpu_s / images:.0f} CPU-ms an image" if images else "no image"
+        each = f"{1000 * took.cpu_s / images:.0f} CPU-ms per image" if images else "no image"
         _say(f"round {number + 1}, {scenario}: {contestant.key}: {each}, {len(verdict.bad)} bad")
 
     def _measure_reactions(self, contestant: Contestant) -> None:
@@ -285,7 +284,7 @@ class _Comparison:
 
 
 class _Stopwatch:
-    """Measures what a process tree takes, CPU time and the clock's, and what the rest of the machine does meanwhile."""
+    """Measures CPU time and wall-clock time of a process tree, and the CPU time of all other processes meanwhile."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -306,7 +305,7 @@ class _Stopwatch:
 
 
 class _PeakMemory:
-    """Looks at the memory of a process tree four times a second, and keeps the most."""
+    """Samples the memory of a process tree four times a second, and keeps the maximum."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -328,7 +327,7 @@ class _PeakMemory:
 
 
 def _make_model(folder: Path) -> None:
-    """Build the model unless it is there, made by the very code and libraries that would make it now."""
+    """Build the model unless the same code and libraries have already built it."""
     made_by = f"{(ROOT / 'benchmarks' / 'nano_sdxl.py').read_text()}{versions(interpreter())}"
     wanted = hashlib.sha256(made_by.encode()).hexdigest()
     mark = folder.parent / "nano-made-from"
@@ -352,7 +351,7 @@ def _environment_of(contestant: Contestant) -> Path:
 
 
 def _convert(python: Path, model: Path) -> None:
-    """Convert the model for OpenVINO unless that is done."""
+    """Convert the model for OpenVINO unless a converted model exists."""
     converted = Path(f"{model}-openvino")
     if not (converted / "done").exists():
         _say("converting the model to OpenVINO's format")
@@ -379,18 +378,18 @@ def _say(what: str) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     keys = ", ".join(contestant.key for contestant in CONTESTANTS)
-    parser.add_argument("--only", default=",".join(DEFAULT), help=f"who is measured, of: {keys}")
+    parser.add_argument("--only", default=",".join(DEFAULT), help=f"contestants, from: {keys}")
     parser.add_argument("--rounds", type=int, help="rounds of every scenario (3; quick 1)")
-    parser.add_argument("--starts", type=int, help="starts of the bare pipeline and the service by turns (3; quick 1)")
-    parser.add_argument("--share", type=float, help="pictures of a round, as a share of the usual ones (1; quick 0.5)")
-    parser.add_argument("--quick", action="store_true", help="a look in a few minutes, not for the record")
+    parser.add_argument("--starts", type=int, help="starts of the bare pipeline and of the service (3; quick 1)")
+    parser.add_argument("--share", type=float, help="pictures of a round, relative to the usual number (1; quick 0.5)")
+    parser.add_argument("--quick", action="store_true", help="a coarse run of a few minutes")
     parser.add_argument(
         "--out", type=Path, help="folder for results.json, RESULTS.md and plots (benchmarks; quick build/bench/quick)"
     )
     options = parser.parse_args()
     known = [contestant.key for contestant in CONTESTANTS]
     if unknown := [key for key in options.only.split(",") if key not in known]:
-        parser.error(f"--only knows {keys}, and not {', '.join(unknown)}")
+        parser.error(f"--only accepts {keys}, but not {', '.join(unknown)}")
     quick = options.quick
     options.rounds = options.rounds or (1 if quick else 3)
     options.starts = options.starts or (1 if quick else 3)
@@ -401,15 +400,15 @@ def _options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure, print the table, and write everything down."""
+    """Run the comparison, and write results.json, RESULTS.md and the plots."""
     options = _options()
     wanted = options.only.split(",")
     contestants = [contestant for contestant in CONTESTANTS if contestant.key in wanted]
     shown = {"rounds": str(options.rounds), "starts": str(options.starts), "share": f"{options.share:g}"}
-    # Settings of the service that the caller made are passed on to it, and said.
+    # The service inherits these variables, so the results record them.
     shown |= {name: value for name, value in os.environ.items() if name.startswith("TURBO_")}
     results = Results(date=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d"), machine=machine.describe(), options=shown)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the servers are stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # runs `finally`, which stops the servers
     began = time.perf_counter()
     try:
         _Comparison(contestants, options, results).run()

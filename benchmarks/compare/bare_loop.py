@@ -1,8 +1,8 @@
-"""The control: an event loop that has nothing to do but to answer probes, with the same measurement of its lag.
+"""The control: an event loop that only answers probes, with the same measurement of its lag.
 
-    python -m benchmarks.bare_loop PORT LAG_FILE
+    python -m benchmarks.compare.bare_loop PORT LAG_FILE
 
-What it shows under the same load is the machine's doing, not the service's.
+Its lag under the same load comes from the machine, not from the service.
 """
 
 import asyncio

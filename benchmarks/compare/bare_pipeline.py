@@ -1,4 +1,4 @@
-"""The least that a start can take: load the pipeline, make one 512x512 picture in each mode, and say so."""
+"""The shortest possible start: load the pipeline, and make one 512x512 picture in each mode."""
 
 import os
 from typing import Any
@@ -8,7 +8,7 @@ from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image
 
 
 def main() -> None:
-    """Do what the service does before it opens its port, and no more."""
+    """Do only the work that the service must do before it opens its port."""
     pipe: Any = AutoPipelineForText2Image.from_pretrained(
         os.environ["BENCH_MODEL"], dtype=torch.float32, variant="fp16"
     )

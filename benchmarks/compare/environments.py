@@ -1,4 +1,4 @@
-"""The peers' environments: each its own, made by uv from its requirements file, and kept until these change."""
+"""The peers' environments: uv makes one for each peer from its requirements file, and remakes it if that changes."""
 
 import hashlib
 import importlib.metadata
@@ -9,29 +9,29 @@ import sys
 from pathlib import Path
 
 _SAME_FOR_ALL = ("accelerate", "diffusers", "numpy", "pillow", "safetensors", "torch", "transformers")
-"""What makes the picture. Peers get the service's versions, so that no figure is a difference between these."""
+"""The libraries that make the picture. Peers get the service's versions, so figures do not depend on versions."""
 
 TORCH_INDEX = os.environ.get("TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
-"""torch from PyPI brings gigabytes of CUDA; this index has the builds without. The Makefile's variable."""
+"""An index of CPU builds, because torch from PyPI includes gigabytes of CUDA. The Makefile sets the same variable."""
 
 _SERVING = ("bentoml", "fastapi", "litserve", "openvino", "openvino-genai", "optimum-intel", "ray", "uvicorn")
 
 
 class InstallError(Exception):
-    """An environment could not be made; the text is what the installer said last."""
+    """An environment could not be made; the text is the installer's error output."""
 
 
 def make_environment(folder: Path, requirements: Path, *, like_service: bool) -> Path:
-    """Make the environment unless it exists with just these requirements; return its interpreter.
+    """Make the environment unless it exists with the same requirements; return its interpreter.
 
     Args:
-        folder: Where it is, or will be.
-        requirements: The peer's requirements.txt; an overrides.txt beside it is uv's.
-        like_service: Whether it takes the service's own versions of the libraries that make the picture. What converts
-            a model may ask for others.
+        folder: The environment's folder.
+        requirements: The peer's requirements.txt. If there is an overrides.txt beside it, uv applies it.
+        like_service: Whether the environment has the service's versions of the libraries that make the picture. A
+            converter of models may need others; then only torch has the service's version.
 
     Raises:
-        InstallError: It cannot be made.
+        InstallError: The environment cannot be made.
     """
     constraints = [f"{name}=={_public_version(name)}" for name in (_SAME_FOR_ALL if like_service else ("torch",))]
     overrides = requirements.with_name("overrides.txt")
@@ -59,7 +59,7 @@ def make_environment(folder: Path, requirements: Path, *, like_service: bool) ->
 
 
 def versions(python: Path) -> dict[str, str]:
-    """List what is installed beside an interpreter of what a figure can depend on."""
+    """Return the versions of Python and of the installed libraries that figures can depend on."""
     names = repr((*_SAME_FOR_ALL, *_SERVING))
     script = (
         "import importlib.metadata as m, json, platform\n"
@@ -75,7 +75,7 @@ def _public_version(name: str) -> str:
 
 
 def _install_torch(into: tuple[str, ...]) -> None:
-    """Install the CPU build of torch: from its index, else from what the configuration of pip knows."""
+    """Install the CPU build of torch from its index, or else from pip's configured index."""
     torch = f"torch=={_public_version('torch')}"
     try:
         _uv(*into, "--default-index", TORCH_INDEX, torch)
@@ -84,15 +84,15 @@ def _install_torch(into: tuple[str, ...]) -> None:
 
 
 def _uv(*arguments: str) -> None:
-    """Run the uv of this environment, told what pip is told: uv reads none of pip's configuration.
+    """Run this environment's uv with pip's settings, because uv does not read pip's configuration.
 
     Raises:
-        InstallError: It failed.
+        InstallError: uv failed.
     """
     environment = {
         "UV_SYSTEM_CERTS": "true",
         "UV_HTTP_RETRIES": "1",
-        "UV_COMPILE_BYTECODE": "true",  # as pip does: start-up times would tell of nothing else
+        "UV_COMPILE_BYTECODE": "true",  # as pip does; otherwise compilation dominates start-up times
         **{name: value for name, value in _pip_settings().items() if value},
         **os.environ,
     }

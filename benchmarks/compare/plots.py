@@ -1,4 +1,4 @@
-"""The results in pictures: what an image costs, and how long it takes under load."""
+"""Plots of the results: CPU time per image, and latency under load."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ _COLOURS = {
 
 
 def draw(results: Results, folder: Path) -> None:
-    """Write cpu.svg and latency.svg."""
+    """Write cpu.svg and latency.svg to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     # The same results give the same file.
     with mpl.rc_context({"svg.hashsalt": "benchmarks", "font.size": 9}):

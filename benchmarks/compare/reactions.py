@@ -1,4 +1,4 @@
-"""How the service's event loop reacts under load: probes of its health, and its lag, with a bare loop as control."""
+"""Measures the service's event loop under load: health probes and lag, with a bare loop as the control."""
 
 import asyncio
 import dataclasses
@@ -21,10 +21,10 @@ CONTROL = "bare event loop"
 def measure_reactions(
     contestant: Contestant, supply: Supply, *, share: float, model: Path, folder: Path
 ) -> list[Reactions]:
-    """Run the service with its event loop watched, load it at both sizes, and probe it every 20 ms meanwhile.
+    """Run the service with a lag recorder, load it at both sizes, and probe its health every 20 ms meanwhile.
 
     Raises:
-        StartError: It does not come up.
+        StartError: The service does not start.
     """
     lag_file, control_lag_file = folder / "lags.json", folder / "control-lags.json"
     command = ("-m", "benchmarks.support.watched_service", str(lag_file))
@@ -38,7 +38,7 @@ def measure_reactions(
         _wait_for(port)
         for side, count in _PICTURES.items():
             pictures = supply.take(max(_CLIENTS, round(count * share)), side, Prompts.FRESH)
-            read_lags(watched.pid, lag_file)  # starts them anew
+            read_lags(watched.pid, lag_file)  # clears the lags so far
             read_lags(control.pid, control_lag_file)
             probes = [Probe(watched.port, "/healthz/live"), Probe(watched.port, "/healthz/ready"), Probe(port, "/")]
             outcomes = asyncio.run(_load(watched, pictures, probes))

@@ -1,8 +1,8 @@
 """Makes the reference pictures: diffusers' own pipeline on the same weights, one picture at a time.
 
-    python -m benchmarks.references MODEL FOLDER SIDE:PROMPTS:COUNT ...
+    python -m benchmarks.compare.references MODEL FOLDER SIDE:PROMPTS:COUNT ...
 
-What the folder has already is kept.
+Existing pictures in the folder are kept.
 """
 
 import sys
@@ -17,7 +17,7 @@ from benchmarks.support.pictures import Picture, Pixels, Prompts, file_of
 
 
 def make_references(model: Path, folder: Path, side: int, prompts: Prompts, count: int) -> None:
-    """Have `count` pictures of a kind in the folder."""
+    """Make the missing pictures of a kind until the folder has `count` of them."""
     file = file_of(folder, side, prompts)
     have: Pixels = np.load(file) if file.exists() else np.empty((0, side, side, 3), dtype=np.uint8)
     if len(have) >= count:

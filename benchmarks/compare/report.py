@@ -26,14 +26,13 @@ class Target:
 
     @property
     def verdict(self) -> str:
-        """Met, missed or not measured."""
         if self.value is None:
             return "not measured"
         return "met" if (self.value <= self.bound if self.at_most else self.value >= self.bound) else "**missed**"
 
 
 def targets(results: Results, ours: str = "ours") -> list[Target]:
-    """Compare the service with its targets."""
+    """Return the targets with the service's measured values."""
 
     def ratio(scenario: str, peer: str) -> float | None:
         return results.cpu_ratio(ours, peer, scenario)

@@ -1,4 +1,4 @@
-"""What was measured: raw figures, and the medians that are reported."""
+"""The measurements: raw figures, and the reported medians."""
 
 import statistics
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from benchmarks.support.pictures import Prompts
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A closed loop."""
+    """One closed loop."""
 
     key: str
     title: str
@@ -18,7 +18,7 @@ class Scenario:
     prompts: Prompts
     clients: int
     pictures: int
-    """For each server and round."""
+    """Requests for each server and round."""
 
 
 class Key(StrEnum):
@@ -49,24 +49,24 @@ class Measurement:
     scenario: str
     round: int
     images: int
-    """Right pictures; the CPU time is divided by these."""
+    """The number of right pictures; CPU time per image is divided by it."""
 
     cpu_s: float
     wall_s: float
     others_cpu_s: float
-    """What everything else on the machine used meanwhile, the load generator left out."""
+    """CPU time of all other processes on the machine meanwhile, without the load generator."""
 
     latencies_s: list[float]
     exact: int
     near: int
     bad: list[str]
     per_second: float | None = None
-    """Arrivals of an open loop."""
+    """The rate of arrivals in an open loop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """One start of one server; `bare` is the pipeline alone."""
+    """One start of one server. The server `bare` is the pipeline alone."""
 
     server: str
     ready_s: float
@@ -76,24 +76,24 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alone:
-    """What is looked at while no other server runs: memory under load, and what neighbours do to a picture."""
+    """Measured while no other server runs: memory under load, and the effect of concurrent requests on a picture."""
 
     server: str
     peak_pss_bytes: int
     processes: int
     compared: int
     identical: int
-    """Answers among eight at once with the very bytes of the same request made alone."""
+    """Answers to concurrent requests that are byte-identical to the answer to the same request alone."""
 
     largest_difference: int
-    """Of a channel, of 255."""
+    """The largest difference in any channel, 0 to 255."""
 
     bad: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reactions:
-    """How an event loop reacts under load, in seconds: answers to probes, and lags."""
+    """An event loop under load, in seconds: the latency of probes, and the loop's lags."""
 
     server: str
     side: int
@@ -109,7 +109,7 @@ class Reactions:
 
 @dataclass(kw_only=True)
 class Results:
-    """All of one run."""
+    """All results of one run."""
 
     date: str
     machine: dict[str, str]
@@ -122,17 +122,17 @@ class Results:
     reactions: list[Reactions] = field(default_factory=list)
 
     def of(self, server: str, scenario: str) -> list[Measurement]:
-        """Return the rounds of one scenario on one server that brought right pictures."""
+        """Return the rounds of one scenario on one server that have right pictures."""
         return [m for m in self.measurements if (m.server, m.scenario) == (server, scenario) and m.images]
 
     def cpu_s(self, server: str, scenario: str) -> float | None:
-        """Return the median of CPU-seconds for each image."""
+        """Return the median CPU time per image."""
         return _median([m.cpu_s / m.images for m in self.of(server, scenario)])
 
     def cpu_ratio(self, one: str | None, other: str | None, scenario: str) -> float | None:
-        """Return the median over the rounds of one server's CPU time an image over another's in the same round.
+        """Return the median of each round's ratio of CPU time per image, one server's to another's.
 
-        Rounds go by turns, so that what the machine does to one it does to the other.
+        Servers take turns in each round, so other load on the machine affects both.
         """
         if one is None or other is None:
             return None
@@ -140,39 +140,39 @@ class Results:
         return _median([m.cpu_s / m.images / others[m.round] for m in self.of(one, scenario) if others.get(m.round)])
 
     def cpu_range_s(self, server: str, scenario: str) -> tuple[float, float] | None:
-        """Return the least and the most CPU time an image of any round."""
+        """Return the lowest and the highest CPU time per image of all rounds."""
         costs = [m.cpu_s / m.images for m in self.of(server, scenario)]
         return (min(costs), max(costs)) if costs else None
 
     def images_per_s(self, server: str, scenario: str) -> float | None:
-        """Return the median of images for each second on the clock."""
+        """Return the median of images per second of wall-clock time."""
         return _median([m.images / m.wall_s for m in self.of(server, scenario)])
 
     def latency_s(self, server: str, scenario: str, share: float) -> float | None:
-        """Return a quantile of the latencies of all rounds together."""
+        """Return a quantile of the latencies in all rounds together."""
         latencies = [latency for m in self.of(server, scenario) for latency in m.latencies_s]
         return quantile(latencies, share) if latencies else None
 
     def others_share(self) -> float | None:
-        """Return the share of the machine that everything else took during all measurements together."""
+        """Return the share of the machine's cores that other processes used during all measurements."""
         available = sum(m.wall_s for m in self.measurements) * int(self.machine["cores"])
         return sum(m.others_cpu_s for m in self.measurements) / available if available else None
 
     def ready_s(self, server: str) -> float | None:
-        """Return the median of the starts on the clock."""
+        """Return the median time until ready."""
         return _median([start.ready_s for start in self.starts if start.server == server])
 
     def start_cpu_s(self, server: str) -> float | None:
-        """Return the median of the starts' CPU time."""
+        """Return the median CPU time of the starts."""
         return _median([start.cpu_s for start in self.starts if start.server == server])
 
     def memory_bytes(self, server: str) -> int | None:
-        """Return the peak of memory under load."""
+        """Return the peak memory under load."""
         return next((alone.peak_pss_bytes for alone in self.alone if alone.server == server), None)
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that at least `share` of all do not exceed."""
+    """Return the smallest value that at least this share of the values do not exceed."""
     return sorted(values)[max(0, -int(-share * len(values) // 1) - 1)]
 
 

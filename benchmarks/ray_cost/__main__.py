@@ -1,9 +1,9 @@
-"""What Ray Serve costs: the same service on the fake, as a process by itself and as one replica behind Ray's proxy.
+"""Measures the cost of Ray Serve: the service as a process by itself, and as one replica behind Ray's proxy.
 
     .venv/bin/python -m benchmarks.ray_cost
 
-The fake's pictures take no time, so what is measured is everything else. Both run all the time; rounds go to one and
-the other by turns. The table is in Markdown.
+Both use the fake pipeline. Its pictures take no time, so the figures show all other costs. Both run all the time, and
+rounds alternate between them. The table is in Markdown.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ _CONTESTANTS = {
         settings={
             **_SETTINGS,
             "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(),  # otherwise Ray leaves one in the user's home
+            "RAY_AUTH_TOKEN": secrets.token_hex(),  # without it, Ray writes a token to the user's home
             "RAY_USAGE_STATS_ENABLED": "0",
         },
     ),
@@ -55,7 +55,7 @@ _CONTESTANTS = {
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What is asked for, and what is sent for it."""
+    """One HTTP request and its title in the table."""
 
     title: str
     path: str
@@ -65,7 +65,7 @@ class _Request:
 
 @dataclass(slots=True)
 class _Figures:
-    """Of each round, by clients: the median latency, requests a second, CPU time a request."""
+    """The median latency, requests per second and CPU time per request of each round."""
 
     latency_s: list[float] = field(default_factory=list)
     per_s: list[float] = field(default_factory=list)
@@ -73,7 +73,7 @@ class _Figures:
 
 
 def _requests() -> list[_Request]:
-    """A small picture from a prompt, and a large one from a large one: noise, which no encoder makes smaller."""
+    """Return a small text-to-image request, and an image-to-image request with noise, which hardly compresses."""
     text = b'{"prompt": "a red circle on a blue background", "seed": 1, "width": 512, "height": 512}'
     noise = np.random.default_rng(0).integers(0, 256, (448, 448, 3), dtype=np.uint8)
     file = io.BytesIO()
@@ -91,7 +91,7 @@ def _requests() -> list[_Request]:
 
 
 async def _load(port: int, request: _Request, *, clients: int) -> list[float]:
-    """Ask with so many clients, each again as soon as it is answered; return the latencies in seconds."""
+    """Send the requests from `clients` clients without pauses; return the latencies in seconds."""
     left = iter(range(_REQUESTS))
 
     async def client() -> list[float]:
@@ -116,7 +116,7 @@ def _measure(server: RunningServer, request: _Request, figures: _Figures, *, cli
 
 
 def main() -> None:
-    """Measure, and print the table."""
+    """Measure both, and print the table."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as logs:
         os.environ["RAY_TMPDIR"] = logs
         running: dict[str, RunningServer] = {}
@@ -142,7 +142,7 @@ def _per_request(running: dict[str, RunningServer]) -> list[Sequence[str]]:
     for request, clients in itertools.product(_requests(), _CLIENTS):
         figures = {title: _Figures() for title in running}
         for server in running.values():
-            asyncio.run(_load(server.port, request, clients=clients))  # not counted: all is warm then
+            asyncio.run(_load(server.port, request, clients=clients))  # warm-up, not counted
         for _ in range(_ROUNDS):
             for title, server in running.items():
                 _measure(server, request, figures[title], clients=clients)
@@ -157,7 +157,7 @@ def _per_request(running: dict[str, RunningServer]) -> list[Sequence[str]]:
 
 
 def _standing(running: dict[str, RunningServer]) -> list[Sequence[str]]:
-    """What they take when nobody asks."""
+    """Return the cost without requests: processes, memory and CPU."""
     pids = [server.pid for server in running.values()]
     before = [process_tree.cpu_seconds(pid) for pid in pids]
     time.sleep(_IDLE_S)

@@ -1,4 +1,4 @@
-"""The service behind Ray Serve, as in deploy/ray: one replica on this machine, for the cost of Ray."""
+"""Runs the service behind Ray Serve as deploy/ray does, with one replica on this machine."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from ray import serve
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "deploy/ray"))
 
-from sdxl_turbo_ray import build  # noqa: E402 - found there
+from sdxl_turbo_ray import build  # noqa: E402 - in the folder that was just added
 
 if __name__ == "__main__":
     ray.init(

@@ -1,8 +1,8 @@
-"""Loads the service with ten times what it can do, and sees whether it keeps what it promises of overload.
+"""Loads the service with ten times its capacity, and checks the promises about overload.
 
     python -m benchmarks.soak [--model fake:0.1] [--seconds 120]
 
-README.md here says what is promised and how it is measured. Exit code 1 if a promise is not kept.
+../README.md explains the promises and the measurements. Exit code 1: a promise is missed.
 """
 
 import argparse
@@ -46,23 +46,23 @@ from benchmarks.support.contestants import ROOT
 from benchmarks.support.load import Probe
 
 _OVERLOAD = 10
-"""Times capacity."""
+"""The load, as a multiple of the capacity."""
 
 _SIDE = 128
 _REQUESTS = 32
 _CAPACITY_CLIENTS, _CAPACITY_S = 8, 10
 _DEADLINE_S = 60
 _SHORT_DEADLINE_S = 2
-"""Less than `TURBO_MAX_QUEUE` requests take."""
+"""Shorter than the time for `TURBO_MAX_QUEUE` requests."""
 
 _LATE_S = 0.25
-"""What an answer may take from the deadline to the client."""
+"""The time that an answer may take after the deadline to reach the client."""
 
 _SETTLED_S = 30
-"""Memory may grow until then."""
+"""Growth of memory before this time is allowed."""
 
 _HONEST_S, _HONEST_SHARE = 1.5, 0.25
-"""By how much Retry-After may be off: the larger of the two. It counts whole seconds."""
+"""The allowed error of Retry-After in seconds and as a share; the larger counts. The header has whole seconds."""
 
 _RECOVERY_CLIENTS, _RECOVERY_S = 16, 10
 _RETRIES = 5
@@ -73,23 +73,22 @@ Pictures = Mapping[Request, bytes]
 
 @dataclass(frozen=True, slots=True)
 class _Soak:
-    """One run: what is served and asked for, and for how long."""
+    """One run: the model, the duration and the requests."""
 
     model: str
     seconds: float
     requests: Sequence[Request]
 
     async def run(self) -> list[Part]:
-        """Do all parts, one after the other."""
         async with self._service() as service:
             pictures = await self._make_alone(service)
             capacity, part = await self._measure_capacity(service, pictures)
             parts = [part, await self._overload(service, pictures, capacity, _DEADLINE_S, self.seconds)]
         async with self._service(TURBO_DEADLINE_S=str(_SHORT_DEADLINE_S)) as service:
-            await self._measure_capacity(service, pictures)  # by which the service learns what its calls take
+            await self._measure_capacity(service, pictures)  # the service learns its call times
             parts.append(await self._overload(service, pictures, capacity, _SHORT_DEADLINE_S, self.seconds / 4))
         parts.append(await self._share(pictures, capacity))
-        async with self._service(TURBO_BATCHING="off") as service:  # as pictures that come eight at a time count badly
+        async with self._service(TURBO_BATCHING="off") as service:  # counts of pictures in eights are too coarse
             parts.append(await self._recover(service, pictures))
         return parts
 
@@ -98,18 +97,18 @@ class _Soak:
         return Service({"TURBO_MODEL": self.model, "TURBO_WARM_UP_SIZES": size, **settings}).run()
 
     async def _make_alone(self, service: Service) -> Pictures:
-        """Have each picture made while nothing else is."""
+        """Request each picture while the service is idle."""
         _say("pictures alone")
         client = Client(service.port)
         answers = [await client.ask(request) for request in self.requests]
         client.close()
         if bad := [answer for answer in answers if answer.status != OK]:
-            sys.exit(f"The service does not make its pictures: {bad[0].status} {bad[0].body[:500]!r}")
-        assert len({answer.body for answer in answers}) == len(answers), "all pictures have to differ"
+            sys.exit(f"The service does not make the pictures: {bad[0].status} {bad[0].body[:500]!r}")
+        assert len({answer.body for answer in answers}) == len(answers), "all pictures must differ"
         return {answer.request: answer.body for answer in answers}
 
     async def _measure_capacity(self, service: Service, pictures: Pictures) -> tuple[float, Part]:
-        """Count pictures per second with a few clients that wait for their answers."""
+        """Measure pictures per second with a few clients that wait for their answers."""
         _say("capacity")
         began = time.perf_counter()
         end_at = began + min(_CAPACITY_S, self.seconds)
@@ -126,7 +125,7 @@ class _Soak:
     async def _overload(
         self, service: Service, pictures: Pictures, capacity: float, deadline_s: float, seconds: float
     ) -> Part:
-        """Ask ten times as often as can be served."""
+        """Send ten times as many requests as the capacity."""
         _say(f"overload, deadline {deadline_s} s")
         run_delays_s = partial(_run_delays_s, service)
         probes = [Probe(service.port, path, run_delays_s) for path in ("/healthz/live", "/healthz/ready")]
@@ -171,7 +170,7 @@ class _Soak:
         )
 
     async def _share(self, pictures: Pictures, capacity: float) -> Part:
-        """Have a greedy client and a polite one share the service, each held to half of its capacity."""
+        """Load the service with a greedy and a polite client, each limited to half of the capacity."""
         _say("fairness")
         amount, seconds = max(1, int(capacity / 2)), self.seconds / 4
         requests = itertools.cycle(self.requests)
@@ -216,7 +215,7 @@ class _Soak:
         )
 
     async def _recover(self, service: Service, pictures: Pictures) -> Part:
-        """Kill the service while clients are at work, and see how soon it does again what it did before."""
+        """Kill the service under load, and measure its recovery."""
         _say("recovery")
         over = asyncio.Event()
         asking = asyncio.create_task(
@@ -265,7 +264,7 @@ def _quick(text: str, refused: Sequence[Outcome]) -> Promise:
 
 
 def _retry_after_errors(outcomes: Sequence[Outcome]) -> list[tuple[float, float]]:
-    """Return by how many seconds each Retry-After was off, and how long those who were in then really took."""
+    """Return the error of each Retry-After in seconds, and the actual wait for the requests accepted before it."""
     accepted = [outcome for outcome in outcomes if outcome.status in (OK, GATEWAY_TIMEOUT)]
     accepted.sort(key=lambda outcome: outcome.sent_at)
     sent_at = [outcome.sent_at for outcome in accepted]
@@ -314,7 +313,7 @@ def _is_limited(outcome: Outcome) -> bool:
 
 
 async def _come_back(client: Client, requests: Iterator[Request], burst: int) -> bool:
-    """Ask until it is too often, wait for as long as is said last, and tell whether the next request is taken."""
+    """Exceed the rate limit, wait for the last Retry-After, and return whether the next request is accepted."""
     outcomes = await asyncio.gather(*(client.ask(next(requests)) for _ in range(burst)))
     again_at = max(outcome.done_at + outcome.retry_after_s for outcome in outcomes if outcome.retry_after_s)
     await asyncio.sleep(again_at - time.perf_counter())
@@ -331,10 +330,12 @@ def _say(what: str) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
-    parser.add_argument("--model", default="fake:0.1", help="what is served: TURBO_MODEL (fake:0.1)")
-    parser.add_argument("--seconds", type=float, default=120, help="of overload; other parts take a quarter (120)")
+    parser.add_argument("--model", default="fake:0.1", help="the service's TURBO_MODEL (fake:0.1)")
     parser.add_argument(
-        "--out", type=Path, help="file to write (benchmarks/SOAK.md; if not as usual, build/bench/SOAK.md)"
+        "--seconds", type=float, default=120, help="duration of the overload; other parts run a quarter of it (120)"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="file to write (benchmarks/SOAK.md; build/bench/SOAK.md with other options)"
     )
     options = parser.parse_args()
     usual = all(getattr(options, name) == parser.get_default(name) for name in ("model", "seconds"))
@@ -343,11 +344,11 @@ def _options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure, print the tables, and write them down."""
+    """Run the soak, print the tables, and write them."""
     options = _options()
     load_average = os.getloadavg()[0]
-    gc.disable()  # a pause of the load generator would look like one of the service
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the service is stopped
+    gc.disable()  # a pause of the load generator would count as the service's
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # runs `finally`, which stops the service
     parts = asyncio.run(_Soak(options.model, options.seconds, make_requests(_REQUESTS, _SIDE)).run())
     shown = {"model": options.model, "size": f"{_SIDE}x{_SIDE}", "seconds": f"{options.seconds:g}"}
     text = soak_report.write(parts, load_average=load_average, **shown)

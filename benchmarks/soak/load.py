@@ -1,4 +1,4 @@
-"""The soak's load: requests in both modes, clients that keep their connections, and what became of each request."""
+"""The soak's load: requests in both modes, clients with persistent connections, and the outcome of each request."""
 
 import asyncio
 import io
@@ -20,14 +20,14 @@ OK, TOO_MANY_REQUESTS, INTERNAL_ERROR, GATEWAY_TIMEOUT = 200, 429, 500, 504
 _BOUNDARY = "soak-boundary"
 _IMG2IMG_EVERY = 4
 _IDLE_S = 2
-"""Idle for longer, a connection is not used again: uvicorn closes it after 5 s, maybe just then."""
+"""A connection that was idle for longer is not reused: uvicorn closes it after 5 s, perhaps during a request."""
 
 _REPEAT_AFTER_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """One request; the same one has the same answer, to the last byte, whenever it is made."""
+    """One request. Its answer is byte-identical every time."""
 
     path: str
     content_type: str
@@ -36,9 +36,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """What became of one request, with moments on `time.perf_counter`. Status 0: the connection broke.
+    """The result of one request, with times on `time.perf_counter`. Status 0 means that the connection broke.
 
-    `due_at` is when it was meant to be sent, `kept_back_s` how long the machine held it up.
+    `due_at` is the planned moment of sending. `kept_back_s` is the delay that the machine caused.
     """
 
     request: Request
@@ -52,18 +52,18 @@ class Outcome:
 
     @property
     def latency_s(self) -> float:
-        """Seconds from the sending to the answer."""
+        """Seconds from sending to the answer."""
         return self.done_at - self.sent_at
 
     @property
     def retry_after_s(self) -> int | None:
-        """What `Retry-After` says, if it says whole seconds."""
+        """The value of `Retry-After`, if it is in whole seconds."""
         told = self.headers.get("retry-after", "")
         return int(told) if told.isdecimal() else None
 
 
 def make_requests(count: int, side: int) -> list[Request]:
-    """Make requests that all ask for another picture; every fourth uploads one, and no two the same."""
+    """Make requests for different pictures. Every fourth request uploads a picture, a different one each time."""
     pictures = [Picture(side, Prompts.FRESH, number) for number in range(count)]
     return [
         Request("/txt2img", "application/json", picture.body) if number % _IMG2IMG_EVERY else _img2img(picture)
@@ -86,7 +86,7 @@ def _img2img(picture: Picture) -> Request:
 
 
 def _png(picture: Picture) -> bytes:
-    """Draw clouds of colour, which weigh about what a picture of the real model does."""
+    """Draw clouds of colour, whose PNG is about as large as a picture of the real model."""
     patches = np.random.default_rng(picture.seed).integers(0, 256, (8, 8, 3), np.uint8)
     file = io.BytesIO()
     size = (picture.side, picture.side)
@@ -95,9 +95,9 @@ def _png(picture: Picture) -> bytes:
 
 
 class Client:
-    """One client: it opens as many connections as it has requests on their way, and uses them again.
+    """One client. It opens a connection for each concurrent request, and reuses connections.
 
-    `key` is its API key; `run_delays_s` says how long those who take part have been kept off the cores so far.
+    `key` is the API key. `run_delays_s` returns how long each measured process has waited for a core so far.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Client:
         self._idle: deque[tuple[Connection, float]] = deque()
 
     async def ask(self, request: Request, due_at: float | None = None) -> Outcome:
-        """Make one request."""
+        """Send one request; an outcome with status 0 stands for a broken connection."""
         connection = self._take()
         delays_s, sent_at = self._run_delays_s(), time.perf_counter()
         due_at = sent_at if due_at is None else due_at
@@ -125,7 +125,7 @@ class Client:
     async def ask_openly(
         self, requests: Iterator[Request], gaps_s: Iterator[float], *, seconds: float
     ) -> list[Outcome]:
-        """Make requests with these gaps between them, whether earlier ones are answered or not; await all answers."""
+        """Send requests with these gaps, without waiting for earlier answers. Then await all answers."""
         asking: list[asyncio.Task[Outcome]] = []
         due_at = time.perf_counter()
         end_at = due_at + seconds
@@ -135,7 +135,7 @@ class Client:
         return await asyncio.gather(*asking)
 
     async def ask_closely(self, requests: Iterator[Request], *, until: Callable[[], bool]) -> list[Outcome]:
-        """Ask again as soon as it is answered, as long as `until` is not so; soon again where there was no answer."""
+        """Send a request after each answer, until `until()` is true. After a broken connection, wait 50 ms first."""
         outcomes = []
         while not until():
             outcomes.append(await self.ask(next(requests)))
@@ -144,13 +144,12 @@ class Client:
         return outcomes
 
     def close(self) -> None:
-        """Close all connections."""
         for connection, _ in self._idle:
             connection.close()
         self._idle.clear()
 
     def _take(self) -> Connection:
-        """Take the connection that has been idle for longest: so none is for long, while there is much to ask."""
+        """Return the connection that was idle for longest, so under load no connection stays idle for long."""
         while self._idle:
             connection, since = self._idle.popleft()
             if time.perf_counter() - since < _IDLE_S:
@@ -162,7 +161,7 @@ class Client:
 async def closed_loop(
     port: int, requests: Iterator[Request], *, clients: int, until: Callable[[], bool]
 ) -> list[Outcome]:
-    """Ask with so many clients, each of which waits for its answer."""
+    """Send requests from `clients` clients that wait for their answers, until `until()` is true."""
     asking = [Client(port) for _ in range(clients)]
     outcomes = await asyncio.gather(*(client.ask_closely(requests, until=until) for client in asking))
     for client in asking:
@@ -171,17 +170,17 @@ async def closed_loop(
 
 
 def poisson(per_second: float) -> Iterator[float]:
-    """Draw the gaps between arrivals by chance; the same ones in every run."""
+    """Draw random gaps between arrivals in seconds; every run has the same gaps."""
     chance = random.Random(0)  # noqa: S311 - no secret
     while True:
         yield chance.expovariate(per_second)
 
 
 def right(outcomes: Sequence[Outcome], expected: Mapping[Request, bytes]) -> list[Outcome]:
-    """Return those that are the very picture that the same request gave alone."""
+    """Return the outcomes whose picture is byte-identical to the answer to the same request alone."""
     return [outcome for outcome in outcomes if outcome.status == OK and outcome.body == expected[outcome.request]]
 
 
 def wrong(outcomes: Sequence[Outcome], expected: Mapping[Request, bytes]) -> int:
-    """Count those that are another picture: somebody else's, or none."""
+    """Count the outcomes with status 200 whose body is not the requested picture."""
     return sum(outcome.status == OK and outcome.body != expected[outcome.request] for outcome in outcomes)

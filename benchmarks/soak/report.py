@@ -36,12 +36,12 @@ class Part:
 
 
 def none_of(text: str, count: int) -> Promise:
-    """Return the promise that the count is zero."""
+    """Return the promise that this count is zero."""
     return Promise(text, count, 0, "{:.0f}".format)
 
 
 def share_of(text: str, share: float, bound: float, *, at_least: bool = True) -> Promise:
-    """Return the promise of a share."""
+    """Return the promise that this share is at least, or at most, the bound."""
     return Promise(text, share, bound, lambda share: f"{100 * share:.3g} %", at_least)
 
 

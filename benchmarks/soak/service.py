@@ -1,4 +1,4 @@
-"""The service as an operator runs it, for the soak: its process, a small supervisor, and a look at its memory."""
+"""The service as an operator runs it: its process, a small supervisor, and samples of its memory."""
 
 import asyncio
 import contextlib
@@ -21,10 +21,10 @@ _MEMORY_WINDOW_S = 10
 
 
 async def until_ready(port: int, *, within_s: float, log: Path) -> None:
-    """Wait until what listens on a port says that it is ready.
+    """Wait until the server on this port is ready.
 
     Raises:
-        TimeoutError: It does not within so many seconds; says where its log is.
+        TimeoutError: The server is not ready in time; the text names its log.
     """
     until = time.monotonic() + within_s
     while time.monotonic() < until:
@@ -33,13 +33,13 @@ async def until_ready(port: int, *, within_s: float, log: Path) -> None:
                 if (await connection.get("/healthz/ready")).status == OK:
                     return
         await asyncio.sleep(_POLL_S)
-    raise TimeoutError(f"not ready after {within_s} s; its log is {log}")
+    raise TimeoutError(f"not ready after {within_s} s; see the log {log}")
 
 
 class Service:
     """`python -m app serve`, with settings in the environment.
 
-    It is started again whenever it ends, as `docker compose` and systemd do.
+    A supervisor restarts the process whenever it ends, as `docker compose` and systemd do.
     """
 
     def __init__(self, settings: Mapping[str, str]) -> None:
@@ -49,7 +49,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator["Service"]:
-        """Start it, wait until it is ready, and end it."""
+        """Start the service, wait until it is ready, and stop it at the end."""
         self._process = self._launch()
         supervising = asyncio.create_task(self._supervise())
         try:
@@ -62,16 +62,15 @@ class Service:
 
     @property
     def pid(self) -> int:
-        """Its process, at present."""
+        """The current process."""
         return self._process.pid
 
     async def until_ready(self) -> None:
-        """Wait until it says that it is ready."""
         await until_ready(self.port, within_s=_START_LIMIT_S, log=_LOGS)
 
     async def until_replaced(self, pid: int) -> None:
-        """Wait until another process is ready than that one."""
-        while self.pid == pid:  # noqa: ASYNC110 - the supervisor looks no more often
+        """Wait until a new process has replaced `pid` and is ready."""
+        while self.pid == pid:  # noqa: ASYNC110 - the supervisor polls at the same interval
             await asyncio.sleep(_POLL_S)
         await self.until_ready()
 
@@ -87,21 +86,21 @@ class Service:
 
 
 class MemoryWatch:
-    """Looks each second at the memory that a process has allocated."""
+    """Samples the memory that a process has allocated, once a second."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._samples: list[tuple[float, int]] = []
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Sample until cancelled."""
         began = time.perf_counter()
         while True:
             self._samples.append((time.perf_counter() - began, process_tree.anonymous_bytes(self._pid)))
             await asyncio.sleep(1)
 
     def growth(self, settled_s: float) -> float | None:
-        """Return by what share it grew from `settled_s` to the end; None if that was too short to tell."""
+        """Return the relative growth from `settled_s` to the end; None if the run was too short."""
         end_s = self._samples[-1][0] - _MEMORY_WINDOW_S
         if end_s < settled_s + _MEMORY_WINDOW_S:
             return None
@@ -110,6 +109,6 @@ class MemoryWatch:
         return quantile(after, 0.5) / quantile(before, 0.5) - 1
 
     def told(self) -> str:
-        """Say how it went."""
+        """Return the memory at the start and after each quarter, as text."""
         quarters = [self._samples[share * (len(self._samples) - 1) // 4] for share in range(5)]
         return ", ".join(f"{size / 2**20:.1f} MiB after {at_s:.0f} s" for at_s, size in quarters)

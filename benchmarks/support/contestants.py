@@ -1,4 +1,4 @@
-"""Who is measured: the service, its peers, and how each is started."""
+"""The contestants: the service and its peers, and how each of them starts."""
 
 import asyncio
 import json
@@ -21,14 +21,14 @@ PEERS = ROOT / "benchmarks" / "peers"
 
 _START_LIMIT_S = 180
 _REFUSAL_LIMIT_S = 20
-"""A server that answers, and with something else than 200, may still be starting; not for ever."""
+"""A server that answers with another status than 200 may still be starting; after this time it has failed."""
 
 _POLL_S = 0.05
 _OK = 200
 
 
 class StartError(Exception):
-    """A contestant did not come up; the text says why."""
+    """A contestant did not start; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,24 +38,23 @@ class Contestant:
     key: str
     title: str
     peer: str | None = None
-    """Folder of `peers/`; none: the service, in this environment."""
+    """The peer's folder in `peers/`. None stands for the service, which runs in this environment."""
 
     command: tuple[str, ...]
-    """After the interpreter; `{port}` and `{peer}` are filled in."""
+    """Arguments of the interpreter; `{port}` and `{peer}` are filled in."""
 
     path: str = "/generate"
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables of its own."""
+    """Additional environment variables."""
 
     like_service: bool = True
-    """Whether its environment takes the service's versions of torch, diffusers and the like."""
+    """Whether the peer's environment has the service's versions of torch, diffusers and similar libraries."""
 
     serves: bool = True
-    """Whether it speaks HTTP. What does not takes requests one after the other on standard input."""
+    """Whether the contestant has an HTTP server. Otherwise it reads requests from standard input, one after another."""
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is the service."""
         return self.peer is None
 
 
@@ -100,7 +99,7 @@ DEFAULT = ("ours", "plain", "litserve", "bentoml", "ray", "openvino")
 
 
 def environment(model: Path, settings: Mapping[str, str]) -> dict[str, str]:
-    """Return what every measured process gets: the same model, one thread, no network, no progress bars."""
+    """Return the environment of every measured process: the same model, one thread, no network, no progress bars."""
     return os.environ | {
         "BENCH_MODEL": str(model),
         "BENCH_MODEL_OPENVINO": f"{model}-openvino",
@@ -117,7 +116,7 @@ def environment(model: Path, settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a TCP port of loopback that nobody listens on."""
+    """Return a free TCP port on loopback."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -125,10 +124,11 @@ def free_port() -> int:
 
 
 class Running:
-    """A contestant that runs.
+    """A running contestant.
 
-    `ready_s` counts from the start of the process until it says that it is ready, and `first_picture_s` until it has
-    answered with a 512x512 picture; `start_cpu_s` is the CPU time until then. Peers say nothing: theirs are the same.
+    `ready_s` is the time from the start of the process until its readiness check succeeds. `first_picture_s` is the
+    time until its first answer with a 512x512 picture, and `start_cpu_s` the CPU time until then. Peers have no
+    readiness check, so their `ready_s` equals `first_picture_s`.
     """
 
     def __init__(self, process: "subprocess.Popen[str]", log: Path) -> None:
@@ -138,26 +138,26 @@ class Running:
 
     @property
     def pid(self) -> int:
-        """The root of its process tree."""
+        """The root of the process tree."""
         return self._process.pid
 
     def ask(self, pictures: Sequence[Picture], *, clients: int) -> list[Outcome]:
-        """Have the pictures made in a closed loop of so many clients."""
+        """Request the pictures in a closed loop with `clients` clients."""
         raise NotImplementedError
 
     def stop(self) -> None:
-        """End it and everything that it started."""
+        """Stop the whole process tree."""
         process_tree.end(self.pid)
         self._process.wait()
 
     def _check_alive(self) -> None:
         if self._process.poll() is not None:
-            lines = self._log.read_text(errors="replace").strip().splitlines() or ["no word"]
-            raise StartError(f"ended with {self._process.returncode}: {lines[-1]}")
+            lines = self._log.read_text(errors="replace").strip().splitlines() or ["no output"]
+            raise StartError(f"exited with code {self._process.returncode}: {lines[-1]}")
 
 
 class RunningServer(Running):
-    """A server that runs."""
+    """A running server."""
 
     def __init__(self, process: "subprocess.Popen[str]", log: Path, *, port: int, path: str) -> None:
         super().__init__(process, log)
@@ -168,7 +168,7 @@ class RunningServer(Running):
         """Wait for the first picture.
 
         Raises:
-            StartError: It ended, or it takes too long.
+            StartError: The server exited, or the start takes too long.
         """
         if ready_path:
             asyncio.run(self._poll(began, ready_path, None))
@@ -179,11 +179,10 @@ class RunningServer(Running):
         self.start_cpu_s = process_tree.cpu_seconds(self.pid)
 
     def ask(self, pictures: Sequence[Picture], *, clients: int) -> list[Outcome]:
-        """Ask over HTTP."""
         return asyncio.run(closed_loop(self.port, self.path, pictures, clients=clients))
 
     def ask_openly(self, pictures: Sequence[Picture], *, per_second: float) -> list[Outcome]:
-        """Have the pictures made in an open loop."""
+        """Request the pictures in an open loop."""
         return asyncio.run(open_loop(self.port, self.path, pictures, per_second=per_second))
 
     async def _poll(self, began: float, path: str, body: bytes | None) -> None:
@@ -197,7 +196,7 @@ class RunningServer(Running):
                     return
                 answered = answered or time.perf_counter()
                 if time.perf_counter() - answered > _REFUSAL_LIMIT_S:
-                    raise StartError(f"answers {answer.status}: {answer.body[:200]!r}")
+                    raise StartError(f"answers with {answer.status}: {answer.body[:200]!r}")
             except (OSError, asyncio.IncompleteReadError):
                 pass
             await asyncio.sleep(_POLL_S)
@@ -205,13 +204,13 @@ class RunningServer(Running):
 
 
 class RunningEngine(Running):
-    """An engine that runs, without a server."""
+    """A running engine without a server."""
 
     def wait(self, began: float) -> None:
         """Wait for the first picture.
 
         Raises:
-            StartError: It ended.
+            StartError: The engine exited.
         """
         self._hear()
         self.ask([Picture(512, Prompts.KEPT, 0)], clients=1)
@@ -219,7 +218,7 @@ class RunningEngine(Running):
         self.start_cpu_s = process_tree.cpu_seconds(self.pid)
 
     def ask(self, pictures: Sequence[Picture], *, clients: int) -> list[Outcome]:
-        """Have the pictures made one after the other; their bytes stay where they are."""
+        """Request the pictures one after another. The outcomes have no bytes: the pictures stay in the engine."""
         assert clients == 1
         assert self._process.stdin
         request = {"side": pictures[0].side, "pictures": [(picture.prompt, picture.seed) for picture in pictures]}
@@ -238,10 +237,10 @@ class RunningEngine(Running):
 
 
 def start(contestant: Contestant, python: Path, model: Path, logs: Path) -> Running:
-    """Start a contestant and wait until it has made a picture.
+    """Start a contestant and wait for its first picture.
 
     Raises:
-        StartError: It does not come up.
+        StartError: The contestant does not start.
     """
     port = free_port()
     peer = str(PEERS / contestant.peer) if contestant.peer else ""
@@ -266,7 +265,7 @@ def start(contestant: Contestant, python: Path, model: Path, logs: Path) -> Runn
 def launch(
     command: Sequence[str], env: Mapping[str, str], log: Path, *, talks: bool = False
 ) -> "subprocess.Popen[str]":
-    """Start a process in a session of its own, with its words in a log; standard output is a pipe if it talks."""
+    """Start a process in its own session, with its output in a log. If it `talks`, stdin and stdout are pipes."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
         return subprocess.Popen(
@@ -282,5 +281,5 @@ def launch(
 
 
 def interpreter() -> Path:
-    """Return this environment's own interpreter, which the service runs on."""
+    """Return this environment's interpreter, which runs the service."""
     return Path(sys.executable)

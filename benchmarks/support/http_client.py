@@ -1,4 +1,4 @@
-"""HTTP/1.1 over one kept connection: so little that the load generator takes no CPU worth counting."""
+"""A minimal HTTP/1.1 client with persistent connections, so the load generator needs almost no CPU."""
 
 import asyncio
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ class Answer:
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
-    """By their names in lower case."""
+    """Values by lower-case names."""
 
 
 class Connection:
-    """A connection to loopback that stays open between requests; one request at a time."""
+    """A connection to loopback that stays open between requests, for one request at a time."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -26,29 +26,26 @@ class Connection:
         self._writer: asyncio.StreamWriter | None = None
 
     async def __aenter__(self) -> Self:
-        """Connect when the first request is made, not before."""
-        return self
+        return self  # the first request opens the connection
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close it."""
         self.close()
 
     def close(self) -> None:
-        """Close it; the next request opens another."""
+        """Close the connection. The next request opens another one."""
         if self._writer is not None:
             self._writer.close()
         self._reader = self._writer = None
 
     async def get(self, path: str) -> Answer:
-        """Ask for `path`."""
         return await self._ask(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
 
     async def post(
         self, path: str, body: bytes, *, content_type: str = "application/json", key: str | None = None
     ) -> Answer:
-        """Send a body to `path`, JSON unless it is said to be something else; `key` is the API key."""
+        """Send a body to `path`; `key` is the API key."""
         authorization = f"Authorization: Bearer {key}\r\n" if key else ""
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {content_type}\r\n"

@@ -1,4 +1,4 @@
-"""The load: closed loops of clients that each wait for their picture, and open loops of arrivals by chance."""
+"""The load: closed loops of clients that wait for their pictures, and open loops of random arrivals."""
 
 import asyncio
 import itertools
@@ -13,7 +13,7 @@ from benchmarks.support.pictures import Picture
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one request. Status 0: no answer; the body is then the reason."""
+    """The result of one request. Status 0 means no answer; the body is then the reason."""
 
     picture: Picture
     status: int
@@ -22,7 +22,7 @@ class Outcome:
 
 
 async def closed_loop(port: int, path: str, pictures: Sequence[Picture], *, clients: int) -> list[Outcome]:
-    """Ask for the pictures with so many clients, each of which asks again as soon as it is answered."""
+    """Request the pictures with `clients` clients, each of which sends its next request when it has its answer."""
     waiting = iter(pictures)
 
     async def client() -> list[Outcome]:
@@ -33,9 +33,9 @@ async def closed_loop(port: int, path: str, pictures: Sequence[Picture], *, clie
 
 
 async def open_loop(port: int, path: str, pictures: Sequence[Picture], *, per_second: float) -> list[Outcome]:
-    """Ask for the pictures at moments drawn by a Poisson process, whether earlier ones are answered or not.
+    """Request the pictures at the moments of a Poisson process, without waiting for earlier answers.
 
-    A latency counts from the moment that was drawn.
+    Latency counts from the planned moment.
     """
     chance = random.Random(0)  # noqa: S311 - no secret
     free: list[Connection] = []
@@ -67,9 +67,9 @@ async def _ask(connection: Connection, path: str, picture: Picture, since: float
 
 @dataclass
 class Probe:
-    """Asks one path over and over, every 20 ms, on a connection of its own.
+    """Requests one path every 20 ms on its own connection.
 
-    `run_delays_s` says how long those who take part have been kept off the cores so far; net latencies leave that out.
+    `run_delays_s` returns how long each measured process has waited for a core so far. Net latencies leave that out.
     """
 
     port: int
@@ -77,13 +77,12 @@ class Probe:
     run_delays_s: Callable[[], Sequence[float]] = tuple
 
     def __post_init__(self) -> None:
-        """Nothing is asked yet."""
         self.latencies_s: list[float] = []
         self.net_latencies_s: list[float] = []
         self.failures = 0
 
     async def run(self) -> None:
-        """Ask until cancelled."""
+        """Send requests until cancelled."""
         async with Connection(self.port) as connection:
             while True:
                 delays_s, began = self.run_delays_s(), time.perf_counter()
@@ -95,8 +94,8 @@ class Probe:
 
 
 def kept_back_s(before_s: Sequence[float], after_s: Sequence[float]) -> float:
-    """Return by how much the machine held up an exchange, from the run delays of those who took part in it.
+    """Return how long the machine delayed an exchange, from the run delays of its processes before and after it.
 
-    The longest counts, not the sum: they may have waited at the same time.
+    The longest delay counts, not the sum, because the processes may have waited at the same time.
     """
     return max((after - before for before, after in zip(before_s, after_s, strict=True)), default=0.0)

@@ -1,8 +1,8 @@
-"""How long an event loop is kept from its work, measured on the loop itself.
+"""Measures how long an event loop is blocked, on the loop itself.
 
-A task sleeps for 5 ms over and over; what it oversleeps is time in which nobody else on the loop was served either. The
-net figure leaves out what the loop's thread spent ready to run while the kernel ran something else: on a machine with
-few cores that is the machine's doing. It is the second field of /proc/self/task/TID/schedstat.
+A task sleeps for 5 ms again and again. The lag is the time by which a sleep is too long; no other task runs on the loop
+in that time. The net figure leaves out the time in which the loop's thread was ready to run and the kernel ran another
+thread, because that time is the machine's: the second field of /proc/self/task/TID/schedstat.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ _SLEEP_S = 0.005
 
 
 class LagRecorder:
-    """Records lags from one SIGUSR1 to the next, at which it writes them to a file and starts anew."""
+    """Records lags. At SIGUSR1 the recorder writes them to a file and clears them."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -34,7 +34,7 @@ class LagRecorder:
                 waited, began = _waited_s(schedstat), time.perf_counter()
                 await asyncio.sleep(_SLEEP_S)
                 lag = time.perf_counter() - began - _SLEEP_S
-                if self._wrote:  # that was this recorder's own stall
+                if self._wrote:  # writing the file caused this lag
                     self._wrote = False
                     continue
                 self._raw_s.append(lag)
@@ -55,10 +55,10 @@ def _waited_s(schedstat: int) -> float:
 
 
 def read_lags(pid: int, file: Path) -> dict[str, list[float]]:
-    """Have the process write its lags since the last time to its file, and read them.
+    """Make the process write its lags since the last call, and return them.
 
     Raises:
-        TimeoutError: Nothing is written.
+        TimeoutError: The process does not write the file within 10 s.
     """
     file.unlink(missing_ok=True)
     os.kill(pid, signal.SIGUSR1)

@@ -1,4 +1,4 @@
-"""The machine that is measured on, in words."""
+"""The machine of the measurement: its description, and its CPU time."""
 
 import os
 import platform
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def describe() -> dict[str, str]:
-    """Return its CPU, cores, memory and kernel."""
+    """Return the machine's CPU, cores, memory and kernel."""
     cpu = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), ""
     )
@@ -20,7 +20,7 @@ def describe() -> dict[str, str]:
 
 
 def busy_s() -> float:
-    """Return the CPU time that all processes together have used, and the host has kept back (steal), since the boot."""
+    """Return the CPU time of all processes since the boot, and the time that the host withheld (steal)."""
     fields = [int(field) for field in _lines("/proc/stat")[0].split()[1:9]]
     user, nice, system, _idle, _iowait, irq, softirq, steal = fields
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")

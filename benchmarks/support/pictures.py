@@ -1,4 +1,4 @@
-"""The pictures that are asked for, what each should look like, and whether an answer is the picture."""
+"""The requested pictures, their references, and the comparison of answers with them."""
 
 import io
 import itertools
@@ -20,18 +20,18 @@ _KEPT_PROMPT = "a red circle on a blue background"
 
 
 class Prompts(StrEnum):
-    """What requests have in common."""
+    """Whether requests share a prompt."""
 
     FRESH = "fresh"
-    """Every request has a prompt and a seed of its own: no cache of prompts can help."""
+    """Every request has its own prompt and seed, so a cache of prompts does not help."""
 
     KEPT = "kept"
-    """One prompt, every request another seed: a cache of prompts helps from the second on."""
+    """All requests have one prompt and different seeds, so a cache of prompts helps from the second request on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One square picture: the `number`-th of its kind, whose prompt and seed follow from that."""
+    """One square picture: the `number`-th of its kind. The number decides prompt and seed."""
 
     side: int
     prompts: Prompts
@@ -39,7 +39,7 @@ class Picture:
 
     @property
     def prompt(self) -> str:
-        """Below CLIP's 77 tokens also where every byte is one."""
+        """The prompt, shorter than CLIP's 77 tokens even if every byte is a token."""
         if self.prompts is Prompts.KEPT:
             return _KEPT_PROMPT
         thing, colour, place = (words[self.number % len(words)] for words in (_THINGS, _COLOURS, _PLACES))
@@ -47,19 +47,18 @@ class Picture:
 
     @property
     def seed(self) -> int:
-        """The number serves."""
         return self.number
 
     @property
     def body(self) -> bytes:
-        """The request: the service and all its peers read the same one."""
+        """The request's JSON body, which is the same for the service and all its peers."""
         fields = {"prompt": self.prompt, "seed": self.seed, "width": self.side, "height": self.side}
         return json.dumps(fields).encode()
 
 
 @dataclass
 class Supply:
-    """Hands out pictures to one server, none twice; every server gets the same ones in the same order."""
+    """The pictures for one server, each used once. Every server gets the same pictures in the same order."""
 
     _numbers: dict[tuple[int, Prompts], "itertools.count[int]"] = field(default_factory=dict)
 
@@ -71,7 +70,7 @@ class Supply:
 
 @dataclass
 class Verdict:
-    """How many answers are diffusers' own picture exactly or within 1/255 in every channel, and what the rest are."""
+    """How many answers equal diffusers' own picture, or differ by at most 1/255; and what is wrong with the others."""
 
     exact: int = 0
     near: int = 0
@@ -79,7 +78,7 @@ class Verdict:
 
 
 class References:
-    """The pictures as diffusers' own pipeline makes them, one at a time, from the same weights (`references.py`)."""
+    """The pictures that diffusers' own pipeline makes one at a time from the same weights (`references.py`)."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -93,10 +92,10 @@ class References:
         try:
             pixels = decode(body)
         except OSError as error:
-            verdict.bad.append(f"no picture: {error}")
+            verdict.bad.append(f"not a PNG: {error}")
             return
         if pixels.shape != (picture.side, picture.side, 3):
-            verdict.bad.append(f"shape {pixels.shape} and not {picture.side}")
+            verdict.bad.append(f"shape {pixels.shape} instead of side {picture.side}")
             return
         off = difference(pixels, self._load(picture.side, picture.prompts)[picture.number])
         if off > 1:
@@ -116,20 +115,20 @@ def decode(png: bytes) -> Pixels:
     """Read a PNG.
 
     Raises:
-        OSError: It is none.
+        OSError: The bytes are not a PNG.
     """
     try:
         with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
             return np.asarray(image)
-    except (SyntaxError, ValueError) as error:  # Pillow's words for a PNG that breaks off
+    except (SyntaxError, ValueError) as error:  # Pillow raises these for a truncated PNG
         raise OSError(str(error)) from error
 
 
 def difference(one: Pixels, other: Pixels) -> int:
-    """Return the largest difference of a channel, of 255."""
+    """Return the largest difference in any channel (0 to 255)."""
     return int(np.abs(one.astype(np.int16) - other.astype(np.int16)).max())
 
 
 def file_of(folder: Path, side: int, prompts: Prompts) -> Path:
-    """Name the file of the references of one kind: an array (number, side, side, 3) of bytes."""
+    """Return the file with the references of one kind: an array (number, side, side, 3) of bytes."""
     return folder / f"{prompts}-{side}.npy"

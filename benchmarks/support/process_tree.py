@@ -1,4 +1,4 @@
-"""What a process and all its descendants take: CPU-seconds and memory, read from /proc."""
+"""A process and all its descendants: their CPU time and memory, read from /proc."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def members(root: int) -> list[int]:
-    """List the process `root` and its descendants that are alive."""
+    """Return the process `root` and its descendants that are alive."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and (fields := _stat(int(folder.name))):
@@ -22,7 +22,7 @@ def members(root: int) -> list[int]:
 
 
 def cpu_seconds(root: int) -> float:
-    """Sum the CPU time of the tree since its start, user and system, children that have ended included."""
+    """Return the tree's CPU time since its start (user and system), with children that have ended."""
     ticks = 0
     for pid in members(root):
         if fields := _stat(pid):
@@ -31,7 +31,7 @@ def cpu_seconds(root: int) -> float:
 
 
 def pss_bytes(root: int) -> int:
-    """Sum the proportional set size of the tree: memory that several processes share is counted once."""
+    """Return the tree's proportional set size: memory that processes share is counted once."""
     total = 0
     for pid in members(root):
         with suppress(OSError):
@@ -42,18 +42,18 @@ def pss_bytes(root: int) -> int:
 
 
 def anonymous_bytes(pid: int) -> int:
-    """Return the memory that the process has allocated itself, without pages of files, which processes share."""
+    """Return the memory that the process has allocated (RssAnon), without pages of files, which processes share."""
     status = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon:"))
 
 
 def run_delay_s(pid: int) -> float:
-    """Return how long the process's first thread was ready to run while the kernel ran something else (schedstat)."""
+    """Return how long the main thread was ready to run while the kernel ran another thread (schedstat)."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 def end(root: int, *, patience_s: float = 10) -> None:
-    """Ask the tree to end, and kill what is left of it after `patience_s`."""
+    """Stop the root with SIGTERM, and kill the processes that are left after `patience_s`."""
     pids = [(pid, _born(pid)) for pid in members(root)]
     with suppress(ProcessLookupError):
         os.kill(root, signal.SIGTERM)
@@ -67,7 +67,7 @@ def end(root: int, *, patience_s: float = 10) -> None:
 
 
 def _alive(pid: int, born: str | None) -> bool:
-    """Tell whether the process lives and is the one that was born then, not another with its number."""
+    """Return whether the process is alive. The start time `born` rules out another process with the same number."""
     fields = _stat(pid)
     return fields is not None and fields[0] != "Z" and _born(pid) == born
 
@@ -78,7 +78,7 @@ def _born(pid: int) -> str | None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Read the fields of /proc/PID/stat (proc(5)) from the third, the state, on: the second can hold spaces."""
+    """Return the fields of /proc/PID/stat (proc(5)) from the third, the state. The second can contain spaces."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,6 +1,6 @@
-"""The service as `python -m app serve` runs it, with a task that measures its event loop's lag.
+"""Runs the service as `python -m app serve` does, with a task that measures the event loop's lag.
 
-python -m benchmarks.watched_service LAG_FILE
+python -m benchmarks.support.watched_service LAG_FILE
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""BentoML: one service, one worker, a picture returned as its documentation for diffusion models shows."""
+"""BentoML: one service with one worker, which returns a picture as BentoML's documentation shows."""
 
 import os
 from typing import Any
@@ -22,7 +22,7 @@ class Turbo:
 
     @bentoml.api
     def generate(self, prompt: str, seed: int = 0, width: int = 512, height: int = 512) -> Image:
-        """Make the picture; BentoML writes it as PNG."""
+        """Make the picture; BentoML encodes it as PNG."""
         image: Image = self.pipe(
             prompt=prompt,
             num_inference_steps=1,

@@ -1,6 +1,6 @@
-"""LitServe with its dynamic batching: at most 8 requests, for which it waits 10 ms.
+"""LitServe with dynamic batching: at most 8 requests, and a wait of 10 ms.
 
-A batch is one pipeline call, and that has one size: requests of one size are batched by the pipeline, others apart.
+A pipeline call has one size, so each size in a batch gets its own call.
 """
 
 import io
@@ -27,11 +27,10 @@ class TurboAPI(litserve.LitAPI):
         self.pipe = pipe.to(device)
 
     def decode_request(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Take the request as it is."""
         return request
 
     def predict(self, requests: Sequence[dict[str, Any]]) -> list[Image.Image]:
-        """Make the pictures of one batch, in its order."""
+        """Make the pictures of one batch, in the order of its requests."""
         images: dict[int, Image.Image] = {}
         for size in {(request["width"], request["height"]) for request in requests}:
             alike = [i for i, request in enumerate(requests) if (request["width"], request["height"]) == size]
@@ -47,7 +46,7 @@ class TurboAPI(litserve.LitAPI):
         return [images[i] for i in range(len(requests))]
 
     def encode_response(self, image: Image.Image) -> Response:
-        """Write the picture as PNG."""
+        """Encode the picture as PNG."""
         file = io.BytesIO()
         image.save(file, "PNG")
         return Response(file.getvalue(), media_type="image/png")

@@ -1,7 +1,7 @@
-"""Converts a folder of diffusers' format to OpenVINO's: python export.py FROM TO.
+"""Converts a diffusers model folder to OpenVINO's format: python export.py FROM TO.
 
-optimum-intel reads no fp16 variant, so that the weights are first written as plain fp32, which changes no value. The
-conversion keeps fp32: nothing is quantised.
+optimum-intel does not read fp16 variants, so the weights are first written as fp32, which changes no value. The
+conversion keeps fp32, without quantisation.
 """
 
 import sys
@@ -17,7 +17,7 @@ from optimum.intel import OVConfig
 
 
 def export(source: Path, folder: Path) -> None:
-    """Write what `openvino_genai.Text2ImagePipeline` reads."""
+    """Write the folder that `openvino_genai.Text2ImagePipeline` reads."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(source, variant="fp16", torch_dtype=torch.float32)
     with tempfile.TemporaryDirectory() as plain:
         pipeline.save_pretrained(plain)

@@ -1,7 +1,7 @@
 """OpenVINO GenAI without a server: reads requests as lines of JSON, and answers each with one line.
 
-Pictures stay in memory; with "to" in a request the last one is written there as an array of bytes (.npy). Its noise is
-torch's, drawn as diffusers draws it.
+Pictures stay in memory. If a request has "to", its last picture is written to that file as an array of bytes (.npy).
+The noise comes from torch, drawn as diffusers draws it.
 """
 
 import json
@@ -16,7 +16,7 @@ import torch
 
 
 class _Noise(genai.Generator):
-    """torch's noise in the order in which diffusers draws it."""
+    """Draws torch's noise in the order in which diffusers draws it."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -30,12 +30,12 @@ class _Noise(genai.Generator):
 
 
 def main() -> None:
-    """Serve standard input until it ends."""
+    """Answer requests from standard input until it ends."""
     pipeline = genai.Text2ImagePipeline(
         os.environ["BENCH_MODEL_OPENVINO"],
         "CPU",
         INFERENCE_NUM_THREADS=int(os.environ["OMP_NUM_THREADS"]),
-        INFERENCE_PRECISION_HINT="f32",  # as all the others; its own choice would be bf16 where the CPU has it
+        INFERENCE_PRECISION_HINT="f32",  # like all contestants; the default is bf16 on CPUs that support it
     )
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

@@ -18,7 +18,7 @@ app = FastAPI()
 
 
 class Request(BaseModel):
-    """One picture."""
+    """A request for one picture."""
 
     prompt: str
     seed: int = 0
@@ -27,7 +27,7 @@ class Request(BaseModel):
 
 
 def draw(request: Request) -> bytes:
-    """Make the picture and write it as PNG."""
+    """Make the picture and encode it as PNG."""
     image = pipe(
         prompt=request.prompt,
         num_inference_steps=1,
@@ -43,7 +43,7 @@ def draw(request: Request) -> bytes:
 
 @app.post("/generate")
 async def generate(request: Request) -> Response:
-    """Answer with the picture."""
+    """Return the picture."""
     async with lock:
         png = await asyncio.get_running_loop().run_in_executor(None, draw, request)
     return Response(png, media_type="image/png")

@@ -1,4 +1,4 @@
-"""Ray Serve: an ingress with FastAPI, and one replica of the model with `serve.batch` (at most 8, 10 ms)."""
+"""Ray Serve: a FastAPI ingress, and one replica of the model with `serve.batch` (at most 8 requests, 10 ms)."""
 
 import io
 import os
@@ -13,7 +13,7 @@ app = FastAPI()
 
 
 class Request(BaseModel):
-    """One picture."""
+    """A request for one picture."""
 
     prompt: str
     seed: int = 0
@@ -26,7 +26,7 @@ class Turbo:
     """Text to image."""
 
     def __init__(self) -> None:
-        """Load the pipeline in the replica: the ingress, which reads this module too, needs no torch."""
+        """Load the pipeline. torch is imported here because the ingress imports this module too, without torch."""
         import torch  # noqa: PLC0415
         from diffusers import AutoPipelineForText2Image  # noqa: PLC0415
 
@@ -38,7 +38,7 @@ class Turbo:
 
     @serve.batch(max_batch_size=8, batch_wait_timeout_s=0.01)
     async def generate(self, requests: list[Request]) -> list[bytes]:
-        """Make the pictures of one batch as PNG, in its order; those of one size in one pipeline call."""
+        """Make the pictures of one batch as PNG, in the order of its requests. Each size gets one pipeline call."""
         pngs: dict[int, bytes] = {}
         for size in {(request.width, request.height) for request in requests}:
             alike = [i for i, request in enumerate(requests) if (request.width, request.height) == size]
@@ -60,15 +60,14 @@ class Turbo:
 @serve.deployment(ray_actor_options={"num_cpus": 0.5})
 @serve.ingress(app)
 class Ingress:
-    """The HTTP side."""
+    """The HTTP side; `turbo` is the model's handle."""
 
     def __init__(self, turbo: DeploymentHandle) -> None:
-        """Take the model's handle."""
         self.turbo = turbo
 
     @app.post("/generate")
     async def generate(self, request: Request) -> Response:
-        """Answer with the picture."""
+        """Return the picture."""
         return Response(await self.turbo.generate.remote(request), media_type="image/png")
 
 

@@ -1,4 +1,4 @@
-"""Starts Ray and the deployment on this machine alone, and waits."""
+"""Starts Ray and the deployment on this machine, and waits."""
 
 import os
 import threading
