@@ -46,7 +46,7 @@ _SIGMA = 14.6
 """The scheduler's largest sigma: the initial noise level, and about the deviation of the first latents."""
 
 _H100_TFLOP_PER_S = 800
-"""What an H100 reaches in large fp16 matrix products; its data sheet says 989."""
+"""The speed of an H100 in large fp16 matrix products; its data sheet says 989."""
 
 _TFLOP = {"unet": 1.59, "vae decode": 2.51}
 """Work for one picture of 512x512 in one step."""

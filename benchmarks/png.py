@@ -6,9 +6,10 @@ The encoders take turns on every picture. A time is the median CPU time of the t
 little effect.
 
 A second thread only records timestamps (beats), in CPU time of the encoder's thread. The longest gap between two beats
-is an upper bound for the time that the encoder held the GIL, because the interpreter never takes the GIL away. The
-table shows the smallest of all rounds: an encoder holds the GIL in every round, other delays vary. If permitted (root
-on Linux), the beating thread has the highest priority. The first row is a sum that holds the GIL, for comparison.
+is an upper bound for the time that the encoder held the GIL, because the switch interval (100 s) leaves the GIL with
+its holder. The table shows the smallest of all rounds: an encoder holds the GIL in every round, other delays vary. If
+permitted (root on Linux), the beating thread has the highest priority. The first row is a sum that holds the GIL, for
+comparison.
 
 Photographs, textures and drawings come from a seeded generator. The demo model's pictures are those in docs/.
 """

@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.scale_out [--seconds 0.25] [--pictures 48] [--rounds 3]
 
-README.md in this folder explains the measurements. Exit code 1: three processes make less than 2.8 times one.
+benchmarks/README.md explains the measurements. Exit code 1: three processes make less than 2.8 times one.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _CONFIG = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
 _LOG = ROOT / "build" / "bench" / "scale-out" / "haproxy.log"
 _PROCESSES = 3
 _CLIENTS = 8
-"""For each process."""
+"""Clients for each process."""
 
 _SIDE = 512
 _PROBES = 400

@@ -2,7 +2,7 @@
 
     python -m benchmarks.compare [--quick] [--only ours,plain]
 
-../README.md explains the measurements.
+benchmarks/README.md explains the measurements.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python -m benchmarks.soak [--model fake:0.1] [--seconds 120]
 
-../README.md explains the promises and the measurements. Exit code 1: a promise is missed.
+benchmarks/README.md explains the promises and the measurements. Exit code 1: a promise is missed.
 """
 
 import argparse
