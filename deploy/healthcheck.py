@@ -1,10 +1,10 @@
-"""Docker's health check: exits with 0 if the service is ready, else prints the reason, which `docker inspect` shows."""  # noqa: INP001 - a script
+"""Docker's health check: exits with 0 if the service is ready, or prints the reason, which `docker inspect` shows."""  # noqa: INP001 - a script
 
 import http.client
 import os
 import sys
 
-# A client may connect to 0.0.0.0 and ::, too: they mean this machine.
+# For a client, 0.0.0.0 and :: mean this machine too.
 host = os.environ.get("TURBO_HOST") or "127.0.0.1"
 port = int(os.environ.get("TURBO_PORT") or 8000)
 connection = http.client.HTTPConnection(host, port, timeout=4)

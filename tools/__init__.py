@@ -1,1 +1,1 @@
-"""What is known about the packages that the service installs: names, licences, vulnerabilities."""
+"""Tools of the project: its dependencies and their licences, the generated documents, and checks of deploy/."""

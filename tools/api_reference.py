@@ -1,6 +1,6 @@
-"""The API reference, docs/api.md, from the service's OpenAPI document.
+"""Writes the API reference, docs/api.md, from the service's OpenAPI document.
 
-python -m tools.api_reference    writes it
+python -m tools.api_reference
 """
 
 import json
@@ -25,18 +25,18 @@ _REFERENCE = "#/components/schemas/"
 
 
 def reference(document: Json) -> str:
-    """Write an OpenAPI 3.1 document as Markdown."""
+    """Return an OpenAPI 3.1 document as Markdown."""
     return "\n".join(_Writer(document).lines()).rstrip() + "\n"
 
 
 def service_document() -> Json:
-    """Return the service's document, as it is where API keys are set and nothing else."""
-    settings = Settings.model_construct(api_keys_file=Path("keys"))  # reads no environment; the file is read at start
+    """Return the service's document with API keys and otherwise default settings."""
+    settings = Settings.model_construct(api_keys_file=Path("keys"))  # reads neither the environment nor the file
     return create_app(settings).openapi()
 
 
 class _Writer:
-    """Writes the routes, and then the shapes that they name, in the order in which they come."""
+    """Writes the routes, and then the schemas that they name, in the order of their first use."""
 
     def __init__(self, document: Json) -> None:
         self._document = document
@@ -61,7 +61,7 @@ class _Writer:
             yield from self._bodies(operation.get("requestBody"))
             yield from self._answers(operation["responses"])
         yield from ("## Shapes", "", "What bodies in JSON are made of.", "")
-        for name in self._named:  # it grows meanwhile
+        for name in self._named:  # the list grows during the loop
             schema = self._schemas[name]
             yield from (f"### {name}", "", schema.get("description", "").strip(), "")
             yield from self._fields(schema)
@@ -94,13 +94,13 @@ class _Writer:
             )
 
     def _schema_of(self, content: Json) -> Json:
-        """Return the schema that a body's content has or names."""
+        """Return the schema of a body's content, inline or by reference."""
         name = content["schema"].get("$ref", "").removeprefix(_REFERENCE)
         schema: Json = self._schemas[name] if name else content["schema"]
         return schema
 
     def _answers(self, answers: Json) -> Iterator[str]:
-        """Write what comes back: answers with their bodies, kinds of errors by their codes alone, and headers."""
+        """Write the answers with their bodies, the errors by their codes, and the headers."""
         codes = {status: _CODE.findall(answer["description"]) for status, answer in answers.items()}
         rows = [
             [
@@ -150,7 +150,7 @@ class _Writer:
         )
 
     def _fields(self, schema: Json, encoding: Json | None = None) -> Iterator[str]:
-        """Write a table of an object's fields; of anything else, its type."""
+        """Write a table of an object's fields, or the type of another schema."""
         if "properties" not in schema:
             yield from (self._type(schema), "")
             return
@@ -168,7 +168,7 @@ class _Writer:
             yield from (f"{'; '.join(rules)}.", "")
 
     def _row(self, schema: Json, *, required: bool, of: Json) -> list[str]:
-        """Return the type, the default, and what is said of a field or parameter."""
+        """Return the type, the default and the description of a field or parameter."""
         default = "required" if required else ""
         if schema.get("default") is not None:
             default = f"`{json.dumps(schema['default'])}`"
@@ -179,7 +179,7 @@ class _Writer:
         return [self._type(schema), default, _cell(text.strip())]
 
     def _type(self, schema: Json) -> str:
-        """Say what values a schema takes, and within which bounds."""
+        """Return a schema's type and bounds in words."""
         if "$ref" in schema:
             name = schema["$ref"].removeprefix(_REFERENCE)
             if name not in self._named:
@@ -205,12 +205,12 @@ def _plain_type(schema: Json) -> str:
 
 
 _CODE = re.compile(r"`([a-z_]+)`: ")
-"""How the description of an error's answer names the kinds that share its status."""
+"""The error codes in the description of an answer, one for each error with that status."""
 
 _ERRORS_LINK = "The [operating guide](operating.md#errors) says when."
 
 _NOTHING_SAID = "Successful Response"
-"""FastAPI's description of an answer of which nothing is said."""
+"""FastAPI's default description of an answer."""
 
 _BOUNDS = {
     "minimum": "at least {}",
@@ -226,7 +226,7 @@ _BOUNDS = {
     "format": "{}",
     "pattern": "`{}`",
 }
-"""How what a schema asks for is said."""
+"""A schema's constraints in words."""
 
 
 def _bounded(kind: str, schema: Json) -> str:
@@ -261,7 +261,7 @@ def _cell(text: str) -> str:
 
 
 def _slug(heading: str) -> str:
-    """Return a heading's anchor, as GitHub makes it."""
+    """Return a heading's anchor on GitHub."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 

@@ -1,4 +1,4 @@
-"""Draws docs/architecture.svg: the rooms of app/, from their docstrings, and the way of one request through them."""
+"""Draws docs/architecture.svg: the rooms of app/, from their docstrings, and the path of one request through them."""
 
 import ast
 import html
@@ -33,7 +33,7 @@ STEPS = (
     (6, "encode the files in codec threads; the device is free"),
     (3, "headers; a bare picture, or JSON"),
 )
-"""The way of a request: the row, and what happens there."""
+"""The path of a request: a row of `ROOMS`, and the work in it."""
 
 _WIDTH, _ROW, _GAP, _TOP = 1180, 66, 10, 70
 _ROOMS_WIDTH, _STEPS_LEFT = 560, 640
@@ -94,7 +94,7 @@ def _rooms() -> Iterator[str]:
 
 
 def _steps() -> Iterator[str]:
-    """Draw the steps beside their rooms: down on the left, and back up on the right of them."""
+    """Draw the steps beside their rooms. In each row, the way down is on the left and the way back on the right."""
     seen: dict[int, int] = {}
     lowest = max(row for row, _ in STEPS)
     centres = []

@@ -1,8 +1,8 @@
-"""Known vulnerabilities in the packages that the service installs.
+"""Checks the packages that the service installs for known vulnerabilities.
 
-python -m tools.audit [OPTIONS OF PIP-AUDIT]    asks PyPI, or what the options name
+python -m tools.audit [OPTIONS OF PIP-AUDIT]    uses PyPI, or the service that the options name
 
-Exit code 1: there are some. 2: it cannot be told, for a package or for all.
+Exit code 1: there are vulnerabilities. 2: the check is not possible, for one package or for all.
 """
 
 import json
@@ -17,19 +17,19 @@ from packaging.version import Version
 from tools.dependencies import dependencies
 
 ACCEPTED = {
-    "CVE-2024-47081": "an address made for it gets requests to send away a password out of ~/.netrc. openmind-hub pins "
-    "requests 2.32.2, and only `pull` from openMind Hub uses it: that hub alone could try, where there is a ~/.netrc.",
-    "CVE-2026-25645": "requests unpacks a file out of a zip archive under a name that can be foretold. It does so only "
-    "where certifi itself lies in an archive, and pip installs it as files.",
+    "CVE-2024-47081": "a crafted URL makes requests send a password from ~/.netrc to another host. openmind-hub pins "
+    "requests 2.32.2, and only `pull` from openMind Hub uses it. So only that hub could exploit it, given a ~/.netrc.",
+    "CVE-2026-25645": "requests extracts a file from a zip archive under a predictable name. It does so only if "
+    "certifi itself is in an archive, and pip installs certifi as files.",
 }
-"""Vulnerabilities that are known and stay, by an id or alias that pip-audit gives, and why."""
+"""Accepted vulnerabilities, by an id or alias that pip-audit reports, with the reason."""
 
 CANARY = "pycrypto==2.6.1"
-"""Abandoned, with holes. An index that says nothing of them says nothing of others either."""
+"""An abandoned package with known vulnerabilities. A source that does not report them cannot be trusted."""
 
 
 def main(options: list[str]) -> int:
-    """Ask, print what was found, and give the exit code."""
+    """Run pip-audit, and print the vulnerabilities; return the exit code."""
     pins = [f"{name}=={Version(package.version).public}" for name, package in dependencies().items()]
     answer = _ask([*pins, CANARY], options)
     if answer is None:
@@ -38,7 +38,7 @@ def main(options: list[str]) -> int:
     found = {f"{package['name']}=={package['version']}": package["vulns"] for package in answer if "vulns" in package}
     if unknown or not found.pop(CANARY):
         print(*unknown, sep="\n", file=sys.stderr)
-        print("FAILED: who was asked does not know every package, or tells of no vulnerabilities.", file=sys.stderr)
+        print("FAILED: the source does not know every package, or reports no vulnerabilities at all.", file=sys.stderr)
         return 2
     return 1 if _report(found) else 0
 
@@ -58,13 +58,13 @@ def _ask(pins: list[str], options: list[str]) -> list[dict[str, Any]] | None:
         dependencies: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
     except ValueError:
         print(done.stderr[-2000:], file=sys.stderr)
-        print("FAILED: pip-audit gave no answer. Is there a network, and does it lead to PyPI?", file=sys.stderr)
+        print("FAILED: pip-audit gave no answer. Check the network connection to PyPI.", file=sys.stderr)
         return None
     return dependencies
 
 
 def _report(found: dict[str, list[dict[str, Any]]]) -> bool:
-    """Print the vulnerabilities, and tell whether there are others than those accepted."""
+    """Print the vulnerabilities, and return whether there are any besides the accepted ones."""
     bad = False
     met = set()
     for package, vulnerabilities in found.items():
@@ -79,10 +79,8 @@ def _report(found: dict[str, list[dict[str, Any]]]) -> bool:
                 bad = True
                 print(f"    {vulnerability['description']}")
     for name in sorted(ACCEPTED.keys() - met):
-        print(f"{name} was not found any more; ACCEPTED can do without it.")
-    print(
-        f"{len(found)} packages, {'FAILED: vulnerable' if bad else 'none with a vulnerability that is not accepted'}."
-    )
+        print(f"{name} was not found any more; remove it from ACCEPTED.")
+    print(f"{len(found)} packages, {'FAILED: vulnerable' if bad else 'no vulnerabilities besides the accepted ones'}.")
     return bad
 
 

@@ -1,7 +1,7 @@
-"""The packages that the service needs to run, as they are installed here.
+"""Lists the packages that the service needs to run, as they are installed here.
 
 python -m tools.dependencies licences       writes the table of THIRD_PARTY.md
-python -m tools.dependencies only FOLDER    makes an environment that has nothing else, for cyclonedx-py to look at
+python -m tools.dependencies only FOLDER    makes an environment with these packages alone, for cyclonedx-py
 """
 
 import hashlib
@@ -38,18 +38,18 @@ SPDX = {
     "MIT License": "MIT",
     "木兰宽松许可证, 第2版": "MulanPSL-2.0",
 }
-"""What packages say instead of SPDX's names. The texts of those that say BSD were read: they have three clauses."""
+"""SPDX names for the packages' own licence names. The licence texts of the packages with "BSD" have three clauses."""
 
 CUDA = re.compile(r"(nvidia|cuda)-.*|triton")
-"""What torch's CUDA builds bring: THIRD_PARTY.md names them as a whole."""
+"""The dependencies of torch's CUDA builds, which THIRD_PARTY.md names as a group."""
 
 
 def dependencies() -> dict[str, Distribution]:
-    """The packages that pyproject.toml requires for CPU and those that these require, by name."""
+    """Return the packages that pyproject.toml requires for CPU, and their own requirements, by name."""
     found: dict[str, Distribution] = {}
     waiting = [Requirement(line) for line in REQUIREMENTS]
     seen: set[tuple[str, str]] = set()
-    for requirement in waiting:  # it grows meanwhile
+    for requirement in waiting:  # the list grows during the loop
         name = canonicalize_name(requirement.name)
         found[name] = package = distribution(name)
         wanted = {(name, extra) for extra in ("", *requirement.extras)} - seen
@@ -66,7 +66,7 @@ def _required(package: Distribution, extra: str) -> Iterator[Requirement]:
 
 
 def licence(package: Distribution) -> str:
-    """A package's licence, as an SPDX expression where the package gives one or says what `SPDX` knows; or nothing."""
+    """Return a package's licence: as an SPDX expression if possible, otherwise in the package's words, or empty."""
     metadata = package.metadata
     classifiers = [line for line in metadata.get_all("Classifier") or () if line.startswith("License ::")]
     fields = [text.strip() for field in ("License-Expression", "License") for text in metadata.get_all(field) or ()]
@@ -76,7 +76,7 @@ def licence(package: Distribution) -> str:
 
 
 class Row(NamedTuple):
-    """A row of THIRD_PARTY.md's table: a package, and the licence that it has in this version."""
+    """A row of THIRD_PARTY.md's table: a package, and its licence in this version."""
 
     name: str
     version: str
@@ -92,7 +92,7 @@ _DIGEST = "<!-- sha256 of the rows, by `make licences`: {} -->"
 
 
 def rows() -> list[Row]:
-    """The rows that THIRD_PARTY.md's table would have if it were written here."""
+    """Return the rows of THIRD_PARTY.md's table for the installed packages."""
     return [
         Row(name, Version(package.version).public, licence(package))
         for name, package in dependencies().items()
@@ -101,13 +101,13 @@ def rows() -> list[Row]:
 
 
 def differences(document: str, installed: Sequence[Row]) -> list[str]:
-    """Return what is untrue in THIRD_PARTY.md's table, one sentence each, given the rows of what is installed.
+    """Return the errors in THIRD_PARTY.md's table, one sentence each, given the rows of the installed packages.
 
-    The packages have to be the same, each with the same licence. Versions cannot be the same: requirements are ranges,
-    and pip takes what is published today, for this Python and from this index. So a row names the version in which the
-    licence was read, and another one that is installed has to have that licence too. Of the named versions themselves
-    three things are checked: pyproject.toml allows them; their first number is not above the installed one's; and they
-    are what `make licences` wrote, which the digest below the table says of all rows.
+    The packages and their licences must be the same. Versions can differ, because pip installs the newest release in
+    each allowed range, for this Python and from this index. A row therefore names the version whose licence was read,
+    and the installed version must have the same licence. A listed version must meet three conditions: pyproject.toml
+    allows it; its major number is not above the installed one's; and `make licences` wrote it, which the digest below
+    the table shows.
     """
     listed = [Row(*cells) for cells in _ROW.findall(document)]
     found = []
@@ -143,16 +143,16 @@ def _table(of: Sequence[Row]) -> str:
 
 
 def write_licences() -> None:
-    """Put the table into THIRD_PARTY.md, in place of the one that it has."""
+    """Replace the table in THIRD_PARTY.md."""
     before, _, rest = LIST.read_text(encoding="utf-8").partition(_HEAD)
     _, _, after = rest.partition(" -->\n")
     LIST.write_text(before + _table(rows()) + after, encoding="utf-8")
 
 
 def only(folder: Path) -> None:
-    """Make an environment that tells of the service's dependencies and of nothing else, with links instead of copies.
+    """Make an environment that lists the service's dependencies alone, with links instead of copies.
 
-    Its pyproject.toml is the service's own with the version and without the other extras.
+    Its pyproject.toml is the service's, with the version and without the other extras.
     """
     venv.create(folder, clear=True)
     packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))

@@ -1,11 +1,11 @@
-"""What deploy/kubernetes renders to, held to Kubernetes' schemas, to itself and to the service.
+"""Renders deploy/kubernetes, and checks the objects against Kubernetes' schemas, each other and the service.
 
-python -m tools.kubernetes              every overlay, alone and with the components that it does not have yet
-python -m tools.kubernetes FOLDER...    overlays of your own
+python -m tools.kubernetes              every overlay, alone and with the components that it lacks
+python -m tools.kubernetes FOLDER...    your own overlays
 
-A line for each fault, as in "overlay: kind/name: what is wrong". Exit code 1: there are some. 2: there is neither
-kubectl nor kustomize, or only too old ones. Asks no cluster: enumerations, quantities, names, and fields that do not go
-together are the API server's, and `kubectl apply --dry-run=server` says what it thinks of them.
+Prints a line for each fault: "overlay: kind/name: fault". Exit code 1: there are faults. 2: there is no kubectl or
+kustomize, or only versions that are too old. The check uses no cluster. Only the API server checks enumerations,
+quantities, names and conflicting fields; `kubectl apply --dry-run=server` shows its errors.
 """
 
 import functools
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy/kubernetes"
 
 HOW_TO_INSTALL = (
-    "One of them has to render deploy/kubernetes. Install kubectl 1.27 or later "
+    "One of them must render deploy/kubernetes. Install kubectl 1.27 or later "
     "(https://kubernetes.io/docs/tasks/tools/) or kustomize 5 (https://kubectl.docs.kubernetes.io/installation/)."
 )
 
@@ -37,20 +37,20 @@ _KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 
 
 class RenderError(Exception):
-    """What kustomize cannot render, or complains of; its own words."""
+    """kustomize cannot render a folder, or prints warnings; the text is its output."""
 
 
 # Rendering.
 
 
 def renderer() -> list[str] | None:
-    """Return the command that renders a folder, or None where there is no such program of a version that can."""
+    """Return the command that renders a folder, or None if no program of a suitable version is installed."""
     commands = (["kubectl", "kustomize"], ["kustomize", "build"])
     return next((one for one in commands if (path := shutil.which(one[0])) and _is_kustomize_5(path)), None)
 
 
 def how_to_render() -> str:
-    """Say what has to be installed, where `renderer` finds nothing."""
+    """Return what to install if `renderer` finds nothing."""
     old = " and ".join(path for name in ("kubectl", "kustomize") if (path := shutil.which(name)))
     return f"{f'Too old: {old}' if old else 'Neither kubectl nor kustomize is installed'}. {HOW_TO_INSTALL}"
 
@@ -58,34 +58,34 @@ def how_to_render() -> str:
 @functools.cache
 def _is_kustomize_5(program: str) -> bool:
     command = [program, "version", *(["--client"] if program.endswith("kubectl") else [])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - as found in PATH
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - the program in PATH
     version = re.search(r"^(?:Kustomize Version: |\{Version:kustomize/)?v(\d+)", done.stdout, re.MULTILINE)
     return version is not None and int(version[1]) >= 5  # noqa: PLR2004 - see HOW_TO_INSTALL
 
 
 def render(folder: Path) -> list[Manifest]:
-    """Return the objects that an overlay's folder stands for. Needs `renderer`.
+    """Return the objects of an overlay's folder. Needs a `renderer`.
 
     Raises:
-        RenderError: It cannot be rendered, or only with warnings.
+        RenderError: The folder cannot be rendered, or only with warnings.
     """
     command = renderer()
-    assert command is not None, HOW_TO_INSTALL  # noqa: S101 - main looks first
-    done = subprocess.run([*command, folder], capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    assert command is not None, HOW_TO_INSTALL  # noqa: S101 - main checks first
+    done = subprocess.run([*command, folder], capture_output=True, text=True, check=False)  # noqa: S603 - from `renderer`
     if done.returncode or done.stderr:
-        words = re.sub(r"^[IWEF]\d{4} .*?\] ", "", done.stderr, flags=re.MULTILINE).split()  # without the log's time
+        words = re.sub(r"^[IWEF]\d{4} .*?\] ", "", done.stderr, flags=re.MULTILINE).split()  # remove log prefixes
         raise RenderError(" ".join(words) or f"{command[0]} ended with {done.returncode}")
     return list(yaml.safe_load_all(done.stdout))
 
 
 def render_with(overlay: Path, components: Iterable[Path]) -> list[Manifest]:
-    """Return the objects of an overlay and components on top of it.
+    """Return the objects of an overlay with these components on top.
 
     Raises:
-        RenderError: As for `render`.
+        RenderError: The overlay cannot be rendered, or only with warnings.
     """
     with tempfile.TemporaryDirectory() as folder:
-        # kustomize takes no absolute paths, and leaves symbolic links alone.
+        # kustomize rejects absolute paths and does not resolve symbolic links.
         resources, parts = (
             [os.path.relpath(one.resolve(), Path(folder).resolve()) for one in ones] for ones in ([overlay], components)
         )
@@ -98,7 +98,7 @@ def render_with(overlay: Path, components: Iterable[Path]) -> list[Manifest]:
 
 
 def main(folders: list[str]) -> int:
-    """Print what is wrong with overlays, and give the exit code; by default with all that are there."""
+    """Print the faults of the overlays, by default of all in deploy/kubernetes; return the exit code."""
     if renderer() is None:
         print(how_to_render(), file=sys.stderr)
         return 2
@@ -115,14 +115,14 @@ def main(folders: list[str]) -> int:
         if not wrong:
             others = ", ".join(subject(one) for one in manifests if one and is_foreign(one))
             print(
-                f"{name}: as Kubernetes {', '.join(VERSIONS)} and the service have it"
+                f"{name}: no faults for Kubernetes {', '.join(VERSIONS)} and the service"
                 + f"; not checked: {others}" * bool(others)
             )
     return 1 if found else 0
 
 
 def overlays(folders: list[Path] | None = None) -> Iterator[tuple[str, Callable[[], list[Manifest]]]]:
-    """Yield names and renderings of overlays: the folders', or each that is there, alone and with all components."""
+    """Yield name and rendering of each folder; without folders, of every overlay, alone and with all components."""
     for folder in folders or sorted(one for one in KUBERNETES.glob("overlays/*") if _kustomization(one)):
         yield folder.name, partial(render, folder)
         if not folders:
@@ -130,7 +130,7 @@ def overlays(folders: list[Path] | None = None) -> Iterator[tuple[str, Callable[
 
 
 def with_components(folder: Path) -> tuple[str, Callable[[], list[Manifest]]]:
-    """Return name and rendering of an overlay with the components that it lacks, `weights` before `autoscaling`."""
+    """Return name and rendering of an overlay with its missing components, `weights` before `autoscaling`."""
     missing = [one for one in sorted(KUBERNETES.glob("components/*"), reverse=True) if not _has(folder, one)]
     return " + ".join([folder.name, *(one.name for one in missing)]), partial(render_with, folder, missing)
 
@@ -140,7 +140,7 @@ def _kustomization(folder: Path) -> Path | None:
 
 
 def _has(folder: Path, component: Path) -> bool:
-    """Tell whether an overlay, or one that it builds on, has a component already."""
+    """Return whether an overlay, or an overlay that it builds on, has a component."""
     file = _kustomization(folder)
     text = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file else {}
     return any(

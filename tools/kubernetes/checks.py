@@ -1,4 +1,4 @@
-"""What manifests of the service promise, held to each other and to the service: each check yields what is wrong."""
+"""Checks of the service's manifests against each other and against the service. Each check yields faults."""
 
 import contextlib
 import functools
@@ -21,10 +21,10 @@ from app.weights.source import HubSource, parse_source
 from tools.kubernetes.schemas import Manifest, faults_of_form, is_foreign
 
 GRACE_S = 10
-"""Seconds that the end takes at most beside TURBO_DRAIN_S: preStop, the last bytes, and saying good-bye."""
+"""The longest time for stopping in addition to TURBO_DRAIN_S: preStop, the last bytes, and the shutdown."""
 
 USER, WEIGHTS = 10001, "/weights"
-"""The image's user and group, and where it looks for weights."""
+"""The image's user and group, and its folder of weights."""
 
 DRIVER = (
     "/etc/ascend_install.info",
@@ -33,10 +33,10 @@ DRIVER = (
     "/usr/local/bin/npu-smi",
     "/usr/local/dcmi",
 )
-"""What may be mounted from the host, read-only: Ascend's driver, where no runtime mounts it."""
+"""Files that may be mounted from the host, read-only: Ascend's driver, if no runtime mounts it."""
 
 _ACCELERATORS = {"cuda": ("nvidia.com/", "NVIDIA_VISIBLE_DEVICES"), "npu": ("huawei.com/", "ASCEND_VISIBLE_DEVICES")}
-"""Of a kind of TURBO_DEVICE: how its resources' names begin, and the variable by which a runtime gives it unasked."""
+"""For each kind of TURBO_DEVICE: the prefix of its resources, and the variable by which a runtime exposes devices."""
 
 _VOLUMES = (
     "configMap",
@@ -48,7 +48,7 @@ _VOLUMES = (
     "projected",
     "secret",
 )
-"""Kinds of volumes of the Pod Security Standard "restricted"."""
+"""Kinds of volumes that the Pod Security Standard "restricted" allows."""
 
 _POD = {
     "runAsNonRoot": True,
@@ -58,22 +58,22 @@ _POD = {
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 _CONTAINER = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-"""Security contexts by the same standard, and with the image's user. A container of ours has a read-only root, too."""
+"""Security contexts of that standard, with the image's user. Containers of the service also need a read-only root."""
 
 
-# What is known of the service.
+# Facts about the service.
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What manifests name of the service: the paths of some routes, and all metrics."""
+    """The parts of the service that manifests name: the paths of some routes, and all metrics."""
 
     paths: Mapping[str, str]
     metrics: Collection[str]
 
 
 class _Settings(Settings):
-    """The settings that manifests give, whatever the environment says."""
+    """Settings from manifests alone, without this process's environment."""
 
     @classmethod
     def settings_customise_sources(
@@ -83,49 +83,48 @@ class _Settings(Settings):
         *_: PydanticBaseSettingsSource,
         **__: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Leave the environment out."""
         return (init_settings,)
 
 
 @functools.cache
 def service() -> Service:
-    """Ask the service itself; it is put together for that, and not started."""
+    """Return the facts, read from the service itself. The app is built for this, but not started."""
     app = create_app(_Settings(model="fake"))
     metrics = app.state.context.observability.metrics
     names = {sample.name for family in metrics.registry.collect() for sample in family.samples}
     return Service({name: str(app.url_path_for(name)) for name in ("live", "ready", "metrics")}, names)
 
 
-# All of it.
+# All objects.
 
 
 def complaints(manifests: list[Manifest]) -> Iterator[str]:
-    """Yield "kind/name: what is wrong" for all that is wrong with the objects of one overlay."""
+    """Yield "kind/name: fault" for each fault in the objects of one overlay."""
     manifests = [_without_nulls(one) for one in manifests if one]
     checked = [one for one in manifests if not is_foreign(one)]
     wrong = [(one, complaint) for one in checked for complaint in _form(one)]
-    if not wrong:  # what has not its form cannot be looked into
+    if not wrong:  # the checks need well-formed objects
         checks = ((one, CHECKS[one["kind"]]) for one in checked if one["kind"] in CHECKS)
         wrong = [(one, complaint) for one, check in checks for complaint in check(one, manifests)]
     yield from (f"{subject(one)}: {complaint}" for one, complaint in wrong)
 
 
 def _form(manifest: Manifest) -> list[str]:
-    """Return what is wrong with an object's fields by themselves."""
+    """Return the faults in an object's fields, without other objects."""
     refused = faults_of_form(manifest)
-    if not refused and manifest["kind"] in CHECKS and not manifest.get("spec"):  # schemas let it be
+    if not refused and manifest["kind"] in CHECKS and not manifest.get("spec"):  # the schemas allow this
         return ["spec: is missing"]
     return refused
 
 
 def subject(manifest: Manifest) -> str:
-    """Return an object's kind and name."""
+    """Return an object's kind and name as "kind/name"."""
     metadata = manifest.get("metadata") or {}
     return f"{manifest.get('kind', '').lower()}/{metadata.get('name') or metadata.get('generateName')}"
 
 
 def _without_nulls(value: Any) -> Any:
-    """Return an object without what is null, which counts as not there."""
+    """Return an object without null fields, which count as absent."""
     if isinstance(value, list):
         return [_without_nulls(one) for one in value if one is not None]
     if isinstance(value, dict):
@@ -134,7 +133,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _those(*faults: tuple[object, str]) -> list[str]:
-    """Return what is said of the faults that are there."""
+    """Return the texts of those faults whose condition is true."""
     return [what for is_there, what in faults if is_there]
 
 
@@ -148,19 +147,19 @@ def _deployment(deployment: Manifest, manifests: list[Manifest]) -> Iterator[str
         return
     scalers = _scalers(deployment, manifests)
     surges = _surges(spec.get("strategy", {}))
-    # What it asks for by a name with a slash, it gets as long as there are some on its node.
+    # Resources with a slash in their name are devices, and a node has a limited number of them.
     device = any("/" in name for one in pod["containers"] for name in _limits(one))
     yield from _those(
         (not _matches(spec["selector"], template), "selector: does not match the labels of its own pods"),
-        ("replicas" in spec and scalers, "replicas: undoes at each apply what the autoscaler did"),
-        (surges and device, "strategy: an update waits for a spare device; maxSurge has to be 0"),
+        ("replicas" in spec and scalers, "replicas: undoes at each apply the autoscaler's change"),
+        (surges and device, "strategy: an update waits for a spare device; maxSurge must be 0"),
         (pod.get("enableServiceLinks") is not False, "enableServiceLinks: has to be false"),
         (pod.get("automountServiceAccountToken") is not False, "automountServiceAccountToken: has to be false"),
     )
     if surges or max(spec.get("replicas", 1), *(one["spec"]["maxReplicas"] for one in scalers), 1) > 1:
         yield from _claims_of_one_node(pod, manifests)
     yield from _pod_security(pod)
-    found: dict[str, list[str]] = {}  # what several containers have in common is said once
+    found: dict[str, list[str]] = {}  # a fault of several containers is reported once
     for container in containers(pod):
         for complaint in _container(container, deployment, manifests):
             found.setdefault(complaint, []).append(container["name"])
@@ -183,7 +182,7 @@ def _scalers(deployment: Manifest, manifests: list[Manifest]) -> list[Manifest]:
 
 
 def _surges(strategy: Manifest) -> bool:
-    """Tell whether an update has more pods than there were for a while."""
+    """Return whether an update temporarily runs more pods than before."""
     surge = strategy.get("rollingUpdate", {}).get("maxSurge", "25%")
     return strategy.get("type") != "Recreate" and surge not in (0, "0%")
 
@@ -199,11 +198,11 @@ def _claims_of_one_node(pod: Manifest, manifests: list[Manifest]) -> Iterator[st
         for claim in _find(manifests, "PersistentVolumeClaim", name) if name else ():
             modes = claim["spec"].get("accessModes", [])
             if not {"ReadWriteMany", "ReadOnlyMany"} & set(modes):
-                yield f"volumes: {name} is {', '.join(modes)}, and pods on a second node would wait for it for ever"
+                yield f"volumes: {name} is {', '.join(modes)}, and pods on a second node would wait for it forever"
 
 
 def _pod_security(pod: Manifest) -> Iterator[str]:
-    """Hold a pod to the Pod Security Standard "restricted", the driver's files aside, and to the image's user."""
+    """Check a pod against the Pod Security Standard "restricted", except the driver's files, and the image's user."""
     context = pod.get("securityContext", {})
     for field, value in _POD.items():
         if context.get(field) != value:
@@ -220,7 +219,7 @@ def _pod_security(pod: Manifest) -> Iterator[str]:
 def _container(container: Manifest, deployment: Manifest, manifests: list[Manifest]) -> Iterator[str]:
     pod, context = deployment["spec"]["template"]["spec"], container.get("securityContext", {})
     wanted = _CONTAINER | ({"readOnlyRootFilesystem": True} if _is_ours(container) else {})
-    # A container's own word beats its pod's.
+    # A container's own setting overrides its pod's.
     wanted |= {field: value for field, value in {**_POD, "privileged": False}.items() if field in context}
     for field, value in wanted.items():
         if context.get(field) != value:
@@ -236,7 +235,7 @@ def _container(container: Manifest, deployment: Manifest, manifests: list[Manife
     yield from _those(
         (tag in ("", "latest"), f"image: {image} has no tag of its own"),
         ("command" in container, "command: takes the place of the image's entrypoint"),
-        (command not in ("serve", "pull"), f"args: are {container.get('args')}, and have to begin with serve or pull"),
+        (command not in ("serve", "pull"), f"args: are {container.get('args')}, and must begin with serve or pull"),
         (not _mount(container, "/tmp", to_write=True), "volumeMounts: nothing on /tmp can be written"),  # noqa: S108
     )
     yield from _environment_faults(container, manifests)
@@ -259,11 +258,11 @@ def _mounts(container: Manifest, pod: Manifest) -> Iterator[str]:
         if mount["name"] not in volumes:
             yield f"volumeMounts: there is no volume {mount['name']}"
         elif "hostPath" in volumes[mount["name"]] and not mount.get("readOnly"):
-            yield f"volumeMounts: {mount['name']} is the host's, and can be written"
+            yield f"volumeMounts: {mount['name']} is the host's, and can be written; it must be read-only"
 
 
 def _mount(container: Manifest, path: str, *, to_write: bool = False) -> bool:
-    """Tell whether a volume is mounted on a path, or above it."""
+    """Return whether a volume is mounted on a path or above it."""
     mounts = [one for one in container.get("volumeMounts", ()) if not (to_write and one.get("readOnly"))]
     return any(Path(path).is_relative_to(one["mountPath"]) for one in mounts)
 
@@ -272,7 +271,7 @@ def _mount(container: Manifest, path: str, *, to_write: bool = False) -> bool:
 
 
 class _SettingsError(Exception):
-    """The environment and the flags of a container are no settings; says why."""
+    """The environment and the flags of a container are not valid settings; `faults` are the reasons."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__(*faults)
@@ -280,7 +279,7 @@ class _SettingsError(Exception):
 
 
 def _maps(container: Manifest, manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield names of the ConfigMaps that are a container's environment, and the variables that they set."""
+    """Yield the ConfigMaps in a container's environment: the name, and the variables that it sets."""
     for source in container.get("envFrom", ()):
         if name := source.get("configMapRef", {}).get("name"):
             for settings in _find(manifests, "ConfigMap", name):
@@ -296,13 +295,13 @@ def _environment_faults(container: Manifest, manifests: list[Manifest]) -> Itera
     for name, variables in _maps(container, manifests):
         for variable in variables:
             if variable.upper() in own:
-                yield f"env: {variable} of ConfigMap {name} counts for nothing, as the container sets it itself"
+                yield f"env: {variable} of ConfigMap {name} has no effect, because the container sets it itself"
     for name, near in unknown_variables(_variables(container, manifests)):
         yield f"env: no setting reads {name}" + (f"; {near}?" if near else "")
 
 
 def _variables(container: Manifest, manifests: list[Manifest]) -> dict[str, str]:
-    """Return a container's environment as far as the manifests say its values."""
+    """Return those variables of a container whose values are in the manifests."""
     variables: dict[str, str] = {}
     for _, some in _maps(container, manifests):
         variables |= some
@@ -310,10 +309,10 @@ def _variables(container: Manifest, manifests: list[Manifest]) -> dict[str, str]
 
 
 def _settings(container: Manifest, manifests: list[Manifest]) -> Settings:
-    """Return what the service reads from a container's environment and flags.
+    """Return the settings that the service reads from a container's environment and flags.
 
     Raises:
-        _SettingsError: It would refuse them.
+        _SettingsError: The service would reject them.
     """
     name, *flags = container.get("args") or ["serve"]
     chosen = {
@@ -358,7 +357,7 @@ def _serving(container: Manifest, pod: Manifest, settings: Settings) -> Iterator
             list(ports.values()) != [settings.port] or protocols != {"TCP"},
             f"ports: are {list(ports.values())}, and the service listens on {settings.port} by TCP",
         ),
-        (not listens, f"env: TURBO_HOST={settings.host}: probes and clients come from elsewhere"),
+        (not listens, f"env: TURBO_HOST={settings.host}: probes and clients connect from other hosts"),
         (keys and not _mount(container, str(keys)), f"volumeMounts: there is no volume for TURBO_API_KEYS_FILE={keys}"),
         (
             device != "auto" and (right != (["1"] if prefix else []) or len(accelerators) != len(right)),
@@ -387,18 +386,18 @@ def _ending(container: Manifest, pod: Manifest, settings: Settings) -> Iterator[
     command = hook.get("exec", {}).get("command") or ["sleep", str(hook.get("sleep", {}).get("seconds"))]
     sleep = re.fullmatch(r"sleep\n([1-9]\d*)", "\n".join(command))
     if sleep is None:
-        yield "lifecycle.preStop: has to sleep for seconds, until no proxy of the cluster sends requests any more"
+        yield "lifecycle.preStop: has to sleep for some seconds, until the cluster's proxies send no more requests"
         return
-    rest_s = int(sleep[1]) + draining.LAST_BYTES_S + 1  # and a second to end
+    rest_s = int(sleep[1]) + draining.LAST_BYTES_S + 1  # and a second for the shutdown
     if rest_s >= max(GRACE_S, grace_s - settings.drain_s):
-        yield f"lifecycle.preStop: {sleep[1]} s, the drain and the last bytes are more than the grace period"
+        yield f"lifecycle.preStop: {sleep[1]} s, the drain and the last bytes together exceed the grace period"
 
 
 def _pulling(container: Manifest, settings: Settings) -> Iterator[str]:
     _, variable = _ACCELERATORS.get(settings.device.partition(":")[0], ("", ""))
     void = {"name": variable, "value": "void"} in container.get("env", ())
     yield from _those(
-        (variable and not void, f"env: {variable} has to be void, else a runtime may give it every device of the node"),
+        (variable and not void, f"env: {variable} has to be void, or a runtime may expose every device of the node"),
         (any("/" in name for name in _limits(container)), "resources.limits: needs no device"),
     )
 
@@ -406,7 +405,7 @@ def _pulling(container: Manifest, settings: Settings) -> Iterator[str]:
 def _pulled_before(
     serve: Manifest, deployment: Manifest, settings: Settings, manifests: list[Manifest]
 ) -> Iterator[str]:
-    """Find what is wrong with the weights of a model that is in a hub."""
+    """Check that a hub's model is pulled before the service starts."""
     if not isinstance(parse_source(settings.model), HubSource):
         return
     pod, folder = deployment["spec"]["template"]["spec"], _weights(settings)
@@ -414,12 +413,12 @@ def _pulled_before(
         yield f"volumeMounts: there is no volume on {folder}"
     pulls = [one for one in pod.get("initContainers", ()) if _command(one) == "pull"]
     if not pulls:
-        yield f"env: nothing pulls {PREFIX}MODEL={settings.model} before: the component weights does"
+        yield f"env: nothing pulls {PREFIX}MODEL={settings.model} first; add the component weights"
     for pull in pulls:
         try:
             its = _settings(pull, manifests)
         except _SettingsError:
-            continue  # said of itself
+            continue  # reported for the container itself
         closed = _ways(deployment, "Egress", manifests) == []
         yield from _those(
             (pull.get("image") != serve.get("image"), f"image: is not that of {pull['name']}, {pull.get('image')}"),
@@ -435,14 +434,14 @@ def _pulled_before(
 
 
 def _ways(deployment: Manifest, direction: str, manifests: list[Manifest]) -> list[Manifest] | None:
-    """Return the rules that let the pods' connections through, or None where nothing holds up any."""
+    """Return the rules that allow the pods' connections, or None if no policy restricts them."""
     template = deployment["spec"]["template"]
     policies = [
         one["spec"]
         for one in _find(manifests, "NetworkPolicy")
         if _matches(one["spec"].get("podSelector", {}), template)
     ]
-    # What a policy without policyTypes holds up.
+    # The directions that a policy without policyTypes restricts.
     usual = [["Ingress", "Egress"] if "egress" in one else ["Ingress"] for one in policies]
     holding = [one for one, types in zip(policies, usual, strict=True) if direction in one.get("policyTypes", types)]
     return [rule for one in holding for rule in one.get(direction.lower(), ())] if holding else None
@@ -458,7 +457,7 @@ def _network(serve: Manifest, deployment: Manifest, settings: Settings, manifest
     yield from _those(
         (shut, "NetworkPolicies do not let its port in by TCP"),
         (free, "NetworkPolicies let everything out"),
-        # Nothing at all is for weights that are there.
+        # An empty list closes the egress, for existing weights.
         (
             from_hub and out and not (names_too and _lets(out, "TCP", 443)),
             "NetworkPolicies do not let out both names (UDP 53) and HTTPS (TCP 443), to the hub",
@@ -467,7 +466,7 @@ def _network(serve: Manifest, deployment: Manifest, settings: Settings, manifest
 
 
 def _lets(rules: list[Manifest], protocol: str, *ports: str | int) -> bool:
-    """Tell whether rules let a protocol through to a port, of which one or more names are known."""
+    """Return whether the rules allow a protocol to a port, which is given by number or names."""
     return any(
         not rule.get("ports")
         or any(_covers(one, port) for one in rule["ports"] for port in ports if one.get("protocol", "TCP") == protocol)
@@ -488,7 +487,7 @@ def _covers(rule: Manifest, port: str | int) -> bool:
 def _service(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
     name = manifest.get("metadata", {}).get("name", "").upper().replace("-", "_")
     if f"{name}_".startswith(PREFIX):
-        yield f"its name would set {name}_PORT in every pod of the namespace, as if it were a setting"
+        yield f"its name would set {name}_PORT, which looks like a setting, in every pod of the namespace"
     spec = manifest["spec"]
     if not spec.get("selector") or spec.get("type") == "ExternalName":
         return
@@ -506,7 +505,7 @@ def _disruption_budget(manifest: Manifest, manifests: list[Manifest]) -> Iterato
     few = [_fewest(one, manifests) for one in _find(manifests, "Deployment") if one["spec"]["template"] in selected]
     least = spec.get("minAvailable", 0)
     all_stay = least == "100%" or (isinstance(least, int) and least >= min(few, default=1))
-    never = "never lets a pod go, so that its node cannot be drained"
+    never = "never lets a pod go, so its node cannot be drained"
     yield from _those(
         (not selected, "selector: matches no pods"),
         (spec.get("maxUnavailable") in (0, "0%") or all_stay, never),
@@ -514,14 +513,14 @@ def _disruption_budget(manifest: Manifest, manifests: list[Manifest]) -> Iterato
 
 
 def _fewest(deployment: Manifest, manifests: list[Manifest]) -> int:
-    """Return how many pods a Deployment has at least."""
+    """Return the smallest number of pods that a Deployment can have."""
     scalers = [one["spec"].get("minReplicas", 1) for one in _scalers(deployment, manifests)]
     return int(min(scalers, default=deployment["spec"].get("replicas", 1)))
 
 
 def _network_policy(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
     selector = manifest["spec"].get("podSelector")
-    if not selector:  # for all pods of the namespace
+    if not selector:  # the policy applies to all pods of the namespace
         return
     selected = _selected(selector, manifest, manifests)
     if not selected:
@@ -569,7 +568,7 @@ def _monitor(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
             (path != service().paths["metrics"], f"endpoints: there are no metrics at {path}"),
             (endpoint.get("scheme", "http").lower() != "http", "endpoints: the service speaks HTTP"),
             ("off" in metrics, "endpoints: with TURBO_METRICS=off there are no metrics"),
-            ("key" in metrics and not with_key, "endpoints: TURBO_METRICS=key takes authorization with a key"),
+            ("key" in metrics and not with_key, "endpoints: TURBO_METRICS=key takes authorization by key"),
         )
 
 
@@ -590,7 +589,7 @@ CHECKS: Mapping[str, Callable[[Manifest, list[Manifest]], Iterator[str]]] = {
     "HorizontalPodAutoscaler": _autoscaler,
     "ServiceMonitor": _monitor,
 }
-"""What is looked for in an object of each kind, beside its schema; with all objects of the overlay."""
+"""The check for each kind, in addition to its schema. A check gets the object and all objects of the overlay."""
 
 
 def _find(manifests: list[Manifest], kind: str, name: str | None = None) -> list[Manifest]:
@@ -598,7 +597,7 @@ def _find(manifests: list[Manifest], kind: str, name: str | None = None) -> list
 
 
 def _matches(selector: Manifest, one: Manifest) -> bool:
-    """Tell whether a selector matches the labels of an object or of a template; that of nothing matches all."""
+    """Return whether a selector matches the labels of an object or template. An empty selector matches all."""
     labels = one.get("metadata", {}).get("labels", {})
     tests: dict[str, Callable[[Manifest], bool]] = {
         "In": lambda wanted: labels.get(wanted["key"]) in wanted.get("values", ()),
@@ -621,7 +620,7 @@ def _selected(selector: Manifest, of: Manifest, manifests: list[Manifest]) -> li
 
 
 def containers(pod: Manifest) -> list[Manifest]:
-    """Return a pod's containers, in the order in which they run."""
+    """Return a pod's containers in the order in which they run."""
     return [*pod.get("initContainers", ()), *pod.get("containers", ())]
 
 

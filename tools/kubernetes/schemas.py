@@ -1,4 +1,4 @@
-"""The form of Kubernetes' objects: what its schemas refuse, in several versions, strictly and offline."""
+"""Checks the form of Kubernetes objects against the schemas of several versions, strictly and offline."""
 
 import functools
 import json
@@ -11,36 +11,36 @@ import kubernetes_validate
 import yaml
 
 VERSIONS = ("1.27", "1.32", "1.37")
-"""Of Kubernetes. The first is the oldest that takes `unhealthyPodEvictionPolicy` without a feature gate."""
+"""Versions of Kubernetes. The first is the oldest that has `unhealthyPodEvictionPolicy` without a feature gate."""
 
 _FOREIGN = re.compile(r"(?!((rbac\.authorization|(flowcontrol|internal)\.apiserver|[a-z]+)\.k8s\.io)/)[^/]+\.[^/]+/")
-"""How apiVersion begins that is not Kubernetes' own."""
+"""The beginning of every apiVersion that is not Kubernetes' own."""
 
 _MONITOR = ("monitoring.coreos.com/v1", "ServiceMonitor")
 
 Manifest = dict[str, Any]
-"""An object of Kubernetes, as YAML or JSON have it."""
+"""A Kubernetes object, parsed from YAML or JSON."""
 
 
 def is_foreign(manifest: Manifest) -> bool:
-    """Tell whether an object is not of Kubernetes' own kinds, and has no schema here: it is not checked."""
+    """Return whether the object's kind is not Kubernetes' own. Such an object has no schema here and is not checked."""
     kind = manifest.get("apiVersion", ""), manifest.get("kind")
     return kind != _MONITOR and bool(_FOREIGN.match(kind[0]))
 
 
 def faults_of_form(manifest: Manifest) -> list[str]:
-    """Return what schemas refuse in an object."""
+    """Return the reasons for which the schemas reject an object."""
     return _schema(json.dumps(manifest, sort_keys=True))
 
 
 @functools.cache
 def _schema(text: str) -> list[str]:
-    """Return what the schemas refuse in an object, given as JSON: overlays have many in common."""
+    """Return the reasons for an object as JSON text, which can be a cache key. Overlays share many objects."""
     manifest = json.loads(text)
     wrong = []
     if (manifest.get("apiVersion"), manifest.get("kind")) == _MONITOR:
         wrong += [f"{error.json_path}: {error.message}" for error in _service_monitor().iter_errors(manifest)]
-        # Its metadata is as any other object's, which its own schema leaves open.
+        # Its own schema leaves the metadata open, so the metadata is checked as a ConfigMap's.
         manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": manifest.get("metadata", {})}
     refused: dict[str, list[str]] = {}
     for version in VERSIONS:
@@ -61,7 +61,7 @@ def _service_monitor() -> jsonschema.Draft202012Validator:
 
 
 def _closed(schema: Any) -> Any:
-    """Return the schema with fields refused that it does not name, as a cluster refuses them in strict mode."""
+    """Return the schema with unknown fields rejected, as a cluster rejects them in strict mode."""
     if isinstance(schema, list):
         return [_closed(one) for one in schema]
     if not isinstance(schema, dict):
