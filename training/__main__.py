@@ -1,4 +1,4 @@
-"""The command line: `python -m training train`, `evaluate`, and the single stages."""
+"""The command line of the recipe: `python -m training train`, `assemble`, `evaluate` and `sheet`."""
 
 import argparse
 from pathlib import Path
@@ -18,14 +18,14 @@ _REPORT = Path(__file__).parent / "scores.json"
 
 
 def main() -> None:
-    """Run the command that the arguments name."""
+    """Run the command in the arguments."""
     parser = argparse.ArgumentParser(prog="python -m training", description="Train and measure the demo model.")
     parser.add_argument("command", choices=["train", "assemble", "evaluate", "sheet"])
     parser.add_argument("--work", type=Path, default=Path("build/demo"), help="checkpoints, curves and sheets")
-    parser.add_argument("--model", type=Path, default=_PACKAGED, help="the folder that is written or measured")
-    parser.add_argument("--report", type=Path, default=_REPORT, help="where the scores are written")
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="the service that the sheet is made by")
-    parser.add_argument("--sheet", type=Path, default=Path("docs/demo.png"), help="where the sheet is written")
+    parser.add_argument("--model", type=Path, default=_PACKAGED, help="the model's folder, to write or to measure")
+    parser.add_argument("--report", type=Path, default=_REPORT, help="file of the scores")
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="the service that makes the sheet's pictures")
+    parser.add_argument("--sheet", type=Path, default=Path("docs/demo.png"), help="file of the sheet")
     arguments = parser.parse_args()
     logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -33,7 +33,7 @@ def main() -> None:
         case "train":
             for stage in (train_text_here, train_vae, train_unet, polish_decoder):
                 while not stage(arguments.work, device):
-                    print("half an hour is over; going on from the checkpoint")
+                    print("half an hour is over; continuing from the checkpoint")
             assemble(arguments.work, arguments.model)
         case "assemble":
             assemble(arguments.work, arguments.model)
@@ -44,12 +44,12 @@ def main() -> None:
 
 
 def train_text_here(work: Path, _: torch.device) -> bool:
-    """Train the text encoders, on the CPU: they take a few minutes."""
+    """Train the text encoders on the CPU, which takes a few minutes."""
     return train_text(work)
 
 
 def assemble(work: Path, model: Path) -> None:
-    """Write the pipeline from the stages' checkpoints; what is missing of the last stage is left out."""
+    """Write the pipeline from the stages' checkpoints. The last stage's checkpoint is optional."""
     text = TextStage(work)
     unet, vae = make_unet(), make_vae()
     unet.load_state_dict(torch.load(work / "unet.pt", map_location="cpu")["average"])

@@ -1,8 +1,8 @@
-"""What the UNet learns from: noisy latents, captions, and the latents they should become.
+"""Training examples of the UNet: noisy latents, captions, and target latents.
 
 There are three kinds of examples. *First* examples are pure noise at the last timestep, as text to image begins.
-*Edits* are another drawing under less noise, as image to image begins; what the caption names changes, the rest stays.
-*Refinements* are the model's own pictures under less noise, as the second and later steps see them.
+*Edits* are another drawing under less noise, as image to image begins; attributes in the caption change, others stay.
+*Refinements* are the model's own pictures under less noise, the input of the second and later steps.
 """
 
 import random
@@ -15,11 +15,11 @@ from training.captions import caption_of
 from training.latents import LAST, SIGMAS, codes_of, scene_latents
 from training.scenes import Scene, edited, layout_of, random_codes, random_layout, random_scene
 
-# Those of 1 to 4 trailing steps, the likelier ones more often.
+# The timesteps of 1 to 4 trailing steps, each as often as it is likely.
 _TIMESTEPS = (749, 749, 666, 499, 499, 499, 499, 333, 249, 249, 249)
-# What is seen of 4, 3 and 2 steps is what the last one makes.
+# The last timesteps of 4, 3 and 2 steps, which make the visible picture.
 _FINAL = (249, 249, 333, 499)
-# At more noise than this a caption may also move and resize.
+# From this timestep on, a caption may also move and resize the object.
 _KEEPS_LAYOUT = 600
 # Latent height and width.
 _USUAL, _SMALL = (64, 64), (32, 32)
@@ -28,7 +28,7 @@ _OTHERS = ((96, 64), (64, 96), (96, 96), (64, 48), (48, 48), (80, 80))
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples: the UNet sees base + sigma * noise, (B, 4, h, w), at `timesteps` (B,), and should give `targets`."""
+    """Examples: the UNet gets base + sigma * noise, (B, 4, h, w), at `timesteps` (B,), and should return `targets`."""
 
     base: torch.Tensor
     noise: torch.Tensor
@@ -37,7 +37,6 @@ class Batch:
     captions: list[str]
 
     def __add__(self, other: "Batch") -> "Batch":
-        """Put another batch behind this one."""
         joined = {
             f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)])
             for f in fields(self)
@@ -46,7 +45,6 @@ class Batch:
         return Batch(**joined, captions=self.captions + other.captions)
 
     def __getitem__(self, rows: slice) -> "Batch":
-        """Take some of the examples."""
         return Batch(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def __len__(self) -> int:
@@ -54,14 +52,14 @@ class Batch:
 
 
 def random_size(rng: random.Random, share: float) -> tuple[int, int]:
-    """Draw a batch's latent size for a share of the training. Small ones cost a quarter, so more of them come early."""
+    """Return a random latent size; `share` is the progress. Small ones are cheap, so they are frequent at first."""
     small = 0.7 if share < 0.25 else 0.25
     others = 0.05 if share < 0.25 else 0.12 if share < 0.6 else 0.25
     return rng.choices((_SMALL, _USUAL, rng.choice(_OTHERS)), (small, 1 - small - others, others))[0]
 
 
 def first_examples(rng: random.Random, count: int, size: tuple[int, int]) -> Batch:
-    """Make examples of the first step from pure noise; in a quarter of them an uploaded picture shows through."""
+    """Make examples of the first step from pure noise. A quarter of them also contains an uploaded picture."""
     height, width = 8 * size[0], 8 * size[1]
     base, noises, targets, captions = [], [], [], []
     for _ in range(count):
@@ -75,7 +73,7 @@ def first_examples(rng: random.Random, count: int, size: tuple[int, int]) -> Bat
 
 
 def _practice(rng: random.Random) -> Scene:
-    """Draw a scene, in which one of a pair is a hexagon more often than by chance: it is the last to be learned."""
+    """Return a random scene. Pairs have extra hexagons, because the model learns hexagons last."""
     scene = random_scene(rng)
     if scene.kind == "pair" and rng.random() < 0.3:
         hexagon = replace(scene, **{rng.choice(("shape", "other_shape")): "hexagon"})  # type: ignore[arg-type]
@@ -103,14 +101,14 @@ def edit_examples(rng: random.Random, count: int, size: tuple[int, int]) -> Batc
 
 
 def refinement_examples(rng: random.Random, count: int, last: Batch, pictures: torch.Tensor) -> Batch:
-    """Make examples of the steps that come after those of `last`, which made `pictures` of them: (B, 4, h, w)."""
+    """Make examples of the steps after those in `last`; `pictures` are the model's output for `last`: (B, 4, h, w)."""
     unfinished = [row for row, timestep in enumerate(last.timesteps.tolist()) if timestep > _FINAL[0]]
     rows = [rng.choice(unfinished) for _ in range(count)]
     timesteps = [rng.choice(_FINAL) if rng.random() < 0.5 else _random_timestep(rng) for _ in rows]
     before = last.timesteps[rows]
     timesteps = [t if t < limit else _FINAL[0] for t, limit in zip(timesteps, before.tolist(), strict=True)]
     own = torch.tensor([rng.random() < 0.7 for _ in rows]).view(-1, 1, 1, 1)
-    # What ancestral sampling keeps of the latents before, and the noise that it adds.
+    # Ancestral sampling keeps this share of the previous latents, and adds fresh noise.
     kept = (SIGMAS[timesteps] / SIGMAS[before]).view(-1, 1, 1, 1)
     fresh = torch.randn(count, *last.noise.shape[1:])
     return Batch(
@@ -123,7 +121,7 @@ def refinement_examples(rng: random.Random, count: int, last: Batch, pictures: t
 
 
 def _edit_of(source: Scene, rng: random.Random, *, moves: bool) -> Scene:
-    """Return the scene of a caption that changes the source: in a few things, in everything, or not at all."""
+    """Return a caption's scene that changes a few attributes of the source, all of them, or none."""
     caption = random_scene(rng, source.kind if rng.random() < 0.85 else None)
     share = rng.random()
     if share < 0.4 and caption.kind == source.kind:
@@ -136,7 +134,7 @@ def _edit_of(source: Scene, rng: random.Random, *, moves: bool) -> Scene:
 
 
 def _changing_little(source: Scene, other: Scene, rng: random.Random) -> Scene:
-    """Name what the source's kind cannot do without, and one or two things of the other scene."""
+    """Return a scene with the attributes that the source's kind needs, and one or two of the other scene."""
     needed = {"pair": ("shape", "colour", "relation", "other_shape", "other_colour"), "animal": ("animal",)}
     named = {name: getattr(source, name) for name in needed.get(source.kind, ())}
     choices = [f.name for f in fields(Scene) if f.name not in ("kind", "elements") and getattr(other, f.name)]

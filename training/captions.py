@@ -1,4 +1,4 @@
-"""Captions of scenes in plain English, in many wordings, and the vocabulary that the tokenizers know as whole words."""
+"""Captions of scenes in plain English, in many wordings, and the words that are single tokens."""
 
 import random
 
@@ -89,7 +89,7 @@ VOCABULARY = _vocabulary()
 
 
 def caption_of(scene: Scene, rng: random.Random) -> str:
-    """Word the scene's caption: synonyms, order, articles, praise and words without meaning vary."""
+    """Return a caption of the scene. Synonyms, order, articles, praise and meaningless words vary."""
     if scene.kind == "landscape":
         text = _landscape(scene, rng)
     else:

@@ -1,4 +1,4 @@
-"""Asks a running service for pictures, and lays them on one sheet with the prompt under each."""
+"""Requests pictures from a running service, and puts them on one sheet with the prompt under each."""
 
 import io
 import json

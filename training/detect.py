@@ -1,8 +1,8 @@
-"""Classical picture checks, nothing learned: what is in a picture, by colours, connected components and templates.
+"""Classical picture checks without learning: detects attributes by colours, connected components and templates.
 
-Shapes are compared with the ten templates, and nothing else may be in the picture. Of animals and landscapes it is
-asked which drawing is nearest: that of the caption, or one that differs in the attribute, in the same place, size and
-colours and on the background that the picture has.
+Shapes are compared with the ten templates, and nothing else may be in the picture. An animal or a landscape is compared
+with drawings: the caption's, and others that differ in one attribute. They have the same place, size and colours, and
+the picture's background. The attribute is right if the caption's drawing is nearest.
 """
 
 import functools
@@ -36,17 +36,17 @@ from training.scenes import (
 Array = np.ndarray[Any, np.dtype[Any]]
 _SIDE = 128
 _TEMPLATE = 48
-# The least overlap with a template, in which drawn shapes have at least 0.81.
+# The smallest overlap with a template that counts; drawn shapes have at least 0.81.
 _LIKE = 0.72
-# The largest thing that is overlooked beside an object, as a part of its area.
+# Things beside an object are ignored up to this share of its area.
 _CRUMB = 0.1
 
 
 @dataclass(frozen=True)
 class Found:
-    """An object: its names, its box's centre in fractions of width and height, and its size.
+    """An object: its colour and shape, its box's centre in fractions of width and height, and its size.
 
-    `radius` is half of the box's longer side in fractions of the picture's shorter side, `area` a number of pixels.
+    `radius` is half of the box's longer side in fractions of the picture's shorter side; `area` is in pixels.
     """
 
     colour: str
@@ -70,7 +70,7 @@ class Found:
 
 
 def pixels_of(image: Image.Image) -> Array:
-    """Return the picture as RGB values of 0 to 255, its shorter side scaled to 128: (H, W, 3)."""
+    """Return the picture as RGB values of 0 to 255 (H, W, 3), with its shorter side scaled to 128."""
     scale = _SIDE / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BOX), np.float32)
@@ -84,14 +84,14 @@ def background_rgb(pixels: Array) -> Array:
 
 
 def nearest_colour(rgb: Array, style: str | None = None) -> str:
-    """Return the name of the nearest colour as the style shows it."""
+    """Return the name of the nearest colour, compared after the style is applied."""
     names = list(COLOURS)
     palette = styled(np.array([COLOURS[name] for name in names]), style)
     return names[int(np.abs(palette - rgb).sum(1).argmin())]
 
 
 def find_objects(pixels: Array, style: str | None = None) -> list[Found]:
-    """Return the connected things that are not background, the largest first."""
+    """Return the connected objects that are not background, the largest first."""
     height, width = pixels.shape[:2]
     distance = np.abs(pixels - background_rgb(pixels)).sum(-1)
     labels, number = ndimage.label(distance > (20 if style else 55))
@@ -118,7 +118,7 @@ def find_objects(pixels: Array, style: str | None = None) -> list[Found]:
 
 
 def _squared(mask: Array) -> Array:
-    """Fit a cropped mask into a square, its proportions kept."""
+    """Return a cropped mask in a square, with its proportions kept."""
     height, width = mask.shape
     side = max(height, width)
     square = Image.new("L", (side, side))
@@ -145,7 +145,7 @@ def _shape_of(mask: Array) -> str | None:
 
 
 def _nearest_drawing(pixels: Array, scenes: Iterable[Scene], layout: Layout | None = None) -> Scene:
-    """Return the scene whose drawing is nearest to the picture, in the picture's own background where none is named."""
+    """Return the scene whose drawing is nearest to the picture. An unnamed background is the picture's own."""
     height, width = pixels.shape[:2]
     background = background_rgb(pixels).round()
 
@@ -160,9 +160,9 @@ def _nearest_drawing(pixels: Array, scenes: Iterable[Scene], layout: Layout | No
 
 
 def check(image: Image.Image, scene: Scene, layout: Layout | None = None) -> dict[str, bool]:
-    """Say of everything that the scene names whether the picture has it.
+    """Return for each attribute of the scene whether the picture has it.
 
-    `layout` is where the object is if the caption does not say it. In monochrome pictures no colour is asked for.
+    `layout` is the object's place if the caption does not name it. In monochrome pictures, colours are not checked.
     """
     pixels = pixels_of(image)
     results: dict[str, bool] = {}
@@ -191,7 +191,7 @@ def check(image: Image.Image, scene: Scene, layout: Layout | None = None) -> dic
 
 
 def _are_all(found: list[Found], count: int) -> bool:
-    """Whether there is nothing else beside the largest objects."""
+    """Return whether the picture contains nothing besides the `count` largest objects."""
     return len(found) == count or (len(found) > count and found[count].area < _CRUMB * found[count - 1].area)
 
 
@@ -214,7 +214,7 @@ def _check_animal(pixels: Array, scene: Scene, layout: Layout | None) -> dict[st
 
 
 def _is_pair(found: list[Found], scene: Scene) -> bool:
-    """Whether both objects are there, in their shapes and colours, and in the relation that the caption asks for."""
+    """Return whether both objects are there, with the caption's shapes, colours and relation."""
     if not _are_all(found, 2):
         return False
     axis = "x" if scene.relation in ("left of", "right of") else "y"
@@ -232,7 +232,8 @@ def _check_landscape(pixels: Array, scene: Scene) -> dict[str, bool]:
         skies = {time: styled(np.array(colours[0]), scene.style) for time, colours in SKY.items()}
         results["time"] = min(skies, key=lambda time: float(np.abs(skies[time] - top).sum())) == scene.time
     asked = scene.elements if scene.elements or scene.time or scene.style else EMPTY_PROMPT
-    timed = replace(scene, time=scene.time or "day")  # or a drawing without elements would be the empty prompt's
+    # Without a time, a drawing without elements would show the empty prompt's.
+    timed = replace(scene, time=scene.time or "day")
     right = []
     for element in ELEMENTS:
         has = tuple(e for e in ELEMENTS if e in asked or e == element)
@@ -245,8 +246,8 @@ def _check_landscape(pixels: Array, scene: Scene) -> dict[str, bool]:
 def sharpness(image: Image.Image, ideal: Image.Image) -> float:
     """Return how much of the ideal drawing's edges the picture has, at half the size.
 
-    It is the projection of the brightness gradients on the ideal ones: 1 is as crisp as drawn (and the most), below is
-    blurred or in another place. Noise and contrast add nothing to it.
+    This is the projection of the brightness gradients on the ideal ones. At most 1: as crisp as the drawing. Lower
+    values mean blurred or misplaced edges. Noise and contrast do not raise it.
     """
     got, wanted = _gradients(image), _gradients(ideal)
     return min(1.0, float(got @ wanted / max(wanted @ wanted, 1.0)))

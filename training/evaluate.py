@@ -1,4 +1,4 @@
-"""Measures the demo model on held-out captions, through diffusers' own pipelines, with the classical detector."""
+"""Measures the demo model on held-out captions: pictures from diffusers' own pipelines, checked by the detector."""
 
 import itertools
 import json
@@ -24,8 +24,8 @@ CAPTIONS = {"shape": 220, "pair": 120, "animal": 120, "landscape": 80}
 _OTHER_SIZES = {"256x256": (256, 256), "768x768": (768, 768), "512x768": (512, 768)}
 _PAIRS = 200
 _SEEDS = 4
-_VARIED = 30  # of 765: what counts as another background
-_STAYS = 0.06  # of the side: what counts as the same place and size
+_VARIED = 30  # of 765: a larger difference counts as another background
+_STAYS = 0.06  # of the side: a smaller difference counts as the same place or size
 
 Scores = dict[str, list[bool]]
 
@@ -63,7 +63,7 @@ class Model:
         return image
 
     def change(self, image: Image.Image, caption: str, *, seed: int, steps: int, strength: float) -> Image.Image:
-        """Make a picture from a picture."""
+        """Make a picture from `image`."""
         changed: Image.Image = self._img2img(
             caption,
             image=image,
@@ -76,7 +76,7 @@ class Model:
 
 
 def new_questions(counts: dict[str, int], seed: int) -> list[Question]:
-    """Draw questions about combinations that no training caption has, each combination once as long as there are."""
+    """Return random questions about held-out combinations, each combination once if there are enough."""
     rng = random.Random(seed)
     questions = []
     for kind, count in counts.items():
@@ -91,7 +91,7 @@ def new_questions(counts: dict[str, int], seed: int) -> list[Question]:
 
 
 def _ideal(question: Question, size: tuple[int, int]) -> Image.Image:
-    """Draw what the caption and the noise of the seed ask for."""
+    """Draw the right picture for the caption and the seed's noise."""
     width, height = size
     noise = torch.randn(1, 4, height // 8, width // 8, generator=torch.Generator().manual_seed(question.seed))[0]
     return draw(question.scene, codes_of(noise), width=width, height=height, antialias=2)
@@ -100,9 +100,9 @@ def _ideal(question: Question, size: tuple[int, int]) -> Image.Image:
 def measure_text_to_image(
     model: Model, questions: list[Question], *, steps: int, size: tuple[int, int], name: str
 ) -> dict[str, Any]:
-    """Return the share of right answers about each attribute and all together, and the median sharpness.
+    """Return the share of right pictures for each attribute and overall, and the median sharpness.
 
-    The last shares are those of captions of which everything is right.
+    "whole caption" is the share of pictures in which every attribute is right.
     """
     scores: Scores = defaultdict(list)
     whole, crisp = [], []
@@ -126,7 +126,7 @@ def _share(values: list[bool]) -> dict[str, float]:
 
 
 def measure_variety(model: Model) -> dict[str, Any]:
-    """Return the share of pairs of seeds that give another background where the caption names none."""
+    """Return the share of pairs of seeds with different backgrounds, for captions that name no background."""
     rng = random.Random(3)
     differ = []
     for _ in tqdm(range(40), desc="seeds", mininterval=2):
@@ -138,7 +138,7 @@ def measure_variety(model: Model) -> dict[str, Any]:
 
 
 def _edits(rng: random.Random) -> Iterable[tuple[Scene, Scene, str]]:
-    """Draw a source, a held-out scene that differs in one colour, and the name of what differs."""
+    """Yield a random source, a held-out scene that differs in one colour, and the attribute that differs."""
     while True:
         kind = "animal" if rng.random() < 0.3 else "shape"
         source = replace(random_scene(rng, kind), size=None, position=None, style=None)
@@ -154,7 +154,7 @@ def _edits(rng: random.Random) -> Iterable[tuple[Scene, Scene, str]]:
 def measure_image_to_image(model: Model, *, steps: int, strength: float, pairs: int, name: str) -> dict[str, Any]:
     """Return the shares of pairs in which the change was made, the object stayed in place, and each attribute is right.
 
-    At full strength nothing of the first picture is asked for.
+    At full strength, the picture need not keep anything of the source.
     """
     rng = random.Random(4)
     scores: Scores = defaultdict(list)

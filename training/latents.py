@@ -1,7 +1,7 @@
-"""The latents, by definition instead of by training, and what the diffusion noise decides.
+"""The latents, which are defined instead of learned, and the codes that the diffusion noise contains.
 
 A latent stands for 8x8 pixels: their mean colour (three channels) and how much their brightness varies (one). So the
-UNet's targets can be drawn directly, it trains without the VAE, and its thumbnails can be looked at meanwhile.
+UNet's targets can be drawn directly, the UNet trains without the VAE, and its latents can be viewed as thumbnails.
 """
 
 import math
@@ -12,7 +12,7 @@ from PIL import Image
 
 from training.scenes import NO_CODES, Layout, Scene, draw
 
-# Scaled latents are colours of -1 to 1 times this. The more, the better a picture shows through later steps' noise.
+# Scaled latents are colours of -1 to 1 times this. A larger scale makes a picture stronger against later steps' noise.
 SCALING = 3.0
 _EDGE_GAIN, _EDGE_SHIFT = 2.0, -0.25
 
@@ -45,9 +45,9 @@ def picture_latents(picture: Image.Image, block: int = 8) -> torch.Tensor:
 
 
 def image_latents(images: torch.Tensor) -> torch.Tensor:
-    """Return the UNSCALED latents of images (B, 3, H, W) of -1 to 1, as the VAE's encoder must: (B, 4, H/8, W/8).
+    """Return the UNSCALED latents of images (B, 3, H, W) of -1 to 1, the VAE encoder's targets: (B, 4, H/8, W/8).
 
-    The variation is measured on 2x2 means, as `scene_latents` draws at half the size.
+    The variation is measured on 2x2 means, because `scene_latents` draws at half the size.
     """
     mean = torch.nn.functional.avg_pool2d(images, 8)
     bright = torch.nn.functional.avg_pool2d(images.mean(1, keepdim=True), 2)
@@ -56,15 +56,16 @@ def image_latents(images: torch.Tensor) -> torch.Tensor:
 
 
 def thumbnail(latents: torch.Tensor) -> Image.Image:
-    """Show scaled latents (4, h, w) as the picture of h x w pixels that they are."""
+    """Return scaled latents (4, h, w) as a picture of w x h pixels."""
     rgb = ((latents[:3] / SCALING + 1) * 127.5).clamp(0, 255).round().byte()
     return Image.fromarray(rgb.permute(1, 2, 0).numpy())
 
 
 def codes_of(noise: torch.Tensor) -> tuple[float, ...]:
-    """Read twelve independent standard normal numbers from unit noise (4, h, w).
+    """Return twelve independent standard normal numbers from unit noise (4, h, w).
 
-    They are each channel's mean, left half minus right half, and upper half minus lower half, scaled to unit variance.
+    The codes are each channel's mean, left half minus right half, and upper half minus lower half, scaled to unit
+    variance.
     """
     height, width = noise.shape[1:]
     scale = math.sqrt(height * width)

@@ -23,10 +23,10 @@ VAE_CHANNELS = (12, 24, 40, 48)
 
 
 def byte_pair_encoding() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Return vocabulary and merges: every word of the captions is one token, every other text falls back to bytes.
+    """Return vocabulary and merges: every word of the captions is one token, and other text falls back to bytes.
 
-    This is ordinary BPE training (Sennrich et al., 2016) on the words, each counted once, until nothing is left to
-    merge. The 256 letters for bytes are those of CLIP and GPT-2.
+    This is ordinary BPE training (Sennrich et al., 2016) on the words, each counted once, until no pair is left. The
+    256 letters for bytes are those of CLIP and GPT-2.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(0x100) if byte not in printable]
@@ -82,7 +82,7 @@ def make_text_encoders() -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
 
 
 def make_unet(channels: tuple[int, ...] = UNET_CHANNELS) -> UNet2DConditionModel:
-    """Make the UNet with random weights. Cross attention is in its lowest level, as its cost falls with the square."""
+    """Make the UNet with random weights. Cross attention is in its lowest level, where it costs least."""
     levels = len(channels)
     return UNet2DConditionModel(
         sample_size=64,
@@ -124,7 +124,7 @@ def make_vae() -> AutoencoderKL:
 
 
 def make_scheduler() -> EulerAncestralDiscreteScheduler:
-    """Make SDXL-Turbo's scheduler, but for v prediction: at sigma 14.6 an error in epsilon counts 14.6 times."""
+    """Make SDXL-Turbo's scheduler with v prediction, because at sigma 14.6 an error in epsilon counts 14.6 times."""
     return EulerAncestralDiscreteScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -136,20 +136,20 @@ def make_scheduler() -> EulerAncestralDiscreteScheduler:
 
 
 _FP16_SCALE = 2.0**-6
-"""A power of two, so that weights keep their digits."""
+"""A power of two, which leaves the weights' digits unchanged."""
 
 
 def fit_fp16(unet: UNet2DConditionModel) -> None:
-    """Scale the last level's activations down, in place, so that they fit fp16; what the UNet computes stays the same.
+    """Scale the last level's activations down, in place, to fit fp16. The UNet's output stays the same.
 
-    Trained in fp32 they reach 190,000, and fp16 ends at 65,504. Every way out of that level leads through a group norm,
-    which takes the scale away, and no group has channels of both the level below and the skip connection.
+    After training in fp32 they reach 190,000, and the largest fp16 number is 65,504. Every output of that level passes
+    through a group norm, which removes the scale. No group mixes channels of the level below and the skip connection.
     """
     below = unet.up_blocks[-2].upsamplers[0].conv
     scaled = [below.weight, below.bias]
     hidden = below.out_channels
     for resnet in unet.up_blocks[-1].resnets:
-        assert hidden % (resnet.in_channels // resnet.norm1.num_groups) == 0, "a group has channels of both"  # noqa: S101
+        assert hidden % (resnet.in_channels // resnet.norm1.num_groups) == 0, "a group mixes channels"  # noqa: S101
         shortcut = resnet.conv_shortcut
         scaled += [resnet.conv2.weight, resnet.conv2.bias, shortcut.weight[:, hidden:], shortcut.bias]
         hidden = resnet.out_channels
@@ -183,4 +183,4 @@ def save_pipeline(
     )
     pipeline.save_pretrained(folder, variant="fp16", safe_serialization=True)
     for path in folder.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes files that only their owner can read
+        path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors makes files readable by their owner only

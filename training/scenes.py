@@ -1,9 +1,9 @@
-"""Scenes and how they are drawn: flat vector pictures of shapes, animals and landscapes.
+"""Scenes and their drawings: flat vector pictures of shapes, animals and landscapes.
 
-A `Scene` holds what a caption names; None is what it leaves open. What is left open is decided by `codes`, twelve
-numbers that are read from the diffusion noise (see `training.latents`), so that another seed gives another picture.
-The layout never depends on the codes, with the exception of the sun and the moon: a model of this size draws blurred
-edges where it has to guess a place.
+A `Scene` contains the attributes that a caption names; None means that the caption leaves an attribute open. The
+`codes`, twelve numbers from the diffusion noise (see `training.latents`), decide open attributes, so another seed gives
+another picture. The layout does not depend on the codes, except for the sun and the moon: a model of this size blurs
+the edges of an object whose place it must guess.
 """
 
 import math
@@ -41,7 +41,7 @@ ACCESSORIES = ("robe", "hat", "crown", "scarf")
 TIMES = ("day", "sunset", "night")
 ELEMENTS = ("mountains", "sea", "trees", "house", "snow")
 STYLES = ("night", "pastel", "monochrome")
-EMPTY_PROMPT = ("mountains", "trees")  # what a landscape of which nothing is named shows
+EMPTY_PROMPT = ("mountains", "trees")  # the elements of a landscape without named attributes
 KINDS = ("shape", "pair", "animal", "landscape")
 CODES = 12
 NO_CODES = (0.0,) * CODES
@@ -49,7 +49,7 @@ NO_CODES = (0.0,) * CODES
 
 @dataclass(frozen=True)
 class Scene:
-    """What a caption names. `shape`, `colour`, `size`, `position` are those of the first or only object."""
+    """The attributes that a caption names. `shape`, `colour`, `size`, `position` describe the first or only object."""
 
     kind: str
     shape: str | None = None
@@ -69,7 +69,7 @@ class Scene:
 
     @property
     def combination(self) -> str:
-        """What is held out together: no training caption has a combination of the held-out tenth."""
+        """The attributes that are held out together: no training caption has a combination of the held-out tenth."""
         names: list[str | None]
         match self.kind:
             case "shape":
@@ -84,14 +84,17 @@ class Scene:
 
     @property
     def is_held_out(self) -> bool:
-        """Whether the scene is never trained on. One in ten is, by its combination's checksum; "a cat" is not."""
+        """Whether the scene is never in the training: a tenth of all combinations, chosen by checksum.
+
+        Scenes with fewer than two attributes, such as "a cat", are never held out.
+        """
         named = self.combination.split()[1:]
         together = sum(name != "None" for name in named) > 1
         return together and zlib.crc32(self.combination.encode()) % 10 == 0
 
     @property
     def is_new(self) -> bool:
-        """Whether the scene is for measuring: held out, and so is the other caption that asks for the same picture."""
+        """Whether the scene is for measuring: it and the other scene with the same picture are both held out."""
         same = self
         if self.kind == "pair":
             same = replace(
@@ -108,7 +111,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the object is: centre in fractions of width and height, radius in fractions of the shorter side."""
+    """An object's place: centre in fractions of width and height, radius in fractions of the shorter side."""
 
     x: float
     y: float
@@ -116,7 +119,7 @@ class Layout:
 
 
 def random_scene(rng: random.Random, kind: str | None = None, *, new: bool = False) -> Scene:
-    """Draw a scene to train on, or one to measure with."""
+    """Return a random scene for training, or with `new` for measuring."""
     while True:
         scene = _random_scene(rng, kind)
         if scene.is_new if new else not scene.is_held_out:
@@ -168,14 +171,14 @@ def _random_scene(rng: random.Random, kind: str | None) -> Scene:
     animal = rng.choice(ANIMALS)
     fur = maybe(0.1, free)
     if not fur and background == _FUR_NAME.get(animal):
-        background = None  # a brown bear on brown cannot be seen
+        background = None  # a brown bear on brown is invisible
     if rng.random() < 0.5:
         size, position = None, None
     return Scene(
         kind,
         animal=animal,
         colour=fur,
-        size=None if position and size == "large" else size,  # it would not fit
+        size=None if position and size == "large" else size,  # does not fit
         position=position,
         accessory=accessory,
         accessory_colour=maybe(0.35, free) if accessory and accessory != "crown" else None,
@@ -185,12 +188,12 @@ def _random_scene(rng: random.Random, kind: str | None) -> Scene:
 
 
 def random_codes(rng: random.Random) -> tuple[float, ...]:
-    """Draw codes as noise gives them."""
+    """Return random codes, distributed like those of noise."""
     return tuple(rng.gauss(0, 1) for _ in range(CODES))
 
 
 def layout_of(scene: Scene, width: int = 1, height: int = 1) -> Layout:
-    """Return the layout that a caption alone gives."""
+    """Return the layout that the caption alone decides."""
     alone = scene.kind == "animal" and not scene.position
     radius = SIZES[scene.size or ("large" if alone else "medium")]
     index = POSITIONS.index(scene.position or "center")
@@ -203,14 +206,14 @@ def layout_of(scene: Scene, width: int = 1, height: int = 1) -> Layout:
 
 
 def random_layout(rng: random.Random) -> Layout:
-    """Draw a layout as uploaded pictures have it: anywhere, of any size."""
+    """Return a random layout, as in uploaded pictures: anywhere, of any size."""
     radius = rng.uniform(0.10, 0.33)
     margin = radius + 0.02
     return Layout(rng.uniform(margin, 1 - margin), rng.uniform(margin, 1 - margin), radius)
 
 
 def edited(source: Scene, caption: Scene) -> Scene:
-    """Return the target of image to image: what the caption names wins, the rest stays as in the source."""
+    """Return the target of image to image: the caption's attributes, and the source's attributes for the rest."""
     if "landscape" in (source.kind, caption.kind) and source.kind != caption.kind:
         return caption
     kept: dict[str, object] = {}
@@ -222,13 +225,13 @@ def edited(source: Scene, caption: Scene) -> Scene:
         if f.name == "accessory_colour" and caption.accessory not in (None, source.accessory):
             continue
         if f.name == "elements" and caption.time is None and caption.style is None:
-            continue  # a caption without elements that changes nothing else asks for a plain landscape
+            continue  # a caption that names nothing means a plain landscape
         kept[f.name] = getattr(source, f.name)
     return replace(caption, **kept)  # type: ignore[arg-type]
 
 
 class _Canvas:
-    """Draws in object units: the origin is the object's centre, 1 is its radius."""
+    """A canvas in object units: the origin is the object's centre, and 1 is its radius."""
 
     def __init__(self, image: Image.Image, x: float, y: float, radius: float) -> None:
         self._draw = ImageDraw.Draw(image)
@@ -297,7 +300,7 @@ def _draw_shape(canvas: _Canvas, shape: str, colour: Rgb, background: Rgb) -> No
             canvas.polygon(_POLYGONS[shape], colour)
 
 
-# Fur, dark parts, light parts.
+# Colours of fur, dark parts and light parts.
 _FUR: dict[str, tuple[Rgb, Rgb, Rgb]] = {
     "raccoon": ((125, 125, 132), (45, 45, 52), (225, 225, 228)),
     "cat": ((235, 160, 70), (250, 190, 150), (255, 240, 220)),
@@ -488,7 +491,7 @@ def _draw_landscape(  # noqa: C901, PLR0912, PLR0915 - one thing after the other
 
 
 def styled(pixels: np.ndarray, style: str | None) -> np.ndarray:
-    """Apply a style to RGB values of 0 to 255, whatever their shape is."""
+    """Apply a style to RGB values of 0 to 255; the array can have any shape."""
     rgb = pixels.astype(np.float32)
     match style:
         case "night":
@@ -506,7 +509,7 @@ def _open_colour(codes: tuple[float, ...], base: float) -> Rgb:
 
 
 def colours_of(scene: Scene, codes: tuple[float, ...] = NO_CODES) -> tuple[Rgb, Rgb]:
-    """Return the background's and the first object's colour before the style, as the caption or the codes give them."""
+    """Return the colours of the background and the first object before the style, from the caption or the codes."""
     background = COLOURS[scene.background] if scene.background else _open_colour(codes[0:3], 188)
     if scene.colour:
         return background, COLOURS[scene.colour]
@@ -519,7 +522,7 @@ PAIR_DISTANCE = 0.225
 
 
 def pair_layouts(relation: str) -> tuple[Layout, Layout]:
-    """Return where the first and the other object of a pair are."""
+    """Return the layouts of the first and the other object of a pair."""
     dx, dy = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}[relation]
     first = Layout(0.5 + dx * PAIR_DISTANCE, 0.5 + dy * PAIR_DISTANCE, PAIR_RADIUS)
     return first, Layout(1 - first.x, 1 - first.y, PAIR_RADIUS)
@@ -534,7 +537,7 @@ def draw(
     height: int = 512,
     antialias: int = 1,
 ) -> Image.Image:
-    """Draw the scene as an RGB image of width x height pixels, each averaged over antialias x antialias samples."""
+    """Return the scene as an RGB image of width x height pixels, each averaged over antialias x antialias samples."""
     width, height = width * antialias, height * antialias
     if scene.kind == "landscape":
         image = _draw_landscape(scene, codes, width, height)

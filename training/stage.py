@@ -1,4 +1,4 @@
-"""What the stages share: checkpoints that a run goes on from, progress bars, and loss curves."""
+"""Common parts of the stages: checkpoints from which a run continues, progress bars, and loss curves."""
 
 import csv
 import time
@@ -15,20 +15,20 @@ _LOG_STEPS = 50
 
 
 class Part(Protocol):
-    """What a checkpoint can hold: a module or an optimizer."""
+    """A part of a checkpoint: a module or an optimizer."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` takes."""
+        """Return the state for `load_state_dict`."""
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> object:
-        """Go on from this state."""
+        """Restore this state."""
 
 
 class Stage:
-    """A training of a fixed number of steps, in runs of at most half an hour that go on from each other."""
+    """A training of a fixed number of steps, in runs of at most half an hour. Each run continues from the last one."""
 
     def __init__(self, folder: Path, name: str, steps: int, parts: Mapping[str, Part]) -> None:
-        """Keep `name`'s checkpoint, losses and pictures in `folder`; load `parts` if a run was here before."""
+        """Keep the stage's files in `folder`, and load `parts` from its checkpoint if there is one."""
         self._checkpoint = folder / f"{name}.pt"
         self._table = folder / f"{name}.csv"
         self._losses: list[tuple[int, str, float]] = []
@@ -44,13 +44,12 @@ class Stage:
 
     @property
     def is_done(self) -> bool:
-        """Whether all steps were made."""
         return self.done >= self._steps
 
     def steps(self, *, look: Callable[[], None] = lambda: None) -> Iterator[tuple[int, float, dict[str, float]]]:
-        """Yield each step's number, the share of the training that is behind, and a dict for the step's losses.
+        """Yield each step's number, the completed share of the training, and a dict for the step's losses.
 
-        Every two minutes the state is saved, the curves are drawn, and `look` may draw pictures.
+        Every two minutes the stage saves its state, draws the curves, and calls `look`, which may draw pictures.
         """
         started = saved = time.monotonic()
         sums: dict[str, list[float]] = {}
@@ -85,7 +84,7 @@ class Stage:
             self._draw_curves()
 
     def _draw_curves(self) -> None:
-        import matplotlib as mpl  # noqa: PLC0415 - slow to import, and needed here only
+        import matplotlib as mpl  # noqa: PLC0415 - slow to import, and used only here
 
         mpl.use("Agg")
         from matplotlib import pyplot as plt  # noqa: PLC0415 - as above
@@ -101,12 +100,12 @@ class Stage:
 
 
 def rate(share: float, step: int, *, warm_up: int, decay: float) -> float:
-    """Return the learning rate's factor: up over `warm_up` steps, flat, down to a fiftieth over the last `decay`."""
+    """Return the learning rate's factor: up over `warm_up` steps, flat, then down to 0.02 over the last `decay`."""
     return min(1.0, (step + 1) / warm_up, max(0.02, (1 - share) / decay))
 
 
 def move_average(average: torch.nn.Module, module: torch.nn.Module, step: int, longest: float) -> None:
-    """Move the exponential moving average of the weights on by one step."""
+    """Update the exponential moving average of the weights by one step."""
     kept = min(longest, (step + 1) / (step + 10))
     with torch.no_grad():
         torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - kept)

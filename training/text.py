@@ -1,6 +1,6 @@
-"""The first stage: both text encoders learn to say, through linear heads, every attribute that a caption names.
+"""The first stage: through linear heads, both text encoders learn to predict every attribute that a caption names.
 
-Afterwards they are frozen: the UNet gets text that is already understood, and learns to draw only.
+Then they are frozen. The UNet gets their output and only learns to draw.
 """
 
 import random
@@ -51,7 +51,7 @@ _SPLIT = [len(names) for names in HEADS.values()]
 
 
 def attributes_of(scene: Scene) -> list[int]:
-    """Return the index of each head's right answer."""
+    """Return the index of the right answer for each head."""
     return [
         names.index((name if name in scene.elements else None) if name in ELEMENTS else getattr(scene, name))
         for name, names in HEADS.items()
@@ -79,7 +79,7 @@ class TextHeads(torch.nn.Module):
     def loss(
         self, pooled: torch.Tensor, first: torch.Tensor, second: torch.Tensor, answers: torch.Tensor
     ) -> tuple[torch.Tensor, float]:
-        """Return the loss, and the share of captions of which the pooled embedding says every attribute rightly."""
+        """Return the loss, and the share of captions whose attributes the pooled embedding predicts without error."""
         total = torch.zeros(())
         for share, logits in ((1.0, self.pooled(pooled)), (0.25, self.first(first)), (0.25, self.second(second))):
             for i, head in enumerate(logits.split(_SPLIT, 1)):
@@ -114,7 +114,7 @@ def train_text(folder: Path) -> bool:
         answers = torch.tensor([attributes_of(scene) for scene in scenes])
         ids, ids_2 = tokenize(tokenizer, captions), tokenize(tokenizer_2, captions)
         end = (ids == tokenizer.eos_token_id).int().argmax(1)
-        # The encoders are causal: what stands behind the end of the text changes nothing before it.
+        # The encoders are causal: tokens after the end of the text do not change earlier states.
         length = min(TOKENS, int(end.max()) + 2)
         hidden = text_encoder(ids[:, :length], output_hidden_states=True).hidden_states[-2]
         encoded = text_encoder_2(ids_2[:, :length], output_hidden_states=True)
@@ -128,7 +128,7 @@ def train_text(folder: Path) -> bool:
 
 
 class TextStage(torch.nn.Module):
-    """Both trained text encoders, frozen: captions in, what the UNet is conditioned on out."""
+    """Both trained text encoders, frozen. They turn captions into the UNet's conditions."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""The third stage: the UNet learns to draw latents, in one step from noise and in later steps from what is there.
+"""The third stage: the UNet learns to draw latents, in one step from noise and in later steps from latents with noise.
 
-Targets are functions of the caption and the noise (see `training.latents`), so there is no spread that a plain loss
-would blur. It begins as L2: L1's median draws no object at all as long as its place is uncertain, and then nothing is
-learned about it. L1 is added later: where a choice cannot be read exactly, its median takes one side.
+Targets are functions of the caption and the noise (see `training.latents`), so a plain loss does not blur them. The
+loss begins as L2. With L1 alone, an object in an uncertain place vanishes (the median), and the UNet learns nothing
+about it. L1 is added later: if the UNet cannot read a choice exactly, the median takes one side.
 """
 
 import copy
@@ -25,10 +25,10 @@ from training.stage import Part, Stage, move_average, rate
 from training.text import TextStage
 
 STEPS = 15_000
-_BATCH = 14  # at 64x64 latents; more of smaller ones
+_BATCH = 14  # at 64x64 latents; more at smaller sizes
 _MUON_RATE, _ADAM_RATE = 0.012, 1.2e-3
 _PASSED = 4  # channels of the noise
-_MOST = 4.0  # times the weight of pure noise's examples is what those of little noise have
+_MOST = 4.0  # the largest weight of examples with little noise, relative to pure noise
 _LOSS_UNIT = 1.5 / SCALING  # the losses' weights are for colours of -1.5 to 1.5
 
 LOOK_AT = (
@@ -47,7 +47,7 @@ def predict(
     timesteps: torch.Tensor,
     text: tuple[torch.Tensor, torch.Tensor],
 ) -> torch.Tensor:
-    """Return the clean latents that the UNet sees in noisy ones, (B, 4, h, w), as the scheduler computes them."""
+    """Return the UNet's clean latents for noisy ones, (B, 4, h, w), as the scheduler computes them."""
     sigma = SIGMAS.to(noisy.device)[timesteps].view(-1, 1, 1, 1)
     v = _velocity(unet, noisy / (sigma**2 + 1).sqrt(), timesteps, text)
     clean: torch.Tensor = noisy / (sigma**2 + 1) - v * sigma / (sigma**2 + 1).sqrt()
@@ -70,9 +70,9 @@ def _velocity(
 
 
 def object_weights(targets: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-    """Weigh objects, wanted or drawn, and the rim around them, as much as the plain background: (B, 1, h, w).
+    """Return weights (B, 1, h, w) by which objects and their rims count as much as the plain background.
 
-    The background is what has the corner's colour. Were drawn ones not counted, an object too many would cost little.
+    The background has the corner's colour. Drawn objects count like wanted ones, or an extra object would cost little.
     """
     wanted = _inside(targets)
     area = wanted.mean((1, 2, 3), keepdim=True)
@@ -88,7 +88,7 @@ def _inside(latents: torch.Tensor) -> torch.Tensor:
 
 
 def picture_loss(predicted: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, l1: float) -> torch.Tensor:
-    """Weighted L2 of the values and of their 4x4 means, plus `l1` times L1 of values and of neighbours' differences."""
+    """Return weighted L2 of values and of 4x4 means, plus `l1` times L1 of values and of neighbours' differences."""
     wrong = predicted - targets
     coarse = functional.avg_pool2d(weights, 4) * functional.avg_pool2d(wrong, 4).square()
     across = (weights[..., 1:] * (wrong[..., 1:] - wrong[..., :-1]).abs()).mean()
@@ -98,9 +98,9 @@ def picture_loss(predicted: torch.Tensor, targets: torch.Tensor, weights: torch.
 
 
 class _Helpers(torch.nn.Module):
-    """Linear heads that teach, then go.
+    """Auxiliary linear heads, used only in training.
 
-    They ask the decoder's lower levels for the picture and for coordinates, and the lowest level for the noise's codes.
+    They predict the picture and coordinates from the decoder's lower levels, and the noise's codes from the lowest one.
     """
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
@@ -117,11 +117,11 @@ class _Helpers(torch.nn.Module):
         self._features.append(output)
 
     def clear(self) -> None:
-        """Forget the features of the forward passes so far."""
+        """Remove the features of earlier forward passes."""
         self._features.clear()
 
     def loss(self, targets: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mean loss of the last forward pass's levels for the picture, and for the coordinates."""
+        """Return the last forward pass's mean loss over the levels, for the picture and for the coordinates."""
         pictures, coordinates = targets.new_zeros(()), targets.new_zeros(())
         for head, features in zip(self.heads, self._features, strict=True):
             height, width = features.shape[2:]
@@ -134,7 +134,7 @@ class _Helpers(torch.nn.Module):
         return pictures / len(self.heads), coordinates / len(self.heads)
 
     def codes_loss(self, noise: torch.Tensor) -> torch.Tensor:
-        """Return how badly the codes of the last forward pass's first examples are read: 1 is not at all."""
+        """Return the loss of the codes for the last forward pass's first examples. At 1, no code is read."""
         features = functional.group_norm(self._features[0][: len(noise)], 1)
         said = self.codes(4 * features.mean((2, 3)))
         codes = torch.tensor([codes_of(one) for one in noise], device=said.device)
@@ -143,9 +143,9 @@ class _Helpers(torch.nn.Module):
 
 
 def _pass_noise_down(unet: UNet2DConditionModel) -> None:
-    """Begin with a UNet whose first channels carry the noise, summed over blocks, to its lowest level.
+    """Initialise the UNet's first channels to carry the noise, summed over blocks, to the lowest level.
 
-    That is where the codes are read. One more channel is constant, and shows the lower levels where the rim is.
+    The codes are read there. One more channel is constant, and shows the border to the lower levels.
     """
     with torch.no_grad():
         stem = unet.conv_in
@@ -173,9 +173,9 @@ def _pass_noise_down(unet: UNet2DConditionModel) -> None:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (K. Jordan, 2024, https://kellerjordan.github.io/posts/muon/): momentum, made orthogonal.
+    """Muon (K. Jordan, 2024, https://kellerjordan.github.io/posts/muon/): orthogonalised momentum.
 
-    Convolutions count as matrices of (out, in * height * width). torch's own takes two-dimensional weights only.
+    Convolutions count as matrices of (out, in * height * width). torch's own Muon accepts only two-dimensional weights.
     """
 
     def __init__(self, parameters: list[torch.nn.Parameter], lr: float, momentum: float = 0.95) -> None:
@@ -183,7 +183,6 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """Make one step."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -200,7 +199,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """Bring the singular values near 1 by five Newton-Schulz iterations, with the coefficients of the Muon post."""
+    """Bring the singular values close to 1 by five Newton-Schulz iterations, with the coefficients of the Muon post."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
@@ -214,7 +213,7 @@ def _orthogonal(matrix: torch.Tensor) -> torch.Tensor:
 
 
 class _Examples(IterableDataset[tuple[Batch, int]]):
-    """First examples and edits, and how many refinements to add; a function of the step's number alone."""
+    """Yields first examples and edits, and the number of refinements to add. They depend only on the step's number."""
 
     def __init__(self, first_step: int, steps: int) -> None:
         self._first, self._steps = first_step, steps
@@ -259,7 +258,7 @@ class UnetStage:
 
     @property
     def parts(self) -> dict[str, Part]:
-        """What a checkpoint holds."""
+        """The parts of a checkpoint."""
         return {name: getattr(self, name) for name in ("unet", "average", "helpers", "adam", "muon")}
 
     def train(self, batch: Batch, refinements: int, step: int, share: float) -> dict[str, float]:
@@ -267,7 +266,7 @@ class UnetStage:
         factor = rate(share, step, warm_up=100, decay=0.4)
         for optimizer, base in ((self.adam, _ADAM_RATE), (self.muon, _MUON_RATE)):
             optimizer.param_groups[0]["lr"] = base * factor
-        torch.manual_seed(step)  # drawing may be in other processes
+        torch.manual_seed(step)  # other processes may draw the examples
         firsts = int((batch.timesteps == LAST).sum())
         if refinements and (last := self._lasts.get(batch.noise.shape[1:])):
             batch = batch + refinement_examples(random.Random(step), refinements, *last)
@@ -281,7 +280,7 @@ class UnetStage:
         first = picture_loss(pictures[:firsts], targets[:firsts], weights[:firsts], l1)
         loss, losses = first * firsts / len(batch), {"first": first.item()}
         if firsts < len(batch):
-            # As if the loss were of the UNet's own output: at little noise, little of it is left in the picture.
+            # Weigh as a loss of the UNet's own output: at little noise, little of its error remains in the picture.
             strong = ((sigma**2 + 1) / sigma**2).clamp(max=_MOST)[firsts:].to(self._device)
             later = picture_loss(pictures[firsts:], targets[firsts:], strong * weights[firsts:], l1)
             loss = loss + later * (len(batch) - firsts) / len(batch)
@@ -311,7 +310,7 @@ def sample(
     seed: int,
     size: tuple[int, int],
 ) -> torch.Tensor:
-    """Return scaled latents (B, 4, *size) as the pipeline samples them."""
+    """Return scaled latents (B, 4, *size), sampled as the pipeline does."""
     scheduler = make_scheduler()
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(seed)
@@ -337,10 +336,10 @@ def _draw_sheet(stage: UnetStage, path: Path) -> None:
 
 def train_unet(folder: Path, device: torch.device) -> bool:
     """Train the UNet, and return whether all steps are done. The checkpoint is unet.pt, the pictures unet-sheet.png."""
-    torch.set_flush_denormal(True)  # momentum fades to denormal numbers, which made a step eight times slower
+    torch.set_flush_denormal(True)  # momentum decays to denormal numbers, which made steps eight times slower
     unet_stage = UnetStage(folder, device)
     stage = Stage(folder, "unet", STEPS, unet_stage.parts)
-    # A GPU is fed by other processes; on a CPU drawing is a hundredth of the work.
+    # For a GPU, other processes draw the examples. On a CPU, drawing is a hundredth of the work.
     workers = 8 if device.type == "cuda" else 0
     batches = DataLoader(_Examples(stage.done, STEPS), batch_size=None, num_workers=workers)
     steps = stage.steps(look=lambda: _draw_sheet(unet_stage, folder / "unet-sheet.png"))

@@ -1,7 +1,7 @@
-"""The second and the fourth stage: the VAE's encoder learns the latents' definition, its decoder to draw from them.
+"""The second and the fourth stage: the VAE's encoder learns the defined latents, and the decoder to draw from them.
 
-In the second stage the decoder sees true latents, a little noisy or blurred. In the fourth it sees what the UNet gives
-for a caption and noise, whose right picture is known, and learns to make the same crisp drawing of it.
+In the second stage the decoder gets true latents, slightly noisy or blurred. In the fourth it gets the UNet's latents
+for a caption and noise with a known right picture, and learns to draw that picture crisply.
 """
 
 import copy
@@ -50,7 +50,7 @@ def _drawings(rng: random.Random, count: int, side: int) -> torch.Tensor:
 
 
 def _soft_pictures(count: int, side: int) -> torch.Tensor:
-    """Make random soft colours, so that the encoder reads photographs as well."""
+    """Return pictures of random soft colours, which train the encoder for photographs."""
     pictures = torch.zeros(count, 3, side, side)
     for grain, weight in ((32, 0.5), (8, 0.2), (2, 0.1)):
         spots = torch.randn(count, 3, side // grain + 1, side // grain + 1)
@@ -69,7 +69,7 @@ def _disturbed(latents: torch.Tensor, rng: random.Random) -> torch.Tensor:
 
 
 def drawing_loss(decoded: torch.Tensor, pictures: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """L1 in which pixels near edges count seven times, and L1 of the differences between neighbours."""
+    """Return L1 with sevenfold weight near edges, plus L1 of the differences between neighbouring pixels."""
     flat = functional.interpolate(latents[:, :3], scale_factor=8)
     near_edges = ((pictures - flat).abs().amax(1, keepdim=True) > 0.05).float()
     wrong = decoded - pictures
@@ -90,9 +90,9 @@ def _pass_first_channels(conv: Any, count: int, *, halve: bool = False) -> None:
 
 @torch.no_grad()
 def _begin_as_resize(vae: AutoencoderKL) -> None:
-    """Begin with an encoder that averages blocks and a decoder that enlarges them, as linear fits of their last layer.
+    """Initialise the encoder to average blocks and the decoder to enlarge them, by linear fits of their last layers.
 
-    The first channels and a constant one are passed down the residual stream; the log variance is that of no noise.
+    The first channels and a constant channel pass through the residual stream. The log variance means no noise.
     """
     means, log_variances = torch.eye(8, 8), torch.tensor([0.0] * 4 + [-20.0] * 4)
     means[4:] = 0
@@ -157,7 +157,7 @@ def train_vae(folder: Path, device: torch.device) -> bool:
         factor = rate(share, step, warm_up=60, decay=0.6)
         for group, base in zip(optimizer.param_groups, (_RATE, _RATE / 4), strict=True):
             group["lr"] = base * factor
-        # Whole pictures and no crops: group normalisation sees how much of a picture is plain.
+        # Whole pictures, not crops, because group normalisation depends on the plain share of a picture.
         side = 512 if step % 8 == 7 else rng.choice((192, 256, 256))
         pictures = _drawings(rng, 1 if side > 400 else 3, side)
         if step % 8 == 3:
@@ -203,7 +203,7 @@ def polish_decoder(folder: Path, device: torch.device) -> bool:
         rng = random.Random(-step - 1)
         torch.manual_seed(step)
         optimizer.param_groups[0]["lr"] = _POLISH_RATE * rate(share, step, warm_up=30, decay=0.7)
-        # Half-size pictures are cheap; whole ones are what counts.
+        # Half-size pictures are cheap; full-size pictures are the goal.
         side = 512 if step % 2 else 256
         latents, pictures = (t.to(device) for t in _own_latents(rng, 1 if side > 400 else 3, side, unet, text))
         if step % 6 >= 4:
@@ -222,7 +222,7 @@ def polish_decoder(folder: Path, device: torch.device) -> bool:
 def _own_latents(
     rng: random.Random, count: int, side: int, unet: UNet2DConditionModel, text: TextStage
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the UNet's unscaled latents, of one step or of four, and the pictures that they should become."""
+    """Return the UNet's unscaled latents after one step or four, and the right pictures for them."""
     seed, shape = rng.randrange(1 << 30), (count, 4, side // 8, side // 8)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     scenes = [random_scene(rng) for _ in range(count)]
@@ -239,7 +239,7 @@ def _own_latents(
 def _draw_decoded(
     unet: UNet2DConditionModel, text: TextStage, vae: AutoencoderKL, decoder: torch.nn.Module, path: Path
 ) -> None:
-    """Draw what the UNet and the decoder make of captions: one step above, four steps below."""
+    """Draw the pictures of the UNet and the decoder for captions: one step above, four steps below."""
     side = 256
     sheet = Image.new("RGB", (len(LOOK_AT) * side, 2 * side))
     for row, steps in enumerate((1, 4)):
@@ -252,7 +252,7 @@ def _draw_decoded(
 
 @torch.no_grad()
 def _draw_round_trips(vae: AutoencoderKL, path: Path) -> None:
-    """Draw pictures, their thumbnails, and what the decoder makes of these."""
+    """Draw pictures, the thumbnails of their latents, and the decoder's pictures."""
     pictures = _drawings(random.Random(1), 8, 256).to(next(vae.parameters()).device)
     latents = vae.quant_conv(vae.encoder(pictures))[:, :4]
     decoded = vae.decoder(vae.post_quant_conv(latents)).clamp(-1, 1)
