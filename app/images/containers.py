@@ -21,8 +21,7 @@ _PNG_MAGIC, _JPEG_MAGIC, _RIFF_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"
 _MAX_PARTS = 1 << 16
 """Chunks or segments of a file. A PNG of 32 MiB in chunks of 8 KiB, as libpng writes them, has 4096."""
 
-_MAX_TABLE_BYTES = 1 << 18
-"""Tables and headers of a JPEG: repeated tables cost time. Encoders write a few kilobytes."""
+_MAX_TABLE_BYTES = 1 << 18  # of a JPEG: repeated tables cost time, and encoders write a few kilobytes
 
 _MAX_PROFILE_BYTES = 1 << 20
 """A longer colour profile is ignored. Profiles of displays and cameras have 500 bytes to 4 KB."""
@@ -36,8 +35,7 @@ _MAX_EXIF_BYTES = 1 << 16
 
 _EXIF_HEAD = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
-_INTEGER_TYPES = {1: "B", 3: "H", 4: "I"}
-"""Numbers of TIFF's types, with struct's letters."""
+_INTEGER_TYPES = {1: "B", 3: "H", 4: "I"}  # numbers of TIFF's types, with struct's letters
 
 _PNG_PARTS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _MAX_PALETTE_BYTES = 3 * 256
@@ -67,17 +65,14 @@ _JPEG_FRAMES = frozenset(bytes([marker]) for marker in range(0xC0, 0xD0)) - _JPE
 _JPEG_PARTS = _JPEG_TABLES | _JPEG_FRAMES | {_SOS, _EOI}
 _PROGRESSIVE = frozenset({b"\xc2", b"\xca"})
 _ICC_HEAD = b"ICC_PROFILE\0"
-_ICC_CONTENT = 14
-"""Where a piece of a profile begins: after the head, the piece's number and the number of pieces."""
+_ICC_CONTENT = 14  # where a piece of a profile begins: after the head, the piece's number and the number of pieces
 
 
 class TransparentColor(NamedTuple):
     """A PNG's colour whose pixels are fully transparent."""
 
-    levels: tuple[int, ...]
-    """One of grey, or three of red, green and blue."""
-    bits: int
-    """Bits of each level: 16, or 8, to which Pillow scales samples of fewer bits."""
+    levels: tuple[int, ...]  # one of grey, or three of red, green and blue
+    bits: int  # bits of each level: 16, or 8, to which Pillow scales samples of fewer bits
 
     @property
     def is_deep_rgb(self) -> bool:
@@ -92,18 +87,13 @@ class Contents:
     format: Literal["PNG", "JPEG", "WEBP"]
     picture: Sequence[bytes | memoryview]
     """A file with the picture only, in pieces of the upload. A copy would hold the GIL while it is made."""
-    orientation: int = 1
-    """EXIF's: 1 to 8; 1 is upright."""
-    profile: bytes | None = None
-    """The ICC profile of the colours."""
+    orientation: int = 1  # EXIF's: 1 to 8; 1 is upright
+    profile: bytes | None = None  # the ICC profile of the colours
     transparent: TransparentColor | None = None
     """The colour to blend with white, which `picture` does not contain. `picture` contains all other transparency."""
-    bytes_per_pixel: float = 4
-    """Peak memory of the decoder and of Pillow's picture together."""
-    file_copies: int = 1
-    """Copies of the file in memory while it is decoded: the upload and the decoder's copies."""
-    scans: int = 1
-    """Passes of the decoder over the picture."""
+    bytes_per_pixel: float = 4  # peak memory of the decoder and of Pillow's picture together
+    file_copies: int = 1  # copies of the file in memory while it is decoded: the upload and the decoder's copies
+    scans: int = 1  # passes of the decoder over the picture
 
     def memory_bytes(self, pixels: int) -> int:
         """Return the memory that decoding takes if the picture has this many pixels."""
@@ -117,22 +107,6 @@ class _Part(NamedTuple):
     start: int
     end: int
     content: memoryview
-
-
-class _Kept:
-    """The parts that make the picture. Neighbours are one piece, so that a picture in small chunks is few objects."""
-
-    def __init__(self) -> None:
-        self._spans: list[tuple[int, int]] = []
-
-    def add(self, part: _Part) -> None:
-        start = part.start
-        if self._spans and self._spans[-1][1] == start:
-            start = self._spans.pop()[0]
-        self._spans.append((start, part.end))
-
-    def pieces(self, view: memoryview) -> list[memoryview]:
-        return [view[start:end] for start, end in self._spans]
 
 
 def unpack(data: bytes | memoryview) -> Contents:
@@ -156,7 +130,7 @@ def _unpack_png(view: memoryview) -> Contents:
     if bytes(view[12:16]) != b"IHDR":
         raise damaged()
     kind = tuple(view[24:26])  # bits of a sample and colour type
-    kept = _Kept()
+    spans: list[tuple[int, int]] = []
     parts: dict[bytes, _Part] = {}
     for part in _bounded(_png_parts(view)):
         if part.name == b"fdAT":  # the pixels of a second frame
@@ -167,14 +141,14 @@ def _unpack_png(view: memoryview) -> Contents:
             continue
         names_color = part.name == b"tRNS" and kind in _LEVELS_BYTES
         if part.name == b"IDAT" or (part.name in _PNG_PARTS and part.name not in parts and not names_color):
-            kept.add(part)
+            _keep(spans, part)
         parts.setdefault(part.name, part)
     transparent = None
     if b"tRNS" in parts and kind in _LEVELS_BYTES:
         transparent = _transparent_color(view, parts[b"tRNS"], depth=kind[0])
     return Contents(
         "PNG",
-        [_PNG_MAGIC, *kept.pieces(view)],
+        [_PNG_MAGIC, *(view[start:end] for start, end in spans)],
         orientation=_orientation(parts.get(b"eXIf")),
         profile=_bounded_profile(_inflate_profile(parts[b"iCCP"].content) if b"iCCP" in parts else b""),
         transparent=transparent,
@@ -276,7 +250,7 @@ def _webp_parts(view: memoryview) -> Iterator[_Part]:
 
 
 def _unpack_jpeg(view: memoryview) -> Contents:
-    kept = _Kept()
+    spans: list[tuple[int, int]] = []
     parts: dict[bytes, _Part] = {}
     profile: dict[int, memoryview] = {}
     table_bytes, scans = 0, 0
@@ -287,7 +261,7 @@ def _unpack_jpeg(view: memoryview) -> Contents:
         if name == _ICC and content[: len(_ICC_HEAD)] == _ICC_HEAD and len(content) > _ICC_CONTENT:
             profile.setdefault(content[len(_ICC_HEAD)], content[_ICC_CONTENT:])
         if name in _JPEG_PARTS or (name in (_JFIF, _ADOBE) and name not in parts):
-            kept.add(part)
+            _keep(spans, part)
             scans += name == _SOS
             table_bytes += part.end - part.start if name != _SOS else 0
         parts.setdefault(name, part)
@@ -295,7 +269,7 @@ def _unpack_jpeg(view: memoryview) -> Contents:
         raise InvalidImageError(f"The JPEG has more than {_MAX_TABLE_BYTES} bytes of tables.", param="image")
     return Contents(
         "JPEG",
-        [_JPEG_MAGIC[:2], *kept.pieces(view)],
+        [_JPEG_MAGIC[:2], *(view[start:end] for start, end in spans)],
         orientation=_orientation(parts.get(_EXIF)),
         profile=_bounded_profile(b"".join(piece for _, piece in sorted(profile.items()))),
         bytes_per_pixel=4 + _coefficient_bytes(parts),
@@ -338,6 +312,12 @@ def _coefficient_bytes(parts: Mapping[bytes, _Part]) -> float:
     per_block = max((h for h, _ in sampling), default=0) * max((v for _, v in sampling), default=0)
     in_one_pass = parts[_SOS].content[:1] == bytes([len(sampling)]) and not _PROGRESSIVE & parts.keys()
     return 0 if in_one_pass or not per_block else 2 * sum(h * v for h, v in sampling) / per_block
+
+
+def _keep(spans: list[tuple[int, int]], part: _Part) -> None:
+    """Add a part to spans of the file. Neighbours are one span, so that many small chunks are few objects."""
+    start = spans.pop()[0] if spans and spans[-1][1] == part.start else part.start
+    spans.append((start, part.end))
 
 
 def _bounded(parts: Iterator[_Part]) -> Iterator[_Part]:

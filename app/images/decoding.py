@@ -19,8 +19,7 @@ from app.images.containers import Contents, TransparentColor, damaged, unpack
 from app.images.memory import reserve
 from app.images.sizes import Size, preferred_size
 
-_MAX_UPLOAD_SIDE = 65_535
-"""The longest side of a JPEG. Pillow allocates 8 bytes for each row before any pixel."""
+_MAX_UPLOAD_SIDE = 65_535  # the longest side of a JPEG; Pillow allocates 8 bytes for each row before any pixel
 
 _MAX_BYTES_PER_PIXEL = 9
 """Memory that decoding may take, for each pixel of the largest upload (or of a megapixel): 151 MB by default."""
@@ -32,25 +31,17 @@ _MAX_READ_S = 1.0
 """Processor time that decoding may take. 16 megapixels of 16 bits and alpha take up to 0.7 s; of 16-bit RGB with a
 transparent colour, which is decoded twice, 0.3 to 0.9 s, and more if they are mostly noise."""
 
-_FIRST_TURNED = 5
-"""The first EXIF orientation in which the file's columns are the upright picture's rows."""
-
-_LAST_ROW_FIRST = (3, 4, 7, 8)
-"""EXIF orientations in which the file has the upright picture's last row first."""
-
-_WHOLE_PIXELS = 1 << 22
-"""Pixels up to which a picture is scaled as a whole."""
+_FIRST_TURNED = 5  # the first EXIF orientation in which the file's columns are the upright picture's rows
+_LAST_ROW_FIRST = (3, 4, 7, 8)  # EXIF orientations in which the file has the upright picture's last row first
+_WHOLE_PIXELS = 1 << 22  # pixels up to which a picture is scaled as a whole
 
 _BAND_PIXELS = 1 << 20
 """Pixels that are converted in one call, in up to five copies. Pillow blends 4 megapixels in 25 ms, holding the GIL."""
 
 _LANCZOS_SUPPORT = 3
 
-_MUCH_MEMORY = 16 << 20
-"""Bytes, of the file and for decoding it, from which freed memory is returned to the system."""
-
-_HIGH_BYTE = [value >> 8 for value in range(1 << 16)]
-"""Lookup table from 16-bit to 8-bit grey."""
+_MUCH_MEMORY = 16 << 20  # bytes, of the file and for decoding it, from which freed memory is returned to the system
+_HIGH_BYTE = [value >> 8 for value in range(1 << 16)]  # lookup table from 16-bit to 8-bit grey
 
 
 def decode_image(
@@ -237,8 +228,7 @@ class _Decoded:
     image: Image.Image
     orientation: int
     transparent: TransparentColor | None
-    low_bytes_match: Image.Image | None
-    """The mask of `_match_low_bytes`."""
+    low_bytes_match: Image.Image | None  # the mask of `_match_low_bytes`
 
     def upright_rows(self, start: int, end: int) -> Image.Image:
         """Return some rows of the upright picture, as RGB blended with white."""

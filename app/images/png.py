@@ -29,23 +29,18 @@ _C1 = re.compile("[\x7f-\x9f]")
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = 3
 
-_MAX_SIDE = 2**31 - 1
-"""Section 11.2.1 (IHDR)."""
-
-_BAND_BYTES = 1 << 17
-"""Bytes of a band. The filter's working memory then fits a core's second-level cache."""
+_MAX_SIDE = 2**31 - 1  # section 11.2.1 (IHDR)
+_BAND_BYTES = 1 << 17  # bytes of a band; the filter's working memory then fits a core's second-level cache
 
 _SAMPLED_ROWS = 16
 
-_COST_LIMIT = 4
-"""A byte's cost grows with its distance from 0 up to this, about as its bits do after Huffman coding."""
+_COST_LIMIT = 4  # a byte's cost grows with its distance from 0 up to this, about as its bits do after Huffman coding
 
 _PAETH_SHARE = 0.85
 """Paeth is used if it costs less than this share of Average. Nearly all grain, random or photographed, costs 0.9 or
 more and gives larger files with Paeth. Stripes and flat art cost 0.8 or less and give smaller files."""
 
-_FLAT_SHARE = 10
-"""A picture that igzip makes this many times smaller is flat or smooth."""
+_FLAT_SHARE = 10  # a picture that igzip makes this many times smaller is flat or smooth
 
 
 _AVERAGE, _PAETH = 3, 4

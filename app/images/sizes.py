@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from app.errors import InvalidImageError
 from app.settings import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
 
-_PREFERRED_PIXELS = 512 * 512
-"""Area at which SDXL-Turbo is best (model card)."""
-
-_MAX_ASPECT = MAX_SIDE // MIN_SIDE
-"""The longer side of an output, divided by the shorter side, at most."""
+_PREFERRED_PIXELS = 512 * 512  # area at which SDXL-Turbo is best (model card)
+_MAX_ASPECT = MAX_SIDE // MIN_SIDE  # the longer side of an output, divided by the shorter side, at most
 
 
 @dataclass(frozen=True, slots=True)
