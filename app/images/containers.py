@@ -1,15 +1,13 @@
-"""What an uploaded PNG, JPEG or WebP file holds: the parts that make its picture, apart from what is said about it.
+"""Takes an uploaded PNG, JPEG or WebP file apart into the parts that make its picture, and its metadata.
 
-Pillow reads all that a file carries, and little of it is bounded: text that unpacks to hundreds of megabytes, EXIF
-whose entries all point at the same bytes, chunks by the million. So it is given a file of the picture's own parts
-alone; of the rest, what changes how the picture looks is read here: EXIF's orientation, the profile of the colours and
-a PNG's transparent colour.
+Pillow reads everything in a file, mostly without bounds: text that unpacks to hundreds of megabytes, EXIF entries that
+all point at the same bytes, millions of chunks. So Pillow gets only the picture's own parts. The metadata that changes
+how the picture looks is read here: EXIF orientation, colour profile and a PNG's transparent colour.
 """
 
 import re
 import struct
 import zlib
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,30 +19,28 @@ from app.images.vp8l import check_codes
 _PNG_MAGIC, _JPEG_MAGIC, _RIFF_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF"
 
 _MAX_PARTS = 1 << 16
-"""Chunks or segments that are looked at. A PNG of 32 MiB in chunks of 8 KiB, as libpng writes them, has 4096."""
+"""Chunks or segments of a file. A PNG of 32 MiB in chunks of 8 KiB, as libpng writes them, has 4096."""
 
-_MAX_TABLE_BYTES = 1 << 18
-"""What a JPEG may carry beside its scans: tables that are repeated cost time. Encoders write a few kilobytes."""
+_MAX_TABLE_BYTES = 1 << 18  # of a JPEG: repeated tables cost time, and encoders write a few kilobytes
 
 _MAX_PROFILE_BYTES = 1 << 20
-"""A longer colour profile is overlooked. Those of displays and cameras have 500 bytes to 4 KB."""
+"""A longer colour profile is ignored. Profiles of displays and cameras have 500 bytes to 4 KB."""
 
 _PIPELINE = b"mpet"
-"""ICC's type of a tag of arbitrarily many steps: by 100,000 of them 1 MiB of profile costs LittleCMS minutes and
-gigabytes. No display or camera has one, so a profile with one is overlooked."""
+"""ICC's type of a tag with any number of steps: 100,000 steps, 1 MiB of profile, cost LittleCMS minutes and gigabytes.
+Profiles of displays and cameras have no such tag, so a profile with one is ignored."""
 
 _MAX_EXIF_BYTES = 1 << 16
-"""As much of EXIF data as is read: all that a JPEG can carry. The orientation stands near its begin."""
+"""The part of the EXIF data that is read: as much as a JPEG segment can hold. The orientation is near the beginning."""
 
 _EXIF_HEAD = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
-_INTEGER_TYPES = {1: "B", 3: "H", 4: "I"}
-"""TIFF's numbers of types, as struct's letters."""
+_INTEGER_TYPES = {1: "B", 3: "H", 4: "I"}  # numbers of TIFF's types, with struct's letters
 
 _PNG_PARTS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _MAX_PALETTE_BYTES = 3 * 256
-"""The longest palette that libpng takes. A longer one would allow a tRNS chunk of megabytes, which Pillow searches at
-once."""
+"""The longest palette that libpng accepts. A longer palette would allow a tRNS chunk of megabytes, in which Pillow
+searches while it holds the GIL."""
 
 _GREY, _RGB, _PALETTE = 0, 2, 3
 """The colour types of a PNG that may have a tRNS chunk."""
@@ -53,7 +49,7 @@ _LEVELS_BYTES: Mapping[tuple[int, ...], int] = {
     **{(depth, _GREY): 2 for depth in (1, 2, 4, 8, _DEEP)},
     **{(depth, _RGB): 6 for depth in (8, _DEEP)},
 }
-"""Length of tRNS where it names one transparent colour, by bits of a sample and colour type."""
+"""Length of a tRNS chunk that names one transparent colour, by bits of a sample and colour type."""
 
 _WEBP_PARTS = (b"VP8X", b"ALPH", b"VP8 ", b"VP8L")
 _WEBP_ALPHA_FLAG = 0x10
@@ -61,154 +57,124 @@ _SIDE_MASK = (1 << 14) - 1
 _ALPHA_METHOD, _ALPHA_LOSSLESS = 3, 1
 
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
-"""A marker that begins a segment or ends the file: no escaped 0xFF, none that stands alone, no fill byte."""
-_SEARCHED_BYTES = 1 << 16  # at once; of 0xFF alone that takes a millisecond
+"""A marker that begins a segment or ends the file; not an escaped 0xFF, a marker without content or a fill byte."""
+_SEARCHED_BYTES = 1 << 16  # in one call; if all are 0xFF, it takes a millisecond
 _SOS, _EOI, _JFIF, _EXIF, _ICC, _ADOBE = b"\xda", b"\xd9", b"\xe0", b"\xe1", b"\xe2", b"\xee"
 _JPEG_TABLES = frozenset({b"\xc4", b"\xcc", b"\xdb", b"\xdc", b"\xdd"})  # DHT, DAC, DQT, DNL, DRI
 _JPEG_FRAMES = frozenset(bytes([marker]) for marker in range(0xC0, 0xD0)) - _JPEG_TABLES
 _JPEG_PARTS = _JPEG_TABLES | _JPEG_FRAMES | {_SOS, _EOI}
 _PROGRESSIVE = frozenset({b"\xc2", b"\xca"})
 _ICC_HEAD = b"ICC_PROFILE\0"
-_ICC_CONTENT = 14
-"""Where a piece of a profile begins: after the head, its number and how many there are."""
+_ICC_CONTENT = 14  # where a piece of a profile begins: after the head, the piece's number and the number of pieces
 
 
 class TransparentColor(NamedTuple):
-    """The one colour of a PNG whose pixels are fully transparent."""
+    """A PNG's colour whose pixels are fully transparent."""
 
-    levels: tuple[int, ...]
-    """Of grey, or of red, green and blue."""
-    bits: int
-    """Of each level: 16, or 8, to which Pillow scales samples of fewer bits."""
+    levels: tuple[int, ...]  # one of grey, or three of red, green and blue
+    bits: int  # bits of each level: 16, or 8, to which Pillow scales samples of fewer bits
 
     @property
     def is_deep_rgb(self) -> bool:
-        """Whether it has three levels of 16 bits. Of such samples Pillow decodes only a byte each at a time."""
+        """Whether this is RGB of 16 bits. Of such a sample, Pillow decodes only one of the two bytes."""
         return self.bits == _DEEP and len(self.levels) > 1
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """A file taken apart."""
+    """The parts of a file."""
 
     format: Literal["PNG", "JPEG", "WEBP"]
     picture: Sequence[bytes | memoryview]
-    """A file with the picture and nothing else, in pieces of the upload: a copy would stop all other threads."""
-    orientation: int = 1
-    """EXIF's: 1 to 8, 1 is upright."""
-    profile: bytes | None = None
-    """The ICC profile of its colours."""
+    """A file with the picture only, in pieces of the upload. A copy would hold the GIL while it is made."""
+    orientation: int = 1  # EXIF's: 1 to 8; 1 is upright
+    profile: bytes | None = None  # the ICC profile of the colours
     transparent: TransparentColor | None = None
-    """The colour that is laid on white; `picture` says nothing about it. Other transparency is in `picture`."""
-    bytes_per_pixel: float = 4
-    """Memory that its decoder and Pillow's picture hold together at their peak."""
-    file_copies: int = 1
-    """Copies of the file that are held meanwhile: the upload's, and what its decoder makes."""
-    scans: int = 1
-    """How often its decoder passes over the picture."""
+    """The colour to blend with white, which `picture` does not contain. `picture` contains all other transparency."""
+    bytes_per_pixel: float = 4  # peak memory of the decoder and of Pillow's picture together
+    file_copies: int = 1  # copies of the file in memory while it is decoded: the upload and the decoder's copies
+    scans: int = 1  # passes of the decoder over the picture
 
     def memory_bytes(self, pixels: int) -> int:
-        """Return how much memory it takes to decode a picture of so many pixels from this file."""
+        """Return the memory that decoding takes if the picture has this many pixels."""
         return int(pixels * self.bytes_per_pixel) + sum(map(len, self.picture)) * self.file_copies
 
 
 class _Part(NamedTuple):
+    """A chunk or segment. `start` and `end` are its place in the file, with its name and length."""
+
     name: bytes
+    start: int
+    end: int
     content: memoryview
-    whole: memoryview
-    """With its length and what else frames it, as it stands in the file."""
-    start: int = 0
-    """Where in the file it begins."""
-
-
-class _Kept:
-    """The parts that make the picture, of which neighbours are one span of the file.
-
-    By an object for each of 65,000 parts, a garbage collection would stop all other threads for 20 ms.
-    """
-
-    def __init__(self, data: bytes | memoryview) -> None:
-        self._view = memoryview(data)
-        self._starts, self._ends = array("Q"), array("Q")
-
-    def add(self, part: _Part) -> None:
-        """Keep a part that begins where the last one ends, or behind it."""
-        end = part.start + len(part.whole)
-        if self._ends and self._ends[-1] == part.start:
-            self._ends[-1] = end
-        else:
-            self._starts.append(part.start)
-            self._ends.append(end)
-
-    def spans(self) -> Iterator[memoryview]:
-        """Return what was kept, in its order."""
-        return (self._view[start:end] for start, end in zip(self._starts, self._ends, strict=True))
 
 
 def unpack(data: bytes | memoryview) -> Contents:
-    """Take a file apart. What follows the picture's end is left out.
+    """Take a file apart. Bytes behind the picture's end are left out.
 
     Raises:
-        UnsupportedImageError: The bytes are no PNG, JPEG or WebP.
-        InvalidImageError: The picture is animated or damaged, or the file is of absurdly many parts.
+        UnsupportedImageError: The bytes are not a PNG, JPEG or WebP picture.
+        InvalidImageError: The picture is animated or damaged, or the file has too many parts.
     """
-    head = bytes(data[:12])
+    view, head = memoryview(data), bytes(data[:12])
     if head.startswith(_PNG_MAGIC):
-        return _unpack_png(data)
+        return _unpack_png(view)
     if head.startswith(_JPEG_MAGIC):
-        return _unpack_jpeg(data)
+        return _unpack_jpeg(view)
     if head.startswith(_RIFF_MAGIC) and head[8:] == b"WEBP":
-        return _unpack_webp(data)
-    raise UnsupportedImageError("The file is no PNG, JPEG or WebP picture.", param="image")
+        return _unpack_webp(view)
+    raise UnsupportedImageError("The file is not a PNG, JPEG or WebP picture.", param="image")
 
 
-def _unpack_png(data: bytes | memoryview) -> Contents:
-    kept = _Kept(data)
+def _unpack_png(view: memoryview) -> Contents:
+    if bytes(view[12:16]) != b"IHDR":
+        raise damaged()
+    kind = tuple(view[24:26])  # bits of a sample and colour type
+    spans: list[tuple[int, int]] = []
     parts: dict[bytes, _Part] = {}
-    for part in _bounded(_png_parts(data)):
-        if part.name == b"fdAT":  # the pixels of a frame other than the first
+    for part in _bounded(_png_parts(view)):
+        if part.name == b"fdAT":  # the pixels of a second frame
             raise _animated()
         if part.name == b"PLTE" and len(part.content) > _MAX_PALETTE_BYTES:
             raise damaged()
-        if part.name == b"tRNS" and not _is_valid_transparency(part, parts):
+        if part.name == b"tRNS" and not _is_valid_transparency(part, kind, parts):
             continue
-        names_color = part.name == b"tRNS" and _kind_of_pixel(parts) in _LEVELS_BYTES
+        names_color = part.name == b"tRNS" and kind in _LEVELS_BYTES
         if part.name == b"IDAT" or (part.name in _PNG_PARTS and part.name not in parts and not names_color):
-            kept.add(part)
+            _keep(spans, part)
         parts.setdefault(part.name, part)
-    transparent = _transparent_color(parts)
+    transparent = None
+    if b"tRNS" in parts and kind in _LEVELS_BYTES:
+        transparent = _transparent_color(view, parts[b"tRNS"], depth=kind[0])
     return Contents(
         "PNG",
-        [_PNG_MAGIC, *kept.spans()],
+        [_PNG_MAGIC, *(view[start:end] for start, end in spans)],
         orientation=_orientation(parts.get(b"eXIf")),
         profile=_bounded_profile(_inflate_profile(parts[b"iCCP"].content) if b"iCCP" in parts else b""),
         transparent=transparent,
-        # A mask of one bit is held as well, made from the low bytes of the samples before the high ones are decoded.
-        bytes_per_pixel=4 + 1 / 8 if transparent and transparent.is_deep_rgb else 4,
+        bytes_per_pixel=5 if transparent and transparent.is_deep_rgb else 4,  # with a mask of a byte for each pixel
     )
 
 
-def _is_valid_transparency(chunk: _Part, parts: Mapping[bytes, _Part]) -> bool:
-    """Return whether a tRNS chunk counts behind these parts, by libpng's rules; it ignores any other."""
-    if b"IHDR" not in parts or b"IDAT" in parts:
+def _is_valid_transparency(chunk: _Part, kind: tuple[int, ...], parts: Mapping[bytes, _Part]) -> bool:
+    """Return whether a tRNS chunk behind these parts counts. libpng ignores all others."""
+    if b"IDAT" in parts:
         return False
-    kind, length = _kind_of_pixel(parts), len(chunk.content)
+    length = len(chunk.content)
     if kind[1:] == (_PALETTE,):
         return b"PLTE" in parts and 0 < length <= len(parts[b"PLTE"].content) // 3
     return length == _LEVELS_BYTES.get(kind)
 
 
-def _transparent_color(parts: Mapping[bytes, _Part]) -> TransparentColor | None:
-    """Return the colour that tRNS names. For a palette it names none, but how opaque each entry is.
+def _transparent_color(view: memoryview, chunk: _Part, *, depth: int) -> TransparentColor:
+    """Return the colour that a tRNS chunk names.
 
-    Of a level only as many bits count as a sample has (PNG specification, 11.3.2.1).
+    Only the low bits of a level count, as many as a sample has (PNG specification, 11.3.2.1).
     """
-    if b"tRNS" not in parts or _kind_of_pixel(parts) not in _LEVELS_BYTES:
-        return None
-    content, whole = parts[b"tRNS"].content, parts[b"tRNS"].whole
-    if zlib.crc32(whole[4:-4]) != int.from_bytes(whole[-4:], "big"):  # Pillow checks those of the chunks it is given
+    content = chunk.content
+    # Pillow does not see this chunk, so its checksum is checked here.
+    if zlib.crc32(content, zlib.crc32(b"tRNS")) != int.from_bytes(view[chunk.end - 4 : chunk.end], "big"):
         raise damaged()
-    depth, _ = _kind_of_pixel(parts)
     highest = (1 << depth) - 1
     levels = tuple(level & highest for level in struct.unpack(f">{len(content) // 2}H", content))
     if depth == _DEEP:
@@ -216,24 +182,19 @@ def _transparent_color(parts: Mapping[bytes, _Part]) -> TransparentColor | None:
     return TransparentColor(tuple(level * 255 // highest for level in levels), 8)
 
 
-def _kind_of_pixel(parts: Mapping[bytes, _Part]) -> tuple[int, ...]:
-    """Return the bits of a sample and the colour type that IHDR names."""
-    return tuple(parts[b"IHDR"].content[8:10])
-
-
-def _png_parts(data: bytes | memoryview) -> Iterator[_Part]:
-    view, start = memoryview(data), len(_PNG_MAGIC)
-    while start + 8 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, start)
+def _png_parts(view: memoryview) -> Iterator[_Part]:
+    start = len(_PNG_MAGIC)
+    while start + 8 <= len(view):
+        length, name = struct.unpack_from(">I4s", view, start)
         end = start + 12 + length
-        yield _Part(name, view[start + 8 : end - 4], view[start:end], start)
+        yield _Part(name, start, end, view[start + 8 : end - 4])
         if name == b"IEND":
             return
         start = end
 
 
 def _inflate_profile(chunk: memoryview) -> bytes:
-    """Return what an iCCP chunk holds behind its name, a zero and the compression method (always zero)."""
+    """Return the profile in an iCCP chunk, behind its name, a zero and the compression method (always zero)."""
     deflated = bytes(chunk[:_MAX_PROFILE_BYTES]).partition(b"\0")[2][1:]
     try:
         return zlib.decompressobj().decompress(deflated, _MAX_PROFILE_BYTES + 1)
@@ -241,15 +202,16 @@ def _inflate_profile(chunk: memoryview) -> bytes:
         return b""
 
 
-def _unpack_webp(data: bytes | memoryview) -> Contents:
+def _unpack_webp(view: memoryview) -> Contents:
     parts: dict[bytes, _Part] = {}
-    for part in _bounded(_webp_parts(data)):
+    for part in _bounded(_webp_parts(view)):
         if part.name == b"ANMF":
             raise _animated()
         parts.setdefault(part.name, part)
     _check_webp_codes(parts)
-    kept: list[bytes | memoryview] = [parts[name].whole for name in _WEBP_PARTS if name in parts]
-    if b"VP8X" in parts:  # its flags name chunks that are left out here
+    chosen = [parts[name] for name in _WEBP_PARTS if name in parts]
+    kept: list[bytes | memoryview] = [view[part.start : part.end] for part in chosen]
+    if b"VP8X" in parts:  # clear the flags of chunks that are left out
         flags = bytes(flag & _WEBP_ALPHA_FLAG for flag in kept[0][8:9])
         kept[:1] = [kept[0][:8], flags, kept[0][9:]]
     size = struct.pack("<I", 4 + sum(map(len, kept)))
@@ -258,14 +220,14 @@ def _unpack_webp(data: bytes | memoryview) -> Contents:
         [_RIFF_MAGIC, size, b"WEBP", *kept],
         orientation=_orientation(parts.get(b"EXIF")),
         profile=_bounded_profile(parts[b"ICCP"].content if b"ICCP" in parts else b""),
-        # libwebp's decoder holds the canvas twice; Pillow copies it into bytes, and those into its picture.
+        # libwebp's decoder holds the canvas twice. Pillow copies the canvas into bytes, and these into its picture.
         bytes_per_pixel=16,
         file_copies=3,
     )
 
 
 def _check_webp_codes(parts: Mapping[bytes, _Part]) -> None:
-    """Look into the lossless streams: the picture, behind its size, or the alpha of one that is not lossless itself."""
+    """Check the lossless streams: the picture's (behind its size) and that of a lossy picture's alpha."""
     if b"VP8L" in parts:
         content = parts[b"VP8L"].content
         sides = int.from_bytes(content[1:5], "little")
@@ -277,37 +239,37 @@ def _check_webp_codes(parts: Mapping[bytes, _Part]) -> None:
             check_codes(content[1:], width, height)
 
 
-def _webp_parts(data: bytes | memoryview) -> Iterator[_Part]:
-    (size,) = struct.unpack_from("<I", data, 4)
-    view, start = memoryview(data)[: 8 + size], 12
+def _webp_parts(view: memoryview) -> Iterator[_Part]:
+    (size,) = struct.unpack_from("<I", view, 4)
+    view, start = view[: 8 + size], 12
     while start + 8 <= len(view):
         name, length = struct.unpack_from("<4sI", view, start)
-        end = start + 8 + length + length % 2
-        yield _Part(name, view[start + 8 : start + 8 + length], view[start:end])
+        end = min(start + 8 + length + length % 2, len(view))
+        yield _Part(name, start, end, view[start + 8 : start + 8 + length])
         start = end
 
 
-def _unpack_jpeg(data: bytes | memoryview) -> Contents:
-    kept = _Kept(data)
+def _unpack_jpeg(view: memoryview) -> Contents:
+    spans: list[tuple[int, int]] = []
     parts: dict[bytes, _Part] = {}
     profile: dict[int, memoryview] = {}
     table_bytes, scans = 0, 0
-    for part in _bounded(_jpeg_parts(data)):
+    for part in _bounded(_jpeg_parts(view)):
         name, content = part.name, part.content
-        if name == _EXIF and content[: len(_EXIF_HEAD)] != _EXIF_HEAD:  # XMP has the same marker
+        if name == _EXIF and content[: len(_EXIF_HEAD)] != _EXIF_HEAD:  # XMP uses the same marker
             continue
         if name == _ICC and content[: len(_ICC_HEAD)] == _ICC_HEAD and len(content) > _ICC_CONTENT:
             profile.setdefault(content[len(_ICC_HEAD)], content[_ICC_CONTENT:])
         if name in _JPEG_PARTS or (name in (_JFIF, _ADOBE) and name not in parts):
-            kept.add(part)
+            _keep(spans, part)
             scans += name == _SOS
-            table_bytes += len(part.whole) if name != _SOS else 0
+            table_bytes += part.end - part.start if name != _SOS else 0
         parts.setdefault(name, part)
     if table_bytes > _MAX_TABLE_BYTES:
         raise InvalidImageError(f"The JPEG has more than {_MAX_TABLE_BYTES} bytes of tables.", param="image")
     return Contents(
         "JPEG",
-        [_JPEG_MAGIC[:2], *kept.spans()],
+        [_JPEG_MAGIC[:2], *(view[start:end] for start, end in spans)],
         orientation=_orientation(parts.get(_EXIF)),
         profile=_bounded_profile(b"".join(piece for _, piece in sorted(profile.items()))),
         bytes_per_pixel=4 + _coefficient_bytes(parts),
@@ -315,42 +277,47 @@ def _unpack_jpeg(data: bytes | memoryview) -> Contents:
     )
 
 
-def _jpeg_parts(data: bytes | memoryview) -> Iterator[_Part]:
-    view = memoryview(data)
+def _jpeg_parts(view: memoryview) -> Iterator[_Part]:
     found = _next_marker(view, 2)
     while found is not None:
         name, start = found[1], found.start()
         if name == _EOI:
-            yield _Part(name, view[:0], view[start : start + 2], start)
+            yield _Part(name, start, start + 2, view[:0])
             return
         end = start + 2 + int.from_bytes(view[start + 2 : start + 4], "big")
         found = _next_marker(view, end)
-        if name == _SOS:  # with the entropy-coded data that follows it
-            end = found.start() if found else len(data)
-        yield _Part(name, view[start + 4 : end], view[start:end], start)
+        if name == _SOS:  # with the entropy-coded data behind it
+            end = found.start() if found else len(view)
+        yield _Part(name, start, end, view[start + 4 : end])
 
 
 def _next_marker(view: memoryview, start: int) -> re.Match[bytes] | None:
-    """Find it in a piece after another: a search holds the GIL, and a scan may be all of the file."""
+    """Search piece by piece, because a search holds the GIL and a scan can be nearly the whole file."""
     for at in range(start, len(view), _SEARCHED_BYTES):
-        found = _JPEG_MARKER.search(view, at, at + _SEARCHED_BYTES + 1)  # and the second byte of one at the end
+        found = _JPEG_MARKER.search(view, at, at + _SEARCHED_BYTES + 1)  # a marker has two bytes
         if found is not None:
             return found
     return None
 
 
 def _coefficient_bytes(parts: Mapping[bytes, _Part]) -> float:
-    """Return how much memory a pixel's coefficients take, where libjpeg must hold all of the picture's.
+    """Return how much memory a pixel's coefficients take, if libjpeg has to hold those of the whole picture.
 
-    That is where a pass gives only a part of them: in a progressive JPEG, and where components come one by one.
+    It has to if one scan is only a part of the data: in a progressive JPEG, and if each component has its own scan.
     """
     frames = [parts[name].content for name in _JPEG_FRAMES if name in parts]
-    if len(frames) != 1 or _SOS not in parts:  # libjpeg will refuse it
+    if len(frames) != 1 or _SOS not in parts:  # libjpeg rejects it
         return 0
     sampling = [(factors >> 4, factors & 15) for factors in frames[0][7::3]]
     per_block = max((h for h, _ in sampling), default=0) * max((v for _, v in sampling), default=0)
     in_one_pass = parts[_SOS].content[:1] == bytes([len(sampling)]) and not _PROGRESSIVE & parts.keys()
     return 0 if in_one_pass or not per_block else 2 * sum(h * v for h, v in sampling) / per_block
+
+
+def _keep(spans: list[tuple[int, int]], part: _Part) -> None:
+    """Add a part to spans of the file. Neighbours are one span, so that many small chunks are few objects."""
+    start = spans.pop()[0] if spans and spans[-1][1] == part.start else part.start
+    spans.append((start, part.end))
 
 
 def _bounded(parts: Iterator[_Part]) -> Iterator[_Part]:
@@ -367,7 +334,7 @@ def _bounded_profile(profile: bytes | memoryview) -> bytes | None:
 
 
 def _orientation(exif: _Part | None) -> int:
-    """Return the orientation that EXIF data names; 1, upright, if it names none or is damaged."""
+    """Return the orientation in the EXIF data; 1 (upright) if it has none or is damaged."""
     tiff = b"" if exif is None else bytes(exif.content[:_MAX_EXIF_BYTES]).removeprefix(_EXIF_HEAD)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
@@ -386,7 +353,7 @@ def _orientation(exif: _Part | None) -> int:
 
 
 def damaged() -> InvalidImageError:
-    """Return the error of a file whose picture cannot be decoded."""
+    """Return the error for a picture that cannot be decoded."""
     return InvalidImageError("The picture is truncated or damaged.", param="image")
 
 

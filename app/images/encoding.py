@@ -1,4 +1,4 @@
-"""Pictures to files: PNG, WebP or JPEG."""
+"""Encodes pictures as PNG, WebP or JPEG files."""
 
 import io
 from enum import StrEnum
@@ -14,7 +14,7 @@ LOSSY_QUALITY = 90
 
 
 class MediaType(StrEnum):
-    """The media types of pictures that are sent."""
+    """Formats that pictures are sent in."""
 
     PNG = "image/png"
     WEBP = "image/webp"
@@ -28,15 +28,15 @@ def encode_image(
     quality: int | None = None,
     provenance: Provenance | None = None,
 ) -> bytes:
-    """Turn an RGB picture into a file. Blocks; call it in a thread.
+    """Encode an RGB picture. Blocks; call it in a thread.
 
-    The bytes depend on the arguments and the encoders alone: no clock, no host, no library's name.
+    The bytes depend only on the arguments and the encoders: the file contains no time, host or library name.
 
     Args:
         pixels: The picture, of shape (height, width, 3).
         media_type: The file's format.
-        quality: Of WebP and JPEG, from 0 to 100; 90 if left out.
-        provenance: What the file says about the picture; nothing if left out.
+        quality: Quality of WebP and JPEG, 0 to 100; `LOSSY_QUALITY` if None.
+        provenance: Metadata about the making of the picture; none if None.
     """
     said = provenance or Provenance()
     if media_type is MediaType.PNG:

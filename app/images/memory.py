@@ -1,12 +1,12 @@
-"""Memory for tens of megabytes that the system clears page by page as it is written, and gets back at once.
+"""Memory for tens of megabytes that blocks no other thread.
 
-malloc may clear its own when it is asked for, and Python fills a new object, while no other thread can run: the event
-loop too stands still, for 30 MiB up to 60 ms. And malloc keeps what was freed.
+malloc may clear such memory at once, and Python fills a new object, while the GIL is held: 30 MiB stop the event loop
+for up to 60 ms. The system clears these pages one by one as they are written, and gets them back when they are freed.
 """
 
 import mmap
 
 
 def reserve(size_bytes: int) -> mmap.mmap:
-    """Return so much memory, of which none is taken before it is written."""
+    """Return this much memory. The system provides each page when it is first written."""
     return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

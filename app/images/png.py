@@ -1,27 +1,20 @@
-"""Writes RGB pictures as PNG files, for the CPU's sake: rows are filtered in NumPy and deflated by ISA-L's igzip.
+"""Writes RGB pictures as PNG files in little CPU time: NumPy filters the rows, and ISA-L's igzip deflates them.
 
-Three choices make a file about as small as zlib's default level does, in a fraction of its time. `benchmarks/png.py`
-has the figures.
+Files are about as small as at zlib's default level (figures: `benchmarks/png.py`), because of three choices:
 
-One filter serves a whole picture: Average where there is grain, Paeth where there are areas and edges. A few rows tell.
+- One filter for the whole picture: Average for grain, Paeth for areas and edges. A sample of rows decides.
+- igzip with a window of 4 KiB: in grain, chance matches far back take more bits than the bytes they replace.
+- zlib's lazy matching for flat or smooth pictures: it saves another quarter to half, and is fast with long matches.
 
-igzip looks back 4 KiB only. In grain, a chance match far back takes more bits than the bytes it stands for.
+NumPy and both compressors release the GIL. Work is done in bands of rows, so that no step between holds it for long.
 
-What igzip leaves tiny is flat or smooth. There zlib's lazy matching takes off another quarter or half, in little time
-because matches are long.
-
-NumPy and both compressors release the GIL; no step between them holds it for long, since a picture goes through them in
-bands of rows.
-
-Sections named are those of the PNG specification (W3C Recommendation, third edition).
+Sections are those of the PNG specification (W3C Recommendation, third edition).
 """
 
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator
-from enum import IntEnum
-from typing import Protocol
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -31,78 +24,55 @@ from PIL.PngImagePlugin import PngInfo
 Bytes = npt.NDArray[np.uint8]
 
 _C1 = re.compile("[\x7f-\x9f]")
-"""Control characters, which tEXt must not have (section 11.3.3.2), though Latin-1 does."""
+"""Control characters of Latin-1 that tEXt must not contain (section 11.3.3.2)."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
 _CHANNELS = 3
 
-_XMP_KEYWORD = "XML:com.adobe.xmp"
-
-_MAX_SIDE = 2**31 - 1
-"""Section 11.2.1 (IHDR)."""
-
-_BAND_BYTES = 1 << 17
-"""Filtered at a time: what the filter works on then stays in a core's second-level cache."""
+_MAX_SIDE = 2**31 - 1  # section 11.2.1 (IHDR)
+_BAND_BYTES = 1 << 17  # bytes of a band; the filter's working memory then fits a core's second-level cache
 
 _SAMPLED_ROWS = 16
 
-_COST_LIMIT = 4
-"""A byte's cost grows with its distance from 0, up to here: about as its bits do after Huffman coding."""
+_COST_LIMIT = 4  # a byte's cost grows with its distance from 0 up to this, about as its bits do after Huffman coding
 
 _PAETH_SHARE = 0.85
-"""Paeth is taken where it costs less than this share of Average. Of grain, drawn by chance or photographed, nearly all
-costs 0.9 or more and makes larger files by Paeth; stripes and flat art cost 0.8 or less and make smaller ones."""
+"""Paeth is used if it costs less than this share of Average. Nearly all grain, random or photographed, costs 0.9 or
+more and gives larger files with Paeth. Stripes and flat art cost 0.8 or less and give smaller files."""
 
-_FLAT_SHARE = 10
-"""A picture is flat or smooth if igzip makes it this many times smaller."""
-
-
-class _FilterType(IntEnum):
-    """What a row begins with (section 9.2)."""
-
-    AVERAGE = 3
-    PAETH = 4
+_FLAT_SHARE = 10  # a picture that igzip makes this many times smaller is flat or smooth
 
 
-class _Compressor(Protocol):
-    """What igzip and zlib have in common."""
-
-    def compress(self, data: memoryview, /) -> bytes: ...
-
-    def flush(self) -> bytes: ...
+_AVERAGE, _PAETH = 3, 4
+"""Filter types: the first byte of a row (section 9.2)."""
 
 
 def encode_png(pixels: Bytes, *, text: str | None = None, xmp: bytes | None = None) -> bytes:
-    """Write a PNG of 8 bits a channel, without interlace. Blocks; call it in a thread.
+    """Write a PNG of 8 bits a channel, not interlaced. Blocks; call it in a thread.
 
-    The bytes depend on the arguments, the processor's kind and the libraries' versions: igzip's matches may differ
-    between instruction sets. The pixels read back never do.
+    The bytes depend on the arguments, the processor's instruction set (igzip's matches may differ) and the libraries'
+    versions. The decoded pixels are always the same.
 
     Args:
         pixels: The picture, of shape (height, width, 3): red, green, blue. Need not be contiguous.
-        text: What stands under the keyword `parameters`: Latin-1 without control characters (tEXt, section 11.3.3.2) if
-            it fits, else UTF-8 (iTXt, section 11.3.3.4). Without it there is no such chunk.
-        xmp: An XMP packet. It and the text stand before the pixels, for readers that stop there.
+        text: Text with the keyword `parameters`: in Latin-1 (tEXt, section 11.3.3.2) if possible, else in UTF-8 (iTXt,
+            section 11.3.3.4). None writes no such chunk.
+        xmp: An XMP packet. It and the text precede the pixels, for readers that stop there.
 
     Raises:
-        ValueError: The shape or the type is another, or a side is 0 or more than 2**31 - 1.
+        ValueError: Shape or type are wrong, or a side is 0 or more than 2**31 - 1.
     """
-    _check(pixels)
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"Pixels must be of type uint8, not {pixels.dtype}.")
+    if pixels.ndim != _CHANNELS or pixels.shape[2] != _CHANNELS:
+        raise ValueError(f"Pixels must be of shape (height, width, 3), not {pixels.shape}.")
+    if not all(0 < side <= _MAX_SIDE for side in pixels.shape[:2]):
+        raise ValueError(f"A side must have 1 to {_MAX_SIDE} pixels, not {pixels.shape[1]}x{pixels.shape[0]}.")
     height, width, _ = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 2 is truecolour (section 11.2.1)
     image_data = [(b"IDAT", piece) for piece in _deflated(pixels)]
     chunks = [(b"IHDR", header), *_text_chunks(text, xmp), *image_data, (b"IEND", b"")]
     return b"".join([_SIGNATURE, *(part for name, content in chunks for part in _chunk(name, content))])
-
-
-def _check(pixels: Bytes) -> None:
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"Pixels are of type uint8, not {pixels.dtype}.")
-    if pixels.ndim != _CHANNELS or pixels.shape[2] != _CHANNELS:
-        raise ValueError(f"Pixels are of shape (height, width, 3), not {pixels.shape}.")
-    if not all(0 < side <= _MAX_SIDE for side in pixels.shape[:2]):
-        raise ValueError(f"A side has 1 to {_MAX_SIDE} pixels, not {pixels.shape[1]}x{pixels.shape[0]}.")
 
 
 def _text_chunks(text: str | None, xmp: bytes | None) -> list[tuple[bytes, bytes]]:
@@ -111,50 +81,45 @@ def _text_chunks(text: str | None, xmp: bytes | None) -> list[tuple[bytes, bytes
         add = info.add_itxt if _C1.search(text) else info.add_text
         add("parameters", text)
     if xmp is not None:
-        info.add_itxt(_XMP_KEYWORD, xmp)  # not compressed (XMP specification, part 3, section 1.1.5)
+        info.add_itxt("XML:com.adobe.xmp", xmp)  # not compressed (XMP specification, part 3, section 1.1.5)
     return [(name, content) for name, content, *_ in info.chunks]
 
 
 def _chunk(name: bytes, content: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    """Length, name, content and checksum (section 5.3)."""
+    """Return length, name, content and checksum (section 5.3)."""
     checksum = isal_zlib.crc32(content, isal_zlib.crc32(name))
     return struct.pack(">I", len(content)), name, content, struct.pack(">I", checksum)
 
 
 def _deflated(pixels: Bytes) -> list[bytes]:
-    """One zlib stream, in pieces."""
+    """Return one zlib stream, in pieces."""
     filter_type = _filter_type(pixels)
-    pieces = _compressed(_filtered(pixels, filter_type), isal_zlib.compressobj(level=1, wbits=12))
+    near = isal_zlib.compressobj(level=1, wbits=12)
+    pieces = [*(near.compress(band.data) for band in _filtered(pixels, filter_type)), near.flush()]
     if sum(map(len, pieces)) * _FLAT_SHARE < pixels.size:
         lazy = zlib.compressobj(level=4, strategy=zlib.Z_FILTERED)  # 4 is the first level that matches lazily
-        pieces = _compressed(_filtered(pixels, filter_type), lazy)
-    return pieces
-
-
-def _compressed(bands: Iterator[Bytes], compressor: _Compressor) -> list[bytes]:
-    pieces = [*(compressor.compress(band.data) for band in bands), compressor.flush()]
+        pieces = [*(lazy.compress(band.data) for band in _filtered(pixels, filter_type)), lazy.flush()]
     return [piece for piece in pieces if piece]
 
 
-def _filter_type(pixels: Bytes) -> _FilterType:
-    """Choose by a few rows, far apart, as "Filter selection" in the specification's chapter 12 does by every row."""
+def _filter_type(pixels: Bytes) -> int:
+    """Choose by a few rows, as "Filter selection" in the specification's chapter 12 does for each row."""
     step = max(1, len(pixels) // _SAMPLED_ROWS)
     rows, rows_above = pixels[1::step], pixels[:-1:step]
     left, above, upper_left = rows[:, :-1], rows_above[:, 1:], rows_above[:, :-1]
     average, paeth = (_cost(rows[:, 1:] - predict(left, above, upper_left)) for predict in (_average, _paeth))
-    return _FilterType.PAETH if paeth < _PAETH_SHARE * average else _FilterType.AVERAGE
+    return _PAETH if paeth < _PAETH_SHARE * average else _AVERAGE
 
 
 def _cost(filtered: Bytes) -> int:
     return int(np.minimum(np.minimum(filtered, -filtered), _COST_LIMIT).sum())
 
 
-def _filtered(pixels: Bytes, filter_type: _FilterType) -> Iterator[Bytes]:
-    """Yield bands of filtered rows, each row behind its filter type. A band is valid until the next is asked for.
+def _filtered(pixels: Bytes, filter_type: int) -> Iterator[Bytes]:
+    """Yield bands of filtered rows, each row behind its filter type. A band is valid until the next is yielded.
 
-    Rows lie in a buffer one behind another, with a pixel of zeros before each and a row of zeros before the first: what
-    section 9.2 says to take for bytes outside of the picture. So the bytes to the left, above and upper left of a band
-    are stretches of one line, which NumPy goes through at twice the speed of rows.
+    The buffer has a pixel of zeros before each row and a row of zeros before the first (section 9.2). So the bytes to
+    the left, above and upper left of a band are slices of one line, which NumPy processes twice as fast as rows.
     """
     height, width, _ = pixels.shape
     row_bytes = width * _CHANNELS
@@ -164,7 +129,7 @@ def _filtered(pixels: Bytes, filter_type: _FilterType) -> Iterator[Bytes]:
     rows = line[_CHANNELS:].reshape(1 + band_rows, stride)[:, :row_bytes]
     filtered = np.empty((band_rows, 1 + row_bytes), np.uint8)
     filtered[:, 0] = filter_type
-    predict = _PREDICTORS[filter_type]
+    predict = _average if filter_type == _AVERAGE else _paeth
     for first in range(0, height, band_rows):
         count = min(band_rows, height - first)
         size = count * stride
@@ -177,16 +142,16 @@ def _filtered(pixels: Bytes, filter_type: _FilterType) -> Iterator[Bytes]:
 
 
 def _average(left: Bytes, above: Bytes, _: Bytes) -> Bytes:
-    """Half the sum, rounded down (section 9.3), without a ninth bit."""
+    """Return half the sum, rounded down (section 9.3), without a ninth bit."""
     return (left & above) + ((left ^ above) >> 1)
 
 
 def _paeth(left: Bytes, above: Bytes, upper_left: Bytes) -> Bytes:
-    """Of the three, the one nearest to left + above - upper left (section 9.4), without a ninth bit.
+    """Return the one of the three that is nearest to left + above - upper left (section 9.4), without a ninth bit.
 
-    Let low <= high be left and above, `up` how far the upper left lies below high, `down` how far above low, neither
-    less than 0. High is nearest if down <= up / 2, low is if up <= down / 2, else the upper left is. If both hold, the
-    three are equal.
+    Let low <= high be left and above, `up` the distance of the upper left below high, `down` its distance above low,
+    both at least 0. High is nearest if down <= up / 2, low if up <= down / 2, else the upper left. If both conditions
+    hold, the three are equal.
     """
     up = np.maximum(left, above)
     np.maximum(up, upper_left, out=up)
@@ -197,9 +162,3 @@ def _paeth(left: Bytes, above: Bytes, upper_left: Bytes) -> Bytes:
     rise = (down <= up >> 1).view(np.uint8)
     fall = (up <= down >> 1).view(np.uint8)
     return upper_left + rise * up - fall * down
-
-
-_PREDICTORS: dict[_FilterType, Callable[[Bytes, Bytes, Bytes], Bytes]] = {
-    _FilterType.AVERAGE: _average,
-    _FilterType.PAETH: _paeth,
-}

@@ -1,6 +1,6 @@
-"""What a picture's file says about its making: the parameters, and the labels of pictures that are made by AI.
+"""Metadata about the making of a picture: its parameters, and the labels of AI-generated pictures.
 
-All of it follows from the picture and its parameters: no clock, host, chance or request id.
+The metadata depends only on the picture and its parameters: no time, host, random number or request id.
 """
 
 import hashlib
@@ -30,26 +30,22 @@ _NAMESPACES = {
 }
 
 _SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-"""IPTC's "created using generative AI", for both modes. Its other term, compositeWithTrainedAlgorithmicMedia, is for a
-picture of which a part was made so, as by inpainting; image to image draws every pixel anew, and whether the upload was
-a photograph, or what of it is left, nobody here knows. This one never says too little."""
-
-_GENERATED = "1"
-"""Made by AI, as opposed to `2`, which may be, and `3`, which is suspected to be (GB 45438-2025, annex E)."""
+"""IPTC's "created using generative AI", for both modes. Its term compositeWithTrainedAlgorithmicMedia is for pictures
+of which only a part is generated, as by inpainting; image to image generates every pixel."""
 
 _USER_COMMENT_CODE = b"UNICODE\0"
 _EXIF_LONG, _EXIF_UNDEFINED = 4, 7
-"""Types of values (Exif 2.32, section 4.6.2). Pillow would write a comment as bytes, which piexif does not take."""
+"""Types of values (Exif 2.32, section 4.6.2). Pillow would write a comment as BYTE, which piexif rejects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """What goes into a picture's file beside the picture. What is None is left out."""
+    """Metadata of a picture's file. None is left out."""
 
     parameters: str | None = None
-    """As stable-diffusion-webui writes them, which its tools read: in a PNG under `parameters`, else in EXIF."""
+    """In the form of stable-diffusion-webui, whose tools read it: in a PNG as text `parameters`, else in EXIF."""
     xmp: bytes | None = None
-    """An XMP packet with the labels, in UTF-8: some hundred bytes."""
+    """An XMP packet with the labels, in UTF-8, of some hundred bytes."""
 
 
 def provenance_of(
@@ -61,16 +57,16 @@ def provenance_of(
     ai_label: bool,
     aigc_producer: str,
 ) -> Provenance:
-    """Say how a picture was made. Reads all pixels: call it in a thread.
+    """Return a picture's metadata. Reads all pixels: call it in a thread.
 
     Args:
-        params: What was asked for.
-        pixels: What was made of it, of shape (height, width, 3).
+        params: The request's parameters.
+        pixels: The picture, of shape (height, width, 3).
         model: The model's name.
-        tell_parameters: Whether the prompt, the seed and the other parameters are told.
-        ai_label: Whether IPTC's Digital Source Type is.
-        aigc_producer: Who says so in the label of GB 45438-2025, in the characters that it allows: ASCII without space,
-            quotation mark and backslash (annex E). Empty for no such label.
+        tell_parameters: Whether to include the prompt, the seed and the other parameters.
+        ai_label: Whether to include IPTC's Digital Source Type.
+        aigc_producer: The producer in the label of GB 45438-2025: ASCII without space, quotation mark and backslash
+            (annex E). Empty for no such label.
     """
     parameters = parameters_text(params, model=model) if tell_parameters else None
     properties = {}
@@ -82,7 +78,7 @@ def provenance_of(
 
 
 def parameters_text(params: GenerationParams, *, model: str) -> str:
-    """Write a picture's parameters as stable-diffusion-webui does, so that the tools that read its files read ours."""
+    """Return a picture's parameters in the form of stable-diffusion-webui, which many tools read."""
     fields = {
         "Steps": params.num_inference_steps,
         "Sampler": "Euler a",
@@ -97,16 +93,16 @@ def parameters_text(params: GenerationParams, *, model: str) -> str:
 
 
 def user_comment(text: str) -> bytes:
-    """Return EXIF data with a comment, as stable-diffusion-webui writes it by piexif: UTF-16, big-endian all through.
+    """Return EXIF data with a comment, as stable-diffusion-webui writes it with piexif.
 
-    Without a byte order mark, which its reader would take for a part of the text.
+    All is big-endian, also the UTF-16 text. Its reader would read a byte order mark as part of the text.
     """
     comment = _USER_COMMENT_CODE + text.encode("utf-16-be")
     return b"".join(
         [
             b"Exif\0\0",
-            struct.pack(">2sHI", b"MM", 42, 8),  # the first directory begins behind this
-            struct.pack(">HHHIII", 1, ExifTags.IFD.Exif, _EXIF_LONG, 1, 26, 0),  # its one entry leads to the second
+            struct.pack(">2sHI", b"MM", 42, 8),  # the first directory follows
+            struct.pack(">HHHIII", 1, ExifTags.IFD.Exif, _EXIF_LONG, 1, 26, 0),  # its one entry points to the second
             struct.pack(">HHHIII", 1, ExifTags.Base.UserComment, _EXIF_UNDEFINED, len(comment), 44, 0),
             comment,
         ]
@@ -114,10 +110,9 @@ def user_comment(text: str) -> bytes:
 
 
 def _produce_id(pixels: npt.NDArray[np.uint8], parameters: str | None) -> str:
-    """Return a picture's number: the digest of what its file tells, the pixels as they were made and the parameters.
+    """Return a digest of the pixels and, if the file contains them, of the parameters.
 
-    Never of parameters that are not told. From a digest of those alone a prompt could be guessed: all seeds of one can
-    be tried in a second, whereas what depends on the pixels too takes making each picture.
+    Without the pixels, a prompt could be guessed from the digest: all seeds of one prompt take a second to try.
     """
     height, width, _ = pixels.shape
     digest = hashlib.sha256(f"{width}x{height}\n".encode())
@@ -127,12 +122,9 @@ def _produce_id(pixels: npt.NDArray[np.uint8], parameters: str | None) -> str:
 
 
 def _aigc(producer: str, produce_id: str) -> str:
-    """Write the implicit label of GB 45438-2025, annex E: seven strings.
-
-    Who makes a picture is also the first to pass it on, and those who pass it on later put themselves there.
-    """
+    """Return the implicit label of GB 45438-2025, annex E. The producer is also the first propagator."""
     label = {
-        "Label": _GENERATED,
+        "Label": "1",  # generated by AI; 2 is possibly, 3 suspectedly generated
         "ContentProducer": producer,
         "ProduceID": produce_id,
         "ReservedCode1": "",
@@ -144,10 +136,10 @@ def _aigc(producer: str, produce_id: str) -> str:
 
 
 def _xmp(properties: dict[str, str]) -> bytes:
-    """Write a packet that is not meant to be changed in place (XMP specification, part 1, section 7.3).
+    """Return a read-only packet (XMP specification, part 1, section 7.3).
 
-    The label of GB 45438-2025 stands in XMP in every format, as guide TC260-PG-20259A wants it, and nowhere else: a
-    file has one such label only (GB 45438-2025, section 6.1).
+    The label of GB 45438-2025 is in XMP in every format (guide TC260-PG-20259A) and nowhere else: a file has only one
+    such label (GB 45438-2025, section 6.1).
     """
     prefixes = [name.partition(":")[0] for name in properties]
     packet = _XMP.format(

@@ -1,4 +1,4 @@
-"""Sizes of pictures, and the one that an upload is brought to."""
+"""Sizes of pictures, and the size to generate at for an upload."""
 
 import math
 from dataclasses import dataclass
@@ -6,14 +6,8 @@ from dataclasses import dataclass
 from app.errors import InvalidImageError
 from app.settings import MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
 
-_PREFERRED_PIXELS = 512 * 512
-"""Area that SDXL-Turbo is best at (model card)."""
-
-_MAX_ASPECT = MAX_SIDE // MIN_SIDE
-"""How many times as long as it is wide an output can be."""
-
-_SMALLER = 0.998
-"""Step by which a size is made smaller that rounding has made too large: a pixel of the shorter side, or less."""
+_PREFERRED_PIXELS = 512 * 512  # area at which SDXL-Turbo is best (model card)
+_MAX_ASPECT = MAX_SIDE // MIN_SIDE  # the longer side of an output, divided by the shorter side, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +22,13 @@ class Size:
 
     @property
     def pixels(self) -> int:
-        """Width times height."""
         return self.width * self.height
 
 
 def preferred_size(size: Size, *, max_pixels: int) -> Size:
-    """Return the size of `size`'s aspect that SDXL-Turbo is best at: about 512x512 pixels in all.
+    """Return the size with the aspect of `size` at which SDXL-Turbo is best: about 512x512 pixels in all.
 
-    Each side is rounded to a multiple of 8, and a very long picture has fewer pixels, because its sides are bounded.
+    Each side is rounded to a multiple of 8. A very long picture has fewer pixels, because its sides are bounded.
 
     Raises:
         InvalidImageError: No allowed size has the aspect.
@@ -49,7 +42,7 @@ def preferred_size(size: Size, *, max_pixels: int) -> Size:
     scale = math.sqrt(min(_PREFERRED_PIXELS, max_pixels) / size.pixels)
     scale = min(scale, MAX_SIDE / max(size.width, size.height))
     while (scaled := _rounded(size, scale)).pixels > max_pixels:
-        scale *= _SMALLER
+        scale *= 0.998  # if rounding has made the size too large: less by at most a pixel of the shorter side
     return scaled
 
 

@@ -1,4 +1,4 @@
-"""Downloads a repository with its hub's own client, and trusts nothing that does not have the hash the hub gave."""
+"""Downloads a repository with its hub's own client, and verifies every file by the hash that the hub gives."""
 
 import contextlib
 import errno
@@ -10,8 +10,9 @@ import socket
 import ssl
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
@@ -23,36 +24,34 @@ from app.weights.source import HubSource
 _T = TypeVar("_T")
 
 _OPENMIND_REFUSES = ("/bin", "/boot", "/etc", "/lib", "/var")
-"""Beginnings of paths that openmind_hub 1.3.0 fails on when it is imported (SENSITIVE_PATHS of its constants)."""
+"""Beginnings of paths that openmind_hub 1.3.0 rejects when it is imported (SENSITIVE_PATHS of its constants)."""
 
 _SHA1_DIGITS, _SHA256_DIGITS = 40, 64
 
-_PAUSE_S = 2
-"""How long to wait before the second and last attempt after a fault that may pass."""
+_PAUSE_S = 2  # pause before the second and last attempt, after a fault that can be temporary
+_PATIENCE_S = 10  # a client that fails after a longer time has already retried, so there is no second attempt
+_LIST_TIMEOUT_S = 30  # huggingface_hub 2.4 has no default time limit for listing a repository
 
-_PATIENCE_S = 10
-"""A client that took longer than this to fail has tried several times itself; a second attempt would only double it."""
-
-_LIST_TIMEOUT_S = 30
-"""huggingface_hub 2.4 lists a repository without a time limit unless it is given one."""
+_UNREACHABLE = (ConnectionRefusedError, TimeoutError, socket.gaierror, ssl.SSLCertVerificationError)
+_UNREACHABLE_CODES = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
 class Download(NamedTuple):
-    """A finished download: the snapshot's folder, and the SHA-256 of each file by its path in there."""
+    """A finished download: the snapshot's folder, and the SHA-256 of each file by its path in the folder."""
 
     folder: Path
     sha256: dict[str, str]
 
 
 def download(source: HubSource, weights_dir: Path) -> Download:
-    """Download what serving needs of a repository. Blocks; shows progress bars.
+    """Download the files of a repository that serving needs. Blocks; shows progress bars.
 
-    The files come one by one, the small ones first: so a fault shows early, can be named, and ends the download. With
-    snapshot_download it does not: openmind_hub's tries each file ten times in 75 s, whatever the fault.
+    Files are downloaded one by one, small files first, so that a fault shows early with the file's name. The clients'
+    snapshot_download hides it: openmind_hub retries each file ten times in 75 s after any fault.
 
     Raises:
-        WeightsError: The hub cannot be reached, refuses, lacks the repository or sends wrong bytes twice, or the disk
-            is full. The text names what failed and what to do.
+        WeightsError: The hub cannot be reached, refuses access, lacks the repository or sends wrong bytes twice, or the
+            disk is full. The text says what failed and what to do.
     """
     hub = (_OpenMindHub if source.hub == "openmind" else _HuggingFaceHub)(source, weights_dir.resolve())
     files = [file for file in _attempt(hub, hub.list_files) if is_needed(file.path)]
@@ -71,7 +70,7 @@ def download(source: HubSource, weights_dir: Path) -> Download:
 
 @dataclass(frozen=True, slots=True)
 class _HubFile:
-    """A file as a hub lists it. Its hash is also the name of its blob in the client's cache."""
+    """A file in a hub's list. Its hash is also the name of its blob in the client's cache."""
 
     path: str
     revision: str
@@ -80,37 +79,36 @@ class _HubFile:
 
 
 class _Hub(ABC):
-    """A repository as its hub's client sees it. The client's errors pass through; `_attempt` turns them into ours."""
+    """A repository and its hub's client. The client's errors pass through; `_attempt` converts them to WeightsError."""
 
     name: ClassVar[str]
-    cache: ClassVar[str]
-    """The client's folder in the weights folder."""
+    cache: ClassVar[str]  # the client's folder in the weights folder
     how_to_get_access: ClassVar[str]
 
     def __init__(self, source: HubSource, weights_dir: Path) -> None:
         self.source = source
         self.weights_dir = weights_dir
-        self.blobs = weights_dir / self.cache / f"models--{source.repo_id.replace('/', '--')}" / "blobs"
+        self.cache_dir = weights_dir / self.cache
+        self.blobs = self.cache_dir / f"models--{source.repo_id.replace('/', '--')}" / "blobs"
 
     @abstractmethod
-    def list_files(self) -> list[_HubFile]:
-        """Ask the hub what the repository holds."""
+    def list_files(self) -> list[_HubFile]: ...
 
     @abstractmethod
     def fetch(self, file: _HubFile) -> Path:
-        """Bring a file to the cache unless it is there, and return its path in the snapshot."""
+        """Download a file to the cache unless it is there; return its path in the snapshot."""
 
 
 class _HuggingFaceHub(_Hub):
     name = "The Hugging Face Hub"
     cache = "hf"
     how_to_get_access = (
-        "If the name in TURBO_MODEL is right, the repository is private or its licence is not accepted yet: accept it "
-        "on the repository's page, and give a token that may read it with HF_TOKEN or `hf auth login`."
+        "If the name in TURBO_MODEL is right, the repository is private or its licence is not accepted yet: accept the "
+        "licence on the repository's page, and set a token that may read it with HF_TOKEN or `hf auth login`."
     )
 
     def list_files(self) -> list[_HubFile]:
-        from huggingface_hub import HfApi  # noqa: PLC0415 - `serve` has no use for it
+        from huggingface_hub import HfApi  # noqa: PLC0415 - `serve` does not need it
 
         source = self.source
         model = HfApi().model_info(
@@ -125,19 +123,18 @@ class _HuggingFaceHub(_Hub):
     def fetch(self, file: _HubFile) -> Path:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415 - as above
 
-        # The client gives each download a name of its own, so it never finds again what a killed one left.
+        # Each download has its own temporary name, so the client never reuses the file of a killed download.
         for left_over in self.blobs.glob(f"{file.hash}.*.incomplete"):
             left_over.unlink()
-        cache_dir = self.weights_dir / self.cache
-        return Path(hf_hub_download(self.source.repo_id, file.path, revision=file.revision, cache_dir=cache_dir))
+        return Path(hf_hub_download(self.source.repo_id, file.path, revision=file.revision, cache_dir=self.cache_dir))
 
 
 class _OpenMindHub(_Hub):
     name = "openMind Hub"
     cache = "openmind/hub"
     how_to_get_access = (
-        "openmind_hub takes a token from the code that calls it alone, and `pull` has none: name a public repository, "
-        "or download this one by other means and set TURBO_MODEL to its folder."
+        "`pull` has no token for openmind_hub: name a public repository, or download this repository with another tool "
+        "and set TURBO_MODEL to its folder."
     )
 
     def __init__(self, source: HubSource, weights_dir: Path) -> None:
@@ -149,8 +146,16 @@ class _OpenMindHub(_Hub):
             )
 
     def list_files(self) -> list[_HubFile]:
-        with self._home():
-            from openmind_hub import RepoFile, list_repo_tree  # noqa: PLC0415 - reads the environment when imported
+        # The client reads its home from the environment when it is imported. It writes only to this home, to /tmp and
+        # to visible folders of $HOME (SENSITIVE_PATHS and WHITE_LIST_PATHS in the constants of openmind_hub 1.3.0).
+        before = os.environ.get("XDG_CACHE_HOME")
+        os.environ["XDG_CACHE_HOME"] = str(self.weights_dir)
+        try:
+            from openmind_hub import RepoFile, list_repo_tree  # noqa: PLC0415 - as above
+        finally:
+            del os.environ["XDG_CACHE_HOME"]
+            if before is not None:
+                os.environ["XDG_CACHE_HOME"] = before
 
         revision = self.source.revision
         tree = list_repo_tree(self.source.repo_id, revision=revision, recursive=True)
@@ -158,56 +163,33 @@ class _OpenMindHub(_Hub):
             _HubFile(entry.path, revision, entry.size, entry.blob_id) for entry in tree if isinstance(entry, RepoFile)
         ]
 
-    @contextlib.contextmanager
-    def _home(self) -> Iterator[None]:
-        """Make `weights_dir`/openmind the client's home while it is imported.
-
-        It writes only there, to /tmp and to visible folders of $HOME (SENSITIVE_PATHS and WHITE_LIST_PATHS in the
-        constants of openmind_hub 1.3.0).
-        """
-        before = os.environ.get("XDG_CACHE_HOME")
-        os.environ["XDG_CACHE_HOME"] = str(self.weights_dir)
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["XDG_CACHE_HOME"]
-            else:
-                os.environ["XDG_CACHE_HOME"] = before
-
     def fetch(self, file: _HubFile) -> Path:
-        # The client would ask for the rest of a left-over that has no rest, and be answered 416 for ever.
+        from openmind_hub import om_hub_download  # noqa: PLC0415 - as above
+
+        # The client would request the rest of a complete leftover, which has no rest, and always get 416.
         left_over = self.blobs / f"{file.hash}.incomplete"
         if left_over.exists() and left_over.stat().st_size >= file.size_bytes:
             left_over.unlink()
-        # Wrong bytes are a ValueError, but stay in their place; asked again, the client returns them to be verified.
+        cache_dir = str(self.cache_dir)
+        fetch = partial(om_hub_download, self.source.repo_id, file.path, revision=file.revision, cache_dir=cache_dir)
+        # For wrong bytes the client raises ValueError but keeps the file; the second call returns it, to be verified.
         with contextlib.suppress(ValueError):
-            return self._fetch(file)
-        return self._fetch(file)
-
-    def _fetch(self, file: _HubFile) -> Path:
-        from openmind_hub import om_hub_download  # noqa: PLC0415 - as above
-
-        cache_dir = str(self.weights_dir / self.cache)
-        return Path(om_hub_download(self.source.repo_id, file.path, revision=file.revision, cache_dir=cache_dir))
+            return Path(fetch())
+        return Path(fetch())
 
 
 def _check_room(hub: _Hub, files: list[_HubFile]) -> None:
-    missing_bytes = sum(file.size_bytes - _bytes_here(hub, file) for file in files)
-    lacking_bytes = missing_bytes - shutil.disk_usage(hub.weights_dir).free
+    lacking_bytes = -shutil.disk_usage(hub.weights_dir).free
+    for file in files:
+        blobs = (hub.blobs / name for name in (file.hash, f"{file.hash}.incomplete"))
+        present_bytes = max((blob.stat().st_size for blob in blobs if blob.exists()), default=0)
+        lacking_bytes += max(0, file.size_bytes - present_bytes)
     if lacking_bytes > 0:
         raise WeightsError(_no_space(hub, str(hub.source), lacking_bytes))
 
 
-def _bytes_here(hub: _Hub, file: _HubFile) -> int:
-    for name in (file.hash, f"{file.hash}.incomplete"):
-        with contextlib.suppress(FileNotFoundError):
-            return min(file.size_bytes, (hub.blobs / name).stat().st_size)
-    return 0
-
-
 def _fetch_whole(hub: _Hub, file: _HubFile) -> tuple[Path, str]:
-    """Return the path and the SHA-256 of a file, whole; one that has not its hash is deleted and fetched once more."""
+    """Download a file and return its path and SHA-256. If it does not have its hash, it is downloaded once more."""
     for _ in range(2):
         path = _attempt(hub, lambda: hub.fetch(file), file)
         blob = _blob_of(path)
@@ -216,59 +198,60 @@ def _fetch_whole(hub: _Hub, file: _HubFile) -> tuple[Path, str]:
         for damaged in (blob.resolve(), blob, path):
             damaged.unlink(missing_ok=True)
     raise WeightsError(
-        f"{file.path} of {hub.source} came down damaged twice: its bytes do not have the hash that the hub gives. "
-        "Check the network and any proxy in between, then pull again."
+        f"{file.path} of {hub.source} was downloaded twice and damaged both times: its bytes do not have the hash that "
+        "the hub gives. Check the network and any proxy in between, then pull again."
     )
 
 
 def _blob_of(path: Path) -> Path:
-    """Return what a file of a snapshot links to: both clients keep the bytes in `blobs`, named by the hub's hash.
+    """Return the file in `blobs`, named by the hub's hash, to which a file of a snapshot links.
 
-    A blob of huggingface_hub 2.4 may be a link itself, to a file that is named by a hash of another kind.
+    A blob of huggingface_hub 2.4 can be a link too, to a file named by another kind of hash.
     """
     if not path.is_symlink() or len(path.readlink().name) not in (_SHA1_DIGITS, _SHA256_DIGITS):
         raise WeightsError(
-            f"{path} cannot be verified: it is no link to a file that is named by its hash. Pull into a folder whose "
-            "file system has symbolic links (TURBO_WEIGHTS_DIR)."
+            f"{path} cannot be verified: it is not a link to a file that is named by its hash. Set TURBO_WEIGHTS_DIR "
+            "to a folder on a file system with symbolic links."
         )
     return path.parent / path.readlink()
 
 
 def _sha256_if_whole(blob: Path) -> str | None:
-    """Return the blob's SHA-256 if its bytes have the hash in its name, a SHA-256 or a git blob's SHA-1.
+    """Return the blob's SHA-256 if its bytes have the hash in its name: a SHA-256, or a git blob's SHA-1.
 
-    The clients do not see to it: huggingface_hub compares sizes alone, openmind_hub looks at no file a second time.
+    The clients do not check this: huggingface_hub compares only sizes, openmind_hub does not check a file again.
     """
-    sha256 = _hex_digest(blob, hashlib.sha256())
-    if len(blob.name) == _SHA256_DIGITS:
-        return sha256 if sha256 == blob.name else None
-    git_blob = hashlib.sha1(f"blob {blob.stat().st_size}\0".encode(), usedforsecurity=False)
-    return sha256 if _hex_digest(blob, git_blob) == blob.name else None
+    sha256 = hex_digest(blob)
+    digest = sha256
+    if len(blob.name) != _SHA256_DIGITS:
+        header = f"blob {blob.stat().st_size}\0".encode()
+        digest = hex_digest(blob, hashlib.sha1(header, usedforsecurity=False))
+    return sha256 if digest == blob.name else None
 
 
-def _hex_digest(path: Path, begun: "hashlib._Hash") -> str:
+def hex_digest(path: Path, begun: "hashlib._Hash | None" = None) -> str:
+    """Return the SHA-256 of a file, or the digest of a hash that has begun with other bytes."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: begun).hexdigest()
+        return hashlib.file_digest(file, lambda: begun or hashlib.sha256()).hexdigest()
 
 
 def _attempt(hub: _Hub, call: Callable[[], _T], file: _HubFile | None = None, *, last: bool = False) -> _T:
-    """Call the client, and once more after a fault that may pass. What it raises becomes a WeightsError."""
+    """Call the client, once more after a fault that can be temporary. Its exceptions become WeightsError."""
     started = time.monotonic()
     try:
         return call()
     except Exception as error:
-        reason, may_pass = _explain(error, hub, file)
-        if last or not may_pass or time.monotonic() - started > _PATIENCE_S:
+        reason, may_be_temporary = _explain(error, hub, file)
+        if last or not may_be_temporary or time.monotonic() - started > _PATIENCE_S:
             raise WeightsError(reason) from error
     time.sleep(_PAUSE_S)
     return _attempt(hub, call, file, last=True)
 
 
 def _explain(error: Exception, hub: _Hub, file: _HubFile | None) -> tuple[str, bool]:
-    """Say what went wrong and what to do, and tell whether the fault may pass by itself.
+    """Return what failed and what to do, and whether the fault can be temporary.
 
-    The clients wrap an error in others, several deep. What counts is an HTTP status and, innermost, what the
-    operating system said.
+    The clients chain several exceptions. Relevant are an HTTP status and the innermost error of the operating system.
     """
     chain: list[BaseException] = [error]
     while wrapped := chain[-1].__cause__ or chain[-1].__context__:
@@ -282,14 +265,14 @@ def _explain(error: Exception, hub: _Hub, file: _HubFile | None) -> tuple[str, b
     if file and any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain):
         return _no_space(hub, subject, file.size_bytes), False
     reason = first_line(next((link for link in reversed(chain) if isinstance(link, OSError)), error))
-    reason = re.sub(r"\?\S+", "", reason)  # the query of a signed address is a secret
-    if any(_says_unreachable(link) for link in chain):
-        remedy = "Check the network and its proxy (HTTPS_PROXY), or bring the weights here and name their folder"
-        return f"{hub.name} cannot be reached for {subject}: {reason}. {remedy} in TURBO_MODEL.", False
+    reason = re.sub(r"\?\S+", "", reason)  # the query of a signed URL is a secret
+    if any(isinstance(link, _UNREACHABLE) or getattr(link, "errno", 0) in _UNREACHABLE_CODES for link in chain):
+        remedy = "Check the network and its proxy (HTTPS_PROXY), or copy the weights here and set TURBO_MODEL to their"
+        return f"{hub.name} cannot be reached for {subject}: {reason}. {remedy} folder.", False
     if file is None and any(isinstance(link, ValueError | LookupError) for link in chain):
-        remedy = "Check the network: a proxy or a login page may stand before it"
-        return f"{hub.name} does not answer as a hub does for {subject}: {reason}. {remedy}.", True
-    remedy = "Check the name, the network and the disk; `pull` goes on where it stopped"
+        remedy = "Check the network: a proxy or a login page may answer in the hub's place"
+        return f"{hub.name} gives no valid answer for {subject}: {reason}. {remedy}.", True
+    remedy = "Check the name, the network and the disk; `pull` continues where it stopped"
     return f"{subject} could not be downloaded to {hub.weights_dir}: {reason}. {remedy}.", True
 
 
@@ -299,14 +282,8 @@ def _explain_status(status: int, hub: _Hub, subject: str, *, revision_known: boo
     if status == HTTPStatus.NOT_FOUND and not revision_known:
         return f"{hub.name} has no revision {hub.source.revision} of {hub.source.repo_id}. Check TURBO_MODEL."
     if status == HTTPStatus.NOT_FOUND:
-        return f"{hub.name} does not have {subject}, or shows it to its members alone. Check TURBO_MODEL."
-    return f"{hub.name} answers {status} for {subject}. Try again later; `pull` goes on where it stopped."
-
-
-def _says_unreachable(error: BaseException) -> bool:
-    return isinstance(
-        error, ConnectionRefusedError | TimeoutError | socket.gaierror | ssl.SSLCertVerificationError
-    ) or (isinstance(error, OSError) and error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH))
+        return f"{hub.name} does not have {subject}, or shows it only to its members. Check TURBO_MODEL."
+    return f"{hub.name} answers {status} for {subject}. Try again later; `pull` continues where it stopped."
 
 
 def _no_space(hub: _Hub, subject: str, lacking_bytes: int) -> str:

@@ -1,35 +1,33 @@
-"""Looks a folder of weights through before it is loaded: is it SDXL-Turbo in diffusers' format, and is it whole?"""
+"""Checks before loading that a folder has all files of SDXL-Turbo in diffusers' format."""
 
 import json
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from app.errors import WeightsError
 
 PIPELINE_CLASS = "StableDiffusionXLPipeline"
 
 FILE_PATTERNS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.fp16.safetensors")
-"""The files that serving needs, as `is_needed` reads them: configs, tokenizers and fp16 safetensors.
+"""Files that serving needs (see `is_needed`): configs, tokenizers and fp16 safetensors.
 
-Pickles, fp32 weights and single-file checkpoints in a repository's root are none of them.
+Pickles, fp32 weights and single-file checkpoints in a repository's root are not needed.
 """
 
 _SCHEDULER_CLASS = "EulerAncestralDiscreteScheduler"
-"""What SDXL-Turbo's repository names; others are not what its one step was trained for."""
+"""The scheduler of SDXL-Turbo's repository. The model was trained for its single step."""
 
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
 _MODELS = ("text_encoder", "text_encoder_2", "unet", "vae")
-_LENGTH_BYTES = 8  # a safetensors file begins with its header's length as a little-endian u64
 
 
 def is_needed(path: str) -> bool:
-    """Return whether serving needs the file with this path in a repository.
-
-    A pattern matches paths of its own depth only: unlike `fnmatch`'s, its `*` does not match a `/`.
-    """
+    """Return whether serving needs the file with this path in a repository. In a pattern, `*` does not match a `/`."""
     names = path.split("/")
-    if not {"", ".", ".."}.isdisjoint(names):  # another folder's file
+    if not {"", ".", ".."}.isdisjoint(names):  # it could lead out of the folder
         return False
     return any(
         len(wanted) == len(names) and all(map(fnmatchcase, names, wanted))
@@ -41,16 +39,19 @@ def check_layout(folder: Path) -> None:
     """Check that `folder` is a complete SDXL-Turbo pipeline.
 
     Raises:
-        WeightsError: Naming the file at fault and what to do.
+        WeightsError: A file is missing or wrong. The text names the file and says what to do.
     """
     if not folder.is_dir():
         raise WeightsError(f"There is no folder {folder}. Check TURBO_MODEL.")
     _check_index(folder / "model_index.json")
     for path in sorted(folder.glob("*/*.json")):
         _read_json(path)
-    _check_scheduler(folder / "scheduler")
+    _check_scheduler(folder / "scheduler" / "scheduler_config.json")
     for name in _TOKENIZERS:
-        _check_tokenizer(folder / name)
+        _require(folder / name / "tokenizer_config.json")
+        if not (folder / name / "tokenizer.json").is_file():
+            _require(folder / name / "vocab.json")
+            _require(folder / name / "merges.txt")
     for name in _MODELS:
         _check_model(folder / name)
 
@@ -58,28 +59,20 @@ def check_layout(folder: Path) -> None:
 def _check_index(path: Path) -> None:
     index = _read_json(path)
     if (found := index.get("_class_name")) != PIPELINE_CLASS:
-        raise WeightsError(f"{path} is of class {found}, not {PIPELINE_CLASS}: only SDXL-Turbo runs here.")
+        raise WeightsError(f"{path} is of class {found}, not {PIPELINE_CLASS}: only SDXL-Turbo can be served.")
     named = index.get("scheduler")
     scheduler = named[-1] if isinstance(named, list) and named else named
     if scheduler != _SCHEDULER_CLASS:
         raise WeightsError(f"{path} names the scheduler {scheduler}. SDXL-Turbo needs {_SCHEDULER_CLASS}.")
 
 
-def _check_scheduler(folder: Path) -> None:
-    path = folder / "scheduler_config.json"
+def _check_scheduler(path: Path) -> None:
     spacing = _read_json(path).get("timestep_spacing")
     if spacing != "trailing":
         raise WeightsError(
             f"{path} has timestep_spacing {spacing!r}. SDXL-Turbo needs 'trailing', or its single step starts from the "
-            "wrong noise level. Use the scheduler that SDXL-Turbo's repository ships."
+            "wrong noise level. Use the scheduler of SDXL-Turbo's repository."
         )
-
-
-def _check_tokenizer(folder: Path) -> None:
-    _require(folder / "tokenizer_config.json")
-    if not (folder / "tokenizer.json").is_file():
-        for name in ("vocab.json", "merges.txt"):
-            _require(folder / name)
 
 
 def _check_model(folder: Path) -> None:
@@ -91,24 +84,11 @@ def _check_model(folder: Path) -> None:
             'save_pretrained(variant="fp16").'
         )
     for path in files:
-        _check_safetensors(path)
-
-
-def _check_safetensors(path: Path) -> None:
-    """Check that the file is as long as its header says."""
-    size_bytes = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            header_bytes = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            header = json.loads(file.read(min(header_bytes, size_bytes)))
-        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-        whole = _LENGTH_BYTES + header_bytes + max(entry["data_offsets"][1] for entry in tensors)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise WeightsError(f"{path} is damaged: its header cannot be read. Delete it and pull again.") from error
-    if whole != size_bytes:
-        raise WeightsError(
-            f"{path} is damaged: it has {size_bytes} bytes where {whole} belong. Delete it and pull again."
-        )
+        try:
+            with path.open("rb"), safe_open(path, framework="numpy"):  # checks the header, and the length by it
+                pass
+        except SafetensorError as error:
+            raise WeightsError(f"{path} is damaged: {error}. Delete it and pull again.") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,11 +1,13 @@
-"""The names that `TURBO_MODEL` knows: `demo`, `fake`, a folder, and a repository on one of two hubs."""
+"""The values of `TURBO_MODEL`: `demo`, `fake`, a folder, and a repository on one of two hubs."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 from app.errors import WeightsError
+
+HubName = Literal["openmind", "hf"]
 
 _NAME = r"[A-Za-z0-9_][\w.-]*"
 _REPOSITORY = re.compile(
@@ -23,20 +25,20 @@ class DemoSource:
 
 @dataclass(frozen=True, slots=True)
 class FakeSource:
-    """No weights: the seam's fake, of which each picture takes `inference_s` seconds."""
+    """No weights: the fake pipeline, which takes `inference_s` seconds for each picture."""
 
     inference_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class FolderSource:
-    """A folder of the operator's. It is looked through before it is loaded, and never changed."""
+    """The operator's own folder. It is checked before loading and never changed."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The folder's own name: paths are the operator's business, not the clients'."""
+        """The folder's name without its path, because clients see it."""
         return self.path.resolve().name
 
 
@@ -44,17 +46,16 @@ class FolderSource:
 class HubSource:
     """A repository on openMind Hub (modelers.cn) or on the Hugging Face Hub, at a branch, tag or commit."""
 
-    hub: Literal["openmind", "hf"]
+    hub: HubName
     repo_id: str
     revision: str = "main"
 
     def __str__(self) -> str:
-        """Spell the source as TURBO_MODEL does, with its revision."""
+        """Return the value of TURBO_MODEL, with the revision."""
         return f"{self.hub}:{self.repo_id}@{self.revision}"
 
     @property
     def name(self) -> str:
-        """The repository as OWNER/NAME."""
         return self.repo_id
 
 
@@ -65,15 +66,14 @@ def parse_source(text: str) -> WeightsSource | FakeSource:
     """Read a weights source from the text of `TURBO_MODEL`.
 
     Raises:
-        WeightsError: The text looks like a hub's name and is not one.
+        WeightsError: The text begins with the name of a hub, and the rest is not a repository.
     """
     if text == "demo":
         return DemoSource()
     if match := _FAKE.fullmatch(text):
         return FakeSource(float(match["seconds"] or 0))
     if match := _REPOSITORY.fullmatch(text):
-        hub: Literal["openmind", "hf"] = "openmind" if match["hub"] == "openmind" else "hf"
-        return HubSource(hub, match["repo_id"], match["revision"] or "main")
+        return HubSource(cast("HubName", match["hub"]), match["repo_id"], match["revision"] or "main")
     if text.startswith(("openmind:", "hf:")):
         raise WeightsError(f"TURBO_MODEL={text} is not HUB:OWNER/NAME[@REVISION].")
     try:

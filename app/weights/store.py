@@ -1,11 +1,10 @@
-"""Where weights are on this disk: the demo model in the package, a folder of the operator's, or the weights folder.
+"""Weights on the disk: the demo model in the package, the operator's own folder, or the weights folder.
 
-In the weights folder, beside each set of weights, lies a record with every file's size and SHA-256. `pull` writes it
-last, so that a record means a finished and verified download; `locate` compares the files with it before every load.
+In the weights folder, each set of weights has a record with the size and SHA-256 of every file. `pull` writes it last,
+so a record means a complete and verified download. `locate` compares the files with the record before every load.
 """
 
 import fcntl
-import hashlib
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import WeightsError
-from app.weights.hub import Download, download
+from app.weights.hub import Download, download, hex_digest
 from app.weights.layout import check_layout
 from app.weights.source import DemoSource, FolderSource, HubSource, WeightsSource
 
@@ -33,7 +32,7 @@ class _FileRecord(BaseModel):
 
 
 class _Record(BaseModel):
-    """What was pulled: the folder, relative to the weights folder, and its files."""
+    """A download: its folder, relative to the weights folder, and its files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -42,10 +41,10 @@ class _Record(BaseModel):
 
 
 def locate(source: WeightsSource, weights_dir: Path) -> Path:
-    """Return the folder of weights that are on this disk, checked. Touches no network.
+    """Check weights on this disk and return their folder. Does not use the network.
 
     Raises:
-        WeightsError: They are not here, or not what was pulled; the text names the file and what to do.
+        WeightsError: A file is missing or has changed. The text names the file and says what to do.
     """
     try:
         if isinstance(source, DemoSource):
@@ -53,7 +52,7 @@ def locate(source: WeightsSource, weights_dir: Path) -> Path:
         elif isinstance(source, FolderSource):
             folder = source.path
         else:
-            folder = _verified(_record_path(source, weights_dir), weights_dir)
+            folder = _verified(source, weights_dir)
         check_layout(folder)
     except OSError as error:
         raise WeightsError(f"{error.filename} cannot be read: {error.strerror}.") from error
@@ -61,13 +60,13 @@ def locate(source: WeightsSource, weights_dir: Path) -> Path:
 
 
 def pull(source: WeightsSource, weights_dir: Path) -> Path:
-    """Bring weights to this disk, verify them, and return their folder.
+    """Download weights if they are not on this disk, verify them, and return their folder.
 
-    Weights that are here and pass verification stay, and nothing is asked of the network: a restart must not change
-    the model. To move on, pin another revision.
+    Because a restart must not change the model, verified weights stay, and the network is not used. For newer weights,
+    pin another revision.
 
     Raises:
-        WeightsError: They cannot be had.
+        WeightsError: The weights cannot be downloaded or verified.
     """
     try:
         return locate(source, weights_dir)
@@ -77,14 +76,19 @@ def pull(source: WeightsSource, weights_dir: Path) -> Path:
     try:
         weights_dir.mkdir(parents=True, exist_ok=True)
         with _alone_in(weights_dir):
-            return _pull_alone(source, weights_dir)
+            with suppress(WeightsError):
+                return locate(source, weights_dir)  # another process has pulled while this one waited
+            done = download(source, weights_dir)
+            check_layout(done.folder)
+            _write_record(_record_path(source, weights_dir), done, weights_dir)
+            return done.folder
     except OSError as error:
         raise WeightsError(f"TURBO_WEIGHTS_DIR={weights_dir} cannot be written: {error.strerror or error}.") from error
 
 
 @contextmanager
 def _alone_in(weights_dir: Path) -> Iterator[None]:
-    """Wait until no other process pulls into the folder, and keep others out."""
+    """Wait until no other process pulls into the folder, and lock the folder against others."""
     with (weights_dir / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,15 +96,6 @@ def _alone_in(weights_dir: Path) -> Iterator[None]:
             _log.info("waiting for another process that pulls into %s", weights_dir)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _pull_alone(source: HubSource, weights_dir: Path) -> Path:
-    with suppress(WeightsError):
-        return locate(source, weights_dir)  # another process has pulled meanwhile
-    done = download(source, weights_dir)
-    check_layout(done.folder)
-    _write_record(_record_path(source, weights_dir), done, weights_dir)
-    return done.folder
 
 
 def _record_path(source: HubSource, weights_dir: Path) -> Path:
@@ -121,45 +116,33 @@ def _write_record(path: Path, done: Download, weights_dir: Path) -> None:
     scratch.replace(path)
 
 
-def _read_record(path: Path) -> _Record:
+def _verified(source: HubSource, weights_dir: Path) -> Path:
+    """Return the record's folder after checking that every file has the recorded size and hash."""
+    record_path = _record_path(source, weights_dir)
     try:
-        return _Record.model_validate_json(path.read_text(encoding="utf-8"))
+        record = _Record.model_validate_json(record_path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise WeightsError(
-            f"The weights are not in {path.parent}. Run `python -m app pull` with the same TURBO_MODEL and "
+            f"The weights are not in {weights_dir}. Run `python -m app pull` with the same TURBO_MODEL and "
             "TURBO_WEIGHTS_DIR first."
         ) from error
     except ValueError as error:
-        raise WeightsError(f"{path} is damaged. Delete it and run `python -m app pull`.") from error
-
-
-def _verified(record_path: Path, weights_dir: Path) -> Path:
-    """Return the record's folder once every file in it has the size and hash that it was pulled with."""
-    record = _read_record(record_path)
+        raise WeightsError(f"{record_path} is damaged. Delete it and run `python -m app pull`.") from error
     folder = weights_dir / record.folder
-    paths = [folder / name for name in record.files]
-    for path, expected in zip(paths, record.files.values(), strict=True):
+    files = {folder / name: expected for name, expected in record.files.items()}
+    for path, expected in files.items():
         if not path.is_file():
             raise WeightsError(f"{path} is missing. Run `python -m app pull`.")
         if (size_bytes := path.stat().st_size) != expected.size_bytes:
             raise WeightsError(
-                f"{path} is damaged: it has {size_bytes} bytes where {expected.size_bytes} belong. "
+                f"{path} is damaged: it has {size_bytes} bytes instead of {expected.size_bytes}. "
                 "Run `python -m app pull`."
             )
-    for path, digest, expected in zip(paths, _sha256_of(paths), record.files.values(), strict=True):
+    with ThreadPoolExecutor(max_workers=4) as pool:  # hashlib releases the GIL
+        digests = list(pool.map(hex_digest, files))
+    for (path, expected), digest in zip(files.items(), digests, strict=True):
         if digest != expected.sha256:
             raise WeightsError(
-                f"{path} is damaged: its SHA-256 is not the one that it was pulled with. Run `python -m app pull`."
+                f"{path} is damaged: its SHA-256 is not that of the pulled file. Run `python -m app pull`."
             )
     return folder
-
-
-def _sha256_of(paths: list[Path]) -> list[str]:
-    """Hash several files at once; hashlib releases the GIL."""
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        return list(pool.map(_sha256, paths))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -269,7 +269,7 @@ def test_json_says_what_was_made_how_and_how_fast(made: Generate, capfd: pytest.
         ({"image": "in.png", "strength": "0.2"}, "--strength: int(num_inference_steps * strength) steps are run"),
         ({"image": "in.png", "width": "512"}, "--height: Send both width and height, or neither."),
         ({"image": "none.png"}, "--image: none.png cannot be read: No such file or directory."),
-        ({"image": "text.txt"}, "--image: The file is no PNG, JPEG or WebP picture."),
+        ({"image": "text.txt"}, "--image: The file is not a PNG, JPEG or WebP picture."),
         (
             {"image": "long.png"},
             "--image: The picture has 990x30 pixels, and an aspect beyond 32:1 cannot be kept. Send",

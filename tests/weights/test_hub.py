@@ -386,7 +386,7 @@ def test_a_hub_that_refuses_access_is_a_clear_error(
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ("nobody/nothing", "does not have {hub}:nobody/nothing@main, or shows it to its members alone"),
+        ("nobody/nothing", "does not have {hub}:nobody/nothing@main, or shows it only to its members"),
         (f"{REPOSITORY}@nowhere", f"has no revision nowhere of {REPOSITORY}"),
     ],
 )
@@ -407,8 +407,8 @@ def test_a_hub_that_keeps_failing_is_a_clear_error_after_a_few_attempts(
 def test_a_login_page_in_the_hub_s_place_is_a_clear_error(hub: LocalHub, pull: StartPull, source: HubSource) -> None:
     hub.faults = [Fault("page")]
     reason = pull(prelude=HASTE).fails()
-    assert f"does not answer as a hub does for {source}: " in reason
-    assert "a proxy or a login page may stand before it" in reason
+    assert f"gives no valid answer for {source}: " in reason
+    assert "a proxy or a login page may answer in the hub's place" in reason
 
 
 def test_a_hub_that_cannot_be_reached_is_a_clear_error(hub: LocalHub, pull: StartPull, source: HubSource) -> None:
@@ -421,7 +421,7 @@ def test_a_file_that_keeps_coming_damaged_is_a_clear_error_and_leaves_no_weights
     hub: LocalHub, pull: StartPull, source: HubSource, weights: Path
 ) -> None:
     hub.faults = [Fault("damage", at=CONFIG)]
-    assert f"{CONFIG} of {source} came down damaged twice" in pull(prelude=SLOWNESS).fails()
+    assert f"{CONFIG} of {source} was downloaded twice and damaged both times" in pull(prelude=SLOWNESS).fails()
     assert hub.downloads[CONFIG] == 2
     with pytest.raises(WeightsError, match="Run `python -m app pull`"):
         locate(source, weights)
@@ -480,7 +480,7 @@ def test_a_folder_that_the_openmind_client_refuses_is_a_clear_error(pull: StartP
 
 @only_hugging_face
 def test_a_file_system_without_symbolic_links_is_a_clear_error(pull: StartPull) -> None:
-    assert "cannot be verified: it is no link" in pull(prelude=NO_LINKS).fails()
+    assert "cannot be verified: it is not a link" in pull(prelude=NO_LINKS).fails()
 
 
 @only_hugging_face

@@ -98,11 +98,11 @@ def test_a_tokenizer_in_its_older_files_passes(folder: Path) -> None:
         ),
         (
             lambda folder: (folder / UNET).write_bytes((folder / UNET).read_bytes()[:-1]),
-            r"fp16\.safetensors is damaged: it has \d+ bytes where \d+ belong",
+            r"fp16\.safetensors is damaged: .*file not fully covered",
         ),
         (
             lambda folder: (folder / UNET).write_bytes((folder / UNET).read_bytes()[:100]),
-            r"fp16\.safetensors is damaged: its header cannot be read",
+            r"fp16\.safetensors is damaged: .*header",
         ),
         (lambda folder: (folder / UNET).write_bytes(b""), r"fp16\.safetensors is damaged"),
         (lambda folder: (folder / UNET).write_bytes(b"\xff" * 64), r"fp16\.safetensors is damaged"),
