@@ -257,7 +257,7 @@ def test_a_prompt_that_is_cut_does_not_leak_through_the_libraries_warnings(start
 def test_an_unknown_variable_is_warned_of_with_the_nearest_setting(start_server: StartServer) -> None:
     server = start_server(model="fake", max_que=3)
     server.wait_until_started()
-    assert "TURBO_MAX_QUE is no setting; did you mean TURBO_MAX_QUEUE?" in server.log
+    assert "TURBO_MAX_QUE is not a setting; did you mean TURBO_MAX_QUEUE?" in server.log
 
 
 # The command line itself.
@@ -361,7 +361,7 @@ def test_the_script_that_pip_makes_is_known_by_its_own_name() -> None:
         (["generate"], {}, "required: PROMPT"),
         ([], {"port": "tcp://10.0.0.1:8000"}, "TURBO_PORT=tcp://10.0.0.1:8000: Input should be a valid integer"),
         ([], {"device": "gpu"}, "TURBO_DEVICE=gpu: "),
-        ([], {"rate_limit": "0/second"}, "TURBO_RATE_LIMIT=0/second: '0/second' would let nobody ask"),
+        ([], {"rate_limit": "0/second"}, "TURBO_RATE_LIMIT=0/second: '0/second' would reject every request"),
         ([], {"max_pixels": "262143"}, "TURBO_MAX_PIXELS=262143 is too small"),
     ],
 )
