@@ -272,10 +272,10 @@ def test_a_flag_beats_the_environment(tmp_path: Path) -> None:
 
 def test_flags_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Settings] = []
-    monkeypatch.setattr("app.main.pull_weights", seen.append)
+    monkeypatch.setattr("app.server.serve.serve", lambda _, settings: seen.append(settings))
     monkeypatch.setenv("TURBO_PORT", "1")
     monkeypatch.setenv("TURBO_MAX_QUEUE", "7")
-    assert main(["pull", "--port", "2", "--no-image-metadata", "--log-prompts", "--max-pixels=300000", "--vae="]) == 0
+    main(["serve", "--port", "2", "--no-image-metadata", "--log-prompts", "--max-pixels=300000", "--vae="])
     (settings,) = seen
     assert (settings.port, settings.image_metadata, settings.log_prompts) == (2, False, True)
     assert (settings.max_pixels, settings.max_queue, settings.vae) == (300000, 7, None)
@@ -357,7 +357,7 @@ def test_the_script_that_pip_makes_is_known_by_its_own_name() -> None:
         (["--max-queue", "many"], {}, "--max-queue many: Input should be a valid integer"),
         (["--nothing", "1"], {}, "unrecognized arguments: --nothing"),
         (["pull", "--devise", "cpu"], {}, "did you mean --device?"),
-        (["generate", "a", "fox"], {}, "stands in quotes"),
+        (["generate", "a", "fox"], {}, "in quotes"),
         (["generate"], {}, "required: PROMPT"),
         ([], {"port": "tcp://10.0.0.1:8000"}, "TURBO_PORT=tcp://10.0.0.1:8000: Input should be a valid integer"),
         ([], {"device": "gpu"}, "TURBO_DEVICE=gpu: "),
@@ -394,5 +394,5 @@ def test_propagators_that_are_not_installed_are_left_out_as_platforms_name_them_
 ) -> None:
     monkeypatch.setenv("OTEL_PROPAGATORS", "tracecontext, b3")
     done = run("bench", model="fake")  # which imports OpenTelemetry, and has nothing to measure
-    assert "b3: what is not installed of it is left out" in done.stderr
+    assert "b3: propagators that are not installed are ignored" in done.stderr
     assert "The fake has no model to measure" in done.stderr
