@@ -7,14 +7,13 @@ Each command imports what it needs when it runs, so that help and most errors ap
 
 import argparse
 import difflib
+import inspect
 import logging
 import os
 import re
 import sys
-import textwrap
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -32,7 +31,6 @@ _log = logging.getLogger(__name__)
 _USAGE_ERROR = 2
 _PROPAGATORS = "OTEL_PROPAGATORS"
 _SCRIPT = "sdxl-turbo-server"
-_COLUMNS = 80
 
 _HEADINGS = {
     "model": "the model and its device",
@@ -56,18 +54,6 @@ _REQUEST_OPTIONS = {
     "num_images": "Number of pictures to make, 1 to 4. (default: 1)",
 }
 """Optional fields of a request, by their names on the wire, with their help. The wire models validate them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Command:
-    """A command. The first line of `description` is its line in the list of commands; `notes` follow the examples."""
-
-    description: str
-    run: Callable[[Settings, Namespace], int]
-    usage: str = ""
-    examples: Sequence[str]
-    notes: Sequence[str] = ()
-    add_options: Callable[["_Parser"], None] = lambda _: None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -99,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     if name != "doctor":  # the doctor reports unknown variables as findings
         warn_of_unknown_variables(os.environ)
     _drop_unknown_propagators()
-    return _COMMANDS[name].run(settings, options)
+    return _COMMANDS[name](settings, options)
 
 
 def _drop_unknown_propagators() -> None:
@@ -145,17 +131,25 @@ class _Parser(ArgumentParser):
 
 
 def _parser(name: str) -> _Parser:
-    command = _COMMANDS[name]
-    program = _program()
+    description, examples = _help(name)
+    program = f"{_program()} {name}"
+    own = "PROMPT [-o FILE] [--image FILE] " if name == "generate" else ""
     parser = _Parser(
-        prog=f"{program} {name}",
-        usage=f"{program} {name} {command.usage}[OPTIONS]",
-        description=textwrap.fill(command.description, _COLUMNS),
-        epilog="\n".join(["examples:", *(f"  {program} {example}" for example in command.examples), *command.notes]),
+        prog=program, usage=f"{program} {own}[OPTIONS]", description=description, epilog=f"examples:\n{examples}"
     )
-    command.add_options(parser)
+    if name == "generate":
+        _add_request(parser)
+    if name in ("generate", "doctor", "bench"):
+        parser.add_argument("--json", action="store_true", help="Print JSON for programs.")
     _add_settings(parser)
     return parser
+
+
+def _help(name: str) -> tuple[str, str]:
+    """Return a command's description, and its examples: its docstring from the first line with PROGRAM on."""
+    text = re.sub("^PROGRAM", f"  {_program()}", inspect.cleandoc(_COMMANDS[name].__doc__ or ""), flags=re.MULTILINE)
+    description, _, examples = text.partition("\n\n  ")
+    return description, f"  {examples}"
 
 
 def _add_settings(parser: _Parser) -> None:
@@ -228,6 +222,7 @@ def _program() -> str:
 
 def _overview() -> str:
     program = _program()
+    helps = {name: _help(name) for name in _COMMANDS}
     return "\n".join(
         [
             f"usage: {program} [COMMAND] [OPTIONS]",
@@ -235,29 +230,15 @@ def _overview() -> str:
             "SDXL-Turbo makes pictures from a prompt, or from a prompt and a picture.",
             "",
             "commands:",
-            *(f"  {name:<10}{command.description.splitlines()[0]}" for name, command in _COMMANDS.items()),
+            *(f"  {name:<10}{description.splitlines()[0]}" for name, (description, _) in helps.items()),
             "",
             "examples:",
-            *(f"  {program} {command.examples[0]}" for command in _COMMANDS.values()),
+            *(examples.splitlines()[0] for _, examples in helps.values()),
             "",
             f"`{program} COMMAND --help` lists the options of a command, and the settings, which all commands share.",
             f"`{program} --version` prints the version.",
         ]
     )
-
-
-# The commands.
-
-
-def _serve(settings: Settings, _: Namespace) -> NoReturn:
-    from app.main import create_app
-    from app.server.serve import serve
-
-    serve(create_app, settings)
-
-
-def _add_json(parser: _Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="Print JSON for programs.")
 
 
 def _add_request(parser: _Parser) -> None:
@@ -273,10 +254,43 @@ def _add_request(parser: _Parser) -> None:
     for name, text in _REQUEST_OPTIONS.items():
         flags = [_flag(name), *(["--steps"] if name == "num_inference_steps" else [])]
         parser.add_argument(*flags, metavar="N", help=text)
-    _add_json(parser)
+
+
+# The commands; their docstrings are their help.
+
+
+def _serve(settings: Settings, _: Namespace) -> NoReturn:
+    """Serve the model over HTTP (the default command).
+
+    The weights must be on this disk: see pull.
+
+    PROGRAM serve --port 8000
+    PROGRAM serve --model hf:stabilityai/sdxl-turbo --device cuda:1
+    """
+    from app.main import create_app
+    from app.server.serve import serve
+
+    serve(create_app, settings)
 
 
 def _generate(settings: Settings, options: Namespace) -> NoReturn:
+    """Make pictures from a prompt, or from a picture, without a server.
+
+    The same request with the same seed gives the same bytes as the server.
+    The names of the files go to stdout, all other output to stderr.
+
+    PROGRAM generate "a fox with a scarf" -o fox.png
+    PROGRAM generate "a fox with a scarf" --num-images 4 --seed 42 --steps 4 -o fox.webp
+    PROGRAM generate "an oil painting of a fox" --image fox.png --strength 0.7 -o painting.png
+    PROGRAM generate - -o - < prompt.txt > picture.png
+
+    exit codes:
+      0  the pictures are written
+      1  the pictures could not be made or written
+      2  wrong usage, or a request that the service would reject
+      3  the weights or the device cannot be used
+      130 after Ctrl-C, 143 after SIGTERM: no unfinished file is left
+    """
     from app.cli.generate import Order, generate
     from app.server.process import exit_now
 
@@ -286,6 +300,10 @@ def _generate(settings: Settings, options: Namespace) -> NoReturn:
 
 
 def _pull(settings: Settings, _: Namespace) -> int:
+    """Download and verify the weights, then exit.
+
+    PROGRAM pull --model hf:stabilityai/sdxl-turbo
+    """
     from app.server.process import START_FAILED
     from app.weights.source import FakeSource, parse_source
     from app.weights.store import pull
@@ -303,6 +321,11 @@ def _pull(settings: Settings, _: Namespace) -> int:
 
 
 def _doctor(settings: Settings, options: Namespace) -> NoReturn:
+    """Check everything that serving needs, and name each fault with its remedy.
+
+    PROGRAM doctor --device npu:0
+    PROGRAM doctor --json
+    """
     from app.cli.doctor import examine, report
     from app.server.process import exit_now
 
@@ -310,56 +333,21 @@ def _doctor(settings: Settings, options: Namespace) -> NoReturn:
 
 
 def _bench(settings: Settings, options: Namespace) -> NoReturn:
+    """Measure the time of pictures on this hardware, and which batch size pays off.
+
+    PROGRAM bench --warm-up-sizes 512x512,768x768
+    PROGRAM bench --json
+    """
     from app.cli.bench import bench
     from app.server.process import exit_now
 
     exit_now(bench(settings, as_json=options.json))
 
 
-_COMMANDS = {
-    "serve": _Command(
-        description="Serve the model over HTTP (the default command).\nThe weights must be on this disk: see pull.",
-        run=_serve,
-        examples=("serve --port 8000", "serve --model hf:stabilityai/sdxl-turbo --device cuda:1"),
-    ),
-    "generate": _Command(
-        description="Make pictures from a prompt, or from a picture, without a server.\n"
-        "The same request with the same seed gives the same bytes as the server. "
-        "The names of the files go to stdout, all other output to stderr.",
-        usage="PROMPT [-o FILE] [--image FILE] ",
-        add_options=_add_request,
-        run=_generate,
-        examples=(
-            'generate "a fox with a scarf" -o fox.png',
-            'generate "a fox with a scarf" --num-images 4 --seed 42 --steps 4 -o fox.webp',
-            'generate "an oil painting of a fox" --image fox.png --strength 0.7 -o painting.png',
-            "generate - -o - < prompt.txt > picture.png",
-        ),
-        notes=(
-            "",
-            "exit codes:",
-            "  0  the pictures are written",
-            "  1  the pictures could not be made or written",
-            "  2  wrong usage, or a request that the service would reject",
-            "  3  the weights or the device cannot be used",
-            "  130 after Ctrl-C, 143 after SIGTERM: no unfinished file is left",
-        ),
-    ),
-    "pull": _Command(
-        description="Download and verify the weights, then exit.",
-        run=_pull,
-        examples=("pull --model hf:stabilityai/sdxl-turbo",),
-    ),
-    "doctor": _Command(
-        description="Check everything that serving needs, and name each fault with its remedy.",
-        add_options=_add_json,
-        run=_doctor,
-        examples=("doctor --device npu:0", "doctor --json"),
-    ),
-    "bench": _Command(
-        description="Measure the time of pictures on this hardware, and which batch size pays off.",
-        add_options=_add_json,
-        run=_bench,
-        examples=("bench --warm-up-sizes 512x512,768x768", "bench --json"),
-    ),
+_COMMANDS: Mapping[str, Callable[[Settings, Namespace], int]] = {
+    "serve": _serve,
+    "generate": _generate,
+    "pull": _pull,
+    "doctor": _doctor,
+    "bench": _bench,
 }
