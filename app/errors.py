@@ -32,8 +32,8 @@ class TurboError(Exception):
 
         Args:
             detail: The public reason, a full sentence.
-            param: The request field at fault, if there is one.
-            retry_after_s: Whole seconds after which a retry makes sense, if ever.
+            param: The request field at fault, if any.
+            retry_after_s: Whole seconds after which a retry makes sense.
         """
         super().__init__(detail)
         self.param = param
@@ -196,14 +196,10 @@ class DeviceLostError(TurboError):
     status, code = 503, "device_lost"
 
     def __init__(self, detail: str = "The device failed; the service is being replaced.", *, remedy: str = "") -> None:
-        """Make an error; `detail` may say how the device failed, and `remedy`, for the log, what an operator can do."""
+        """Make an error; `remedy`, for the operator alone, says what to do. Commands show `detail`: no service runs."""
         super().__init__(detail, retry_after_s=30)
+        self.detail = detail.replace("; the service is being replaced.", ".")
         self.remedy = remedy
-
-    @property
-    def what_failed(self) -> str:
-        """The detail for commands that run no service."""
-        return str(self).replace("; the service is being replaced.", ".")
 
 
 class NotReadyError(TurboError):

@@ -91,7 +91,7 @@ def bench(settings: Settings, *, as_json: bool) -> int:
             _progress(f"loading {settings.model}")
             report = asyncio.run(unless_hung(_load_and_measure(settings, device_lock), device_lock))
         except DeviceLostError as error:
-            _progress(f"{error.what_failed} {error.remedy}".rstrip())
+            _progress(f"{error.detail} {error.remedy}".rstrip())
             return 1
         except TurboError as error:
             _progress(str(error))

@@ -117,8 +117,8 @@ def _caught(check: str, findings: Findings[T]) -> Findings[T | None]:
     """Pass on findings and their return value; turn an exception into a finding and return None."""
     try:
         return (yield from findings)
-    except DeviceLostError as error:
-        yield Finding(check, "FAIL", error.what_failed, error.remedy)
+    except (AddressError, DeviceLostError) as error:
+        yield Finding(check, "FAIL", error.detail, error.remedy)
     except TurboError as error:
         yield Finding(check, "FAIL", str(error))
     except Exception as error:  # noqa: BLE001 - the process's edge: any other fault is a finding, too
@@ -137,24 +137,20 @@ def _unless_hung(findings: Iterable[Finding], settings: Settings) -> Iterator[Fi
         made.put(None)
 
     threading.Thread(target=make, name="doctor", daemon=True).start()
-    limit_s = limits * settings.hang_limit_s
+    limit_s = settings.hang_limit_s * limits
     try:
         while finding := made.get(timeout=limit_s):
             yield finding
-            loads_next = finding.check == "canary"
-            limit_s = settings.hang_limit_s * (max(limits, LOAD_LIMITS) if loads_next else limits)
+            loading = finding.check == "canary"  # the next check loads the weights
+            limit_s = settings.hang_limit_s * (max(limits, LOAD_LIMITS) if loading else limits)
     except queue.Empty:
         remedy = "If it may still be loading or compiling, set TURBO_HANG_LIMIT_S higher; else reset the device."
         yield Finding("device", "FAIL", f"The device has not answered for {limit_s:g} s.", remedy)
 
 
 def _port(settings: Settings) -> Findings[None]:
-    try:
-        check_address(settings.host, settings.port)
-    except AddressError as error:
-        yield Finding("port", "FAIL", error.detail, error.remedy)
-    else:
-        yield Finding("port", "OK", f"{settings.host}:{settings.port} is free.")
+    check_address(settings.host, settings.port)
+    yield Finding("port", "OK", f"{settings.host}:{settings.port} is free.")
 
 
 def _doors(settings: Settings) -> Findings[None]:

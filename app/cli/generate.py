@@ -44,13 +44,9 @@ _CLIENT_ERRORS = range(400, 500)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """The arguments of the command.
+    """The arguments of the command: the request's fields as text, and files; `-` means stdin or stdout.
 
-    Attributes:
-        fields: The given fields of the request as text, by their names on the wire; a prompt of `-` is read from stdin.
-        image: File of the picture to start from, if any; `-` is stdin.
-        output: File to write; `-` is stdout. Without it the pictures are new files in this folder.
-        as_json: Whether stdout gets JSON instead of the files' names.
+    Without `output` the pictures are new files in this folder.
     """
 
     fields: Mapping[str, str]
@@ -87,7 +83,7 @@ def generate(order: Order, settings: Settings) -> int:
 
 def _explain(error: errors.TurboError) -> str:
     if isinstance(error, errors.DeviceLostError):
-        return f"{error.what_failed} {error.remedy}".rstrip()
+        return f"{error.detail} {error.remedy}".rstrip()
     if type(error) is errors.InferenceError and error.__cause__:  # the public text does not name a foreign cause
         return f"{str(error).removesuffix('.')}: {_named(error.__cause__)}."
     return f"{_option(error.param)}: {error}" if error.param else str(error)
@@ -184,23 +180,20 @@ def _read_request(order: Order) -> tuple[Txt2ImgRequest | Img2ImgRequest, bytes]
         raise errors.InvalidRequestError("The prompt and the picture cannot both be on stdin.", param="image")
     if fields["prompt"] == _STDIN:
         # Surrogates make the model reject invalid UTF-8, as in an argument, which Python decodes the same way.
-        fields["prompt"] = _read_stdin("prompt").decode("utf-8", "surrogateescape").rstrip("\r\n")
+        fields["prompt"] = _read(_STDIN, param="prompt").decode("utf-8", "surrogateescape").rstrip("\r\n")
     if order.image is None:
         return Txt2ImgRequest.model_validate(fields, strict=False), b""  # numbers are text here, as in a form
-    request = Img2ImgRequest.model_validate(fields)
-    try:
-        return request, _read_stdin("image") if order.image == _STDIN else Path(order.image).read_bytes()
-    except OSError as error:
-        raise errors.InvalidRequestError(f"{order.image} cannot be read: {error.strerror}.", param="image") from error
+    return Img2ImgRequest.model_validate(fields), _read(order.image, param="image")
 
 
-def _read_stdin(param: str) -> bytes:
-    if sys.stdin is None:
+def _read(name: str, *, param: str) -> bytes:
+    if name == _STDIN and sys.stdin is None:
         raise errors.InvalidRequestError("Stdin is closed.", param=param)
     try:
-        return sys.stdin.buffer.read()
+        return sys.stdin.buffer.read() if name == _STDIN else Path(name).read_bytes()
     except OSError as error:
-        raise errors.InvalidRequestError(f"Stdin cannot be read: {error.strerror}.", param=param) from error
+        shown = "Stdin" if name == _STDIN else name
+        raise errors.InvalidRequestError(f"{shown} cannot be read: {error.strerror}.", param=param) from error
 
 
 def _end_on_signals(files: OutputFiles, progress: _Progress) -> None:
