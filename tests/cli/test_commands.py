@@ -272,10 +272,15 @@ def test_a_flag_beats_the_environment(tmp_path: Path) -> None:
 
 def test_flags_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Settings] = []
-    monkeypatch.setattr("app.server.serve.serve", lambda _, settings: seen.append(settings))
+
+    def pull(settings: Settings, _: object) -> int:
+        seen.append(settings)
+        return 0
+
+    monkeypatch.setattr("app.cli.commands._COMMANDS", {"pull": pull})
     monkeypatch.setenv("TURBO_PORT", "1")
     monkeypatch.setenv("TURBO_MAX_QUEUE", "7")
-    main(["serve", "--port", "2", "--no-image-metadata", "--log-prompts", "--max-pixels=300000", "--vae="])
+    assert main(["pull", "--port", "2", "--no-image-metadata", "--log-prompts", "--max-pixels=300000", "--vae="]) == 0
     (settings,) = seen
     assert (settings.port, settings.image_metadata, settings.log_prompts) == (2, False, True)
     assert (settings.max_pixels, settings.max_queue, settings.vae) == (300000, 7, None)

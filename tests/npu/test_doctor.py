@@ -128,7 +128,7 @@ def test_an_npu_smi_that_is_missing_is_to_be_looked_at(
         (
             "echo 'dcmi module initialize failed. ret is -8005' >&2; exit 255",
             "npu-smi failed: dcmi module initialize failed. ret is -8005.",
-            "Look at the driver: dmesg, and npu-smi on the host.",
+            "Check the driver: dmesg, and npu-smi on the host.",
         ),
         ("exit 0", "npu-smi lists no device.", "Check that the driver runs."),
     ],
