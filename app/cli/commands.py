@@ -34,10 +34,10 @@ _SCRIPT = "sdxl-turbo-server"
 
 _HEADINGS = {
     "model": "the model and its device",
-    "batching": "pictures at once, and warm-up",
-    "max_queue": "waiting and ending",
+    "batching": "batching and warm-up",
+    "max_queue": "queue and shutdown",
     "max_pixels": "sizes and connections",
-    "trusted_proxies": "who may ask",
+    "trusted_proxies": "access",
     "metrics": "pages and files",
     "log_format": "the log",
 }
