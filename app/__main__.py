@@ -1,11 +1,11 @@
-"""`python -m app`: ends at once when told to, also while it imports; all else is the command line's."""
+"""`python -m app`: runs the command line; a signal ends the process at once, even during imports."""
 
 import os
 import signal
 import sys
 from typing import NoReturn
 
-# As PID 1 of a container a process has no default action for signals, and the imports below take a while.
+# PID 1 of a container has no default action for signals, and the imports below take a while.
 for _number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(_number, lambda number, _frame: os._exit(128 + number))
 
@@ -13,7 +13,7 @@ from app.cli.commands import main  # noqa: E402 - see above
 
 
 def run() -> NoReturn:
-    """Run what the process's arguments say, and end it; also the script `sdxl-turbo-server`."""
+    """Run the process's arguments as a command and exit; also the script `sdxl-turbo-server`."""
     sys.exit(main(sys.argv[1:]))
 
 

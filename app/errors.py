@@ -1,6 +1,6 @@
-"""The error tree: what can go wrong, and for each kind its HTTP status and machine code. No framework is known here.
+"""The error tree: what can go wrong, with the HTTP status and the machine code of each kind.
 
-`str(error)` is public: it goes to the client or the operator as it stands. Causes are chained and logged, never sent.
+`str(error)` is public: the client or the operator reads it unchanged. Causes are chained and logged, never sent.
 The first line of each docstring is the "when" column of the table of errors in docs/operating.md.
 """
 
@@ -8,32 +8,32 @@ from typing import ClassVar
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of a foreign error's text, for one of ours; its class's name if it has none."""
+    """Return the first line of a foreign error's text without its full stop, or the name of its class."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Return the error that the others were raised from."""
+    """Return the first error of a chain of causes."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 class TurboError(Exception):
-    """Something inside the service failed."""
+    """An unexpected error inside the service."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     retryable: ClassVar[bool] = True
-    """False where the same request would fail again; SDKs that retry by themselves are then told not to."""
+    """False if the same request would fail again; the response then tells SDKs not to retry."""
 
     def __init__(self, detail: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
         """Make an error.
 
         Args:
             detail: The public reason, a full sentence.
-            param: The request field at fault, if it is one.
-            retry_after_s: Whole seconds after which trying again makes sense, if ever.
+            param: The request field at fault, if any.
+            retry_after_s: Whole seconds after which a retry makes sense.
         """
         super().__init__(detail)
         self.param = param
@@ -44,143 +44,123 @@ class TurboError(Exception):
 
 
 class MalformedRequestError(TurboError):
-    """What was sent is no HTTP request."""
+    """The bytes sent are not an HTTP request."""
 
-    status = 400
-    code = "malformed_request"
+    status, code = 400, "malformed_request"
 
 
 class MalformedBodyError(TurboError):
     """The request body cannot be parsed."""
 
-    status = 400
-    code = "malformed_body"
+    status, code = 400, "malformed_body"
 
 
 class UnauthorizedError(TurboError):
-    """API keys are set, and the request has none of them."""
+    """The service has API keys, and the request contains none of them."""
 
-    status = 401
-    code = "invalid_api_key"
+    status, code = 401, "invalid_api_key"
 
 
 class ForbiddenOriginError(TurboError):
-    """A browser sent it for a page of another site, which `TURBO_CORS_ORIGINS` does not name."""
+    """A browser sent the request for a page of another site, which `TURBO_CORS_ORIGINS` does not list."""
 
-    status = 403
-    code = "origin_not_allowed"
+    status, code = 403, "origin_not_allowed"
 
 
 class NotFoundError(TurboError):
     """There is no such route."""
 
-    status = 404
-    code = "not_found"
+    status, code = 404, "not_found"
 
 
 class ModelNotFoundError(TurboError):
-    """The model that the request names is not the one that is served."""
+    """The request names a model that the service does not serve."""
 
-    status = 404
-    code = "model_not_found"
+    status, code = 404, "model_not_found"
 
 
 class MethodNotAllowedError(TurboError):
-    """The route exists, the method does not."""
+    """The route exists but does not support this method."""
 
-    status = 405
-    code = "method_not_allowed"
+    status, code = 405, "method_not_allowed"
 
 
 class NotAcceptableError(TurboError):
-    """`Accept` allows none of the media types that the route can answer with."""
+    """`Accept` allows none of the media types that the route can produce."""
 
-    status = 406
-    code = "not_acceptable"
+    status, code = 406, "not_acceptable"
 
 
 class RequestTimeoutError(TurboError):
-    """The header had not arrived within `TURBO_HEADER_TIMEOUT_S`, or the body within `TURBO_BODY_TIMEOUT_S`."""
+    """The header did not arrive within `TURBO_HEADER_TIMEOUT_S`, or the body within `TURBO_BODY_TIMEOUT_S`."""
 
-    status = 408
-    code = "request_timeout"
+    status, code = 408, "request_timeout"
 
 
 class BodyTooLargeError(TurboError):
-    """The request body is over `TURBO_MAX_BODY_BYTES`, or is JSON that has more than 64 KiB beside a picture."""
+    """The request body exceeds `TURBO_MAX_BODY_BYTES`, or is JSON with more than 64 KiB besides a picture."""
 
-    status = 413
-    code = "body_too_large"
+    status, code = 413, "body_too_large"
 
 
 class ImageTooLargeError(TurboError):
-    """The uploaded picture has more pixels than `TURBO_MAX_UPLOAD_PIXELS`, or would take too much memory to read."""
+    """The uploaded picture has more pixels than `TURBO_MAX_UPLOAD_PIXELS`, or would take too much memory to decode."""
 
-    status = 413
-    code = "image_too_large"
+    status, code = 413, "image_too_large"
 
 
 class UnsupportedMediaTypeError(TurboError):
-    """The `Content-Type` is not what the route takes."""
+    """The route does not accept this `Content-Type`."""
 
-    status = 415
-    code = "unsupported_media_type"
+    status, code = 415, "unsupported_media_type"
 
 
 class UnsupportedImageError(TurboError):
-    """The uploaded file is no PNG, JPEG or WebP picture."""
+    """The uploaded file is not a PNG, JPEG or WebP picture."""
 
-    status = 415
-    code = "unsupported_image"
+    status, code = 415, "unsupported_image"
 
 
 class InvalidRequestError(TurboError):
-    """A field is missing, unknown or out of its bounds; `errors` lists each."""
+    """A field is missing, unknown or out of bounds; `errors` lists each."""
 
-    status = 422
-    code = "invalid_request"
+    status, code = 422, "invalid_request"
 
 
 class InvalidImageError(TurboError):
-    """The uploaded picture is animated, truncated or damaged, or would take too long to read."""
+    """The uploaded picture is animated, truncated or damaged, or would take too long to decode."""
 
-    status = 422
-    code = "invalid_image"
+    status, code = 422, "invalid_image"
 
 
 class BeyondDeadlineError(TurboError):
-    """This device cannot do the request within `TURBO_DEADLINE_S`, not even when it is idle: ask for less."""
+    """Even an idle device cannot finish this request within `TURBO_DEADLINE_S`: ask for less."""
 
-    status = 422
-    code = "beyond_deadline"
+    status, code = 422, "beyond_deadline"
 
 
 class QueueFullError(TurboError):
-    """As many requests wait as may wait, or as can be done within `TURBO_DEADLINE_S`; come back after `Retry-After`."""
+    """The queue is full, or the device cannot finish more within `TURBO_DEADLINE_S`; retry after `Retry-After`."""
 
-    status = 429
-    code = "queue_full"
+    status, code = 429, "queue_full"
 
 
 class RateLimitedError(TurboError):
-    """This client asks more often than `TURBO_RATE_LIMIT` allows; come back after `Retry-After`."""
+    """This client sends more requests than `TURBO_RATE_LIMIT` allows; retry after `Retry-After`."""
 
-    status = 429
-    code = "rate_limited"
+    status, code = 429, "rate_limited"
 
 
 class HeadersTooLargeError(TurboError):
     """The request's header has more than 16 KiB, or more than 100 fields."""
 
-    status = 431
-    code = "headers_too_large"
+    status, code = 431, "headers_too_large"
 
 
 class ClientDisconnectedError(TurboError):
-    """The client hung up before its answer; seen in logs and metrics only."""
+    """The client disconnected before the response; only logs and metrics show this."""
 
-    status = 499
-    code = "client_disconnected"
+    status, code = 499, "client_disconnected"
 
 
 # Faults of the service: the same request may succeed later or elsewhere.
@@ -189,86 +169,74 @@ class ClientDisconnectedError(TurboError):
 class InferenceError(TurboError):
     """The pipeline failed on this request."""
 
-    status = 500
     code = "inference_failed"
 
 
 class DeadPictureError(InferenceError):
-    """The model's output is no picture: it has values that are no numbers, or one single value."""
+    """The model's output is not a picture: it contains NaN or infinite values, or all its values are equal."""
 
-    code = "dead_picture"
-    retryable = False
+    code, retryable = "dead_picture", False
 
 
 class OperatorRefusedError(InferenceError):
-    """An operator of the device does not take a picture of this kind; the device itself is well."""
+    """An operator of the device does not support a picture of this kind; the device itself works."""
 
-    code = "operator_refused"
-    retryable = False
+    code, retryable = "operator_refused", False
 
 
 class DeviceOutOfMemoryError(TurboError):
-    """The device has no memory for this request at present, also after its cache was emptied."""
+    """The device does not have enough memory for this request now, even with an empty cache."""
 
-    status = 503
-    code = "out_of_memory"
+    status, code = 503, "out_of_memory"
 
 
 class DeviceLostError(TurboError):
-    """The device failed and cannot be trusted; the process must be replaced."""
+    """The device failed and its results cannot be trusted; the process must be replaced."""
 
-    status = 503
-    code = "device_lost"
+    status, code = 503, "device_lost"
 
     def __init__(self, detail: str = "The device failed; the service is being replaced.", *, remedy: str = "") -> None:
-        """Make an error; `detail` may say how the device failed, and `remedy`, for the log, what an operator can do."""
+        """Make an error; `remedy`, for the operator alone, says what to do. Commands show `detail`: no service runs."""
         super().__init__(detail, retry_after_s=30)
+        self.detail = detail.replace("; the service is being replaced.", ".")
         self.remedy = remedy
-
-    @property
-    def what_failed(self) -> str:
-        """The detail without what becomes of the service, for commands that are none."""
-        return str(self).replace("; the service is being replaced.", ".")
 
 
 class NotReadyError(TurboError):
-    """The readiness or liveness check fails; `health` says what is wrong."""
+    """The readiness or liveness check fails; `health` gives the reason."""
 
-    status = 503
-    code = "not_ready"
+    status, code = 503, "not_ready"
 
 
 class DrainingError(TurboError):
-    """The service is shutting down and finishes only what it has accepted."""
+    """The service is shutting down and finishes only accepted requests."""
 
-    status = 503
-    code = "draining"
+    status, code = 503, "draining"
 
 
 class DeadlineExceededError(TurboError):
-    """The request was not done within `TURBO_DEADLINE_S`."""
+    """The request did not finish within `TURBO_DEADLINE_S`."""
 
-    status = 504
-    code = "deadline_exceeded"
+    status, code = 504, "deadline_exceeded"
 
 
-# Faults at start: no HTTP answer, one line and a non-zero exit.
+# Faults at start: one log line and a non-zero exit code, no HTTP response.
 
 
 class StartError(TurboError):
-    """The service cannot start as it is configured."""
+    """The service cannot start with this configuration."""
 
     code = "start_failed"
 
 
 class DeadlineTooShortError(StartError):
-    """Not even the picture that the service is warmed up with can be made within `TURBO_DEADLINE_S`."""
+    """Even the warm-up picture takes longer than `TURBO_DEADLINE_S`."""
 
     code = "deadline_too_short"
 
 
 class AddressError(StartError):
-    """The service cannot listen where it should."""
+    """The service cannot listen on its address."""
 
     code = "address_unusable"
 
@@ -286,7 +254,7 @@ class KeysFileError(StartError):
 
 
 class TracesError(StartError):
-    """OpenTelemetry's variables ask for traces that cannot be had."""
+    """The traces that OpenTelemetry's variables request cannot be produced."""
 
     code = "traces_unusable"
 
@@ -298,6 +266,6 @@ class WeightsError(StartError):
 
 
 class DeviceUnavailableError(StartError):
-    """The device asked for is not there."""
+    """The requested device is not available."""
 
     code = "device_unavailable"

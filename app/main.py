@@ -41,7 +41,7 @@ from app.pipelines.fake import load_fake
 from app.pipelines.watermark import load_watermark
 from app.settings import Settings, parse_sizes, split_list
 from app.weights.source import FakeSource, parse_source
-from app.weights.store import locate, pull
+from app.weights.store import locate
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ The model is for research use unless you hold a licence for more. It does not dr
 """
 
 _CODEC_THREADS = 4
-"""Pictures that are read or written at once. Each takes up to 12 bytes for each of TURBO_MAX_UPLOAD_PIXELS: 200 MB."""
+"""Pictures decoded or encoded at once; each needs up to 12 bytes per pixel of TURBO_MAX_UPLOAD_PIXELS: 200 MB."""
 
 
 def create_app(
@@ -63,22 +63,21 @@ def create_app(
     """Put the service together.
 
     Args:
-        settings: Read from the environment if left out.
-        load_pipelines: Loads the pipelines when the lifespan starts; by default what `settings.model` names.
-        on_device_lost: Called once, on the event loop, when the device has failed and cannot be trusted any more. What
-            runs the service should then end the process, by `os._exit` if a call hangs: a normal exit would wait for
-            it for ever. By default the health checks fail and that is all.
+        settings: Read from the environment by default.
+        load_pipelines: Loads the pipelines when the lifespan starts; by default those that `settings.model` names.
+        on_device_lost: Called once, on the event loop, after the device failed. The callback should end the process, by
+            `os._exit` because a normal exit waits for a call that hangs. By default only the health checks fail.
     """
     settings = settings or Settings()
-    device_lock = DeviceLock(hang_limit_s=settings.hang_limit_s)
-    registry = PipelineRegistry(
-        load_pipelines or partial(load_model, settings), device_lock, warm_up_sizes=parse_sizes(settings.warm_up_sizes)
-    )
 
     def end_service(error: DeviceLostError) -> None:
         _log.critical("the device is lost: %s %s", error, error.remedy, exc_info=error)
         on_device_lost()
 
+    device_lock = DeviceLock(hang_limit_s=settings.hang_limit_s)
+    registry = PipelineRegistry(
+        load_pipelines or partial(load_model, settings), device_lock, warm_up_sizes=parse_sizes(settings.warm_up_sizes)
+    )
     engine = Engine(
         registry,
         device_lock,
@@ -86,23 +85,30 @@ def create_app(
         deadline_s=settings.deadline_s,
         on_device_lost=end_service,
     )
-    watch = DeviceWatch(engine, device_lock, idle_check_s=settings.idle_check_s)
-    access = Access(rate_limits=settings.rate_limit, origins=split_list(settings.cors_origins))
-    tracing = Tracing()
     codec_threads = ThreadPoolExecutor(_CODEC_THREADS, thread_name_prefix="codec")
+    tracing = Tracing()
+    context = ApiContext(
+        settings=settings,
+        registry=registry,
+        engine=engine,
+        generation=Generation(engine, registry, settings, codec_threads=codec_threads),
+        observability=Observability(
+            metrics=Metrics(engine, registry), tracing=tracing, log_prompts=settings.log_prompts
+        ),
+        access=Access(rate_limits=settings.rate_limit, origins=split_list(settings.cors_origins)),
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.callback(codec_threads.shutdown, wait=False, cancel_futures=True)
-            watching = asyncio.create_task(watch.run())
-            stack.callback(watching.cancel)
+            watch = DeviceWatch(engine, device_lock, idle_check_s=settings.idle_check_s)
+            stack.callback(asyncio.create_task(watch.run()).cancel)
             try:
                 await stack.enter_async_context(tracing)
                 if settings.api_keys_file is not None:
-                    access.keys = ApiKeys(settings.api_keys_file)
-                    reading = asyncio.create_task(access.keys.keep_fresh())
-                    stack.callback(reading.cancel)
+                    context.access.keys = ApiKeys(settings.api_keys_file)
+                    stack.callback(asyncio.create_task(context.access.keys.keep_fresh()).cancel)
                 await stack.enter_async_context(registry)
                 engine.check_deadline()
             except DeviceLostError as error:
@@ -126,38 +132,17 @@ def create_app(
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # app.observability.traces says why
     )
-    app.state.context = ApiContext(
-        settings=settings,
-        registry=registry,
-        engine=engine,
-        generation=Generation(engine, registry, settings, codec_threads=codec_threads),
-        observability=Observability(
-            metrics=Metrics(engine, registry), tracing=tracing, log_prompts=settings.log_prompts
-        ),
-        access=access,
-    )
-    app.include_router(native.router)
-    app.include_router(openai.router)
-    app.include_router(hugging_face.router)
-    app.include_router(health.router)
-    _include_pages(app, settings)
+    app.state.context = context
+    _add_routes(app, settings)
     add_error_handlers(app)
     add_openapi(app, description=_DESCRIPTION, with_keys=settings.api_keys_file is not None)
-    app.add_middleware(BodyMiddleware, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
-    if access.origins:
-        app.add_middleware(
-            CorsMiddleware,
-            allow_origins=access.origins,
-            allow_methods=METHODS,
-            allow_headers=["*"],  # OpenAI's SDK sends a dozen of its own
-            expose_headers=["Retry-After", "X-Should-Retry", "traceparent", *GENERATION_HEADERS],
-        )
-    app.add_middleware(HeadMiddleware)
-    app.add_middleware(EdgeMiddleware)
+    _add_middleware(app, context)
     return app
 
 
-def _include_pages(app: FastAPI, settings: Settings) -> None:
+def _add_routes(app: FastAPI, settings: Settings) -> None:
+    for router in (native.router, openai.router, hugging_face.router, health.router):
+        app.include_router(router)
     if settings.metrics != "off":
         app.include_router(metrics.router)
     if settings.playground:
@@ -170,35 +155,46 @@ def _include_pages(app: FastAPI, settings: Settings) -> None:
         pages.add_docs_assets(app)
 
 
+def _add_middleware(app: FastAPI, context: ApiContext) -> None:
+    """Add the innermost layer first."""
+    settings, origins = context.settings, context.access.origins
+    app.add_middleware(BodyMiddleware, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
+    if origins:
+        app.add_middleware(
+            CorsMiddleware,
+            allow_origins=origins,
+            allow_methods=METHODS,
+            allow_headers=["*"],  # OpenAI's SDK sends a dozen of its own
+            expose_headers=["Retry-After", "X-Should-Retry", "traceparent", *GENERATION_HEADERS],
+        )
+    app.add_middleware(HeadMiddleware)
+    app.add_middleware(EdgeMiddleware)
+
+
 def load_model(settings: Settings) -> LoadedPipelines:
-    """Load what the settings name, and what is to be done to its pictures; the contract is `PipelineLoader`."""
-    watermark = load_watermark() if settings.watermark else None  # first, as it fails fast
-    return replace(_load_pipelines(settings), watermark=watermark)
-
-
-def _load_pipelines(settings: Settings) -> LoadedPipelines:
-    """Find the weights on this disk, check them, and load them onto the device."""
+    """Load the model that the settings name, and the watermark; the contract is `PipelineLoader`."""
+    watermark = load_watermark() if settings.watermark else None  # first, because it fails fast
     source = parse_source(settings.model)
     if isinstance(source, FakeSource):
         max_batch = 1 if settings.batching == "off" else settings.max_batch
-        return load_fake(inference_s=source.inference_s, max_batch=max_batch)
-    return load_folder(locate(source, settings.weights_dir), settings, model=source.name)
+        loaded = load_fake(inference_s=source.inference_s, max_batch=max_batch)
+    else:
+        loaded = load_folder(locate(source, settings.weights_dir), settings, model=source.name)
+    return replace(loaded, watermark=watermark)
 
 
 def load_folder(folder: Path, settings: Settings, *, model: str) -> LoadedPipelines:
-    """Load a folder's weights onto the device, as the settings say; `model` is the name to report.
+    """Load a folder's weights onto the device, as the settings require; `model` is the name to report.
 
     Raises:
         TurboError: The weights or the device failed, or torch and diffusers cannot be imported.
     """
-    # Here and not above, because importing torch and diffusers takes seconds that the command line need not pay, and
-    # because torch is then first touched on the device thread.
-    try:
+    try:  # imported here, because torch and diffusers take seconds, and torch must first run on the device thread
         from app.pipelines.sdxl_turbo import load_sdxl_turbo  # noqa: PLC0415
-    except Exception as error:  # torch imports torch_npu, which needs CANN: what is raised then is anybody's
+    except Exception as error:  # torch imports torch_npu, which can raise anything without CANN
         raise DeviceUnavailableError(
-            f"torch and diffusers cannot be imported ({first_line(root_cause(error))}). Where torch_npu is "
-            "installed, source CANN's set_env.sh first; `python -m app doctor` looks into it."
+            f"torch and diffusers cannot be imported ({first_line(root_cause(error))}). If torch_npu is installed, "
+            "source CANN's set_env.sh first; `python -m app doctor` shows details."
         ) from error
 
     return load_sdxl_turbo(
@@ -225,13 +221,3 @@ def key_names(settings: Settings) -> Sequence[str]:
         KeysFileError: The file is not usable.
     """
     return [] if settings.api_keys_file is None else ApiKeys(settings.api_keys_file).names
-
-
-def pull_weights(settings: Settings) -> Path | None:
-    """Bring the weights that the settings name to this disk, verified, and return their folder; the fake has none.
-
-    Raises:
-        WeightsError: They cannot be had.
-    """
-    source = parse_source(settings.model)
-    return None if isinstance(source, FakeSource) else pull(source, settings.weights_dir)

@@ -1,4 +1,4 @@
-"""The benchmark of the operator's own hardware: what a picture takes here, and how many are worth making at once."""
+"""The benchmark of the operator's own hardware: the time of a picture, and the batch size that pays off."""
 
 import asyncio
 import itertools
@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -22,40 +22,36 @@ from app.inference.device_lock import DeviceLock
 from app.inference.device_watch import unless_hung
 from app.inference.registry import PipelineRegistry
 from app.inference.samples import sample_pictures
-from app.main import load_folder
-from app.pipelines.base import GenerationParams, LoadedPipelines, Mode, PipelineImage, buckets
+from app.main import load_model
+from app.pipelines.base import GenerationParams, Mode, PipelineImage, buckets
 from app.settings import Settings, parse_sizes
-from app.weights.source import FakeSource, WeightsSource, parse_source
-from app.weights.store import locate
+from app.weights.source import FakeSource, parse_source
 
 T = TypeVar("T")
 
 _CELL_S = 3.0
-"""Seconds that are spent on each row, if that makes enough calls."""
+"""Seconds spent on each row, within the bounds of `_CALLS`."""
 
 _CALLS = (3, 50)
-"""Calls of a row, at least and at most."""
+"""Minimum and maximum calls of a row."""
 
 _STEPS = {Mode.TXT2IMG: (1, 2, 3, 4), Mode.IMG2IMG: (2, 4)}
-"""Steps that are measured; batches are at the first, which is the default of a request."""
+"""Measured steps; batches are measured at the first, the default of a request."""
 
 _WORTH = 1.03
-"""How many times the pictures per second of a smaller batch a larger one has to make to be recommended."""
+"""A larger batch is recommended if it makes at least this many times the pictures per second of a smaller batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One kind of call: its seconds, what it makes of them, and where they went.
+    """The times of `calls` calls of the same kind, each with `batch` pictures.
 
     Attributes:
-        batch: Pictures of the call.
-        calls: Calls that were timed.
-        p50_s: Median seconds of a call.
-        p95_s: 95th percentile; with few calls, nearly the slowest.
-        images_per_s: Pictures per second, at the median.
-        stages: Share of each stage in one call more, whose stages were waited for one by one; `other` is the rest.
-        deviation: Largest difference from the same pictures made alone, of 255 levels; None of a single picture.
-        memory_bytes: Largest memory so far: the device's by torch's allocator, or the process's on a CPU.
+        p95_s: 95th percentile of seconds; with few calls, nearly the slowest.
+        images_per_s: Pictures per second at the median.
+        stages: Share of each stage, from one further call that waits for each stage; `other` is the rest.
+        deviation: Largest difference from the same pictures made alone, in levels of 255; None for a single picture.
+        memory_bytes: Peak memory so far: of the device as torch's allocator reports it, or of the process on a CPU.
     """
 
     mode: Mode
@@ -82,125 +78,109 @@ class Measurement:
 
 
 def bench(settings: Settings, *, as_json: bool) -> int:
-    """Measure, print the figures, and return the process's exit code.
+    """Measure, print the figures to stdout and progress to stderr, and return the process's exit code.
 
-    Stdout gets the figures and nothing else; progress goes to stderr. The caller should end the process at once: the
-    device thread may still be in a call that hangs.
+    The caller must end the process at once, because the device thread may hang in a call.
     """
+    device_lock = DeviceLock(hang_limit_s=settings.hang_limit_s)
     with own_stdout() as stdout:
         try:
-            source = parse_source(settings.model)
-            if isinstance(source, FakeSource):
+            if isinstance(parse_source(settings.model), FakeSource):
                 _progress("The fake has no model to measure. Set TURBO_MODEL.")
                 return 1
-            _progress(f"loading {source.name}")
-            report = asyncio.run(_load_and_measure(source, settings))
+            _progress(f"loading {settings.model}")
+            report = asyncio.run(unless_hung(_load_and_measure(settings, device_lock), device_lock))
         except DeviceLostError as error:
-            _progress(f"{error.what_failed} {error.remedy}".rstrip())
+            _progress(f"{error.detail} {error.remedy}".rstrip())
             return 1
         except TurboError as error:
             _progress(str(error))
             return 1
-        with suppress(BrokenPipeError):  # `bench | head` has read enough
-            print(json.dumps(report, indent=2) if as_json else _as_text(report), file=stdout, flush=True)
+        with suppress(BrokenPipeError):  # a reader such as `head` may stop early
+            print(json.dumps(report, indent=2) if as_json else "\n".join(_lines(report)), file=stdout, flush=True)
     return 0
 
 
-async def _load_and_measure(source: WeightsSource, settings: Settings) -> dict[str, Any]:
+async def _load_and_measure(settings: Settings, device_lock: DeviceLock) -> dict[str, Any]:
     """Load and warm up as the service does, and measure on the device thread.
 
     Raises:
-        TurboError: It cannot be loaded, or the device failed, or hangs.
+        TurboError: The model cannot be loaded, or the device failed.
     """
-    device_lock = DeviceLock(hang_limit_s=settings.hang_limit_s)
     sizes = parse_sizes(settings.warm_up_sizes)
-
-    def load() -> LoadedPipelines:
-        return load_folder(locate(source, settings.weights_dir), settings, model=source.name)
-
-    registry = PipelineRegistry(load, device_lock, warm_up_sizes=sizes)
-    async with AsyncExitStack() as stack:
-        await unless_hung(stack.enter_async_context(registry), device_lock)
-        return await _measure(registry, device_lock, settings, sizes)
-
-
-async def _measure(
-    registry: PipelineRegistry, device_lock: DeviceLock, settings: Settings, sizes: Sequence[tuple[int, int]]
-) -> dict[str, Any]:
-    loaded = registry.loaded
-    cells = [
-        (mode, size, steps, batch)
-        for size in sizes
-        for mode in Mode
-        for steps in _STEPS[mode]
-        for batch in (buckets(settings.max_batch) if steps == _STEPS[mode][0] else [1])
-        if batch <= loaded.by_mode[mode].batch_limit(sample_pictures(mode, size, 1)[0].batch_key)
-    ]
-    rows: list[Measurement] = []
-    numbers = itertools.count()
-    too_large: set[tuple[Mode, tuple[int, int]]] = set()
-    for number, (mode, size, steps, batch) in enumerate(cells, start=1):
-        name = f"{mode} {size[0]}x{size[1]}, {steps} steps, {batch} at once"
-        if (mode, size) in too_large and batch > 1:
-            continue
-        _progress(f"[{number}/{len(cells)}] {name}")
-        pictures = [replace(params, num_inference_steps=steps) for params in sample_pictures(mode, size, batch)]
-        cell = _Cell(loaded, pictures, numbers, device_lock, limit_s=registry.hang_limit_s(pictures))
-        try:
-            rows.append(await cell.measure())
-        except DeviceOutOfMemoryError:
-            _progress(f"{name}: the device has no memory for it")
-            await unless_hung(device_lock.run(loaded.device.free_memory), device_lock)
-            too_large.add((mode, size))
-    return {
-        "model": loaded.model,
-        "device": loaded.device_name,
-        "dtype": loaded.dtype,
-        "batching": settings.batching,
-        "measurements": [asdict(row) for row in rows],
-        "encode_ms": {
-            f"{width}x{height}": await _encode_ms(registry, device_lock, (width, height)) for width, height in sizes
-        },
-        "recommended_max_batch": {
-            f"{width}x{height}": recommended_batch(rows, (width, height)) for width, height in sizes
-        },
-    }
+    async with PipelineRegistry(partial(load_model, settings), device_lock, warm_up_sizes=sizes) as registry:
+        bench = _Bench(registry, device_lock)
+        rows = await bench.measure_all(sizes, max_batch=settings.max_batch)
+        return {
+            "model": registry.loaded.model,
+            "device": registry.loaded.device_name,
+            "dtype": registry.loaded.dtype,
+            "batching": settings.batching,
+            "measurements": [asdict(row) for row in rows],
+            "encode_ms": {f"{size[0]}x{size[1]}": await bench.encode_ms(size) for size in sizes},
+            "recommended_max_batch": {f"{size[0]}x{size[1]}": recommended_batch(rows, size) for size in sizes},
+        }
 
 
-class _Cell:
-    """Calls of the same pictures; every prompt gets the next number and so is a new one, as users' mostly are."""
+class _Bench:
+    """Measures calls on the device thread.
 
-    def __init__(
-        self,
-        loaded: LoadedPipelines,
-        pictures: Sequence[GenerationParams],
-        numbers: Iterator[int],
-        device_lock: DeviceLock,
-        *,
-        limit_s: float,
-    ) -> None:
-        self._pictures = pictures
-        self._pipeline: Any = loaded.by_mode[pictures[0].mode]  # the stages are behind the seam
-        self._device: Any = loaded.device
-        self._numbers = numbers
+    Each timed prompt has a number of its own: prompts of users are mostly new, and a repeated prompt is cached.
+    """
+
+    def __init__(self, registry: PipelineRegistry, device_lock: DeviceLock) -> None:
+        self._registry = registry
         self._device_lock = device_lock
-        self._limit_s = limit_s
+        self._device: Any = registry.loaded.device  # Any, because the peak memory is behind the seam
+        self._numbers = itertools.count()
 
-    async def measure(self) -> Measurement:
-        """Time the calls.
+    async def measure_all(self, sizes: Sequence[tuple[int, int]], *, max_batch: int) -> list[Measurement]:
+        """Measure every mode, size, number of steps and batch size that the device has memory for.
 
         Raises:
-            DeviceOutOfMemoryError: The device has no memory for them.
-            DeviceLostError: The device failed, or hangs.
+            DeviceLostError: The device failed.
         """
-        await self._on_device(self._call)
+        cells = [
+            (mode, size, steps, batch)
+            for size in sizes
+            for mode in Mode
+            for steps in _STEPS[mode]
+            for batch in (buckets(max_batch) if steps == _STEPS[mode][0] else [1])
+            if batch <= self._registry.batch_limit(sample_pictures(mode, size, 1)[0].batch_key)
+        ]
+        rows: list[Measurement] = []
+        too_large: set[tuple[Mode, tuple[int, int]]] = set()
+        for number, (mode, size, steps, batch) in enumerate(cells, start=1):
+            if (mode, size) in too_large and batch > 1:
+                continue
+            name = f"{mode} {size[0]}x{size[1]}, {steps} steps, {batch} at once"
+            _progress(f"[{number}/{len(cells)}] {name}")
+            pictures = [replace(params, num_inference_steps=steps) for params in sample_pictures(mode, size, batch)]
+            try:
+                rows.append(await self._measure(pictures))
+            except DeviceOutOfMemoryError:
+                _progress(f"{name}: the device does not have enough memory")
+                await self._device_lock.run(self._device.free_memory)
+                too_large.add((mode, size))
+        return rows
+
+    async def _measure(self, pictures: Sequence[GenerationParams]) -> Measurement:
+        first, count = pictures[0], len(pictures)
+        pipeline: Any = self._registry.loaded.by_mode[first.mode]  # Any, because the stages are behind the seam
+
+        def timed_call() -> float:
+            batch = [replace(params, prompt=f"{params.prompt}, {next(self._numbers)}") for params in pictures]
+            started = time.perf_counter()
+            pipeline(batch)
+            return time.perf_counter() - started
+
+        await self._run(timed_call, pictures)
         times_s: list[float] = []
         at_least, at_most = _CALLS
         while len(times_s) < at_least or (sum(times_s) < _CELL_S and len(times_s) < at_most):
-            times_s.append(await self._on_device(self._call))
-        with self._pipeline.timed_stages() as stages_s:
-            staged_s = await self._on_device(self._call)
-        first, count = self._pictures[0], len(self._pictures)
+            times_s.append(await self._run(timed_call, pictures))
+        with pipeline.timed_stages() as stages_s:
+            staged_s = await self._run(timed_call, pictures)
         p50_s = statistics.median(times_s)
         return Measurement(
             mode=first.mode,
@@ -214,47 +194,38 @@ class _Cell:
             images_per_s=count / p50_s,
             stages={name: seconds / staged_s for name, seconds in stages_s.items()}
             | {"other": 1 - sum(stages_s.values()) / staged_s},
-            deviation=await self._deviation() if count > 1 else None,
+            deviation=await self._deviation(pictures) if count > 1 else None,
             memory_bytes=self._device.peak_memory_bytes,
         )
 
-    async def _on_device(self, call: Callable[[], T]) -> T:
-        return await unless_hung(self._device_lock.run(call, limit_s=self._limit_s), self._device_lock)
-
-    def _call(self) -> float:
-        batch = [replace(params, prompt=f"{params.prompt}, {next(self._numbers)}") for params in self._pictures]
-        started = time.perf_counter()
-        self._pipeline(batch)
-        return time.perf_counter() - started
-
-    async def _deviation(self) -> int:
-        """Return by how many of 255 levels pictures of a batch differ at most from the same ones made alone."""
-        together: list[PipelineImage] = await self._on_device(partial(self._pipeline, self._pictures))
-        alone = [(await self._on_device(partial(self._pipeline, [params])))[0] for params in self._pictures]
+    async def _deviation(self, pictures: Sequence[GenerationParams]) -> int:
+        """Return the largest difference between pictures of a batch and the same pictures made alone, in levels."""
+        together = await self._make(pictures)
+        alone = [(await self._make([params]))[0] for params in pictures]
         return max(
             int(np.abs(made.pixels.astype(int) - single.pixels).max())
             for made, single in zip(together, alone, strict=True)
         )
 
+    async def encode_ms(self, size: tuple[int, int]) -> float:
+        """Return the median milliseconds to encode a PNG, which the service does on other threads."""
+        (made,) = await self._make(sample_pictures(Mode.TXT2IMG, size, 1))
+        times_s = []
+        for _ in range(9):
+            started = time.perf_counter()
+            encode_image(made.pixels, MediaType.PNG)
+            times_s.append(time.perf_counter() - started)
+        return statistics.median(times_s) * 1000
 
-async def _encode_ms(registry: PipelineRegistry, device_lock: DeviceLock, size: tuple[int, int]) -> float:
-    """Return the milliseconds that a PNG takes; other threads do that while the device goes on."""
-    sample = sample_pictures(Mode.TXT2IMG, size, 1)
-    call = device_lock.run(
-        partial(registry.loaded.by_mode[Mode.TXT2IMG], sample), limit_s=registry.hang_limit_s(sample)
-    )
-    (made,) = await unless_hung(call, device_lock)
+    async def _make(self, pictures: Sequence[GenerationParams]) -> Sequence[PipelineImage]:
+        return await self._run(partial(self._registry.loaded.by_mode[pictures[0].mode], pictures), pictures)
 
-    def encode() -> float:
-        started = time.perf_counter()
-        encode_image(made.pixels, MediaType.PNG)
-        return (time.perf_counter() - started) * 1000
-
-    return statistics.median(encode() for _ in range(9))
+    async def _run(self, call: Callable[[], T], pictures: Sequence[GenerationParams]) -> T:
+        return await self._device_lock.run(call, limit_s=self._registry.hang_limit_s(pictures))
 
 
 def recommended_batch(rows: Sequence[Measurement], size: tuple[int, int]) -> int:
-    """Return the smallest batch beyond which no larger one makes notably more pictures per second, in any mode."""
+    """Return the smallest batch size that no larger batch clearly outperforms in pictures per second, in any mode."""
     best = 1
     for mode in Mode:
         rates = {
@@ -270,18 +241,14 @@ def recommended_batch(rows: Sequence[Measurement], size: tuple[int, int]) -> int
     return best
 
 
-def _as_text(report: dict[str, Any]) -> str:
-    return "\n".join(_lines(report))
-
-
 def _lines(report: dict[str, Any]) -> Iterator[str]:
     yield f"{report['model']} on {report['device']} as {report['dtype']}, TURBO_BATCHING={report['batching']}"
     yield from (str(Measurement(**row)) for row in report["measurements"])
     for size, milliseconds in report["encode_ms"].items():
-        yield f"PNG     {size}  {milliseconds:.1f} ms, on other threads while the device goes on"
+        yield f"PNG     {size}  {milliseconds:.1f} ms, on other threads in parallel with the device"
     for size, batch in report["recommended_max_batch"].items():
         yield f"For {size}: TURBO_MAX_BATCH={batch}"
-    yield "Batches that are not listed are made in smaller parts, as with these settings larger ones gain nothing."
+    yield "Batch sizes that are not listed are split, because with these settings larger calls are not faster."
 
 
 def _progress(line: str) -> None:

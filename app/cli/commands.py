@@ -1,20 +1,19 @@
 """The command line: `python -m app [serve|generate|pull|doctor|bench] [OPTIONS]`.
 
-What a command needs is imported when it runs: the help, and most errors, are there before anything large is.
+Each command imports what it needs when it runs, so that help and most errors appear before any large import.
 """
 
-# ruff: noqa: PLC0415 - as just said
+# ruff: noqa: PLC0415 - imports inside functions, for that reason
 
 import argparse
 import difflib
+import inspect
 import logging
 import os
 import re
 import sys
-import textwrap
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -30,50 +29,40 @@ from app.settings import PREFIX, Settings, warn_of_unknown_variables
 _log = logging.getLogger(__name__)
 
 _USAGE_ERROR = 2
-
 _PROPAGATORS = "OTEL_PROPAGATORS"
-
 _SCRIPT = "sdxl-turbo-server"
 
 _HEADINGS = {
     "model": "the model and its device",
-    "batching": "pictures at once, and warm-up",
-    "max_queue": "waiting and ending",
+    "batching": "batching and warm-up",
+    "max_queue": "queue and shutdown",
     "max_pixels": "sizes and connections",
-    "trusted_proxies": "who may ask",
+    "trusted_proxies": "access",
     "metrics": "pages and files",
     "log_format": "the log",
 }
-"""The help's headings, each by the first setting under it."""
+"""The headings of the help, each with the first setting under it."""
 
 _METAVARS = {int: "N", float: "N", ByteSize: "BYTES", Path: "PATH"}
 
-_REQUEST_FIELDS = ("prompt", "strength", "num_inference_steps", "seed", "width", "height", "num_images")
-"""Fields of a request that are options of `generate`, by the names that they have on the wire."""
-
-_COLUMNS = 80
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Command:
-    """A command: its line in the list, what its own help says beyond that, and what it does."""
-
-    summary: str
-    run: Callable[[Settings, Namespace], int]
-    details: Sequence[str] = ()
-    usage: str = ""
-    notes: Sequence[str] = ()
-    add_options: Callable[["_Parser"], None] = lambda _: None
-    examples: Sequence[str]
+_REQUEST_OPTIONS = {
+    "strength": "How much of --image may change, up to 1. int(steps x strength) steps run, at least 1. (default: 0.5)",
+    "num_inference_steps": "Denoising steps, 1 to 4; more steps give better pictures. (default: 1; with --image 2)",
+    "seed": "Seed of the first picture; the others have seed + 1, ... (default: random)",
+    "width": "Pixels, a multiple of 8. (default: 512; with --image, its aspect ratio is kept)",
+    "height": "Pixels, as for --width.",
+    "num_images": "Number of pictures to make, 1 to 4. (default: 1)",
+}
+"""Optional fields of a request, by their names on the wire, with their help. The wire models validate them."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command and return the process's exit code.
+    """Run a command and return the process's exit code.
 
     Raises:
-        SystemExit: After a command's help, or on an unknown option.
+        SystemExit: The help of a command was printed, or an option is wrong.
     """
-    _fill_descriptors()
+    _open_standard_streams()
     if arguments[:1] == ["--version"]:
         print(f"{_SCRIPT} {__version__}")  # noqa: T201
         return 0
@@ -93,28 +82,28 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse(flags)
     settings = _settings(options, parser)
     _configure_logging(settings, for_people=name == "generate")
-    if name != "doctor":  # whose findings they are
+    if name != "doctor":  # the doctor reports unknown variables as findings
         warn_of_unknown_variables(os.environ)
     _drop_unknown_propagators()
-    return _COMMANDS[name].run(settings, options)
+    return _COMMANDS[name](settings, options)
 
 
 def _drop_unknown_propagators() -> None:
-    """Leave out propagators that are not installed: FastAPI imports OpenTelemetry, which fails on them, traces or not.
+    """Remove propagators that are not installed: OpenTelemetry, which FastAPI imports, fails on them.
 
-    Platforms set the variable for all that they run.
+    Some platforms set the variable for every process.
     """
     if not os.environ.get(_PROPAGATORS):
         return
-    asked = [word.strip() for word in os.environ[_PROPAGATORS].split(",")]
+    requested = [word.strip() for word in os.environ[_PROPAGATORS].split(",")]
     installed = {"none", *entry_points(group="opentelemetry_propagator").names}
-    if not installed.issuperset(asked):
-        _log.warning("%s=%s: what is not installed of it is left out", _PROPAGATORS, os.environ[_PROPAGATORS])
-        os.environ[_PROPAGATORS] = ",".join(word for word in asked if word in installed)
+    if not installed.issuperset(requested):
+        _log.warning("%s=%s: propagators that are not installed are ignored", _PROPAGATORS, os.environ[_PROPAGATORS])
+        os.environ[_PROPAGATORS] = ",".join(word for word in requested if word in installed)
 
 
-def _fill_descriptors() -> None:
-    """Open what the process began without, so that no other file gets its number and what is written there."""
+def _open_standard_streams() -> None:
+    """Open the standard streams that the process started without; else another file would get their numbers."""
     for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
         if stream is None:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
@@ -123,43 +112,50 @@ def _fill_descriptors() -> None:
 
 
 class _Parser(ArgumentParser):
-    """argparse's parser, whose errors are one line each."""
+    """argparse's parser with errors of one line, without argparse's usage, which would list every setting."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def parse(self, flags: Sequence[str]) -> Namespace:
-        """Parse the flags, all of which have to be known."""
         options, unknown = self.parse_known_args(flags)
         if unknown:
             known = re.findall(r"--[a-z-]+", self.format_help())
             near = "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(unknown[0], known, n=1))
-            quotes = "" if unknown[0].startswith("-") else " (a value of several words stands in quotes)"
+            quotes = "" if unknown[0].startswith("-") else " (put a value of several words in quotes)"
             self.error(f"unrecognized arguments: {' '.join(unknown)}{near}{quotes}")
         return options
 
     def error(self, message: str) -> NoReturn:
-        """End the process with the reason, without argparse's usage, which has a screen of settings."""
         self.exit(_USAGE_ERROR, f"{message}\n`{self.prog} --help` lists the options.\n")
 
 
 def _parser(name: str) -> _Parser:
-    command = _COMMANDS[name]
-    program = _program()
+    description, examples = _help(name)
+    program = f"{_program()} {name}"
+    own = "PROMPT [-o FILE] [--image FILE] " if name == "generate" else ""
     parser = _Parser(
-        prog=f"{program} {name}",
-        usage=f"{program} {name} {command.usage}[OPTIONS]",
-        description=textwrap.fill(" ".join([command.summary, *command.details]), _COLUMNS),
-        epilog="\n".join(["examples:", *(f"  {program} {example}" for example in command.examples), *command.notes]),
+        prog=program, usage=f"{program} {own}[OPTIONS]", description=description, epilog=f"examples:\n{examples}"
     )
-    command.add_options(parser)
+    if name == "generate":
+        _add_request(parser)
+    if name in ("generate", "doctor", "bench"):
+        parser.add_argument("--json", action="store_true", help="Print JSON for programs.")
     _add_settings(parser)
     return parser
 
 
+def _help(name: str) -> tuple[str, str]:
+    """Return a command's description, and its examples: its docstring from the first line with PROGRAM on."""
+    text = re.sub("^PROGRAM", f"  {_program()}", inspect.cleandoc(_COMMANDS[name].__doc__ or ""), flags=re.MULTILINE)
+    description, _, examples = text.partition("\n\n  ")
+    return description, f"  {examples}"
+
+
 def _add_settings(parser: _Parser) -> None:
-    """Give every setting a flag. What is not given is left to the environment."""
-    parser.add_argument_group("settings", f"Each is a variable, too: --max-queue 8 is {PREFIX}MAX_QUEUE=8. Flags win.")
+    """Give every setting a flag without a default: the environment decides about flags that are not given."""
+    text = f"Each is also a variable: --max-queue 8 is {PREFIX}MAX_QUEUE=8. A flag overrides its variable."
+    parser.add_argument_group("settings", text)
     group = parser.add_argument_group("where to listen")
     for name, field in Settings.model_fields.items():
         if name in _HEADINGS:
@@ -194,8 +190,7 @@ def _metavar(field: FieldInfo) -> str:
 
 
 def _settings(options: Namespace, parser: _Parser) -> Settings:
-    """Make the settings from the flags that are given, and from the environment."""
-    # An empty flag counts as none, as an empty variable does.
+    """Make the settings from flags and environment; an empty flag is ignored, as an empty variable is."""
     given = {name: value for name, value in vars(options).items() if name in Settings.model_fields and value != ""}
     try:
         return Settings(**given)
@@ -203,181 +198,156 @@ def _settings(options: Namespace, parser: _Parser) -> Settings:
         for fault in error.errors():
             name = "_".join(str(part) for part in fault["loc"])
             where = f"{_flag(name)} " if name in given else f"{PREFIX}{name.upper()}="
-            reason = fault["msg"].removeprefix("Value error, ")  # Pydantic's, before what our own rules say
+            reason = fault["msg"].removeprefix("Value error, ")  # Pydantic's prefix of our own messages
             print(f"{where}{fault['input']}: {reason}" if name else reason, file=sys.stderr)  # noqa: T201
         parser.exit(_USAGE_ERROR)
 
 
 def _configure_logging(settings: Settings, *, for_people: bool) -> None:
-    """Set up the log: all that the settings say, or what people at a command line have to know unless they say more."""
+    """Set up the log; for people at a command line, with readable warnings only, unless the settings say otherwise."""
     from app.observability.logs import configure_logging
 
     log_format, level = settings.log_format, settings.log_level
-    if for_people:
-        log_format = "console" if log_format == "auto" else log_format
-        level = level if "log_level" in settings.model_fields_set else "warning"
+    if for_people and log_format == "auto":
+        log_format = "console"
+    if for_people and "log_level" not in settings.model_fields_set:
+        level = "warning"
     configure_logging(log_format=log_format, level=level)
 
 
 def _program() -> str:
-    """Return what the commands follow, as it was typed: pip makes a script, too."""
+    """Return the program as the user typed it: pip also installs a script."""
     return _SCRIPT if Path(sys.argv[0]).name == _SCRIPT else "python -m app"
 
 
 def _overview() -> str:
     program = _program()
+    helps = {name: _help(name) for name in _COMMANDS}
     return "\n".join(
         [
             f"usage: {program} [COMMAND] [OPTIONS]",
             "",
-            "SDXL-Turbo, which makes pictures from a prompt, or from a prompt and a picture.",
+            "SDXL-Turbo makes pictures from a prompt, or from a prompt and a picture.",
             "",
             "commands:",
-            *(f"  {name:<10}{command.summary}" for name, command in _COMMANDS.items()),
+            *(f"  {name:<10}{description.splitlines()[0]}" for name, (description, _) in helps.items()),
             "",
             "examples:",
-            *(f"  {program} {command.examples[0]}" for command in _COMMANDS.values()),
+            *(examples.splitlines()[0] for _, examples in helps.values()),
             "",
-            f"`{program} COMMAND --help` lists a command's options, and the settings that all of them take.",
+            f"`{program} COMMAND --help` lists the options of a command, and the settings, which all commands share.",
             f"`{program} --version` prints the version.",
         ]
     )
 
 
-# The commands.
+def _add_request(parser: _Parser) -> None:
+    parser.add_argument("prompt", metavar="PROMPT", help="What to draw; - reads it from stdin.")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="File to write or replace: .png, .webp, .jpg or .jpeg. Several pictures become FILE-1, FILE-2, ... "
+        "- writes a PNG to stdout. (default: a new file in this folder, named by mode and seed: txt2img-42.png)",
+    )
+    parser.add_argument("--image", metavar="FILE", help="Picture to start from: PNG, JPEG or WebP; - reads stdin.")
+    for name, text in _REQUEST_OPTIONS.items():
+        flags = [_flag(name), *(["--steps"] if name == "num_inference_steps" else [])]
+        parser.add_argument(*flags, metavar="N", help=text)
+
+
+# The commands; their docstrings are their help.
 
 
 def _serve(settings: Settings, _: Namespace) -> NoReturn:
+    """Serve the model over HTTP (the default command).
+
+    The weights must be on this disk: see pull.
+
+    PROGRAM serve --port 8000
+    PROGRAM serve --model hf:stabilityai/sdxl-turbo --device cuda:1
+    """
     from app.main import create_app
     from app.server.serve import serve
 
     serve(create_app, settings)
 
 
-def _add_json(parser: _Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="Print JSON, for programs.")
-
-
-def _add_request(parser: _Parser) -> None:
-    """Add what one request says: the fields of the wire models, whose rules are checked by those."""
-    parser.add_argument("prompt", metavar="PROMPT", help="What to draw; - reads it from stdin.")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="File to write, over one that is there: .png, .webp, .jpg or .jpeg. Of several pictures FILE-1, FILE-2, "
-        "... are written. - writes a PNG to stdout. By default a new file in this folder, named by mode and seed: "
-        "txt2img-42.png.",
-    )
-    parser.add_argument(
-        "--image", metavar="FILE", help="Picture to start from, PNG, JPEG or WebP; - reads it from stdin."
-    )
-    parser.add_argument(
-        "--strength",
-        metavar="N",
-        help="How much of --image may change, up to 1. int(steps x strength) steps run, at least 1. (default: 0.5)",
-    )
-    parser.add_argument(
-        "--num-inference-steps",
-        "--steps",
-        metavar="N",
-        help="Denoising steps, 1 to 4. One is enough, four are better. (default: 1; with --image 2)",
-    )
-    parser.add_argument(
-        "--seed", metavar="N", help="Seed of the first picture, others have seed + 1, ... Drawn if left out."
-    )
-    parser.add_argument("--width", metavar="PIXELS", help="Multiple of 8. (default: 512; with --image, its aspect)")
-    parser.add_argument("--height", metavar="PIXELS", help="Likewise.")
-    parser.add_argument("--num-images", metavar="N", help="Pictures to make, 1 to 4. (default: 1)")
-    _add_json(parser)
-
-
 def _generate(settings: Settings, options: Namespace) -> NoReturn:
+    """Make pictures from a prompt, or from a picture, without a server.
+
+    The same request with the same seed gives the same bytes as the server.
+    The names of the files go to stdout, all other output to stderr.
+
+    PROGRAM generate "a fox with a scarf" -o fox.png
+    PROGRAM generate "a fox with a scarf" --num-images 4 --seed 42 --steps 4 -o fox.webp
+    PROGRAM generate "an oil painting of a fox" --image fox.png --strength 0.7 -o painting.png
+    PROGRAM generate - -o - < prompt.txt > picture.png
+
+    exit codes:
+      0  the pictures are written
+      1  the pictures could not be made or written
+      2  wrong usage, or a request that the service would reject
+      3  the weights or the device cannot be used
+      130 after Ctrl-C, 143 after SIGTERM: no unfinished file is left
+    """
     from app.cli.generate import Order, generate
     from app.server.process import exit_now
 
-    fields = {name: value for name in _REQUEST_FIELDS if (value := getattr(options, name)) is not None}
+    fields = {name: value for name in ("prompt", *_REQUEST_OPTIONS) if (value := getattr(options, name)) is not None}
     order = Order(fields=fields, image=options.image, output=options.output, as_json=options.json)
-    exit_now(generate(order, settings))  # a device that is ill can hang a normal end
+    exit_now(generate(order, settings))  # a faulty device can block a normal exit
 
 
 def _pull(settings: Settings, _: Namespace) -> int:
-    from app.main import pull_weights
+    """Download and verify the weights, then exit.
+
+    PROGRAM pull --model hf:stabilityai/sdxl-turbo
+    """
     from app.server.process import START_FAILED
+    from app.weights.source import FakeSource, parse_source
+    from app.weights.store import pull
 
     try:
-        folder = pull_weights(settings)
+        source = parse_source(settings.model)
+        if isinstance(source, FakeSource):
+            _log.info("%s needs no weights", settings.model)
+        else:
+            _log.info("%s is ready in %s", settings.model, pull(source, settings.weights_dir))
     except TurboError as error:
         _log.critical("cannot pull: %s", error)
         return START_FAILED
-    if folder is None:
-        _log.info("%s needs no weights", settings.model)
-    else:
-        _log.info("%s is ready in %s", settings.model, folder)
     return 0
 
 
 def _doctor(settings: Settings, options: Namespace) -> NoReturn:
+    """Check everything that serving needs, and name each fault with its remedy.
+
+    PROGRAM doctor --device npu:0
+    PROGRAM doctor --json
+    """
     from app.cli.doctor import examine, report
     from app.server.process import exit_now
 
-    exit_now(report(examine(settings), as_json=options.json))  # as above
+    exit_now(report(examine(settings), as_json=options.json))
 
 
 def _bench(settings: Settings, options: Namespace) -> NoReturn:
+    """Measure the time of pictures on this hardware, and which batch size pays off.
+
+    PROGRAM bench --warm-up-sizes 512x512,768x768
+    PROGRAM bench --json
+    """
     from app.cli.bench import bench
     from app.server.process import exit_now
 
-    exit_now(bench(settings, as_json=options.json))  # as above
+    exit_now(bench(settings, as_json=options.json))
 
 
-_COMMANDS = {
-    "serve": _Command(
-        summary="Serve the model over HTTP (what runs without a command).",
-        details=["The weights must be on this disk: see pull."],
-        run=_serve,
-        examples=("serve --port 8000", "serve --model hf:stabilityai/sdxl-turbo --device cuda:1"),
-    ),
-    "generate": _Command(
-        summary="Make pictures from a prompt, or from a picture, without a server.",
-        details=[
-            "The same request with the same seed gives the bytes that the server answers with.",
-            "The files' names go to stdout, all else to stderr.",
-        ],
-        usage="PROMPT [-o FILE] [--image FILE] ",
-        add_options=_add_request,
-        run=_generate,
-        examples=(
-            'generate "a fox with a scarf" -o fox.png',
-            'generate "a fox with a scarf" --num-images 4 --seed 42 --steps 4 -o fox.webp',
-            'generate "an oil painting of a fox" --image fox.png --strength 0.7 -o painting.png',
-            "generate - -o - < prompt.txt > picture.png",
-        ),
-        notes=(
-            "",
-            "exit codes:",
-            "  0  the pictures are written",
-            "  1  they could not be made, or not written",
-            "  2  wrong use, or a request that the service would refuse",
-            "  3  the weights or the device cannot be used",
-            "  130 after Ctrl-C, 143 after SIGTERM: no unfinished file is left",
-        ),
-    ),
-    "pull": _Command(
-        summary="Download the weights and verify them; then exit.",
-        run=_pull,
-        examples=("pull --model hf:stabilityai/sdxl-turbo",),
-    ),
-    "doctor": _Command(
-        summary="Look at everything that serving needs, and say what is wrong and what helps.",
-        add_options=_add_json,
-        run=_doctor,
-        examples=("doctor --device npu:0", "doctor --json"),
-    ),
-    "bench": _Command(
-        summary="Measure what pictures take on this hardware, and how many are worth making at once.",
-        add_options=_add_json,
-        run=_bench,
-        examples=("bench --warm-up-sizes 512x512,768x768", "bench --json"),
-    ),
+_COMMANDS: Mapping[str, Callable[[Settings, Namespace], int]] = {
+    "serve": _serve,
+    "generate": _generate,
+    "pull": _pull,
+    "doctor": _doctor,
+    "bench": _bench,
 }

@@ -1,4 +1,4 @@
-"""The doctor: looks at everything that serving needs, and says of each what is wrong and what helps."""
+"""The doctor: checks everything that serving needs, and names each fault with its remedy."""
 
 import importlib.metadata
 import json
@@ -30,17 +30,14 @@ from app.weights.store import locate
 T = TypeVar("T")
 Level = Literal["OK", "WARN", "FAIL"]
 
-_PYTHONS = ((3, 11), (3, 13))
 _CANN_OF_TORCH_NPU = {"2.12": "9.1"}
-"""The pairs that COMPATIBILITY.md of Ascend/pytorch names, of the versions of torch that the service takes."""
+"""Pairs from COMPATIBILITY.md of Ascend/pytorch, for the versions of torch that the service supports."""
 
 _NEEDED_BYTES = 8 << 30
-"""Device memory below which it is short: SDXL-Turbo's fp16 weights are 7 GB, and a picture's tensors come on top."""
+"""Free device memory below which the doctor warns: SDXL-Turbo's fp16 weights take 7 GB, and tensors need more."""
 
 _LIMITS_TO_COMPILE, _LIMITS = 20, 3
-"""How many hang limits a finding of three pictures may take: where the first one compiles, and where it does not."""
-
-_OUT_OF_GROUP = "Run as a member of the group that owns it (docker: --group-add $(stat -c %g /dev/davinci0))."
+"""Hang limits that a check of three pictures may take, with and without compilation of the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,41 +54,42 @@ class Finding:
 
 
 Findings = Generator[Finding, None, T]
-"""Findings as they come, and in the end a value for the checks that follow."""
+"""Yields findings, and returns a value for later checks."""
 
 
 def report(findings: Iterable[Finding], *, as_json: bool) -> int:
-    """Print the findings as they come, or as JSON in the end, and return the exit code: 1 if one failed.
-
-    Stdout is the report's alone.
-    """
-    levels: list[Level] = []
-    shown: list[dict[str, Any]] = []
-    with own_stdout() as stdout, suppress(BrokenPipeError):  # `doctor | head` has read enough
+    """Print findings to stdout one by one, or as JSON at the end, and return the exit code: 1 if a check failed."""
+    found: list[Finding] = []
+    with own_stdout() as stdout, suppress(BrokenPipeError):  # a reader such as `head` may stop early
         for finding in findings:
-            levels.append(finding.level)
-            shown.append(asdict(finding))
+            found.append(finding)
             if not as_json:
                 print(finding, file=stdout, flush=True)
+        levels = [finding.level for finding in found]
+        summary = f"{levels.count('FAIL')} failed, {levels.count('WARN')} to look at"
         if as_json:
-            print(json.dumps({"healthy": "FAIL" not in levels, "findings": shown}, indent=1), file=stdout, flush=True)
-        else:
-            print(f"{levels.count('FAIL')} failed, {levels.count('WARN')} to look at", file=stdout, flush=True)
-    return int("FAIL" in levels)
+            answer = {"healthy": "FAIL" not in levels, "findings": [asdict(finding) for finding in found]}
+            summary = json.dumps(answer, indent=1)
+        print(summary, file=stdout, flush=True)
+    return int(any(finding.level == "FAIL" for finding in found))
 
 
 def examine(settings: Settings, *, root: Path = Path("/")) -> Iterator[Finding]:
-    """Look at everything, in an order in which the first that fails is the one to mend first.
+    """Check everything, ordered so that the first failure is the first to repair.
 
-    What needs something that has failed is left out, and whatever is raised becomes a finding. Blocks; the device is
-    opened on a thread of its own, which is left behind if the device hangs.
+    If a check fails, the checks that depend on it are left out. Every exception becomes a finding. Blocks; the device
+    is opened on a separate thread, which is abandoned if the device hangs.
 
     Args:
-        settings: What would be served, and how.
-        root: Where the host's files are.
+        settings: The configuration to check.
+        root: The root folder of the host's files.
     """
-    yield _python()
-    yield from _variables()
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
+        yield Finding("python", "OK", platform.python_version())
+    else:
+        yield Finding("python", "FAIL", platform.python_version(), "Install Python 3.11, 3.12 or 3.13.")
+    for name, nearest in unknown_variables(os.environ):
+        yield Finding("settings", "WARN", f"{name} is not a setting.", f"Did you mean {nearest}?" if nearest else "")
     yield from _caught("port", _port(settings))
     yield from _caught("doors", _doors(settings))
     try:
@@ -102,33 +100,35 @@ def examine(settings: Settings, *, root: Path = Path("/")) -> Iterator[Finding]:
     if isinstance(source, FakeSource):
         yield Finding("model", "WARN", "The fake makes no real pictures and needs no device.", "Set TURBO_MODEL.")
         return
-    runs = yield from _caught("torch", _packages(settings))
+    usable = yield from _caught("torch", _packages(settings))
     folder = yield from _caught("weights", _weights(source, settings))
     if _wants_npu(settings):
-        yield from _host(settings, root)
-    if runs:
-        compiles = settings.compile == "on" or settings.npu_graphs
-        yield from _unless_hung(
-            _device(settings, folder), settings.hang_limit_s, limits=_LIMITS_TO_COMPILE if compiles else _LIMITS
-        )
+        index = int(settings.device.partition(":")[2] or 0)
+        number = ascend_host.device_number(os.environ, index, root)
+        yield from _caught("cann", _cann(root))
+        yield from _caught("driver", _driver(root))
+        yield from _caught("npu-smi", _npu_smi(number))
+        yield from _caught("device files", _device_files(number, root))
+    if usable:
+        yield from _unless_hung(_device(settings, folder), settings)
 
 
-def _caught(check: str, findings: Generator[Finding, None, T]) -> Generator[Finding, None, T | None]:
-    """Pass on findings and what they return; what they raise instead becomes a finding, and None is returned."""
+def _caught(check: str, findings: Findings[T]) -> Findings[T | None]:
+    """Pass on findings and their return value; turn an exception into a finding and return None."""
     try:
         return (yield from findings)
-    except DeviceLostError as error:
-        yield Finding(check, "FAIL", error.what_failed, error.remedy)
+    except (AddressError, DeviceLostError) as error:
+        yield Finding(check, "FAIL", error.detail, error.remedy)
     except TurboError as error:
         yield Finding(check, "FAIL", str(error))
-    except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the operator is told
+    except Exception as error:  # noqa: BLE001 - the process's edge: any other fault is a finding, too
         yield Finding(check, "FAIL", f"{type(error).__name__}: {first_line(error)}.")
     return None
 
 
-def _unless_hung(findings: Iterable[Finding], hang_limit_s: float, *, limits: int) -> Iterator[Finding]:
-    """Pass on findings from a thread that makes them, and give up on it after so many limits without one."""
-    last = ""
+def _unless_hung(findings: Iterable[Finding], settings: Settings) -> Iterator[Finding]:
+    """Pass on findings that a separate thread makes, and abandon the thread if it makes none for too long."""
+    limits = _LIMITS_TO_COMPILE if settings.compile == "on" or settings.npu_graphs else _LIMITS
     made: queue.SimpleQueue[Finding | None] = queue.SimpleQueue()
 
     def make() -> None:
@@ -137,53 +137,28 @@ def _unless_hung(findings: Iterable[Finding], hang_limit_s: float, *, limits: in
         made.put(None)
 
     threading.Thread(target=make, name="doctor", daemon=True).start()
-    while True:
-        limit_s = hang_limit_s * (max(limits, LOAD_LIMITS) if last == "canary" else limits)
-        try:
-            finding = made.get(timeout=limit_s)
-        except queue.Empty:
-            yield Finding(
-                "device",
-                "FAIL",
-                f"It has not answered for {limit_s:g} s.",
-                "If it may still be loading or compiling, set TURBO_HANG_LIMIT_S higher; else reset the device.",
-            )
-            return
-        if finding is None:
-            return
-        last = finding.check
-        yield finding
-
-
-def _python() -> Finding:
-    lowest, highest = _PYTHONS
-    found = sys.version_info[:2]
-    if lowest <= found <= highest:
-        return Finding("python", "OK", platform.python_version())
-    return Finding("python", "FAIL", platform.python_version(), "Install Python 3.11, 3.12 or 3.13.")
-
-
-def _variables() -> Iterator[Finding]:
-    for name, nearest in unknown_variables(os.environ):
-        yield Finding("settings", "WARN", f"{name} is no setting.", f"Did you mean {nearest}?" if nearest else "")
+    limit_s = settings.hang_limit_s * limits
+    try:
+        while finding := made.get(timeout=limit_s):
+            yield finding
+            loading = finding.check == "canary"  # the next check loads the weights
+            limit_s = settings.hang_limit_s * (max(limits, LOAD_LIMITS) if loading else limits)
+    except queue.Empty:
+        remedy = "If it may still be loading or compiling, set TURBO_HANG_LIMIT_S higher; else reset the device."
+        yield Finding("device", "FAIL", f"The device has not answered for {limit_s:g} s.", remedy)
 
 
 def _port(settings: Settings) -> Findings[None]:
-    try:
-        check_address(settings.host, settings.port)
-    except AddressError as error:
-        yield Finding("port", "FAIL", error.detail, error.remedy)
-    else:
-        yield Finding("port", "OK", f"{settings.host}:{settings.port} is free.")
+    check_address(settings.host, settings.port)
+    yield Finding("port", "OK", f"{settings.host}:{settings.port} is free.")
 
 
 def _doors(settings: Settings) -> Findings[None]:
-    """Say who may ask."""
     if settings.api_keys_file is not None:
         yield Finding("doors", "OK", f"API keys of {', '.join(key_names(settings))}.")
     elif settings.host not in ("127.0.0.1", "::1", "localhost"):
-        remedy = "Set TURBO_API_KEYS_FILE, unless a proxy or the network decides who reaches it."
-        yield Finding("doors", "WARN", f"Whoever reaches {settings.host}:{settings.port} may ask for pictures.", remedy)
+        detail = f"Every client that can reach {settings.host}:{settings.port} may request pictures."
+        yield Finding("doors", "WARN", detail, "Set TURBO_API_KEYS_FILE, unless a proxy or the network limits access.")
 
 
 def _wants_npu(settings: Settings) -> bool:
@@ -191,7 +166,7 @@ def _wants_npu(settings: Settings) -> bool:
 
 
 def _packages(settings: Settings) -> Findings[bool]:
-    """Look at torch and torch_npu; return whether they can be used."""
+    """Check torch and torch_npu; return whether they are usable."""
     torch_version, npu_version = _version_of("torch"), _version_of("torch_npu")
     if torch_version is None:
         yield Finding("torch", "FAIL", "torch is not installed.", "Install the service's extra: cpu, cuda or npu.")
@@ -202,19 +177,16 @@ def _packages(settings: Settings) -> Findings[bool]:
         return False
     if npu_version is not None:
         if _release(npu_version) != _release(torch_version):
-            yield Finding(
-                "torch_npu",
-                "FAIL",
-                f"torch_npu {npu_version} does not go with torch {torch_version}.",
-                f"Install torch=={_release(npu_version)} or torch-npu=={_release(torch_version)}.",
-            )
+            detail = f"torch_npu {npu_version} does not match torch {torch_version}."
+            remedy = f"Install torch=={_release(npu_version)} or torch-npu=={_release(torch_version)}."
+            yield Finding("torch_npu", "FAIL", detail, remedy)
             return False
         yield Finding("torch_npu", "OK", f"{npu_version}, beside torch {torch_version}.")
     try:
         from app.pipelines import sdxl_turbo  # noqa: F401, PLC0415 - the import is the check
     except Exception as error:  # noqa: BLE001 - torch imports torch_npu, which needs CANN
         remedy = "Install the service's extra again." if npu_version is None else "Source CANN's set_env.sh."
-        yield Finding("torch", "FAIL", f"It cannot be imported: {first_line(root_cause(error))}.", remedy)
+        yield Finding("torch", "FAIL", f"torch cannot be imported: {first_line(root_cause(error))}.", remedy)
         return False
     yield Finding("torch", "OK", f"{torch_version}, diffusers {_version_of('diffusers')}.")
     return True
@@ -232,45 +204,29 @@ def _minor(version: str) -> str:
 
 
 def _release(version: str) -> str:
-    """Return a version without what follows the numbers, as in 2.12.0.post2 and 2.12.0+cpu."""
+    """Return a version without its suffix: 2.12.0 of 2.12.0.post2 and of 2.12.0+cpu."""
     match = re.match(r"[0-9]+(\.[0-9]+)*", version)
     return match[0] if match else version
 
 
 def _weights(source: WeightsSource, settings: Settings) -> Findings[Path | None]:
-    """Look at the weights; return their folder if they can be used."""
+    """Check the weights; return their folder."""
     started = time.monotonic()
     folder = locate(source, settings.weights_dir)
     size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    yield Finding(
-        "weights",
-        "OK",
-        f"{source.name}: {size_bytes / 1e9:.2f} GB in {folder}, verified in {time.monotonic() - started:.1f} s.",
-    )
+    detail = f"{source.name}: {size_bytes / 1e9:.2f} GB in {folder}, verified in {time.monotonic() - started:.1f} s."
+    yield Finding("weights", "OK", detail)
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
     name = config.get("_class_name", "a scheduler without a name")
-    yield Finding("scheduler", "OK", f"{name}, {config['timestep_spacing']} timesteps, as SDXL-Turbo needs them.")
+    yield Finding("scheduler", "OK", f"{name}, {config['timestep_spacing']} timesteps, as SDXL-Turbo requires.")
     return folder
-
-
-def _host(settings: Settings, root: Path) -> Iterator[Finding]:
-    """Look at what the host brings for an NPU."""
-    _, _, index = settings.device.partition(":")
-    number = ascend_host.device_number(os.environ, int(index or 0), root)
-    for check, findings in {
-        "cann": _cann(root),
-        "driver": _driver(root),
-        "npu-smi": _npu_smi(number),
-        "device files": _device_files(number, root),
-    }.items():
-        yield from _caught(check, findings)
 
 
 def _cann(root: Path) -> Findings[None]:
     version, npu_version = ascend_host.cann_version(os.environ, root), _version_of("torch_npu")
     if version is None:
-        remedy = "Install it, and source its set_env.sh before the service starts."
-        yield Finding("cann", "FAIL", "CANN is not found.", remedy)
+        remedy = "Install CANN, and source its set_env.sh before the service starts."
+        yield Finding("cann", "FAIL", "CANN was not found.", remedy)
     elif npu_version is None or _minor(version) == _CANN_OF_TORCH_NPU.get(_minor(npu_version)):
         yield Finding("cann", "OK", version)
     else:
@@ -281,16 +237,14 @@ def _cann(root: Path) -> Findings[None]:
 def _driver(root: Path) -> Findings[None]:
     version = ascend_host.driver_version(root)
     if version is None:
-        remedy = (
-            "On a host: install the driver. In a container: mount /usr/local/Ascend/driver/version.info (read-only)."
-        )
-        yield Finding("driver", "WARN", "The driver's version.info is not there.", remedy)
+        remedy = "Host: install the driver. Container: mount /usr/local/Ascend/driver/version.info (read-only)."
+        yield Finding("driver", "WARN", "The driver's version.info is missing.", remedy)
     else:
         yield Finding("driver", "OK", version)
 
 
 def _npu_smi(number: int) -> Findings[None]:
-    """Look at the health of all devices; that of the one with this number, which would be used, decides."""
+    """Check the health of all devices; only the device with this number, which would be used, can fail the check."""
     try:
         health_of = {its: (name, health) for its, name, health in ascend_host.npu_smi()}
     except FileNotFoundError as error:
@@ -298,45 +252,44 @@ def _npu_smi(number: int) -> Findings[None]:
         yield Finding("npu-smi", "WARN", f"{error}.", remedy)
         return
     except OSError as error:
-        yield Finding("npu-smi", "WARN", f"{error}.", "Look at the driver: dmesg, and npu-smi on the host.")
+        yield Finding("npu-smi", "WARN", f"{error}.", "Check the driver: dmesg, and npu-smi on the host.")
         return
     unwell = {its: f"NPU {its} ({name}) is {health}" for its, (name, health) in health_of.items() if health != "OK"}
     if unwell:
         level: Level = "FAIL" if number in unwell and health_of[number][1] != "Warning" else "WARN"
-        remedy = "Look at `npu-smi info -t health`; reset the device."
+        remedy = "See `npu-smi info -t health`; reset the device."
         yield Finding("npu-smi", level, f"{', '.join(unwell.values())}.", remedy)
     elif not health_of:
-        yield Finding("npu-smi", "WARN", "It lists no device.", "Check that the driver runs.")
+        yield Finding("npu-smi", "WARN", "npu-smi lists no device.", "Check that the driver runs.")
     else:
         names = ", ".join(sorted({name for name, _ in health_of.values()}))
-        yield Finding("npu-smi", "OK", f"{len(health_of)} devices, all well: {names}.")
+        yield Finding("npu-smi", "OK", f"{len(health_of)} devices, all healthy: {names}.")
 
 
 def _device_files(number: int, root: Path) -> Findings[None]:
     for file in ascend_host.device_files(number, root):
         if not file.exists:
-            yield Finding(
-                "device files", "FAIL", f"{file.path} is not there.", "Load the driver; in a container: --device it."
-            )
+            remedy = "Load the driver; in a container: pass the file with --device."
+            yield Finding("device files", "FAIL", f"{file.path} is missing.", remedy)
         elif not file.usable:
-            yield Finding("device files", "FAIL", f"{file.path} is closed to this user.", _OUT_OF_GROUP)
+            remedy = "Run as a member of the group that owns it (docker: --group-add $(stat -c %g /dev/davinci0))."
+            yield Finding("device files", "FAIL", f"{file.path} is not readable and writable by this user.", remedy)
         else:
             yield Finding("device files", "OK", f"{file.path}")
 
 
 def _device(settings: Settings, folder: Path | None) -> Iterator[Finding]:
-    """Open the device, have it prove itself, and make a picture in each mode."""
+    """Open the device, check that it computes correctly, and make a picture in each mode."""
     opened = yield from _caught("device", _open(settings))
     if opened is None:
         return
     sound = yield from _caught("canary", _canary(opened))
-    if sound and folder is not None:
-        pipelines = yield from _caught("load", _load(settings, folder))
-        if pipelines is not None:
-            size = parse_sizes(settings.warm_up_sizes)[0]
-            for mode in Mode:
-                (params,) = sample_pictures(mode, size, 1)
-                yield from _caught(mode, _picture(pipelines[mode], params))
+    if not sound or folder is None:
+        return
+    pipelines = yield from _caught("load", _load(settings, folder))
+    for mode, pipeline in (pipelines or {}).items():
+        (params,) = sample_pictures(mode, parse_sizes(settings.warm_up_sizes)[0], 1)
+        yield from _caught(mode, _picture(pipeline, params))
 
 
 def _open(settings: Settings) -> Findings[Any]:
@@ -346,10 +299,10 @@ def _open(settings: Settings) -> Findings[Any]:
     name, free_bytes, total_bytes = describe(opened)
     memory = f"{name}, {free_bytes / 2**30:.1f} of {total_bytes / 2**30:.1f} GiB free."
     if _wants_npu(settings) and opened.torch_device.type != "npu":
-        remedy = "Check the device files above; set TURBO_DEVICE=cpu if you want the CPU."
-        yield Finding("device", "FAIL", f"torch_npu sees no NPU, so `auto` takes another: {memory}", remedy)
+        remedy = "Check the device files above; to use the CPU, set TURBO_DEVICE=cpu."
+        yield Finding("device", "FAIL", f"torch_npu finds no NPU, so `auto` uses another device: {memory}", remedy)
     elif free_bytes < _NEEDED_BYTES and settings.model != "demo":
-        remedy = "SDXL-Turbo's weights alone take 7 GB: end what else uses the device."
+        remedy = "SDXL-Turbo's weights alone take 7 GB: stop other processes on the device."
         yield Finding("device", "WARN", memory, remedy)
     else:
         yield Finding("device", "OK", memory)
@@ -358,23 +311,22 @@ def _open(settings: Settings) -> Findings[Any]:
 
 def _canary(device: Any) -> Findings[bool]:
     device.check()
-    yield Finding("canary", "OK", "The device computes what it should.")
+    yield Finding("canary", "OK", "The device computes correctly.")
     return True
 
 
 def _load(settings: Settings, folder: Path) -> Findings[Mapping[Mode, Any]]:
     started = time.monotonic()
     loaded = load_folder(folder, settings, model=settings.model)
-    pipelines: Mapping[Mode, Any] = loaded.by_mode  # the doctor looks behind the seam
+    pipelines: Mapping[Mode, Any] = loaded.by_mode  # Any, because number formats and stages are behind the seam
     dtypes = pipelines[Mode.TXT2IMG].dtypes
-    yield Finding(
-        "load", "OK", f"{time.monotonic() - started:.1f} s; UNet in {dtypes['unet']}, VAE in {dtypes['vae']} for good."
-    )
+    detail = f"{time.monotonic() - started:.1f} s; UNet in {dtypes['unet']}, VAE in {dtypes['vae']}."
+    yield Finding("load", "OK", detail)
     return pipelines
 
 
 def _picture(pipeline: Any, params: GenerationParams) -> Findings[None]:
-    """Make a picture three times: cold, timed, and with its stages timed, which slows it. Each prompt is a new one."""
+    """Make a picture cold, timed, and with its stages timed, which slows it. A repeated prompt would be cached."""
     times_s = []
     for attempt in range(2):
         started = time.monotonic()
@@ -384,6 +336,5 @@ def _picture(pipeline: Any, params: GenerationParams) -> Findings[None]:
         pipeline([params])
     stages = ", ".join(f"{name} {seconds:.3f}" for name, seconds in stages_s.items())
     cold_s, warm_s = times_s
-    yield Finding(
-        params.mode, "OK", f"{params.width}x{params.height} in {warm_s:.3f} s ({stages}); the first in {cold_s:.2f} s."
-    )
+    detail = f"{params.width}x{params.height} in {warm_s:.3f} s ({stages}); the first in {cold_s:.2f} s."
+    yield Finding(params.mode, "OK", detail)

@@ -1,4 +1,4 @@
-"""Picture files: where the pictures of one request go, each written as a whole or not at all."""
+"""The files that the pictures of one request are written to, each as a whole or not at all."""
 
 import itertools
 import os
@@ -18,48 +18,57 @@ _MEDIA_TYPES = {
     ".jpeg": MediaType.JPEG,
 }
 
-
 STDOUT = "-"
-"""The output's name that is stdout."""
+"""The output name that means stdout."""
 
 
 class OutputFiles:
-    """The files of one request. What is there already is replaced if it was named, and left alone if it was not.
+    """The files of one request. A named file replaces an existing file; an unnamed file never does.
 
-    A file is written beside its place and then moved there. Not for several threads, but a signal's handler may call
-    `discard` at any time.
+    Each file is written beside its place and then moved there. Not thread-safe, but a signal handler may call `discard`
+    at any time.
     """
 
     def __init__(self, output: str | None, *, count: int, stdout: TextIO) -> None:
-        """Name the files of `count` pictures; `output` is the name that was asked for, if one was.
+        """Name the files of `count` pictures; `output` is the name that the user gave, if any.
 
         Raises:
-            InvalidRequestError: It is no name that they can be written to.
+            InvalidRequestError: The pictures cannot be written to this output.
         """
-        self._output = None if output is None else Path(output)
-        self._count = count
+        self.media_type = MediaType.PNG
         self._stdout = stdout if output == STDOUT else None
+        self._named: list[Path] = []
         self._unfinished: set[Path] = set()
-        if self._stdout is not None:
-            self.media_type = MediaType.PNG
-            self._check_stdout(self._stdout)
+        if output == STDOUT:
+            if count > 1:
+                raise InvalidRequestError("Only a single picture can go to stdout.", param="output")
+            if stdout.isatty():
+                raise InvalidRequestError("Stdout is a terminal; send it to a file or a program.", param="output")
+        elif output is None:
+            _check_folder(Path.cwd())
         else:
-            self.media_type = self._check_files()
+            path = Path(output)
+            self.media_type = _media_type(path)
+            numbered = [path.with_stem(f"{path.stem}-{number}") for number in range(1, count + 1)]
+            self._named = [path] if count == 1 else numbered
+            for named in self._named:
+                _check_file(named)
 
     def write(self, number: int, file: bytes, *, name: str) -> str:
-        """Write the picture of this number, from 0 on, and return its file's name; `name` if none was asked for.
+        """Write the picture of this number (from 0), and return its file's name; `name` if the user gave none.
 
         Raises:
-            OSError: It cannot be written; nothing is left of it. `filename` is its name.
+            OSError: The file cannot be written, and nothing is left of it. `filename` is its name.
         """
         try:
             if self._stdout is not None:
                 name = "stdout"
-                _write_all(self._stdout.fileno(), file)
-                return name
-            path = self._reserve(name) if self._output is None else self._name(self._output, number)
-            name = str(path)
-            self._put(path.resolve(), file)  # what a link points to is written, not the link
+                self._stdout.buffer.write(file)
+                self._stdout.flush()
+            else:
+                path = self._named[number] if self._named else self._reserve(name)
+                name = str(path)
+                self._put(path.resolve(), file)  # write the target of a link, not the link
         except OSError as error:
             self.discard()
             raise OSError(error.errno, error.strerror, name) from error
@@ -67,82 +76,52 @@ class OutputFiles:
         return name
 
     def discard(self) -> None:
-        """Remove what is not finished."""
+        """Remove unfinished files."""
         for path in self._unfinished:
             path.unlink(missing_ok=True)
 
-    def _check_stdout(self, stdout: TextIO) -> None:
-        if self._count > 1:
-            raise InvalidRequestError("Only a single picture can go to stdout.", param="output")
-        if stdout.isatty():
-            raise InvalidRequestError("Stdout is a terminal; send it to a file or a program.", param="output")
-
-    def _check_files(self) -> MediaType:
-        if self._output is None:
-            _check_folder(Path.cwd())
-            return MediaType.PNG
-        if self._output.name.lower() in _MEDIA_TYPES:
-            raise InvalidRequestError(f"{self._output} is a suffix without a name.", param="output")
-        suffix = self._output.suffix.lower()
-        if suffix not in _MEDIA_TYPES:
-            raise InvalidRequestError(f"{self._output} does not end in {', '.join(_MEDIA_TYPES)}.", param="output")
-        for number in range(self._count):
-            path = self._name(self._output, number)
-            _check_place(path)
-            _check_folder(path.resolve().parent)
-        return _MEDIA_TYPES[suffix]
-
-    def _name(self, output: Path, number: int) -> Path:
-        return output if self._count == 1 else output.with_stem(f"{output.stem}-{number + 1}")
-
     def _reserve(self, name: str) -> Path:
-        """Make an empty file under the first name of this kind that is free, so that nobody else takes it."""
-        first, others = Path(name), itertools.count(2)
-        path = first
-        while True:
-            try:
+        """Create an empty file under the first free name of this kind, so that no other process takes the name."""
+        path = first = Path(name)
+        for number in itertools.count(2):
+            with suppress(FileExistsError):
                 path.touch(exist_ok=False)
-            except FileExistsError:
-                path = first.with_stem(f"{first.stem}-{next(others)}")
-            else:
-                self._unfinished.add(path)
-                return path
+                break
+            path = first.with_stem(f"{first.stem}-{number}")
+        self._unfinished.add(path)
+        return path
 
     def _put(self, path: Path, file: bytes) -> None:
-        scratch = path.with_name(f".{secrets.token_hex(8)}")  # short, as the name may be as long as names may be
+        scratch = path.with_name(f".{secrets.token_hex(8)}")  # short, because `path` may have the longest legal name
         self._unfinished.add(scratch)
-        with scratch.open("xb", buffering=0) as picture:
-            with suppress(FileNotFoundError):  # what is replaced keeps its permissions, from the first byte on
+        with scratch.open("xb") as picture:
+            with suppress(FileNotFoundError):  # a replaced file keeps its permissions, from the first byte on
                 os.fchmod(picture.fileno(), stat.S_IMODE(path.stat().st_mode))
-            _write_all(picture.fileno(), file)
+            picture.write(file)
         scratch.replace(path)
 
 
-def _check_place(path: Path) -> None:
-    """Check that a file can be put there, in the place of another if there is one.
+def _media_type(path: Path) -> MediaType:
+    if path.name.lower() in _MEDIA_TYPES:
+        raise InvalidRequestError(f"{path} is a suffix without a name.", param="output")
+    if path.suffix.lower() not in _MEDIA_TYPES:
+        raise InvalidRequestError(f"{path} does not end in {', '.join(_MEDIA_TYPES)}.", param="output")
+    return _MEDIA_TYPES[path.suffix.lower()]
 
-    Raises:
-        InvalidRequestError: It cannot.
-    """
+
+def _check_file(path: Path) -> None:
     try:
-        there = path.stat()
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InvalidRequestError(f"{path} exists and is not a file.", param="output")
+        if not os.access(path, os.W_OK):
+            raise InvalidRequestError(f"{path} exists and is not writable.", param="output")
     except FileNotFoundError:
-        return
-    except OSError as error:  # a name that is too long, links that lead round in a circle
+        pass
+    except OSError as error:  # a name that is too long, or a loop of links
         raise InvalidRequestError(f"{path} cannot be written: {error.strerror}.", param="output") from error
-    if not stat.S_ISREG(there.st_mode):
-        raise InvalidRequestError(f"{path} is there, and is no file.", param="output")
-    if not os.access(path, os.W_OK):
-        raise InvalidRequestError(f"{path} is there, and may not be written.", param="output")
+    _check_folder(path.resolve().parent)
 
 
 def _check_folder(folder: Path) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise InvalidRequestError(f"{folder} is no folder that can be written to.", param="output")
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    """Write past Python's buffers, which would try again when they are closed what has failed."""
-    left = memoryview(data)
-    while left:
-        left = left[os.write(descriptor, left) :]
+        raise InvalidRequestError(f"{folder} is not a writable folder.", param="output")

@@ -1,4 +1,4 @@
-"""Stdout, kept for what a command has to say: what libraries write there, CANN's included, goes to stderr."""
+"""Stdout, reserved for a command's results: the output of libraries, such as CANN's, goes to stderr."""
 
 import os
 import sys
@@ -11,17 +11,17 @@ _STDOUT, _STDERR = 1, 2  # file descriptors
 
 @contextmanager
 def own_stdout() -> Iterator[TextIO]:
-    """Yield stdout; what anybody else writes to it meanwhile goes to stderr."""
-    if sys.stdout is not None:  # where the process began without one, its descriptor is /dev/null
+    """Yield stdout for the caller alone; meanwhile all other output to stdout goes to stderr."""
+    if sys.stdout is not None:  # None if the process started with stdout closed
         sys.stdout.flush()
     ours = os.dup(_STDOUT)
     os.dup2(_STDERR, _STDOUT)
-    # Names of files have the bytes that they have, in UTF-8 or not.
+    # Write file names with their own bytes, also if these are not UTF-8.
     stdout = os.fdopen(os.dup(ours), "w", encoding="utf-8", errors="surrogateescape")
     try:
         yield stdout
     finally:
-        with suppress(OSError):  # who wrote last, and flushed, knows of it
+        with suppress(OSError):  # the flush after the last write has raised it already
             stdout.close()
         os.dup2(ours, _STDOUT)
         os.close(ours)

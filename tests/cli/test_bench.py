@@ -95,12 +95,13 @@ def test_it_measures_every_mode_size_steps_and_batch_and_says_how_far_a_batch_is
 NOISY = """
 import os
 import app.cli.bench
-load = app.cli.bench.load_folder
+import app.main
+load = app.main.load_folder
 def noisy(*arguments, **options):
     os.write(1, b"from C\\n")
     print("from a library")
     return load(*arguments, **options)
-app.cli.bench.load_folder = noisy
+app.main.load_folder = noisy
 app.cli.bench._CELL_S = 0
 from app.cli.commands import main
 main(["bench", "--json", "--device", "cpu", "--warm-up-sizes", "64x64", "--max-batch", "1"])
@@ -133,7 +134,7 @@ def test_a_call_that_hangs_ends_it_with_the_reason(
             return pipeline.load()
         return dataclasses.replace(pipeline.load(), on_warm=pipeline.gate.clear)
 
-    monkeypatch.setattr("app.cli.bench.load_folder", load)
+    monkeypatch.setattr("app.main.load_folder", load)
     try:
         assert bench(Settings(model="demo", device="cpu", hang_limit_s=0.2), as_json=True) == 1
     finally:

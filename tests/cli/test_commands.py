@@ -257,7 +257,7 @@ def test_a_prompt_that_is_cut_does_not_leak_through_the_libraries_warnings(start
 def test_an_unknown_variable_is_warned_of_with_the_nearest_setting(start_server: StartServer) -> None:
     server = start_server(model="fake", max_que=3)
     server.wait_until_started()
-    assert "TURBO_MAX_QUE is no setting; did you mean TURBO_MAX_QUEUE?" in server.log
+    assert "TURBO_MAX_QUE is not a setting; did you mean TURBO_MAX_QUEUE?" in server.log
 
 
 # The command line itself.
@@ -272,7 +272,12 @@ def test_a_flag_beats_the_environment(tmp_path: Path) -> None:
 
 def test_flags_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Settings] = []
-    monkeypatch.setattr("app.main.pull_weights", seen.append)
+
+    def pull(settings: Settings, _: object) -> int:
+        seen.append(settings)
+        return 0
+
+    monkeypatch.setattr("app.cli.commands._COMMANDS", {"pull": pull})
     monkeypatch.setenv("TURBO_PORT", "1")
     monkeypatch.setenv("TURBO_MAX_QUEUE", "7")
     assert main(["pull", "--port", "2", "--no-image-metadata", "--log-prompts", "--max-pixels=300000", "--vae="]) == 0
@@ -357,11 +362,11 @@ def test_the_script_that_pip_makes_is_known_by_its_own_name() -> None:
         (["--max-queue", "many"], {}, "--max-queue many: Input should be a valid integer"),
         (["--nothing", "1"], {}, "unrecognized arguments: --nothing"),
         (["pull", "--devise", "cpu"], {}, "did you mean --device?"),
-        (["generate", "a", "fox"], {}, "stands in quotes"),
+        (["generate", "a", "fox"], {}, "in quotes"),
         (["generate"], {}, "required: PROMPT"),
         ([], {"port": "tcp://10.0.0.1:8000"}, "TURBO_PORT=tcp://10.0.0.1:8000: Input should be a valid integer"),
         ([], {"device": "gpu"}, "TURBO_DEVICE=gpu: "),
-        ([], {"rate_limit": "0/second"}, "TURBO_RATE_LIMIT=0/second: '0/second' would let nobody ask"),
+        ([], {"rate_limit": "0/second"}, "TURBO_RATE_LIMIT=0/second: '0/second' would reject every request"),
         ([], {"max_pixels": "262143"}, "TURBO_MAX_PIXELS=262143 is too small"),
     ],
 )
@@ -394,5 +399,5 @@ def test_propagators_that_are_not_installed_are_left_out_as_platforms_name_them_
 ) -> None:
     monkeypatch.setenv("OTEL_PROPAGATORS", "tracecontext, b3")
     done = run("bench", model="fake")  # which imports OpenTelemetry, and has nothing to measure
-    assert "b3: what is not installed of it is left out" in done.stderr
+    assert "b3: propagators that are not installed are ignored" in done.stderr
     assert "The fake has no model to measure" in done.stderr

@@ -80,7 +80,7 @@ def test_an_npu_that_is_asked_for_where_nothing_is_installed_fails_with_what_to_
     assert "torch-npu" in found["torch_npu"].remedy
     assert "set_env.sh" in found["cann"].remedy
     assert [name for name, finding in found.items() if finding.level == "WARN"] == ["driver", "npu-smi"]
-    assert "version.info is not there" in found["driver"].detail
+    assert "version.info is missing" in found["driver"].detail
     assert found["npu-smi"].detail == "npu-smi is not in PATH."
     assert "mount /usr/local/bin/npu-smi" in found["npu-smi"].remedy
 
@@ -89,7 +89,7 @@ def test_a_misspelt_variable_is_to_be_looked_at(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("TURBO_MAX_QEUE", "3")
     found = findings(model="fake")
     assert found["settings"] == Finding(
-        "settings", "WARN", "TURBO_MAX_QEUE is no setting.", "Did you mean TURBO_MAX_QUEUE?"
+        "settings", "WARN", "TURBO_MAX_QEUE is not a setting.", "Did you mean TURBO_MAX_QUEUE?"
     )
 
 
@@ -156,7 +156,7 @@ def test_what_cannot_be_imported_is_told_by_its_root_cause(monkeypatch: pytest.M
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     found = findings()
     assert failed(found) == ["torch"]
-    assert found["torch"].detail == "It cannot be imported: libascend_hal.so: lost."
+    assert found["torch"].detail == "torch cannot be imported: libascend_hal.so: lost."
 
 
 NOISE = """

@@ -235,7 +235,7 @@ HARMS: dict[str, tuple[str, object]] = {
     "image: is not that of pull, sdxl-turbo-server:cpu": (f"{PULL}/image", "sdxl-turbo-server:cpu"),
     "env: pull brings demo, not openmind:": (f"{PULL}/env/-", {"name": "turbo_model", "value": "demo"}),
     "env: TURBO_DRAIN_S of ConfigMap": ("ConfigMap/data/TURBO_DRAIN_S", "30"),
-    "pull, serve: env: TURBO_METRICS=key takes TURBO_API_KEYS_FILE": ("ConfigMap/data", {"TURBO_METRICS": "key"}),
+    "pull, serve: env: TURBO_METRICS=key requires TURBO_API_KEYS_FILE": ("ConfigMap/data", {"TURBO_METRICS": "key"}),
     "there is no volume for TURBO_API_KEYS_FILE=/keys": ("ConfigMap/data/TURBO_API_KEYS_FILE", "/keys"),
     "env: TURBO_HOST=127.0.0.1": ("ConfigMap/data/turbo_host", "127.0.0.1"),
     "pull: env: ASCEND_VISIBLE_DEVICES has to be void": (f"{PULL}/env", GONE),

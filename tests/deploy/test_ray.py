@@ -209,7 +209,7 @@ def test_ray_s_limits_follow_from_the_settings_and_a_misspelt_one_is_warned_of(c
     assert config["max_ongoing_requests"] == Settings().max_connections
     assert config["max_ongoing_requests"] > Settings().max_queue + Settings().max_batch
     assert config["max_queued_requests"] == -1  # nothing is refused by Ray
-    assert "TURBO_MAX_QUEU is no setting; did you mean TURBO_MAX_QUEUE?" in cluster.logs()
+    assert "TURBO_MAX_QUEU is not a setting; did you mean TURBO_MAX_QUEUE?" in cluster.logs()
 
 
 def test_a_second_replica_comes_with_the_load_and_goes_with_it_and_nothing_is_lost(cluster: Cluster) -> None:

@@ -74,7 +74,7 @@ def test_a_sound_npu_is_found_sound(findings: Examine) -> None:
     )
     assert found["cann"].detail == "9.1.0"
     assert found["driver"].detail == "25.0.rc1"
-    assert found["npu-smi"].detail == "1 devices, all well: 910B4."
+    assert found["npu-smi"].detail == "1 devices, all healthy: 910B4."
     assert "Ascend910B4 (npu:0, of 1 visible)" in found["device"].detail
     assert re.search(r"text \d+\.\d{3}, unet \d+\.\d{3}, vae decode \d+\.\d{3}", found["txt2img"].detail)
 
@@ -128,9 +128,9 @@ def test_an_npu_smi_that_is_missing_is_to_be_looked_at(
         (
             "echo 'dcmi module initialize failed. ret is -8005' >&2; exit 255",
             "npu-smi failed: dcmi module initialize failed. ret is -8005.",
-            "Look at the driver: dmesg, and npu-smi on the host.",
+            "Check the driver: dmesg, and npu-smi on the host.",
         ),
-        ("exit 0", "It lists no device.", "Check that the driver runs."),
+        ("exit 0", "npu-smi lists no device.", "Check that the driver runs."),
     ],
 )
 def test_an_npu_smi_that_fails_or_lists_no_device_is_to_be_looked_at(
@@ -179,7 +179,7 @@ def test_auto_does_not_fall_back_to_the_cpu_in_silence_where_torch_npu_is_instal
     npu.count = 0
     found = findings(device="auto")
     assert failed(found) == ["device"]
-    assert "takes another: CPU" in found["device"].detail
+    assert "uses another device: CPU" in found["device"].detail
     assert "TURBO_DEVICE=cpu" in found["device"].remedy
 
 
