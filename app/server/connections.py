@@ -13,7 +13,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any
 
 import h11
 from fastapi.responses import JSONResponse
@@ -101,11 +101,10 @@ class HttpProtocol(H11Protocol):
         super().__init__(*args, **options)
         self.conn = _BoundedConnection(h11.SERVER, MAX_HEADER_BYTES)
         self._limits = limits
-        self._waits_for: Literal["header", "rest of body"] | None = None
+        self._waits_for = "nothing"
         self._receive_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
         self._lingering = False
-        self._close_now: Callable[[], None] = lambda: None
 
     @property
     def answering(self) -> bool:
@@ -172,12 +171,13 @@ class HttpProtocol(H11Protocol):
         state = self.conn.their_state
         stalled = state in (h11.IDLE, h11.SEND_BODY) or self.flow.write_paused
         self._limits.review(self.transport, stalled=stalled)
-        waits_for: Literal["header", "rest of body"] | None = None
         # Between two requests uvicorn's own timer runs, until the first byte of the next request arrives.
         if state is h11.IDLE and self.timeout_keep_alive_task is None:
             waits_for = "header"
         elif self._lingering or (state is h11.SEND_BODY and self.conn.our_state is h11.DONE):
             waits_for = "rest of body"
+        else:
+            waits_for = "nothing"
         if waits_for == self._waits_for:
             return
         self._waits_for = waits_for

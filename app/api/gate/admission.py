@@ -28,8 +28,8 @@ def route_taking(*media_types: str) -> type[APIRoute]:
                 client = request.state.observer.facts["client"] = context.access.identify(request)
                 sent = media_type_of(request)
                 if sent not in media_types:
-                    known = " or ".join(filter(None, media_types))
-                    raise UnsupportedMediaTypeError(f"Send {known}, not {sent or 'a body without Content-Type'}.")
+                    accepted = " or ".join(filter(None, media_types))
+                    raise UnsupportedMediaTypeError(f"Send {accepted}, not {sent or 'a body without Content-Type'}.")
                 context.engine.check_admission()
                 # Last: requests refused for lack of capacity do not count against the rate limit.
                 context.access.count(client)

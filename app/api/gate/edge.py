@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import string
 import uuid
 from urllib.parse import quote
 
@@ -17,7 +18,6 @@ from app.observability.logs import get_logger
 _log = get_logger("app.access")
 
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_PRINTED = "".join(chr(code) for code in range(0x21, 0x7F))
 _QUIET_PATHS = ("/healthz/", "/metrics")
 
 
@@ -68,7 +68,7 @@ class EdgeMiddleware:
         finally:
             observer.end(
                 method=scope["method"],
-                path=quote(scope["path"], safe=_PRINTED),  # a terminal would execute control characters
+                path=quote(scope["path"], safe=string.punctuation),  # a terminal would execute control characters
                 route=getattr(scope.get("route"), "path", None),
                 status=status,
                 request_id=request_id,

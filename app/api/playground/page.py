@@ -4,18 +4,16 @@ import hashlib
 import html
 import json
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 
 from app.api.assets import Assets
-from app.api.context import ApiContext, Context
+from app.api.context import Context
 from app.inference.requests import MAX_PROMPT_CHARACTERS
 from app.pipelines.base import MAX_PROMPT_TOKENS
 
 _STATIC = Path(__file__).parent / "static"
-_FACTS = "{facts}"
 _REVALIDATE = "no-cache"
 """Browsers check the ETag at each load, so a new version of the service shows at once."""
 
@@ -38,19 +36,8 @@ def page(request: Request, context: Context) -> Response:
     """Show the playground: type, and the picture follows."""
     # A plain function, because FastAPI runs it in a thread and it reads a file. The page's addresses are relative,
     # because a proxy may serve it under any prefix.
-    text = (_STATIC / "index.html").read_text(encoding="utf-8")
-    text = text.replace(_FACTS, html.escape(json.dumps(_facts(context))))
-    etag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
-    headers = {"Cache-Control": _REVALIDATE, "ETag": etag, "Content-Security-Policy": _POLICY}
-    if etag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    return HTMLResponse(text, headers=headers)
-
-
-def _facts(context: ApiContext) -> dict[str, Any]:
-    """Return what the page must know of the service before its first request."""
     settings = context.settings
-    return {
+    facts = {
         "max_prompt_characters": MAX_PROMPT_CHARACTERS,
         "max_tokens": MAX_PROMPT_TOKENS,
         "max_pixels": settings.max_pixels,
@@ -59,6 +46,13 @@ def _facts(context: ApiContext) -> dict[str, Any]:
         "with_keys": settings.api_keys_file is not None,
         "docs": settings.docs,
     }
+    text = (_STATIC / "index.html").read_text(encoding="utf-8")
+    text = text.replace("{facts}", html.escape(json.dumps(facts)))
+    etag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+    headers = {"Cache-Control": _REVALIDATE, "ETag": etag, "Content-Security-Policy": _POLICY}
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return HTMLResponse(text, headers=headers)
 
 
 def add_playground_assets(app: FastAPI) -> None:
