@@ -110,8 +110,8 @@ class HttpProtocol(H11Protocol):
     def answering(self) -> bool:
         """Whether a request has arrived completely and its response has not been sent completely."""
         arrived = self.conn.their_state in (h11.DONE, h11.MUST_CLOSE)
-        answered = self.conn.our_state not in (h11.SEND_RESPONSE, h11.SEND_BODY)
-        return (arrived and not answered) or self.transport.get_write_buffer_size() > 0
+        unanswered = self.conn.our_state in (h11.SEND_RESPONSE, h11.SEND_BODY)
+        return (arrived and unanswered) or self.transport.get_write_buffer_size() > 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         self._close_now = transport.close

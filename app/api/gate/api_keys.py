@@ -44,7 +44,7 @@ class ApiKeys:
 
         A Kubernetes secret changes by a symbolic link, so the file's modification time is no sign of a change.
         """
-        logged = ""
+        logged = ""  # the current error, which is logged once
         while True:
             await asyncio.sleep(_RELOAD_S)
             try:
@@ -54,10 +54,10 @@ class ApiKeys:
                     _log.error("%s The previous keys stay valid.", error)
                 logged = str(error)
                 continue
-            logged = ""
-            if names != self._names:
+            if logged or names != self._names:
                 self._names = names
                 _log.info("API keys: %s", ", ".join(self.names))
+            logged = ""
 
     def _read(self) -> dict[bytes, str]:
         """Return the names by the digests of their keys. Errors give a line's number only: a line holds a secret."""

@@ -127,6 +127,19 @@ async def test_a_file_that_goes_wrong_or_away_leaves_the_keys_as_they_were_and_i
         assert "0123456789abcdef0123" not in caplog.text
 
 
+async def test_a_file_that_is_wrong_in_another_way_is_logged_again_and_so_is_its_repair(
+    app: FastAPI, keys_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with running(app):
+        write(keys_file, "carol")
+        await until(lambda: "Line 1 of the API keys is not" in caplog.text)
+        write(keys_file, "# nobody")
+        await until(lambda: "contains no key. The previous keys stay valid." in caplog.text)
+        write(keys_file, f"alice: {ALICE}\nbob: {BOB}\n")
+        await until(lambda: "API keys: alice, bob" in caplog.text)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
