@@ -53,9 +53,7 @@ class Readiness(BaseModel):
 )
 async def live(request: Request, context: Context) -> Live | JSONResponse:
     """Tell whether the process works. Fails if the device is lost or a call hangs; then restart the process."""
-    if not context.engine.status.live:
-        return _unhealthy(request, context)
-    return Live()
+    return Live() if context.engine.status.live else _unhealthy(request, context)
 
 
 @router.get(
@@ -67,9 +65,7 @@ async def live(request: Request, context: Context) -> Live | JSONResponse:
 )
 async def ready(request: Request, context: Context) -> Readiness | JSONResponse:
     """Tell whether to send requests here. Fails also while the service drains."""
-    if not context.engine.status.ready:
-        return _unhealthy(request, context)
-    return _readiness(context)
+    return _readiness(context) if context.engine.status.ready else _unhealthy(request, context)
 
 
 def _unhealthy(request: Request, context: ApiContext) -> JSONResponse:
