@@ -1,6 +1,7 @@
 """Static files of pages."""
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi import Response
@@ -9,19 +10,24 @@ from starlette.types import Receive, Scope, Send
 
 
 class Assets(StaticFiles):
-    """Files that are small, and so are sent as a whole: a server may ignore a Range field (RFC 9110, 14.2).
+    """A folder of small files, which are always sent whole: a server may ignore Range (RFC 9110, 14.2).
 
-    Starlette answers a range that it cannot serve in plain text, where every other error has a problem's body.
+    Starlette would reject an invalid range in plain text, where every other error is problem+json.
+
+    Args:
+        directory: The folder.
+        headers: Further headers of each response.
     """
 
+    def __init__(self, directory: Path, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(directory=directory)
+        self._headers = {"Accept-Ranges": "none", **(headers or {})}
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
         headers = [(name, value) for name, value in scope["headers"] if name not in (b"range", b"if-range")]
-        whole: MutableMapping[str, Any] = {**scope, "headers": headers}
-        await super().__call__(whole, receive, send)
+        await super().__call__({**scope, "headers": headers}, receive, send)
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """Answer with a file, or that it has not changed."""
         response = super().file_response(*args, **kwargs)
-        response.headers["Accept-Ranges"] = "none"
+        response.headers.update(self._headers)
         return response

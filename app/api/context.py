@@ -1,4 +1,4 @@
-"""What the routes work with: made once in `app.main`, kept in `app.state`, injected into handlers."""
+"""The parts of the service that routes use: made once in `app.main`, kept in `app.state`, injected into handlers."""
 
 import time
 from dataclasses import dataclass, field
@@ -28,10 +28,10 @@ class ApiContext:
     """Unix time in seconds."""
 
 
-async def get_context(request: Request) -> ApiContext:
-    """Return the app's context. A coroutine, because FastAPI would run a plain function in a thread."""
+async def _get_context(request: Request) -> ApiContext:
+    # A coroutine, because FastAPI runs a plain function in a thread.
     context: ApiContext = request.app.state.context
     return context
 
 
-Context = Annotated[ApiContext, Depends(get_context)]
+Context = Annotated[ApiContext, Depends(_get_context)]

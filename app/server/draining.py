@@ -19,16 +19,16 @@ from app.server.process import DEVICE_LOST, GAVE_UP, exit_now
 from app.settings import Settings, split_list
 
 LAST_BYTES_S = 5
-"""Seconds that are left for answers under way, and bodies that trickle in, once nobody is waiting for a picture."""
+"""Seconds for the rest of responses and slow bodies, after the last picture is made."""
 
 _log = logging.getLogger(__name__)
 
 
 class DrainingServer(uvicorn.Server):
-    """A uvicorn server that keeps listening while it finishes what it has accepted.
+    """A uvicorn server that keeps listening while it finishes the requests that it has accepted.
 
-    uvicorn closes its listener at the first signal, which a load balancer sees as refused connections until its next
-    probe. Here new requests get 503 and `Connection: close` meanwhile, and probes an answer.
+    uvicorn closes its listener at the first signal, and a load balancer's connections fail until its next health check.
+    This server rejects new requests with 503 and `Connection: close`, and answers health checks.
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
@@ -42,7 +42,7 @@ class DrainingServer(uvicorn.Server):
             app,
             host=settings.host,
             port=settings.port,
-            # On h11: httptools, which uvicorn prefers when it is installed, takes headers of any size.
+            # h11, because httptools, which uvicorn would prefer, accepts headers of any size.
             http=partial(HttpProtocol, limits=limits),  # type: ignore[arg-type] # called with keywords, as a class is
             ws="none",
             backlog=BACKLOG,
@@ -63,29 +63,28 @@ class DrainingServer(uvicorn.Server):
         self.exit_code = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and let the garbage collector go on: what start-up made stays for good, and is not looked at again."""
         await super().startup(sockets)
-        gc.freeze()
+        gc.freeze()  # objects of the start-up stay for ever, so collections need not visit them
         gc.enable()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Start to drain at the first signal; stop at once at the second, or when the service is still starting."""
+        """Drain at the first signal. At the second, or while the service is starting, end the process at once."""
         del frame
+        name = signal.Signals(sig).name
         if not self.started:
-            # The thread that loads the model cannot be interrupted, and a normal exit would wait for it.
-            _log_from_handler(logging.WARNING, "stopped by %s during start", signal.Signals(sig).name)
+            # A normal exit would wait for the thread that loads the model, which cannot be interrupted.
+            _log_from_handler(logging.WARNING, "stopped by %s during start", name)
             exit_now(128 + sig)
         if self._signalled:
-            _log_from_handler(logging.WARNING, "second %s: stopping at once", signal.Signals(sig).name)
+            _log_from_handler(logging.WARNING, "second %s: stopping at once", name)
             exit_now(self.exit_code or 128 + sig)
         self._signalled = True
         self._drain()
-        name = signal.Signals(sig).name
         _log_from_handler(logging.INFO, "%s: draining, %d requests in flight", name, self._engine.in_flight)
 
     def device_lost(self) -> None:
-        """End as at a signal, with an exit code that has the process replaced. Called on the event loop."""
-        _log.critical("ending the process, to be replaced")
+        """Drain as at a signal, and end with the exit code of a lost device. Called on the event loop."""
+        _log.critical("ending the process because its device is lost")
         if not self.started:
             exit_now(DEVICE_LOST)
         self.exit_code = DEVICE_LOST
@@ -97,12 +96,14 @@ class DrainingServer(uvicorn.Server):
         self._engine.drain()
 
     async def on_tick(self, counter: int) -> bool:
-        """Stop when the last accepted request is answered; when the time to drain is over, with an error."""
+        """Stop when all accepted requests are answered. When the drain time is over, reject the rest and stop."""
         if self._drain_until is not None:
             over = time.monotonic() >= self._drain_until
             if not self._engine.in_flight:
-                # A lost device is replaced without waiting for clients that read slowly.
-                self.should_exit = over or self.exit_code != 0 or not self._answering
+                # After a loss of the device, do not wait for clients that read slowly.
+                connections = (one for one in self.server_state.connections if isinstance(one, HttpProtocol))
+                answering = any(connection.answering for connection in connections)
+                self.should_exit = over or self.exit_code != 0 or not answering
             elif over and not self._gave_up:
                 _log.error("drain time is over: giving up on %d requests", self._engine.in_flight)
                 self._gave_up = True
@@ -110,14 +111,8 @@ class DrainingServer(uvicorn.Server):
                 self._engine.give_up()
         return await super().on_tick(counter)
 
-    @property
-    def _answering(self) -> bool:
-        """Whether answers are on their way to clients."""
-        connections = self.server_state.connections
-        return any(isinstance(connection, HttpProtocol) and connection.answering for connection in connections)
-
 
 def _log_from_handler(level: int, text: str, *facts: object) -> None:
-    """Log from a signal's handler, which may have interrupted the writing of another line: then this one is lost."""
-    with suppress(RuntimeError):  # Python's complaint of a reentrant call
+    """Log from a signal handler. If the signal interrupted the writing of another line, this line is lost."""
+    with suppress(RuntimeError):  # a reentrant call
         _log.log(level, text, *facts)

@@ -5,10 +5,10 @@ import os
 from typing import NoReturn
 
 GAVE_UP = 1
-"""Exit code after requests were abandoned when the time to drain was over, or after the server crashed."""
+"""Exit code after the drain time ended before all requests were answered, or after the server crashed."""
 
 START_FAILED = 3
-"""Exit code of a start that failed; uvicorn's own."""
+"""Exit code after a failed start, as uvicorn's."""
 
 DEVICE_LOST = 4
 """Exit code after the device failed."""

@@ -1,4 +1,4 @@
-"""The server: uvicorn, made to drain in the open, and to end when it has to."""
+"""The server process: uvicorn, how it starts and how it ends."""
 
 import gc
 import logging
@@ -16,35 +16,29 @@ from app.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-
 _SWITCH_INTERVAL_S = 0.0005
-"""Seconds after which a thread in Python code gives way to the event loop; Python's default is ten times that."""
+"""Seconds after which a thread in Python code yields to the event loop; a tenth of Python's default."""
 
 
 class AppMaker(Protocol):
-    """Makes the app; `app.main.create_app` is one."""
+    """Makes the app, as `app.main.create_app` does."""
 
-    def __call__(self, settings: Settings, /, *, on_device_lost: Callable[[], None]) -> FastAPI:
-        """Put the service together."""
+    def __call__(self, settings: Settings, /, *, on_device_lost: Callable[[], None]) -> FastAPI: ...
 
 
 def serve(make_app: AppMaker, settings: Settings) -> NoReturn:
-    """Serve until a signal ends it, or the loss of the device, and end the process.
+    """Serve until a signal arrives or the device is lost, and end the process.
 
-    A normal end would join the device thread, and wait for the device where torch_npu says good-bye to it.
+    The process ends by `os._exit`: a normal exit would join the device thread, and torch_npu would wait for the device.
     """
-
-    def on_device_lost() -> None:
-        server.device_lost()
-
     try:
         check_address(settings.host, settings.port)
     except AddressError as error:
         _log.critical("cannot start: %s", error)
         exit_now(START_FAILED)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    gc.disable()  # until it is started: looking through millions of new objects took a fifth of the imports' time
-    app = make_app(settings, on_device_lost=on_device_lost)
+    gc.disable()  # until the server has started: collections took a fifth of the imports' time
+    app = make_app(settings, on_device_lost=lambda: server.device_lost())  # noqa: PLW0108 - the server is made below
     server = DrainingServer(app, settings)
     try:
         server.run()

@@ -134,23 +134,11 @@ def open_playground(browser: Browser, fake_service: str) -> Iterator[OpenPlaygro
 
 @dataclass
 class Busy:
-    """A service of which somebody else has the device until the gate is opened."""
+    """A service whose device runs another client's request until the gate is opened."""
 
     app: FastAPI
     pipeline: GatedPipeline
     url: str
-    stack: ExitStack
-
-    def occupy(self) -> None:
-        """Have another client's request on the device, and leave it there."""
-        self.pipeline.close()
-        other = threading.Thread(
-            target=httpx.post, args=(f"{self.url}/txt2img",), kwargs={"json": {"prompt": "another's"}, "timeout": 60}
-        )
-        other.start()
-        self.stack.callback(other.join)
-        self.stack.callback(self.pipeline.gate.set)
-        assert self.pipeline.entered.acquire(timeout=10)
 
     @property
     def waiting(self) -> int:
@@ -168,8 +156,15 @@ def make_busy(pipeline: GatedPipeline) -> Iterator[MakeBusy]:
 
         def make(**settings: Any) -> Busy:
             app = create_app(Settings(model="fake", **settings), load_pipelines=pipeline.load)
-            busy = Busy(app, pipeline, stack.enter_context(serving(app)), stack)
-            busy.occupy()
-            return busy
+            url = stack.enter_context(serving(app))
+            pipeline.close()
+            other = threading.Thread(
+                target=httpx.post, args=(f"{url}/txt2img",), kwargs={"json": {"prompt": "another's"}, "timeout": 60}
+            )
+            other.start()
+            stack.callback(other.join)
+            stack.callback(pipeline.gate.set)
+            assert pipeline.entered.acquire(timeout=10)
+            return Busy(app, pipeline, url)
 
         yield make

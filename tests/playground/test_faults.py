@@ -23,7 +23,7 @@ def test_a_busy_service_is_asked_again_when_it_said_and_for_the_newest(
     busy = make_busy(max_queue=0)
     visit = open_playground(busy.url, complaints="429")
     visit.fill("one")
-    expect(visit["#notice"]).to_contain_text("The service is busy. It is tried again by itself.")
+    expect(visit["#notice"]).to_contain_text("The service is busy. The page retries automatically.")
     expect(visit["#notice-count"]).to_have_text(re.compile(r"Trying again in \d+ s\."))
     visit.fill("two")
     visit.fill("three")
@@ -39,7 +39,7 @@ def test_who_asks_too_often_is_told_so(open_playground: OpenPlayground) -> None:
     visit = open_playground(app, complaints="429")
     visit.make("one")
     visit.fill("two")
-    expect(visit["#notice"]).to_contain_text("You are asking too often: One client may send 1 requests per 86400 s.")
+    expect(visit["#notice"]).to_contain_text("Too many requests: One client may send 1 requests per 86400 s.")
     expect(visit["#notice-count"]).to_have_text(re.compile(r"Trying again in 2[34] h\."))
     visit.fill("")
     expect(visit["#notice"]).to_be_hidden()
@@ -90,12 +90,12 @@ def answer_once(visit: Visit, **answer: Any) -> None:
 
 def test_an_answer_that_something_else_gave_is_said_and_not_asked_for_again(open_playground: OpenPlayground) -> None:
     visit = open_playground(complaints="422|400|404")
-    foreign = "The answer was not the service's own."
+    foreign = "The response is not the service's own."
     answers = [
         (200, "<h1>Sign in</h1>", foreign),
-        (422, '{"detail": "Odd.", "errors": null, "error": null}', "The service refuses this: Odd."),
-        (400, '{"detail": [{"loc": []}], "errors": [null]}', "The service refuses this: 400 Bad Request"),
-        (404, "null", "The service refuses this: 404 Not Found"),
+        (422, '{"detail": "Odd.", "errors": null, "error": null}', "The service rejects this request: Odd."),
+        (400, '{"detail": [{"loc": []}], "errors": [null]}', "The service rejects this request: 400 Bad Request"),
+        (404, "null", "The service rejects this request: 404 Not Found"),
     ]
     for index, (status, body, said) in enumerate(answers):
         answer_once(visit, status=status, body=body)
@@ -115,14 +115,14 @@ def test_a_service_with_keys_gets_one_which_the_tab_alone_remembers(
     visit = open_playground(create_app(Settings(model="fake", api_keys_file=tmp_path / "keys")), complaints="401")
     visit.fill("a")
     expect(visit["#key-fault"]).to_contain_text("Enter one of this service's API keys.")
-    expect(visit["#notice"]).to_contain_text("The service wants an API key.")
+    expect(visit["#notice"]).to_contain_text("The service needs an API key.")
     visit["#key"].fill("密钥")
     visit["#key"].press("Enter")
-    expect(visit["#key-fault"]).to_contain_text("An API key has no spaces")
+    expect(visit["#key-fault"]).to_contain_text("An API key contains only")
     expect(visit["#notice"]).to_be_hidden()
     visit["#key"].fill("wrong-0123456789")
     visit["#key"].press("Enter")
-    expect(visit["#key-fault"]).to_have_text("This API key is not known here.")
+    expect(visit["#key-fault"]).to_have_text("The service does not know this API key.")
     visit["#key"].fill(KEY)
     visit["#key"].press("Enter")
     visit.expect_shown("a")
@@ -148,7 +148,7 @@ def test_a_service_that_is_gone_is_waited_for(open_playground: OpenPlayground) -
         visit = open_playground(url, complaints="ERR_CONNECTION_REFUSED")
         visit.make("one")
     visit.fill("two")
-    expect(visit["#notice"]).to_contain_text("The service cannot be reached. It is tried again by itself.")
+    expect(visit["#notice"]).to_contain_text("The service cannot be reached. The page retries automatically.")
     expect(visit["#service"]).to_have_text("The service's status is unknown.")
     expect(visit["#pictures img"]).to_have_attribute("alt", "one")
 
@@ -187,7 +187,7 @@ def test_a_request_past_its_deadline_is_tried_again(open_playground: OpenPlaygro
     busy = make_busy(deadline_s=0.2)
     visit = open_playground(busy.url, complaints="504")
     visit.fill("a")
-    expect(visit["#notice"]).to_contain_text("It took too long: The request was not done within 0.2 s.")
+    expect(visit["#notice"]).to_contain_text("The request took too long: The request was not done within 0.2 s.")
     busy.pipeline.gate.set()
     visit.expect_shown("a")
 
@@ -214,7 +214,7 @@ def test_a_failure_is_said_and_tried_again_only_when_asked_for(
     visit = open_playground(create_app(Settings(model="fake"), load_pipelines=pipeline.load), complaints="500")
     pipeline.error = ValueError("of the pipeline")
     visit.fill("a")
-    expect(visit["#notice"]).to_contain_text("That went wrong: The pipeline failed on this request.")
+    expect(visit["#notice"]).to_contain_text("The request failed: The pipeline failed on this request.")
     expect(visit["#notice-count"]).to_be_empty()
     pipeline.error = None
     visit["#retry"].click()

@@ -152,7 +152,7 @@ def test_a_file_that_cannot_be_taken_is_explained_and_not_sent(open_playground: 
     visit.make("a")
     fault = visit["#image-fault"]
     start_from(visit, "letter.png", b"Dear Sir or Madam")
-    expect(fault).to_have_text("letter.png is no PNG, JPEG or WebP picture.")
+    expect(fault).to_have_text("letter.png is not a PNG, JPEG or WebP picture.")
     start_from(visit, "large.png", png() + bytes(20_000))
     expect(fault).to_have_text("large.png has 21 kB; the service takes up to 15 kB.")
     start_from(visit, "wide.png", png((200, 100)))

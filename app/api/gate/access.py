@@ -1,7 +1,6 @@
-"""Who may ask, and how often: API keys, other sites' pages, and the rate of one client."""
+"""Which clients may send requests, and how many: API keys, pages of other sites, rate limits."""
 
 import ipaddress
-import logging
 import math
 import time
 from collections.abc import Sequence
@@ -11,25 +10,23 @@ from fastapi import Request
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 
+from app import errors
 from app.api.gate.api_keys import ApiKeys
-from app.errors import ForbiddenOriginError, RateLimitedError, UnauthorizedError
 
-_log = logging.getLogger(__name__)
+ORIGIN_NOT_ALLOWED = "Pages of this origin may not use the service; TURBO_CORS_ORIGINS lists the origins that may."
 
-
-NOT_ALLOWED = "This origin's pages may not ask here; TURBO_CORS_ORIGINS names those that may."
-_IPV6_NETWORK_BITS = 64
-"""What one household or machine is given: its addresses are one client."""
+_IPV6_CLIENT_BITS = 64
+"""A household or machine has a /64 network, so its addresses count as one client."""
 
 
 class Access:
-    """The doors of the service.
+    """Checks each request's key, origin and rate.
 
-    `keys`, which are read when the service starts, let in those who bring one; None lets in everybody.
+    `keys` are read when the service starts; None means that no key is needed.
 
     Args:
-        rate_limits: How often one client may ask, such as `10/second;2000/hour`; empty for no limit.
-        origins: Origins whose pages may ask, of which `*` is any.
+        rate_limits: The rate limit of each client, such as `10/second;2000/hour`; empty for no limit.
+        origins: Origins whose pages may send requests; `*` allows any.
     """
 
     def __init__(self, *, rate_limits: str, origins: Sequence[str]) -> None:
@@ -39,30 +36,29 @@ class Access:
         self._counted = FixedWindowRateLimiter(MemoryStorage())
 
     def identify(self, request: Request) -> str:
-        """Return who asks: the name of the key, or the address where none is needed.
+        """Return the client: the name of its key, or its address if no key is needed.
 
         Raises:
-            UnauthorizedError: The request has no key, or a wrong one.
+            UnauthorizedError: A key is needed, and the request has none or an unknown one.
         """
         if self.keys is None:
             return _client_of(request.client.host if request.client else "")
-        sent = _sent_key(request)
-        name = self.keys.name_of(sent) if sent else None
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        sent = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+        if not sent:
+            raise errors.UnauthorizedError("Send an API key, as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.")
+        name = self.keys.name_of(sent)
         if name is None:
-            raise UnauthorizedError(
-                "The API key is not known here."
-                if sent
-                else "Send an API key, as `Authorization: Bearer KEY` or as `X-API-Key: KEY`."
-            )
+            raise errors.UnauthorizedError("The service does not know this API key.")
         return name
 
     def check_origin(self, request: Request) -> None:
-        """Refuse pages of other sites: a browser sends a form from anywhere to anywhere, to this machine too.
+        """Reject requests from pages of other sites, as any page can send a form to any address, localhost included.
 
-        Browsers say `Sec-Fetch-Site` over TLS and on loopback, else `Origin` alone; other clients say neither.
+        Browsers send `Sec-Fetch-Site` over TLS and on loopback, else `Origin` alone. Other clients send neither.
 
         Raises:
-            ForbiddenOriginError: A browser says that the request is another site's, and that is not allowed.
+            ForbiddenOriginError: The request is from a page of another site, which `origins` does not allow.
         """
         origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
         if site is not None:
@@ -70,43 +66,38 @@ class Access:
         else:
             foreign = origin is not None and not _is_own(origin, request.headers.get("host", ""))
         if foreign and origin not in self.origins and "*" not in self.origins:
-            raise ForbiddenOriginError(NOT_ALLOWED)
+            raise errors.ForbiddenOriginError(ORIGIN_NOT_ALLOWED)
 
     def count(self, client: str) -> None:
         """Count a request of this client.
 
         Raises:
-            RateLimitedError: It asks too often; `Retry-After` says when its next request is taken.
+            RateLimitedError: The client exceeds a rate limit; `Retry-After` tells when the limit resets.
         """
         for rate in self._rates:
             if not self._counted.hit(rate, client):
                 wait_s = self._counted.get_window_stats(rate, client).reset_time - time.time()
-                raise RateLimitedError(
+                raise errors.RateLimitedError(
                     f"One client may send {rate.amount} requests per {rate.get_expiry()} s.",
                     retry_after_s=max(1, math.ceil(wait_s)),
                 )
 
 
-def _sent_key(request: Request) -> str:
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
-
-
 def _is_own(origin: str, host: str) -> bool:
-    """Tell whether an origin is the host that was asked. Its scheme says which port `host` may leave out."""
+    """Tell whether an origin is the requested host. `host` may omit the default port of the origin's scheme."""
     scheme, _, authority = origin.partition("://")
     port = {"http": ":80", "https": ":443"}.get(scheme)
     return port is not None and authority != "" and authority == host.lower().removesuffix(port)
 
 
 def _client_of(address: str) -> str:
-    """Return what is one client's of an address."""
+    """Return the part of an address that identifies a client."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
         return address
-    if ip.version == 4:  # noqa: PLR2004 - IP's own
+    if isinstance(ip, ipaddress.IPv4Address):
         return str(ip)
     if ip.ipv4_mapped is not None:
         return str(ip.ipv4_mapped)
-    return str(ipaddress.ip_network((ip, _IPV6_NETWORK_BITS), strict=False))
+    return str(ipaddress.ip_network((ip, _IPV6_CLIENT_BITS), strict=False))

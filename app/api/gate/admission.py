@@ -1,4 +1,4 @@
-"""The way in of the routes that make pictures: what is refused before it is read, and how forms are read."""
+"""The checks of the picture routes that run before the body is read, and the reading of their JSON."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -13,9 +13,9 @@ from app.errors import TurboError, UnsupportedMediaTypeError
 
 
 def route_taking(*media_types: str) -> type[APIRoute]:
-    """Return the class of routes that take bodies of these types; an empty one is a body without Content-Type.
+    """Return a class of routes for bodies of these types; an empty type is a body without Content-Type.
 
-    They refuse before they read: who may not ask, a body of another type, and any body while there is no place for it.
+    Before they read the body, these routes check origin, key, media type, free places and rate limit.
     """
 
     class GenerationRoute(APIRoute):
@@ -28,13 +28,15 @@ def route_taking(*media_types: str) -> type[APIRoute]:
                 client = request.state.observer.facts["client"] = context.access.identify(request)
                 sent = media_type_of(request)
                 if sent not in media_types:
-                    known = " or ".join(filter(None, media_types))
-                    raise UnsupportedMediaTypeError(f"Send {known}, not {sent or 'a body without Content-Type'}.")
+                    accepted = " or ".join(filter(None, media_types))
+                    raise UnsupportedMediaTypeError(f"Send {accepted}, not {sent or 'a body without Content-Type'}.")
                 context.engine.check_admission()
-                context.access.count(client)  # last: who is refused for want of a place has had nothing
+                # Last: requests refused for lack of capacity do not count against the rate limit.
+                context.access.count(client)
                 try:
                     return await handle(_JsonRequest(request.scope, request.receive))
-                except HTTPException as error:  # FastAPI hides whatever reading a body raises behind a 400
+                except HTTPException as error:
+                    # FastAPI replaces any error from reading the body with a 400.
                     if isinstance(error.__cause__, TurboError):
                         raise error.__cause__ from error.__cause__.__cause__
                     raise
@@ -45,24 +47,14 @@ def route_taking(*media_types: str) -> type[APIRoute]:
 
 
 class _JsonRequest(Request):
-    """A request of which FastAPI reads the JSON as `parse_json` does."""
+    """A request whose JSON FastAPI reads by `parse_json`."""
 
     async def body(self) -> bytes:
-        """Return the whole body.
-
-        Raises:
-            TurboError: There is nothing in it.
-        """
         body = await super().body()
         check_not_blank(body, "prompt")
         return body
 
     async def json(self) -> Any:
-        """Return the body's value.
-
-        Raises:
-            TurboError: It has none, or an object in it has a name twice.
-        """
         return parse_json(await self.body())
 
 

@@ -1,4 +1,4 @@
-"""What a body may weigh and how long it may take, checked before any of it is parsed; and a client that leaves."""
+"""Limits of size and time for request bodies, applied while a body arrives and before any of it is parsed."""
 
 import asyncio
 
@@ -6,98 +6,84 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import BodyTooLargeError, ClientDisconnectedError, QueueFullError, RequestTimeoutError
+from app import errors
 
 MAX_JSON_BYTES = 64 * 1024
 """The longest prompt, with every character escaped, is 24,000 bytes. Parsing JSON blocks the event loop."""
 
 _LARGE_BODIES = 8
-"""Bodies of the largest size that may be on their way at once: they take memory or disk before they have a place."""
+"""Bodies of the largest size that may arrive at once: they take memory or disk before their requests have a place."""
 
 
 class BodyMiddleware:
-    """Breaks off the reading of a body that is too large, or says so, or takes too long, and of one its client left.
+    """Stops reading a body that is too large or too slow, or whose client disconnects.
 
-    It raises HTTPExceptions: FastAPI passes them through, and hides any other error of the body's stream behind a 400.
+    Reading then raises an HTTPException: FastAPI replaces any other error from reading a body with a 400.
     """
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int, body_timeout_s: float) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
+        # Received bytes of all bodies that are not complete yet; the queue's places bound the complete ones.
         self._arriving_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; reading raises inside the app."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit_bytes = self._max_body_bytes if _may_be_picture(scope) else min(MAX_JSON_BYTES, self._max_body_bytes)
-        body = _Body(Headers(scope=scope), receive, limit_bytes)
-        until: float | None = None
+        headers = Headers(scope=scope)
+        declared = headers.get("content-length", "")
+        declared_bytes = int(declared) if declared.isdecimal() else 0
+        limit_bytes = self._limit_bytes(scope["path"], headers)
+        received_bytes = 0
+        complete = False
+        deadline: float | None = None
 
-        async def limited_receive() -> Message:
-            nonlocal until
-            if body.whole:
+        async def receive_within_limits() -> Message:
+            nonlocal received_bytes, complete, deadline
+            if complete:
                 return await receive()
-            loop = asyncio.get_running_loop()
-            until = until or loop.time() + self._body_timeout_s
-            before = body.read_bytes
+            _check_size(declared_bytes, limit_bytes)
+            deadline = deadline or asyncio.get_running_loop().time() + self._body_timeout_s
             try:
-                async with asyncio.timeout_at(until):
-                    return await body.receive()
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
             except TimeoutError:
+                detail = f"The body had not arrived within {self._body_timeout_s:g} s."
+                raise HTTPException(errors.RequestTimeoutError.status, detail) from None
+            if message["type"] == "http.disconnect":
                 raise HTTPException(
-                    RequestTimeoutError.status, f"The body had not arrived within {self._body_timeout_s:g} s."
-                ) from None
-            finally:
-                self._count(body, body.read_bytes - before)
+                    errors.ClientDisconnectedError.status, "The client disconnected before its request was complete."
+                )
+            part_bytes = len(message.get("body", b""))
+            received_bytes += part_bytes
+            self._arriving_bytes += part_bytes
+            _check_size(received_bytes, limit_bytes)
+            complete = not message.get("more_body", False)
+            if complete:
+                self._arriving_bytes -= received_bytes
+            elif part_bytes and self._arriving_bytes > _LARGE_BODIES * self._max_body_bytes:
+                raise HTTPException(
+                    errors.QueueFullError.status,
+                    "Too many large bodies are arriving already.",
+                    headers={"Retry-After": "1"},
+                )
+            return message
 
         try:
-            await self._app(scope, limited_receive, send)
+            await self._app(scope, receive_within_limits, send)
         finally:
-            self._arriving_bytes -= body.counted_bytes
+            if not complete:
+                self._arriving_bytes -= received_bytes
 
-    def _count(self, body: "_Body", received_bytes: int) -> None:
-        """Count what is on its way; once a body is whole, the places bound how many there are."""
-        counted_bytes = 0 if body.whole else body.counted_bytes + received_bytes
-        self._arriving_bytes += counted_bytes - body.counted_bytes
-        body.counted_bytes = counted_bytes
-        if received_bytes and not body.whole and self._arriving_bytes > _LARGE_BODIES * self._max_body_bytes:
-            raise HTTPException(
-                QueueFullError.status, "Too many large bodies are on their way already.", headers={"Retry-After": "1"}
-            )
+    def _limit_bytes(self, path: str, headers: Headers) -> int:
+        """Return a body's limit: larger for forms and Hugging Face's clients, which may send pictures."""
+        is_form = headers.get("content-type", "").lower().startswith("multipart/")
+        may_contain_picture = is_form or path == "/"
+        return self._max_body_bytes if may_contain_picture else min(MAX_JSON_BYTES, self._max_body_bytes)
 
 
-def _may_be_picture(scope: Scope) -> bool:
-    """Tell whether the body may have a picture in it: forms, and whatever Hugging Face's clients send."""
-    is_form = Headers(scope=scope).get("content-type", "").lower().startswith("multipart/")
-    return is_form or scope["path"] == "/"
-
-
-class _Body:
-    """One body as it arrives."""
-
-    def __init__(self, headers: Headers, receive: Receive, limit_bytes: int) -> None:
-        declared = headers.get("content-length", "")
-        self._limit_bytes = limit_bytes
-        self._declared_bytes = int(declared) if declared.isdecimal() else 0
-        self._receive = receive
-        self.read_bytes = 0
-        self.counted_bytes = 0
-        self.whole = False
-
-    async def receive(self) -> Message:
-        """Receive the next part of it, or raise."""
-        self._check(self._declared_bytes)
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise HTTPException(ClientDisconnectedError.status, "The client hung up in the middle of its request.")
-        self.read_bytes += len(message.get("body", b""))
-        self._check(self.read_bytes)
-        self.whole = not message.get("more_body", False)
-        return message
-
-    def _check(self, size_bytes: int) -> None:
-        if size_bytes > self._limit_bytes:
-            raise HTTPException(BodyTooLargeError.status, f"The body has more than {self._limit_bytes} bytes.")
+def _check_size(size_bytes: int, limit_bytes: int) -> None:
+    if size_bytes > limit_bytes:
+        raise HTTPException(errors.BodyTooLargeError.status, f"The body has more than {limit_bytes} bytes.")

@@ -1,7 +1,8 @@
-"""The outermost layer: a request's id and observer, the headers of every answer, and the last catch of errors."""
+"""The outermost layer: request ids, observers, the headers of every response, and errors that nothing else caught."""
 
 import asyncio
 import re
+import string
 import uuid
 from urllib.parse import quote
 
@@ -16,24 +17,23 @@ from app.observability.logs import get_logger
 
 _log = get_logger("app.access")
 
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_PRINTED = "".join(chr(code) for code in range(0x21, 0x7F))
+_SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _QUIET_PATHS = ("/healthz/", "/metrics")
 
 
 class EdgeMiddleware:
-    """Wraps the whole app. Handlers find the request's observer in `request.state.observer`."""
+    """Wraps the whole app. Sets `request.state.request_id` and `request.state.observer`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         context: ApiContext = scope["app"].state.context
-        request_id = _request_id(Headers(scope=scope).get("x-request-id"))
+        sent = Headers(scope=scope).get("x-request-id", "")
+        request_id = sent if _SAFE_REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
         observer = context.observability.begin(scope, quiet=scope["path"].startswith(_QUIET_PATHS))
         scope.setdefault("state", {}).update(request_id=request_id, observer=observer)
         status = 0
@@ -48,17 +48,17 @@ class EdgeMiddleware:
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
                 if context.engine.draining:
-                    headers["Connection"] = "close"  # the next request is for another instance
+                    headers["Connection"] = "close"  # the client's next request should reach another instance
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_headers)
-        except asyncio.CancelledError:  # the server stops before the request has arrived whole
+        except asyncio.CancelledError:  # the server stops before the request is complete
             if status:
                 raise
-            stopped = DrainingError("The service stopped before the request had arrived.", retry_after_s=1)
+            stopped = DrainingError("The service stopped before the request was complete.", retry_after_s=1)
             await problem_response(stopped, Request(scope, receive))(scope, receive, send_with_headers)
-        except Exception:  # any other error becomes a 500 without its traceback
+        except Exception:  # at the edge of the app, any other error becomes a 500 without its traceback
             _log.exception("request_crashed", request_id=request_id, **observer.ids)
             observer.error_code = TurboError.code
             if status:
@@ -68,13 +68,8 @@ class EdgeMiddleware:
         finally:
             observer.end(
                 method=scope["method"],
-                path=quote(scope["path"], safe=_PRINTED),  # a terminal would obey control characters
+                path=quote(scope["path"], safe=string.punctuation),  # a terminal would execute control characters
                 route=getattr(scope.get("route"), "path", None),
                 status=status,
                 request_id=request_id,
             )
-
-
-def _request_id(sent: str | None) -> str:
-    """Keep an id that is safe to log and to send back; make one otherwise."""
-    return sent if sent and _SANE_REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex

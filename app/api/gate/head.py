@@ -1,16 +1,15 @@
-"""HEAD: answered as GET is, without the body (RFC 9110, 9.3.2). Uptime checks and load balancers ask so."""
+"""HEAD, answered as GET without the body (RFC 9110, 9.3.2); uptime checks and load balancers use it."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadMiddleware:
-    """Has every route that takes GET take HEAD too."""
+    """Makes every GET route answer HEAD too."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""Pages and documents: the API's documentation from assets of our own, the metrics, and the way to the first page."""
+"""GET /docs: the API's documentation, which loads nothing from other hosts; and `/` without the playground."""
 
 import base64
 import hashlib
@@ -20,13 +20,13 @@ docs_router = APIRouter(include_in_schema=False)
 
 @first_page_router.get("/", status_code=307, response_class=RedirectResponse, operation_id="first_page")
 async def first_page() -> RedirectResponse:
-    """Send people to the documentation; the path is relative, so that a proxy may put the service anywhere."""
+    """Redirect to the documentation. The path is relative, because a proxy may serve it under any prefix."""
     return RedirectResponse("docs")
 
 
 @docs_router.get("/docs")
 async def docs() -> HTMLResponse:
-    """Show the API's documentation. Nothing comes from another host: it works where there is no internet."""
+    """Show the API's documentation."""
     page = get_swagger_ui_html(
         openapi_url="openapi.json",
         title="SDXL-Turbo server",
@@ -39,7 +39,7 @@ async def docs() -> HTMLResponse:
 
 
 def _policy(page: str) -> str:
-    """Allow what is served here and the page's own scripts, by their hashes. Swagger UI writes its styles inline."""
+    """Allow files of the service and, by their hashes, the page's own scripts. Swagger UI needs inline styles."""
     scripts = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
         for script in re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
@@ -51,6 +51,6 @@ def _policy(page: str) -> str:
 
 
 def add_docs_assets(app: FastAPI) -> None:
-    """Serve Swagger UI's files out of the package that ships them."""
+    """Serve Swagger UI's files from the package that contains them."""
     folder = Path(fastapi_offline.__file__).parent / "static"
-    app.mount(f"/{_ASSETS}", Assets(directory=folder), name="docs-assets")
+    app.mount(f"/{_ASSETS}", Assets(folder), name="docs-assets")

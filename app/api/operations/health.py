@@ -18,21 +18,21 @@ router = APIRouter(prefix="/healthz", tags=["health"])
 
 
 class Live(BaseModel):
-    """The process is of use."""
+    """The process works."""
 
     status: Literal["live"] = "live"
 
 
 class QueueState(BaseModel):
-    """The queue, as seen now."""
+    """The queue now."""
 
     waiting: int
     limit: int
-    running_s: Annotated[float, Field(description="Seconds that the running call has been running; 0 when idle.")]
+    running_s: Annotated[float, Field(description="Seconds since the running call began; 0 when idle.")]
 
 
 class Readiness(BaseModel):
-    """What the service runs and whether new requests should be sent to it."""
+    """The model, the device and the queue, and whether the service accepts requests."""
 
     status: StatusWord
     warm: bool
@@ -49,13 +49,11 @@ class Readiness(BaseModel):
     response_model=Live,
     responses=problems(NotReadyError),
     operation_id="live",
-    response_description="The process is of use.",
+    response_description="The process works.",
 )
 async def live(request: Request, context: Context) -> Live | JSONResponse:
-    """Tell whether the process is of use: fails when the device is lost or a call hangs."""
-    if not context.engine.status.live:
-        return _unhealthy(request, context)
-    return Live()
+    """Tell whether the process works. Fails if the device is lost or a call hangs; then restart the process."""
+    return Live() if context.engine.status.live else _unhealthy(request, context)
 
 
 @router.get(
@@ -66,10 +64,8 @@ async def live(request: Request, context: Context) -> Live | JSONResponse:
     response_description="Send requests here.",
 )
 async def ready(request: Request, context: Context) -> Readiness | JSONResponse:
-    """Tell whether to send requests here: fails also while the service drains."""
-    if not context.engine.status.ready:
-        return _unhealthy(request, context)
-    return _readiness(context)
+    """Tell whether to send requests here. Fails also while the service drains."""
+    return _readiness(context) if context.engine.status.ready else _unhealthy(request, context)
 
 
 def _unhealthy(request: Request, context: ApiContext) -> JSONResponse:

@@ -121,17 +121,30 @@ async def test_a_file_that_goes_wrong_or_away_leaves_the_keys_as_they_were_and_i
 ) -> None:
     async with running(app) as client:
         write(keys_file, text)
-        await until(lambda: "The keys from before go on." in caplog.text)
+        await until(lambda: "The previous keys stay valid." in caplog.text)
         assert (await ask(client, **bearer(ALICE))).status_code == 200
-        assert caplog.text.count("The keys from before go on.") == 1
+        assert caplog.text.count("The previous keys stay valid.") == 1
         assert "0123456789abcdef0123" not in caplog.text
+
+
+async def test_a_file_that_is_wrong_in_another_way_is_logged_again_and_so_is_its_repair(
+    app: FastAPI, keys_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with running(app):
+        write(keys_file, "carol")
+        await until(lambda: "Line 1 of the API keys is not" in caplog.text)
+        write(keys_file, "# nobody")
+        await until(lambda: "contains no key. The previous keys stay valid." in caplog.text)
+        write(keys_file, f"alice: {ALICE}\nbob: {BOB}\n")
+        await until(lambda: "API keys: alice, bob" in caplog.text)
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "has none"),
-        ("# nobody\n", "has none"),
+        ("", "contains no key"),
+        ("# nobody\n", "contains no key"),
         ("alice: tooshort", "Line 1"),
         (f"alice: {ALICE}\n{BOB}\n", "Line 2"),
         (f"al ice: {ALICE}", "Line 1"),

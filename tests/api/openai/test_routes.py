@@ -340,7 +340,7 @@ def test_the_sdk_s_key_is_the_service_s(tmp_path: Path) -> None:
     with serving(create_app(Settings(model="fake", api_keys_file=keys))) as url:
         with OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0) as sdk:
             for ask in (sdk.models.list, lambda: sdk.images.generate(prompt="a cat")):
-                with pytest.raises(openai.AuthenticationError, match="not known here") as refused:
+                with pytest.raises(openai.AuthenticationError, match="does not know this API key") as refused:
                     ask()
                 assert refused.value.code == "invalid_api_key"
         with OpenAI(base_url=f"{url}/v1", api_key="0123456789abcdef") as sdk:

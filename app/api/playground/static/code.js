@@ -1,21 +1,21 @@
-/** The code that asks for the pictures on the stage: curl, Python and JavaScript, ready to run. */
+/** Ready-to-run code that requests the pictures on the stage: curl, Python and JavaScript. */
 
 import { FACTS, requestOf } from "./service.js";
 
-const KEY = "YOUR_API_KEY"; // the real one is not put where it could be pasted somewhere
+const KEY = "YOUR_API_KEY"; // not the real key, as the code may be pasted anywhere
 
 /** Return the code for a state's pictures. */
 export function codeFor(state, language) {
   const request = requestOf(state);
   request.url = new URL(request.path, document.baseURI).href;
-  request.name = state.start?.name.startsWith("turbo-") ? "next" : "turbo"; // the start picture may be one of ours
+  request.name = state.start?.name.startsWith("turbo-") ? "next" : "turbo"; // the start picture may be a saved result
   request.file = `${request.name}-${state.seed}.png`;
   return { curl, python, javascript }[language](request);
 }
 
 const shell = (text) => `'${String(text).replaceAll("'", `'\\''`)}'`;
 
-// Strings of JSON are strings of Python and JavaScript too.
+// A JSON string is also a valid string of Python and JavaScript.
 const quoted = JSON.stringify;
 
 function curl({ url, fields, start, several, file }) {
@@ -23,7 +23,7 @@ function curl({ url, fields, start, several, file }) {
   if (FACTS.with_keys) lines.push(`-H 'Authorization: Bearer ${KEY}'`);
   if (several) lines.push("-H 'Accept: application/json'");
   if (start) {
-    // Quoted for curl too, which else ends the name at a comma or a semicolon; and a prompt may begin with an @.
+    // Quoted because curl ends a name at a comma or semicolon; --form-string because a prompt may begin with an @.
     lines.push(`-F ${shell(`image=@"${start.name.replace(/["\\]/g, "\\$&")}"`)}`);
     for (const [field, value] of Object.entries(fields)) lines.push(`--form-string ${shell(`${field}=${value}`)}`);
   } else {

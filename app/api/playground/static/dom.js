@@ -1,8 +1,8 @@
-/** The page's elements, which all have an id where a script has to find them. */
+/** The page's elements, by id. */
 
 export const $ = (id) => document.getElementById(id);
 
-/** Make a button that does something. */
+/** Make a button that calls `act`. */
 export function buttonFor(content, act) {
   const button = document.createElement("button");
   button.type = "button";

@@ -1,4 +1,4 @@
-/** The form: the state of prompt and settings, and what is wrong with it before it is sent. */
+/** The form: the state of prompt and settings, and its checks before a request. */
 
 import { $ } from "./dom.js";
 import { FACTS, MAX_SEED, effectiveSteps, smallestStrength } from "./service.js";
@@ -7,10 +7,10 @@ import { t } from "./strings.js";
 const SIZES = ["256x256", "512x512", "512x768", "768x512", "768x768", "1024x1024"];
 const BEST_SIZE = "512x512";
 
-/** Fields of the service that are one here. */
+/** Fields of the service that share one control. */
 const FIELDS = { width: "size", height: "size" };
 
-/** Controls with another name than their field. */
+/** Controls whose name is not their field's. */
 const CONTROLS = { image: "file" };
 
 const choices = $("panel").elements;
@@ -23,7 +23,7 @@ export function drawSeed() {
   [$("seed").value] = crypto.getRandomValues(new Uint32Array(1));
 }
 
-/** Return the state that a request is made of; `requestOf` has its shape. */
+/** Return the form's state, in the shape that `requestOf` describes. */
 export function read() {
   return {
     prompt: $("prompt").value.replace(/\s+/g, " ").trim(),
@@ -39,7 +39,7 @@ export function read() {
 /** Return the key to send; "" if there is none. */
 export const readKey = () => $("key").value.trim();
 
-/** Choose all that a state has; its seed is kept from then on. */
+/** Set the form to a state, and lock its seed. */
 export function write(state) {
   $("prompt").value = state.prompt;
   choices.steps.value = state.steps;
@@ -57,7 +57,7 @@ export function lockSeed(locked) {
   $("seed-hint").textContent = t(locked ? "seed_kept" : "seed_drawn");
 }
 
-/** Start from a picture as `lookAt` returns it, or from none. */
+/** Start from a picture as `lookAt` returns it; null for none. */
 export function setStart(picture) {
   if (picture === start) return;
   URL.revokeObjectURL($("thumbnail").src);
@@ -74,13 +74,13 @@ export function setStart(picture) {
   offerSizes(start ? "" : BEST_SIZE);
 }
 
-/** Take two steps where one does not do, as the service has it for image to image where nothing else is said. */
+/** Choose two steps, the service's default for image to image, if one step is too few for the strength. */
 export function makeStepsFit() {
   const { steps, strength } = read();
   if (steps === 1 && effectiveSteps(steps, strength) < 1) choices.steps.value = 2;
 }
 
-/** Choose the smallest strength that works. */
+/** Choose the smallest valid strength. */
 export function mendStrength() {
   $("strength").value = smallestStrength(read().steps);
 }
@@ -97,14 +97,14 @@ function offerSizes(chosen) {
   if ($("size").selectedIndex < 0) $("size").selectedIndex = options.length - 1;
 }
 
-/** Say everything in the language of now. */
+/** Write all texts in the current language. */
 export function describeForm() {
   offerSizes(start || $("size").value ? $("size").value : BEST_SIZE);
   lockSeed(isLocked());
   check();
 }
 
-/** Write a reason beside a field, or take it away. Returns whether there is a place for it. */
+/** Write a reason beside a field; "" removes it. Returns whether the page has a place for it. */
 export function fault(field, text) {
   const isMarked = mark(field, text);
   speakFaults();
@@ -120,20 +120,20 @@ function mark(field, text) {
   return true;
 }
 
-/** Have screen readers told of what has become wrong: their place is at the prompt while a setting is at fault. */
+/** Announce faults to screen readers, whose focus is at the prompt while a setting is invalid. */
 function speakFaults() {
   const faults = [...document.querySelectorAll(".fault:not(:empty)")].map((place) => place.textContent).join(" ");
   if ($("faults").textContent !== faults) $("faults").textContent = faults;
 }
 
-/** Say what cannot work. Returns whether all can. */
+/** Mark invalid fields. Returns whether the form is valid. */
 export function check() {
   for (const place of document.querySelectorAll(".fault:not(:empty)")) mark(place.id.replace(/-fault$/, ""), "");
   const { prompt, seed, number, steps, strength } = read();
   const most = MAX_SEED - number + 1;
   const seedFits = /^\d+$/.test($("seed").value.trim()) && seed <= most;
   if (!seedFits) mark("seed", t("seed_wrong", { most }));
-  const keyFits = /^[!-~]*$/.test(readKey()); // a header takes no others
+  const keyFits = /^[!-~]*$/.test(readKey()); // a header can contain no other characters
   if (!keyFits) mark("key", t("key_wrong"));
   const fits = [checkPrompt(prompt), checkSteps(steps, strength), seedFits, keyFits];
   speakFaults();

@@ -1,4 +1,4 @@
-/** The strip of the last results, in memory alone. */
+/** The strip of the last results, kept in memory only. */
 
 import { buttonFor } from "./dom.js";
 import { release } from "./service.js";
@@ -12,8 +12,8 @@ export class History {
   #results = []; // newest first, as in the list
 
   /**
-   * @param list The element that has the results.
-   * @param show (result) => void: somebody wants this one again.
+   * @param list The element that contains the results.
+   * @param show (result) => void: shows a result again.
    */
   constructor(list, show) {
     this.#list = list;
@@ -24,7 +24,7 @@ export class History {
     return this.#results.includes(result);
   }
 
-  /** Keep a result that is on the stage. */
+  /** Keep the result that is on the stage. */
   add(result) {
     this.#results.unshift(result);
     const thumbnail = new Image();
@@ -41,7 +41,7 @@ export class History {
     }
   }
 
-  /** Say what each one is, in the language of now, and mark the one that is shown. */
+  /** Describe each result in the current language, and mark the one on the stage. */
   describe(shown) {
     this.#results.forEach((result, index) => {
       const button = this.#list.children[index].firstElementChild;

@@ -1,4 +1,4 @@
-/** What is said when a picture does not come, in place and not in a window, with the time until the next try. */
+/** The notice of an error, in place and not in a dialog, with the time until the next try. */
 
 import { $ } from "./dom.js";
 import { t } from "./strings.js";
@@ -17,7 +17,7 @@ function textOf({ status, code }) {
   return BY_STATUS[status] ?? (status < 500 ? "refused" : "failed");
 }
 
-/** The units of a time to wait, and from how many seconds on each is used. */
+/** The units of a waiting time, in seconds, and the shortest time that each is used for. */
 const UNITS = [
   ["retry_in_h", 3600, 2 * 3600],
   ["retry_in_min", 60, 2 * 60],
@@ -30,7 +30,7 @@ function timeText(seconds) {
 }
 
 function say(id, text) {
-  if ($(id).textContent !== text) $(id).textContent = text; // or it would be read out again
+  if ($(id).textContent !== text) $(id).textContent = text; // a screen reader would read an unchanged text again
 }
 
 export class Notice {
@@ -45,17 +45,17 @@ export class Notice {
     return this.#said !== null && !this.#isHidden;
   }
 
-  /** Whether it is tried again by itself. */
+  /** Whether the page will retry. */
   get isRetrying() {
     return this.#said !== null && this.#said.retryAt !== null;
   }
 
   /**
-   * Say what an error means.
+   * Show an error.
    *
-   * @param error A Problem, or whatever else went wrong.
-   * @param retryAt The time (of performance.now) of the next try, or null if there is none.
-   * @param isMarked Whether its reason stands beside a field.
+   * @param error A Problem, or any other error.
+   * @param retryAt The time (of performance.now) of the next try; null for none.
+   * @param isMarked Whether the reason is shown beside a field.
    */
   show(error, { retryAt, isMarked }) {
     const values = { detail: error.detail ?? String(error) };
@@ -70,7 +70,7 @@ export class Notice {
     this.describe();
   }
 
-  /** Say it no longer, but remember when the service may be asked again: until `unhide`, nothing is wanted of it. */
+  /** Hide the error until `unhide`, but keep the time of the next try. */
   hide() {
     if (!this.isRetrying) this.#said = null;
     this.#isHidden = true;
@@ -78,23 +78,23 @@ export class Notice {
   }
 
   unhide() {
-    if (this.#isHidden && this.#said?.retryAt < performance.now()) this.#said = null; // nothing is waited for any more
+    if (this.#isHidden && this.#said?.retryAt < performance.now()) this.#said = null; // the wait is over
     this.#isHidden = false;
     this.describe();
   }
 
-  /** Say it in the language of now. */
+  /** Write the text in the current language. */
   describe() {
     const hadFocus = document.activeElement === $("retry");
     $("notice").hidden = !this.isShown;
     $("retry").hidden = !this.#said?.canRetry;
-    if (hadFocus && document.activeElement !== $("retry")) $("result").focus(); // and not from the top again
+    if (hadFocus && document.activeElement !== $("retry")) $("result").focus(); // or the focus would move to the top of the page
     say("notice-text", this.isShown ? t(this.#said.key, this.#said.values) : "");
     say("notice-retrying", this.isShown && this.isRetrying ? t("retrying") : "");
     this.#countDown();
   }
 
-  /** To be seen instead of "retrying", as screen readers should not be told each second. */
+  /** Shown instead of "retrying", which screen readers read: they should not read a new time each second. */
   #countDown() {
     const leftS = this.isRetrying ? Math.ceil((this.#said.retryAt - performance.now()) / 1000) : 0;
     $("notice-count").textContent = leftS > 0 ? timeText(leftS) : "";

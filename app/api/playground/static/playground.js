@@ -1,4 +1,4 @@
-/** The page: what is chosen becomes a state, the follower makes it a request, and what comes back is shown. */
+/** The page: the form gives a state, the follower turns it into a request, and the stage shows the result. */
 
 import { codeFor } from "./code.js";
 import { $, buttonFor } from "./dom.js";
@@ -25,25 +25,24 @@ const DEMO_EXAMPLES = [
   "a white star above a blue circle",
 ];
 
-let service; // what the readiness check said; null if it cannot be asked, as a proxy may keep it inside
-let model = null; // the last that it named
-let looks = 0; // files that were looked at
+let service; // the readiness check's response; null if it cannot be reached, as a proxy may not publish it
+let model = null; // the last model that it named
+let looks = 0; // number of files that were checked
 
 const notice = new Notice();
 const stage = new Stage((result) => {
-  follower.drop(); // or what is on its way would be shown over it
+  follower.drop(); // or the request in flight would replace it
   notice.hide();
   write(result.state);
   stage.show(result);
 });
 const follower = new Follower(
   (state, signal) => generate(state, readKey(), signal),
-  async () => (await readiness())?.queue.running_s * 1000, // NaN if not known
   {
     began: () => $("stage").classList.add("busy"),
     ended: () => $("stage").classList.remove("busy"),
     made(result, { settled }) {
-      if (notice.isShown) askService(); // what was said of it is old
+      if (notice.isShown) askService(); // the status line is out of date
       notice.clear();
       stage.add(result, { keep: settled });
     },
@@ -51,7 +50,7 @@ const follower = new Follower(
   },
 );
 
-/** Have the picture follow. */
+/** Request a picture of the form's state, if it is valid. */
 function follow() {
   if (!isLocked()) drawSeed();
   if (!notice.isRetrying) notice.clear();
@@ -76,7 +75,7 @@ function failed(error, retryAt) {
   if (error.code === "offline" || error.status === 503) askService();
 }
 
-// The service, and what it can be asked for.
+// The service, and examples for its model.
 
 async function askService() {
   service = await readiness();
@@ -102,14 +101,14 @@ function exampleFor(text) {
     $("prompt").value = text;
     follow();
   });
-  button.title = text; // where it is cut
+  button.title = text; // the label may be truncated
   return button;
 }
 
 // Prompt and settings.
 
 $("prompt").addEventListener("input", (event) => {
-  if (!event.isComposing) follow(); // half a Chinese word is Latin letters
+  if (!event.isComposing) follow(); // an unfinished Chinese word is Latin letters
 });
 $("prompt").addEventListener("compositionend", follow);
 $("prompt").addEventListener("keydown", (event) => {
@@ -119,7 +118,7 @@ $("prompt").addEventListener("keydown", (event) => {
 });
 $("panel").addEventListener("submit", (event) => event.preventDefault());
 $("panel").addEventListener("input", ({ target }) => {
-  if (target.id === "file" || target.id === "key") return; // these have their own
+  if (target.id === "file" || target.id === "key") return; // these have their own listeners
   if (target.id === "seed") lockSeed(true);
   follow();
 });
@@ -164,7 +163,7 @@ async function take(file, name) {
 $("file").addEventListener("change", () => {
   const [file] = $("file").files;
   if (file) take(file, file.name);
-  $("file").value = ""; // the same one can be chosen again
+  $("file").value = ""; // so that the same file can be chosen again
 });
 $("remove").addEventListener("click", () => {
   setStart(null);
@@ -177,7 +176,7 @@ $("reuse").addEventListener("click", () => {
 });
 document.addEventListener("paste", (event) => {
   const { files: [file], types } = event.clipboardData;
-  const isForField = event.target.matches?.("input, textarea") && types.includes("text/plain"); // a word processor's
+  const isForField = event.target.matches?.("input, textarea") && types.includes("text/plain"); // such as text from a word processor
   if (!file || isForField) return;
   event.preventDefault();
   take(file, file.name || t("pasted"));
@@ -221,13 +220,13 @@ $("copy").addEventListener("click", async () => {
     await navigator.clipboard.writeText($("code-text").textContent);
     $("copied").textContent = t("copied");
   } catch {
-    // Without TLS browsers have no clipboard for pages of other machines.
+    // Without TLS, browsers give pages of other machines no clipboard.
     getSelection().selectAllChildren($("code-text"));
     $("copied").textContent = t("copy_by_hand");
   }
 });
 
-// Language and theme, and what the browser keeps. It may be told to keep nothing, and the page does without.
+// Language and theme, and what the browser stores. The page also works if the browser stores nothing.
 
 function recall(storage, name) {
   try {
@@ -241,7 +240,7 @@ function remember(storage, name, value) {
   try {
     window[storage].setItem(`turbo-${name}`, value);
   } catch {
-    // then it is for this visit
+    // the choice lasts for this visit
   }
 }
 

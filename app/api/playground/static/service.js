@@ -2,13 +2,13 @@
 
 export const MAX_SEED = 2 ** 32 - 1;
 
-/** What the service said of itself in the page. */
+/** Facts of the service, which it writes into the page. */
 export const FACTS = JSON.parse(document.documentElement.dataset.facts);
 
-/** The steps that image to image runs, exactly as the service counts them: int(num_inference_steps * strength). */
+/** The steps that image to image runs, computed as the service does: int(num_inference_steps * strength). */
 export const effectiveSteps = (steps, strength) => Math.trunc(steps * strength);
 
-/** The smallest strength of two decimals, which the slider has, with which one step runs. */
+/** The smallest strength that runs one step, in hundredths as on the slider. */
 export function smallestStrength(steps) {
   let hundredths = 1;
   while (effectiveSteps(steps, hundredths / 100) < 1) hundredths += 1;
@@ -16,7 +16,7 @@ export function smallestStrength(steps) {
 }
 
 /**
- * Return what asks for a state's pictures. The page sends it, and the code that one can copy says it, so they agree.
+ * Return the request for a state's pictures. The page sends it and the code to copy contains it, so they agree.
  *
  * @param state {prompt, steps, seed, size ("WIDTHxHEIGHT", or "" for the start picture's own), number, strength,
  *   start ({file, name}, or null)}
@@ -33,7 +33,7 @@ export function requestOf(state) {
 /** The name of a picture's file. */
 export const fileName = (seed) => `turbo-${seed}.png`;
 
-/** An answer that is no success, or none at all. `fields` has the reasons by field, where fields are at fault. */
+/** An error response, or no response. `fields` has the reasons of invalid fields. */
 export class Problem extends Error {
   constructor({ status = 0, code, detail, fields = new Map(), retryAfterS, retryable = false }) {
     super(detail);
@@ -41,12 +41,12 @@ export class Problem extends Error {
   }
 }
 
-/** The answer is a success, and still none of this service. */
+/** The response is a success, but not from this service. */
 const foreign = (error) => new Problem({ code: "foreign", detail: String(error) });
 
 const RETRYABLE = [429, 503, 504];
 
-/** Read what is wrong from an answer, of which a proxy may have made any part. */
+/** Read an error response, any part of which a proxy may have written. */
 function problemOf(response, text) {
   const { status, statusText, headers } = response;
   const said = parsed(text);
@@ -101,7 +101,7 @@ export async function generate(state, key, signal) {
   let pictures;
   try {
     const files = several ? filesOf(JSON.parse(await blob.text())) : [{ blob, seed: state.seed }];
-    // Decoded before they are shown, or the stage would flash.
+    // Decoded before they are shown, because the stage would flash otherwise.
     pictures = await Promise.all(files.map((file) => decoded(file, state.prompt)));
   } catch (error) {
     throw foreign(error);
@@ -140,7 +140,7 @@ async function decoded({ blob, seed }, prompt) {
   return { blob, seed, url: image.src, image };
 }
 
-/** The stages that the service times; only uploads are decoded. A proxy may name stages of its own beside them. */
+/** The stages that the service times; only uploads are decoded. A proxy may add other stages. */
 const STAGES = ["decode", "queue", "inference", "encode"];
 
 /** Read `queue;dur=1.2, inference;dur=3.4` as {queue: 1.2, inference: 3.4}: milliseconds. */
@@ -149,12 +149,12 @@ function serverTiming(header) {
   return Object.fromEntries(STAGES.filter((stage) => all.has(stage)).map((stage) => [stage, all.get(stage)]));
 }
 
-/** Let go of a result's pictures. */
+/** Free a result's pictures. */
 export function release(result) {
   for (const { url } of result.pictures) URL.revokeObjectURL(url);
 }
 
-/** Return what the readiness check says, also of a service that is not ready; null if it cannot be asked. */
+/** Return the readiness check's response, ready or not; null if it cannot be reached. */
 export async function readiness() {
   try {
     const response = await fetch("healthz/ready", { signal: AbortSignal.timeout(5000) });

@@ -1,40 +1,40 @@
-/** The stage: the pictures of now, what was measured of them, and the strip of those of before. */
+/** The stage: the current pictures, their figures, and the strip of earlier results. */
 
 import { $, buttonFor } from "./dom.js";
 import { History } from "./history.js";
 import { FACTS, fileName, release } from "./service.js";
 import { sentences, t } from "./strings.js";
 
-/** Pictures of the last seconds count for the rate, if none was wanted long after the one before was there. */
+/** The rate counts pictures of the last seconds, up to the last pause between a picture and the next request. */
 const RATE_WINDOW_MS = 5000;
 const RATE_PAUSE_MS = 1000;
 
-/** Screen readers are told of a picture when nothing has changed for so long. */
+/** Screen readers announce a picture after this time without a change. */
 const SPEAK_AFTER_MS = 1000;
 
 export class Stage {
-  /** The result that is shown, as `generate` returns it; null at first. */
+  /** The result on the stage, as `generate` returns it; null at first. */
   result = null;
   #selected = 0;
   #history;
-  #made = []; // {startedAt, at, pictures} of those that count for the rate
+  #made = []; // {startedAt, at, pictures} of the results that the rate counts
   #speaking = 0;
 
-  /** @param showAgain (result) => void: somebody wants one of before. */
+  /** @param showAgain (result) => void: shows an earlier result. */
   constructor(showAgain) {
     this.#history = new History($("history"), showAgain);
-    setInterval(() => this.#describeRate(), 500); // it goes when it is old
+    setInterval(() => this.#describeRate(), 500); // an old rate disappears
   }
 
-  /** The picture that is chosen among those of the result. */
+  /** The selected picture of the result. */
   get picture() {
     return this.result.pictures[this.#selected];
   }
 
   /**
-   * Show what was just made, and count it.
+   * Show a new result, and count it.
    *
-   * What was on the way to something newer is seen and not kept: the strip would be full of half words.
+   * A result that is already stale is not kept in the strip, which would fill with half words.
    */
   add(result, { keep }) {
     const at = performance.now();
@@ -74,7 +74,7 @@ export class Stage {
     });
   }
 
-  /** Say everything in the language of now. */
+  /** Write all texts in the current language. */
   describe() {
     this.#history.describe(this.result);
     if (!this.result) return;
@@ -98,7 +98,7 @@ export class Stage {
     this.#describeRate();
   }
 
-  /** Say where the time went: what the service tells, and the rest, which is mostly the way there and back. */
+  /** Show the time of each stage as the service reports it, and the rest, which is mostly the network. */
   #describeTimes() {
     const { latencyMs, serverMs } = this.result;
     const named = Object.values(serverMs).reduce((sum, ms) => sum + ms, 0);
@@ -119,7 +119,7 @@ export class Stage {
     $("stages").replaceChildren(...parts.map(({ item }) => item));
   }
 
-  /** Say how many pictures a second came of late: from the first of them being asked for until the last was there. */
+  /** Show the pictures per second, from the first request to the last picture. */
   #describeRate() {
     const [first, last] = [this.#made[0], this.#made.at(-1)];
     const isStream = this.#made.length > 1 && last.at > performance.now() - RATE_WINDOW_MS;

@@ -1,14 +1,14 @@
-/** The picture that image to image starts from: what of a file can be known before it is sent. */
+/** The start picture of image to image: checks of a file before it is sent. */
 
 import { FACTS } from "./service.js";
 import { written } from "./strings.js";
 
-/** The rest of the form and the marks between its parts. */
+/** Bytes of the form besides the picture. */
 const FORM_BYTES = 4096;
 
 const SIGNATURES = [/^\x89PNG\r\n\x1a\n/, /^\xff\xd8\xff/, /^RIFF[^]{4}WEBP/];
 
-/** Why a file cannot be taken: a text's key and its values. */
+/** The reason why a file cannot be used: a text's key and its values. */
 export class UnfitFile extends Error {
   constructor(key, values) {
     super(key);
@@ -17,14 +17,14 @@ export class UnfitFile extends Error {
 }
 
 /**
- * Look at a file, and return {file, name, width, height}.
+ * Check a file, and return {file, name, width, height}.
  *
  * @throws UnfitFile
  */
 export async function lookAt(file, name) {
   const mostBytes = FACTS.max_body_bytes - FORM_BYTES;
   if (file.size > mostBytes) {
-    const size = written(Math.ceil(file.size / 1000)); // rounded so that it is more than the most
+    const size = written(Math.ceil(file.size / 1000)); // rounded up, so that it is more than the limit
     throw new UnfitFile("file_too_big", { name, size, most: written(Math.floor(mostBytes / 1000)) });
   }
   const head = String.fromCharCode(...new Uint8Array(await file.slice(0, 12).arrayBuffer()));

@@ -8,19 +8,19 @@ export const STRINGS = {
     title: "SDXL-Turbo playground",
     prompt: "Prompt",
     prompt_hint: "Describe a picture",
-    prompt_controls: "There are invisible control characters in the prompt, which the service refuses.",
+    prompt_controls: "The prompt contains invisible control characters, which the service rejects.",
     prompt_long: "The prompt has {length} characters; the service takes up to {most}.",
     examples: "Examples",
     invitation: "Type, and the picture follows.",
     note_demo:
-      "This is the small demo model of vector art: it knows shapes, animals and landscapes, in English. Try one of the examples.",
-    note_fake: "There is no model here: it paints patterns, for testing clients.",
+      "This is the small demo model. It draws vector pictures of shapes, animals and landscapes from English prompts. Try one of the examples.",
+    note_fake: "No model is loaded. The service paints patterns, for tests of clients.",
     note_model: "The model reads English. Try one of the examples.",
     service: "{model} model on {device}, {dtype}",
     service_unknown: "The service's status is unknown.",
     service_status: "not ready: {status}",
     tokens: "{used} of {most} tokens",
-    truncated: "The prompt is longer than the {most} tokens that the model reads; its end was left out.",
+    truncated: "The prompt is longer than the {most} tokens that the model reads. Its end was ignored.",
     pictures: "Pictures",
     history: "History",
     history_item: "Show again: {prompt}, seed {seed}",
@@ -46,14 +46,14 @@ export const STRINGS = {
     seed: "Seed",
     lock: "Keep the seed",
     dice: "Draw another seed",
-    seed_kept: "Kept; several pictures count up from it.",
-    seed_drawn: "A new one is drawn each time.",
+    seed_kept: "The seed is kept. Several pictures use this seed and the next ones.",
+    seed_drawn: "A new seed is drawn for each picture.",
     seed_wrong: "A seed is a whole number from 0 to {most}.",
     key: "API key",
     key_hint: "Kept until this tab is closed.",
     key_missing: "Enter one of this service's API keys.",
-    key_unknown: "This API key is not known here.",
-    key_wrong: "An API key has no spaces, accents or other scripts' letters.",
+    key_unknown: "The service does not know this API key.",
+    key_wrong: "An API key contains only English letters, digits and symbols, and no spaces.",
     download: "Download",
     reuse: "Start from this",
     code: "Code",
@@ -76,23 +76,23 @@ export const STRINGS = {
     rate: "{rate} images/s",
     spoken: "Picture ready.",
     busy: "The service is busy.",
-    rate_limited: "You are asking too often: {detail}",
-    unauthorized: "The service wants an API key.",
-    forbidden: "The service refuses this page: {detail}",
-    too_large: "That is too large: {detail}",
-    refused: "The service refuses this: {detail}",
+    rate_limited: "Too many requests: {detail}",
+    unauthorized: "The service needs an API key.",
+    forbidden: "The service rejects requests from this page: {detail}",
+    too_large: "The request is too large: {detail}",
+    refused: "The service rejects this request: {detail}",
     unavailable: "The service is not available now: {detail}",
-    slow: "It took too long: {detail}",
-    failed: "That went wrong: {detail}",
+    slow: "The request took too long: {detail}",
+    failed: "The request failed: {detail}",
     offline: "The service cannot be reached.",
-    foreign: "The answer was not the service's own. Something between it and this page may be in the way.",
+    foreign: "The response is not the service's own. A proxy between the service and this page may have changed it.",
     field_wrong: "Please look at the marked field.",
     retry_in: "Trying again in {time} s.",
     retry_in_min: "Trying again in {time} min.",
     retry_in_h: "Trying again in {time} h.",
-    retrying: "It is tried again by itself.",
+    retrying: "The page retries automatically.",
     try_now: "Try now",
-    not_a_picture: "{name} is no PNG, JPEG or WebP picture.",
+    not_a_picture: "{name} is not a PNG, JPEG or WebP picture.",
     file_too_big: "{name} has {size} kB; the service takes up to {most} kB.",
     too_many_pixels: "{name} has {size} pixels; the service takes up to {most}.",
     damaged: "{name} cannot be opened; it seems to be damaged.",
@@ -214,7 +214,7 @@ const HTML_LANG = { en: "en", zh: "zh-CN" };
 
 let language = "en";
 
-/** Take the language that was chosen before, else the browser's. */
+/** Use the language that was chosen before, else the browser's. */
 export function chooseLanguage(chosen) {
   language = chosen in STRINGS ? chosen : navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
   document.documentElement.lang = HTML_LANG[language];
@@ -233,10 +233,10 @@ export function chooseLanguage(chosen) {
 
 export const otherLanguage = () => (language === "en" ? "zh" : "en");
 
-/** Put sentences one after another; Chinese has no space after its full stops. */
+/** Join sentences; Chinese has no space after a full stop. */
 export const sentences = (...texts) => texts.join(language === "zh" ? "" : " ");
 
-/** Write a number as the language does. */
+/** Format a number in the current language. */
 export const written = (number) => number.toLocaleString(HTML_LANG[language]);
 
 /** Return a text of the page. */
