@@ -47,10 +47,9 @@ StatusWord = Literal["ready", "draining", "device_lost", "hung", "starting"]
 class EngineStatus:
     """The state for health checks and metrics."""
 
+    word: StatusWord
+    """The most serious state."""
     warm: bool
-    draining: bool
-    device_lost: bool
-    hung: bool
     waiting: int
     running_s: float
     calls: int
@@ -59,23 +58,12 @@ class EngineStatus:
     @property
     def live(self) -> bool:
         """Whether the process can serve; if not, replace it."""
-        return not (self.device_lost or self.hung)
+        return self.word not in ("hung", "device_lost")
 
     @property
     def ready(self) -> bool:
         """Whether new requests should be sent here."""
-        return self.live and self.warm and not self.draining
-
-    @property
-    def word(self) -> StatusWord:
-        """The most serious state."""
-        if self.hung:
-            return "hung"
-        if self.device_lost:
-            return "device_lost"
-        if self.draining:
-            return "draining"
-        return "ready" if self.warm else "starting"
+        return self.word == "ready"
 
 
 class Place:
@@ -144,11 +132,16 @@ class Engine:
     @property
     def status(self) -> EngineStatus:
         """The state now. Never waits for the device."""
+        word: StatusWord = "ready" if self._registry.warm else "starting"
+        if self._device_lock.hung:
+            word = "hung"
+        elif self._lost is not None:
+            word = "device_lost"
+        elif self.draining:
+            word = "draining"
         return EngineStatus(
+            word=word,
             warm=self._registry.warm,
-            draining=self.draining,
-            device_lost=self._lost is not None,
-            hung=self._device_lock.hung,
             waiting=self._waiting,
             running_s=self._device_lock.running_s,
             calls=self._calls,

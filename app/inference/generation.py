@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar, Protocol, TypeVar
 
@@ -36,17 +36,15 @@ class Fields(Protocol):
 
 
 class TextFields(Fields, Protocol):
-    """The fields of a text-to-image request."""
+    """The fields of a text-to-image request. `to_params` returns one params object per picture."""
 
-    def to_params(self) -> Sequence[Txt2ImgParams]:
-        """Return one params object per picture."""
+    def to_params(self) -> Sequence[Txt2ImgParams]: ...
 
 
 class PictureFields(Fields, Protocol):
-    """The fields of an image-to-image request."""
+    """The fields of an image-to-image request. In `to_params`, `image` is RGB and has the output's size."""
 
-    def to_params(self, image: Image.Image, /) -> Sequence[Img2ImgParams]:
-        """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
+    def to_params(self, image: Image.Image, /) -> Sequence[Img2ImgParams]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +81,7 @@ class Timings(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """The files of one request, with one seed each, what they were made with, and the time of each stage.
-
-    `batch_pictures` counts the pictures of the device call that served the request.
-    """
+    """The files of one request, with a seed each. `batch_pictures` counts the pictures of its device call."""
 
     files: Sequence[bytes]
     media_type: MediaType
@@ -98,12 +93,12 @@ class Generated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A finished stage: decode, queue, inference or encode. Its times are those of the monotonic clock."""
+    """A finished stage: decode, queue, inference or encode. Its times are of the monotonic clock."""
 
     name: str
     started: float
     ended: float
-    facts: Mapping[str, str | int] = field(default_factory=dict)
+    facts: Mapping[str, str | int]
     error: BaseException | None = None
 
 
@@ -114,7 +109,7 @@ class Observer:
         """Note the pictures that the request asks for, before it waits for the device."""
 
     def on_stage(self, stage: Stage) -> None:
-        """Note a stage that has ended."""
+        """Note a stage that succeeded or failed."""
 
     def on_result(self, result: Generated) -> None:
         """Note the result of a request that succeeded."""
@@ -123,8 +118,8 @@ class Observer:
 class Generation:
     """Serves requests: admission, decoding, the device call, encoding. Lives on the event loop.
 
-    `codec_threads` bounds the pictures that are decoded and encoded at once, and so their memory. A thread whose
-    request has timed out stays busy until it is done; work that has not started is dropped with its request.
+    `codec_threads` bounds the pictures that are decoded and encoded at once, and so their memory. After a timeout, the
+    request's running codec work is finished and its waiting work is dropped.
     """
 
     def __init__(
@@ -146,20 +141,11 @@ class Generation:
             return await self._make(fields.to_params(), place, encoding, observer, {})
 
     async def from_picture(
-        self,
-        fields: PictureFields,
-        read: Callable[[], bytes | memoryview],
-        *,
-        encoding: Encoding,
-        observer: Observer,
+        self, fields: PictureFields, read: Callable[[], bytes | memoryview], *, encoding: Encoding, observer: Observer
     ) -> Generated:
         """Make pictures from a prompt and an uploaded file.
 
-        Args:
-            fields: The request's fields.
-            read: Returns the file's bytes and releases them. Called once, on a codec thread; it may block.
-            encoding: The format of the answer's files.
-            observer: Follows the request.
+        `read` returns the file's bytes and releases them. It is called once, on a codec thread, and may block.
 
         Raises:
             TurboError: As `from_text`, or the file is not a usable picture.
@@ -172,7 +158,7 @@ class Generation:
             return await self._make(fields.to_params(image), place, encoding, observer, seconds)
 
     def check_pixels(self, fields: Fields) -> None:
-        """Check the one rule of a request that depends on a setting.
+        """Check the request's size against `TURBO_MAX_PIXELS`.
 
         Raises:
             InvalidRequestError: The size has too many pixels.
@@ -185,7 +171,7 @@ class Generation:
             )
 
     def decode(self, data: bytes | memoryview, fields: PictureFields) -> Image.Image:
-        """Decode an uploaded file to the size that its request asks for. Blocks.
+        """Decode an uploaded file to the request's size. Blocks.
 
         Raises:
             TurboError: The file is not a usable picture.
@@ -207,14 +193,12 @@ class Generation:
     ) -> Generated:
         observer.on_params(params)
         made = await self._on_device(params, place, observer)
-        facts: dict[str, str | int] = {"media_type": encoding.media_type, "pictures": len(params)}
-        with _stage("encode", observer, seconds, facts):
-            files = await asyncio.gather(
-                *(
-                    self._in_thread(partial(self._encode, image, one, encoding))
-                    for image, one in zip(made.images, params, strict=True)
-                )
-            )
+        with _stage("encode", observer, seconds, media_type=encoding.media_type, pictures=len(params)):
+            encoded = [
+                self._in_thread(partial(self._encode, image, one, encoding))
+                for image, one in zip(made.images, params, strict=True)
+            ]
+            files = await asyncio.gather(*encoded)
         result = Generated(
             files=files,
             media_type=encoding.media_type,
@@ -234,7 +218,7 @@ class Generation:
     async def _on_device(
         self, params: Sequence[GenerationParams], place: Place, observer: Observer
     ) -> GenerationResult:
-        """Wait for the device and its call. The engine knows when the wait ended, also if the call then failed."""
+        """Wait for the device and its call, and report both as stages, the call also if it failed."""
         started, made, failure = time.monotonic(), None, None
         try:
             made = await self._engine.generate(params, place)
@@ -244,21 +228,20 @@ class Generation:
         else:
             return made
         finally:
-            ended, turn_at = time.monotonic(), place.turn_at
-            facts: dict[str, str | int] = {
-                "model": self._registry.loaded.model,
-                "device": self._registry.loaded.device_name,
-            }
-            if turn_at is None:
+            ended, loaded = time.monotonic(), self._registry.loaded
+            facts: dict[str, str | int] = {"model": loaded.model, "device": loaded.device_name}
+            if place.turn_at is None:
                 observer.on_stage(Stage(name="queue", started=started, ended=ended, facts=facts, error=failure))
             else:
-                observer.on_stage(Stage(name="queue", started=started, ended=turn_at, facts=facts))
+                observer.on_stage(Stage(name="queue", started=started, ended=place.turn_at, facts=facts))
                 if made is not None:
                     facts = {**facts, "call": made.call, "batch_pictures": made.batch_pictures}
-                observer.on_stage(Stage(name="inference", started=turn_at, ended=ended, facts=facts, error=failure))
+                observer.on_stage(
+                    Stage(name="inference", started=place.turn_at, ended=ended, facts=facts, error=failure)
+                )
 
     def _encode(self, image: PipelineImage, params: GenerationParams, encoding: Encoding) -> bytes:
-        """Return a picture's file, with the metadata that the operator allows. On a codec thread."""
+        """Return a picture's file, with its watermark and the allowed metadata. On a codec thread."""
         loaded, settings = self._registry.loaded, self._settings
         pixels = image.pixels if loaded.watermark is None else loaded.watermark(image.pixels)
         provenance = provenance_of(
@@ -285,15 +268,13 @@ class Generation:
             height=params.height,
         )
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._codec_threads, work)
+    def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._codec_threads, work)
 
 
 @contextmanager
-def _stage(
-    name: str, observer: Observer, seconds: dict[str, float], facts: Mapping[str, str | int] | None = None
-) -> Iterator[None]:
-    """Time what is done inside the `with`, and report it, failed or not."""
+def _stage(name: str, observer: Observer, seconds: dict[str, float], **facts: str | int) -> Iterator[None]:
+    """Time the body of the `with`, and report it, also if it failed."""
     started, failure = time.monotonic(), None
     try:
         yield
@@ -303,4 +284,4 @@ def _stage(
     finally:
         ended = time.monotonic()
         seconds[name] = ended - started
-        observer.on_stage(Stage(name=name, started=started, ended=ended, facts=facts or {}, error=failure))
+        observer.on_stage(Stage(name=name, started=started, ended=ended, facts=facts, error=failure))
