@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
@@ -18,6 +19,7 @@ Wanted = Callable[[int], bool]
 """Returns whether a client still waits for the request with this number."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class DeviceGuard:
     """Calls pipelines, makes second tries, and checks the device after every call. On the device thread alone.
 
@@ -28,16 +30,9 @@ class DeviceGuard:
     pictures and the seconds of each successful call.
     """
 
-    def __init__(
-        self,
-        device: Device,
-        *,
-        on_progress: Callable[[], None],
-        on_made: Callable[[Sequence[GenerationParams], float], None] = lambda _, __: None,
-    ) -> None:
-        self._device = device
-        self._on_progress = on_progress
-        self._on_made = on_made
+    device: Device
+    on_progress: Callable[[], None]
+    on_made: Callable[[Sequence[GenerationParams], float], None] = lambda _, __: None
 
     def call(
         self, pipeline: Pipeline, requests: Sequence[Sequence[GenerationParams]], *, wanted: Wanted = lambda _: True
@@ -69,10 +64,10 @@ class DeviceGuard:
             _log.warning("A batch of %d requests failed. Trying them one by one.", len(requests), exc_info=error)
             memory_was_short = False
         # Outside of the handler, as the exception keeps the failed call's tensors.
-        self._on_progress()
+        self.on_progress()
         if memory_was_short:
-            self._device.free_memory()
-            self._device.check()
+            self.device.free_memory()
+            self.device.check()
         return [self._one_by_one(pipeline, request, partial(wanted, number)) for number, request in enumerate(requests)]
 
     def _in_parts(
@@ -99,10 +94,10 @@ class DeviceGuard:
             raise
         except DeviceOutOfMemoryError as error:
             try:
-                self._device.check()
+                self.device.check()
             except DeviceOutOfMemoryError:
-                self._device.free_memory()  # other requests of the batch may fit
-                self._device.check()
+                self.device.free_memory()  # other requests of the batch may fit
+                self.device.check()
             return error
         except Exception as error:  # noqa: BLE001 - only this request fails
             return error
@@ -114,10 +109,10 @@ class DeviceGuard:
         except (DeviceLostError, DeviceOutOfMemoryError):
             raise
         except Exception:  # a library may have hidden an earlier error, of which the device died
-            self._device.check()
+            self.device.check()
             raise
-        self._device.check()
+        self.device.check()
         if len(images) != len(batch):
             raise RuntimeError(f"The pipeline made {len(images)} pictures of a batch of {len(batch)}.")
-        self._on_made(batch, time.monotonic() - started)
+        self.on_made(batch, time.monotonic() - started)
         return images

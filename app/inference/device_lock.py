@@ -64,10 +64,9 @@ class DeviceLock:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
         self._waiters: _Waiters = {}
         self._served: _Waiters = {}
-        self._running_since: float | None = None
-        self._idle_since = time.monotonic()
+        self._running_since = 0.0
+        self._changed_at = time.monotonic()
         self._busy_s = 0.0
-        self._busy_since = 0.0
 
     @property
     def busy(self) -> bool:
@@ -87,23 +86,21 @@ class DeviceLock:
     @property
     def running_s(self) -> float:
         """Seconds since the running call, or its second try, began; 0.0 when none runs."""
-        since = self._running_since
-        return 0.0 if since is None else time.monotonic() - since
+        return time.monotonic() - self._running_since if self.busy else 0.0
 
     @property
     def hung(self) -> bool:
-        """Whether the running call exceeds its hang limit."""
         return self.running_s > self.limit_s
 
     @property
     def idle_s(self) -> float:
         """Seconds since the last call ended; 0.0 while one runs."""
-        return 0.0 if self.busy else time.monotonic() - self._idle_since
+        return 0.0 if self.busy else time.monotonic() - self._changed_at
 
     @property
     def busy_s(self) -> float:
         """Seconds that calls have run in all, the running one included."""
-        return self._busy_s + (time.monotonic() - self._busy_since if self.busy else 0.0)
+        return self._busy_s + (time.monotonic() - self._changed_at if self.busy else 0.0)
 
     async def run(self, call: Callable[[], T], *, limit_s: float | None = None) -> T:
         """Wait for the device, run `call` on the device thread, and return what it returns or raises."""
@@ -145,7 +142,7 @@ class DeviceLock:
             return
         self._served = served
         self.limit_s = sum(item.limit_s or self.hang_limit_s for item in served)
-        self._running_since = self._busy_since = time.monotonic()
+        self._running_since = self._changed_at = time.monotonic()
         for item in served:
             item.on_turn()
         call = next(iter(served)).call
@@ -200,10 +197,9 @@ class DeviceLock:
         self._serve_next()  # before the served tasks wake up, so that the device does not wait for them
 
     def _free(self) -> None:
+        self._busy_s = self.busy_s
         self._served = {}
-        self._running_since = None
-        self._idle_since = time.monotonic()
-        self._busy_s += self._idle_since - self._busy_since
+        self._changed_at = time.monotonic()
 
 
 def _outcomes(call: Callable[[Sequence[Any]], Sequence[Any]], values: Sequence[Any]) -> list[Any]:

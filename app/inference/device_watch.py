@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from app.errors import DeviceLostError, DeviceOutOfMemoryError
@@ -38,13 +39,13 @@ async def unless_hung(
     return task.result()
 
 
+@dataclass(frozen=True)
 class DeviceWatch:
     """Watches the device from the event loop, and reports its loss to the engine."""
 
-    def __init__(self, engine: Engine, device_lock: DeviceLock, *, idle_check_s: float) -> None:
-        self._engine = engine
-        self._device_lock = device_lock
-        self._idle_check_s = idle_check_s
+    engine: Engine
+    device_lock: DeviceLock
+    idle_check_s: float = field(kw_only=True)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -58,25 +59,25 @@ class DeviceWatch:
             raise
 
     async def _find_hung_calls(self) -> None:
-        pause_s = self._device_lock.hang_limit_s / _LOOKS_PER_LIMIT
-        while not self._device_lock.hung:  # noqa: ASYNC110 - a hung call sets no event
+        pause_s = self.device_lock.hang_limit_s / _LOOKS_PER_LIMIT
+        while not self.device_lock.hung:  # noqa: ASYNC110 - a hung call sets no event
             await asyncio.sleep(pause_s)
-        self._lose_device(_hang(self._device_lock))
+        self._lose_device(_hang(self.device_lock))
 
     async def _check_when_idle(self) -> None:
         """Check the device when it has been idle for a while, so that no request finds it dead."""
         while True:
-            await asyncio.sleep(max(self._idle_check_s - self._device_lock.idle_s, self._idle_check_s / 10))
-            if self._engine.status.warm and self._device_lock.idle_s >= self._idle_check_s:
+            await asyncio.sleep(max(self.idle_check_s - self.device_lock.idle_s, self.idle_check_s / 10))
+            if self.engine.status.warm and self.device_lock.idle_s >= self.idle_check_s:
                 try:
-                    await self._engine.check_device()
+                    await self.engine.check_device()
                 except DeviceOutOfMemoryError as error:
                     _log.warning("the idle device could not be checked: %s", error)
                 except DeviceLostError:
                     return  # the engine has reported it
 
     def _lose_device(self, reason: str) -> None:
-        self._engine.lose_device(DeviceLostError(f"{reason}; the service is being replaced."))
+        self.engine.lose_device(DeviceLostError(f"{reason}; the service is being replaced."))
 
 
 def _hang(device_lock: DeviceLock) -> str:

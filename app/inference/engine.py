@@ -66,30 +66,26 @@ class EngineStatus:
         return self.word == "ready"
 
 
+@dataclass(slots=True, eq=False)
 class Place:
-    """An admitted request. It waits until the device begins with it, and is served when its pictures are made.
+    """An admitted request. It waits until the device begins with it."""
 
-    `request` is empty until its pictures are known. `turn_at` is when the device began, by the monotonic clock.
-    """
-
-    def __init__(self, time_left: asyncio.Timeout) -> None:
-        self.time_left = time_left
-        self.request: Sequence[GenerationParams] = ()
-        self.asked_at = 0.0
-        self.turn_at: float | None = None
-        self.queue_s = 0.0
-        self.served = False
-        self.ended_by: TurboError | None = None
+    time_left: asyncio.Timeout
+    request: Sequence[GenerationParams] = ()
+    """Empty until its pictures are known."""
+    asked_at: float = 0.0
+    turn_at: float = math.inf
+    """When the device began, by the monotonic clock."""
+    served: bool = False
+    """Whether its pictures are made."""
+    ended_by: TurboError | None = None
 
     @property
     def waiting(self) -> bool:
-        """Whether the device has not begun with it."""
-        return self.turn_at is None
+        return self.turn_at == math.inf
 
     def begin(self) -> None:
-        """Note that the device begins with the request."""
         self.turn_at = time.monotonic()
-        self.queue_s = self.turn_at - self.asked_at
 
     def end(self, error: TurboError) -> None:
         """Answer the request with `error`, now."""
@@ -251,12 +247,12 @@ class Engine:
             InferenceError: The pipeline failed in any other way.
         """
         place.request, place.asked_at = request, time.monotonic()
-        ends = self._check_in_time(request, place)
+        ends, key = self._check_in_time(request, place), request[0].batch_key
         item = Item(
             value=place,
             call=partial(self._serve, loop=asyncio.get_running_loop()),
-            key=request[0].batch_key,
-            max_pictures=self._registry.batch_limit(request[0].batch_key),
+            key=key,
+            max_pictures=self._registry.loaded.by_mode[key.mode].batch_limit(key),
             pictures=len(request),
             expected_s=self._costs.expected_s(request),
             least_s=self._costs.least_s(request),
@@ -340,7 +336,7 @@ class Engine:
                 return outcome
             return GenerationResult(
                 images=outcome,
-                queue_s=place.queue_s,
+                queue_s=place.turn_at - place.asked_at,
                 inference_s=inference_s,
                 call=self._calls,
                 batch_pictures=pictures,

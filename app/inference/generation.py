@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, ClassVar, Protocol, TypeVar
 
@@ -115,6 +115,7 @@ class Observer:
         """Note the result of a request that succeeded."""
 
 
+@dataclass(frozen=True)
 class Generation:
     """Serves requests: admission, decoding, the device call, encoding. Lives on the event loop.
 
@@ -122,13 +123,10 @@ class Generation:
     request's running codec work is finished and its waiting work is dropped.
     """
 
-    def __init__(
-        self, engine: Engine, registry: PipelineRegistry, settings: Settings, *, codec_threads: ThreadPoolExecutor
-    ) -> None:
-        self._engine = engine
-        self._registry = registry
-        self._settings = settings
-        self._codec_threads = codec_threads
+    engine: Engine
+    registry: PipelineRegistry
+    settings: Settings
+    codec_threads: ThreadPoolExecutor = field(kw_only=True)
 
     async def from_text(self, fields: TextFields, *, encoding: Encoding, observer: Observer) -> Generated:
         """Make pictures from a prompt.
@@ -137,7 +135,7 @@ class Generation:
             TurboError: The size is too large, the service has no capacity, or a stage failed.
         """
         self.check_pixels(fields)
-        async with self._engine.admit() as place:
+        async with self.engine.admit() as place:
             return await self._make(fields.to_params(), place, encoding, observer, {})
 
     async def from_picture(
@@ -151,7 +149,7 @@ class Generation:
             TurboError: As `from_text`, or the file is not a usable picture.
         """
         self.check_pixels(fields)
-        async with self._engine.admit() as place:
+        async with self.engine.admit() as place:
             seconds: dict[str, float] = {}
             with _stage("decode", observer, seconds):
                 image = await self._in_thread(lambda: self.decode(read(), fields))
@@ -163,7 +161,7 @@ class Generation:
         Raises:
             InvalidRequestError: The size has too many pixels.
         """
-        size, max_pixels = fields.chosen_size, self._settings.max_pixels
+        size, max_pixels = fields.chosen_size, self.settings.max_pixels
         if size is not None and size.pixels > max_pixels:
             raise InvalidRequestError(
                 f"width x height is {size.pixels} pixels, and at most {max_pixels} may be asked for.",
@@ -179,8 +177,8 @@ class Generation:
         return decode_image(
             data,
             size=fields.chosen_size,
-            max_upload_pixels=self._settings.max_upload_pixels,
-            max_pixels=self._settings.max_pixels,
+            max_upload_pixels=self.settings.max_upload_pixels,
+            max_pixels=self.settings.max_pixels,
         )
 
     async def _make(
@@ -221,16 +219,16 @@ class Generation:
         """Wait for the device and its call, and report both as stages, the call also if it failed."""
         started, made, failure = time.monotonic(), None, None
         try:
-            made = await self._engine.generate(params, place)
+            made = await self.engine.generate(params, place)
         except BaseException as error:
             failure = error
             raise
         else:
             return made
         finally:
-            ended, loaded = time.monotonic(), self._registry.loaded
+            ended, loaded = time.monotonic(), self.registry.loaded
             facts: dict[str, str | int] = {"model": loaded.model, "device": loaded.device_name}
-            if place.turn_at is None:
+            if place.waiting:
                 observer.on_stage(Stage(name="queue", started=started, ended=ended, facts=facts, error=failure))
             else:
                 observer.on_stage(Stage(name="queue", started=started, ended=place.turn_at, facts=facts))
@@ -242,7 +240,7 @@ class Generation:
 
     def _encode(self, image: PipelineImage, params: GenerationParams, encoding: Encoding) -> bytes:
         """Return a picture's file, with its watermark and the allowed metadata. On a codec thread."""
-        loaded, settings = self._registry.loaded, self._settings
+        loaded, settings = self.registry.loaded, self.settings
         pixels = image.pixels if loaded.watermark is None else loaded.watermark(image.pixels)
         provenance = provenance_of(
             params,
@@ -257,7 +255,7 @@ class Generation:
     def _used(self, params: GenerationParams, image: PipelineImage) -> UsedParameters:
         return UsedParameters(
             mode=params.mode,
-            model=self._registry.loaded.model,
+            model=self.registry.loaded.model,
             prompt=params.prompt,
             prompt_tokens=image.prompt_tokens,
             prompt_truncated=image.prompt_truncated,
@@ -269,7 +267,7 @@ class Generation:
         )
 
     def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._codec_threads, work)
+        return asyncio.get_running_loop().run_in_executor(self.codec_threads, work)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from app.inference.cost import CostModel
 from app.inference.device_guard import DeviceGuard, Outcome, Wanted
 from app.inference.device_lock import DeviceLock
 from app.inference.samples import warm_up_batches
-from app.pipelines.base import BatchKey, CacheStatistics, GenerationParams, LoadedPipelines, PipelineLoader
+from app.pipelines.base import GenerationParams, LoadedPipelines, PipelineLoader
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class PipelineRegistry:
     def call(self, requests: Sequence[Sequence[GenerationParams]], *, wanted: Wanted = lambda _: True) -> list[Outcome]:
         """Make the pictures of requests of one batch key; the contract is `DeviceGuard.call`. On the device thread."""
         guard = DeviceGuard(
-            self.loaded.device,
+            device=self.loaded.device,
             on_progress=self._device_lock.restart_clock,
             on_made=self.costs.learn if self.warm else lambda _, __: None,
         )
@@ -84,20 +84,12 @@ class PipelineRegistry:
         limits = 1 if self.warm and self._warms_up else self.loaded.warm_up_limits
         return limits * self.costs.hang_limit_s(request, hang_limit_s=self._device_lock.hang_limit_s)
 
-    def batch_limit(self, key: BatchKey) -> int:
-        """Return how many pictures of a kind may share a call."""
-        return self.loaded.by_mode[key.mode].batch_limit(key)
-
     @property
     def loaded(self) -> LoadedPipelines:
         """The loaded pipelines, inside the `async with` only."""
         if self._loaded is None:
             raise RuntimeError("the registry has not been entered")
         return self._loaded
-
-    def prompt_cache(self) -> CacheStatistics:
-        """Return the prompt cache's statistics; zeros before it is loaded. From any thread."""
-        return CacheStatistics() if self._loaded is None else self._loaded.prompt_cache()
 
     async def _warm_up(self, loaded: LoadedPipelines) -> None:
         measured: list[tuple[GenerationParams, float]] = []
