@@ -8,6 +8,7 @@ from functools import partial
 from itertools import islice
 
 from app.errors import ClientDisconnectedError, DeviceLostError, DeviceOutOfMemoryError
+from app.inference.cost import Request
 from app.pipelines.base import Device, GenerationParams, Pipeline, PipelineImage
 
 _log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class DeviceGuard:
     on_made: Callable[[Sequence[GenerationParams], float], None] = lambda _, __: None
 
     def call(
-        self, pipeline: Pipeline, requests: Sequence[Sequence[GenerationParams]], *, wanted: Wanted = lambda _: True
+        self, pipeline: Pipeline, requests: Sequence[Request], *, wanted: Wanted = lambda _: True
     ) -> list[Outcome]:
         """Make the pictures of all requests as one batch, and return an outcome for each.
 
@@ -71,7 +72,7 @@ class DeviceGuard:
         return [self._one_by_one(pipeline, request, partial(wanted, number)) for number, request in enumerate(requests)]
 
     def _in_parts(
-        self, pipeline: Pipeline, request: Sequence[GenerationParams], size: int, wanted: Callable[[], bool]
+        self, pipeline: Pipeline, request: Request, size: int, wanted: Callable[[], bool]
     ) -> list[PipelineImage]:
         """Make a request's pictures, `size` at once, while its client waits for them.
 
@@ -85,9 +86,7 @@ class DeviceGuard:
             images += self._attempt(pipeline, request[len(images) : len(images) + size])
         return images
 
-    def _one_by_one(
-        self, pipeline: Pipeline, request: Sequence[GenerationParams], wanted: Callable[[], bool]
-    ) -> Outcome:
+    def _one_by_one(self, pipeline: Pipeline, request: Request, wanted: Callable[[], bool]) -> Outcome:
         try:
             return self._in_parts(pipeline, request, 1, wanted)
         except DeviceLostError:

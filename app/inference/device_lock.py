@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -140,22 +139,20 @@ class DeviceLock:
     def _serve_next(self) -> None:
         if self.busy or not (served := self._take()):
             return
-        self._served = served
         self.limit_s = sum(item.limit_s or self.hang_limit_s for item in served)
         self._running_since = self._changed_at = time.monotonic()
+        self._served = served
         for item in served:
             item.on_turn()
-        call = next(iter(served)).call
+        call, values = next(iter(served)).call, [item.value for item in served]
         try:
-            ended = asyncio.get_running_loop().run_in_executor(
-                self._thread, _outcomes, call, [item.value for item in served]
-            )
+            ended = asyncio.get_running_loop().run_in_executor(self._thread, _outcomes, call, values)
         except RuntimeError as error:  # the thread has ended, and so has the service
             self._free()
             for future in served.values():
                 future.set_exception(error)
             return
-        ended.add_done_callback(partial(self._end, served))
+        ended.add_done_callback(self._end)
 
     def _take(self) -> _Waiters:
         """Drop items that are too late. Take the oldest out of the queue, and later ones that fit into its call."""
@@ -179,15 +176,14 @@ class DeviceLock:
                 room, done, ends = room - item.pictures, done + item.least_s, min(ends, item.ends)
         return served
 
-    def _end(self, served: _Waiters, call: asyncio.Future[list[Any]]) -> None:
+    def _end(self, call: asyncio.Future[list[Any]]) -> None:
+        futures = self._served.values()
         self._free()
         if call.cancelled():
-            for future in served.values():
+            for future in futures:
                 future.cancel()
             return
-        error = call.exception()
-        outcomes = [error] * len(served) if error is not None else call.result()
-        for future, outcome in zip(served.values(), outcomes, strict=True):
+        for future, outcome in zip(futures, call.result(), strict=True):
             if future.done():
                 continue  # its client has left
             if isinstance(outcome, BaseException):
@@ -203,13 +199,11 @@ class DeviceLock:
 
 
 def _outcomes(call: Callable[[Sequence[Any]], Sequence[Any]], values: Sequence[Any]) -> list[Any]:
-    """Make the call, and check that each outcome can be set on a future. On the device thread."""
+    """Make the call, and return for each value an outcome that a future can hold. On the device thread."""
     try:
         outcomes = list(call(values))
-    except StopIteration as error:  # futures reject StopIteration
-        raise RuntimeError("The call raised StopIteration.") from error
+    except BaseException as error:  # noqa: BLE001 - raised again for each item of the call
+        outcomes = [error] * len(values)
     if len(outcomes) != len(values):
-        raise RuntimeError(f"The call has {len(outcomes)} outcomes for {len(values)} items.")
-    return [
-        RuntimeError("The outcome is StopIteration.") if isinstance(one, StopIteration) else one for one in outcomes
-    ]
+        outcomes = [RuntimeError(f"The call has {len(outcomes)} outcomes for {len(values)} items.")] * len(values)
+    return [RuntimeError("StopIteration") if isinstance(one, StopIteration) else one for one in outcomes]

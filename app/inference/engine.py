@@ -6,17 +6,17 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Literal, TypeVar
 
 from app import errors
 from app.errors import DeviceLostError, TurboError
-from app.inference.cost import CostModel
+from app.inference.cost import Request
 from app.inference.device_guard import Outcome
 from app.inference.device_lock import DeviceLock, Item, TooLateError
 from app.inference.registry import PipelineRegistry
-from app.pipelines.base import GenerationParams, PipelineImage
+from app.pipelines.base import PipelineImage
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class Place:
     """An admitted request. It waits until the device begins with it."""
 
     time_left: asyncio.Timeout
-    request: Sequence[GenerationParams] = ()
+    request: Request = ()
     """Empty until its pictures are known."""
     asked_at: float = 0.0
     turn_at: float = math.inf
@@ -84,6 +84,10 @@ class Place:
     def waiting(self) -> bool:
         return self.turn_at == math.inf
 
+    @property
+    def queue_s(self) -> float:
+        return self.turn_at - self.asked_at
+
     def begin(self) -> None:
         self.turn_at = time.monotonic()
 
@@ -94,6 +98,7 @@ class Place:
             self.time_left.reschedule(asyncio.get_running_loop().time())
 
 
+@dataclass(eq=False)
 class Engine:
     """Admits requests, holds them to their deadline, and makes their device calls.
 
@@ -101,35 +106,24 @@ class Engine:
     Then `on_device_lost` is called once, on the event loop; the process should be replaced.
     """
 
-    def __init__(
-        self,
-        registry: PipelineRegistry,
-        device_lock: DeviceLock,
-        *,
-        max_queue: int,
-        deadline_s: float,
-        on_device_lost: Callable[[DeviceLostError], None],
-    ) -> None:
-        self._registry = registry
-        self._device_lock = device_lock
-        self.max_queue = max_queue
-        """Requests that may wait."""
-        self.deadline_s = deadline_s
-        """Seconds that a request may take."""
-        self.draining = False
-        """Whether new requests are rejected because the service stops."""
-        self._on_device_lost = on_device_lost
-        self._places: set[Place] = set()
-        self._lost: DeviceLostError | None = None
-        self._long_call = 1.0
-        self._measuring: asyncio.Task[None] | None = None
-        self._calls = 0
+    registry: PipelineRegistry
+    device_lock: DeviceLock
+    _: KW_ONLY
+    max_queue: int
+    deadline_s: float
+    on_device_lost: Callable[[DeviceLostError], None]
+    draining: bool = field(default=False, init=False)
+    _places: set[Place] = field(default_factory=set, init=False)
+    _lost: DeviceLostError | None = field(default=None, init=False)
+    _long_call: float = field(default=1.0, init=False)
+    _measuring: asyncio.Task[None] | None = field(default=None, init=False)
+    _calls: int = field(default=0, init=False)
 
     @property
     def status(self) -> EngineStatus:
         """The state now. Never waits for the device."""
-        word: StatusWord = "ready" if self._registry.warm else "starting"
-        if self._device_lock.hung:
+        word: StatusWord = "ready" if self.registry.warm else "starting"
+        if self.device_lock.hung:
             word = "hung"
         elif self._lost is not None:
             word = "device_lost"
@@ -137,11 +131,11 @@ class Engine:
             word = "draining"
         return EngineStatus(
             word=word,
-            warm=self._registry.warm,
+            warm=self.registry.warm,
             waiting=self._waiting,
-            running_s=self._device_lock.running_s,
+            running_s=self.device_lock.running_s,
             calls=self._calls,
-            busy_s=self._device_lock.busy_s,
+            busy_s=self.device_lock.busy_s,
         )
 
     @property
@@ -170,7 +164,7 @@ class Engine:
         for place in self._places:
             if not place.served:
                 place.end(_copy(error))
-        self._on_device_lost(error)
+        self.on_device_lost(error)
 
     def check_deadline(self) -> None:
         """Check that the warm-up's picture can be made within the deadline.
@@ -178,10 +172,11 @@ class Engine:
         Raises:
             DeadlineTooShortError: It takes longer.
         """
-        least_s = self._costs.least_s(self._costs.reference)
+        costs = self.registry.costs
+        least_s = costs.least_s(costs.reference)
         if least_s > self.deadline_s:
             raise errors.DeadlineTooShortError(
-                f"A picture of the first warm-up size takes {_rounded(least_s)} s on this device, and TURBO_DEADLINE_S "
+                f"A picture of the first warm-up size takes {least_s:.1f} s on this device, and TURBO_DEADLINE_S "
                 f"is {self.deadline_s:g}. Set a longer TURBO_DEADLINE_S, or smaller TURBO_WARM_UP_SIZES."
             )
 
@@ -197,15 +192,14 @@ class Engine:
             raise _copy(self._lost)
         if self.draining:
             raise errors.DrainingError("The service is shutting down.", retry_after_s=self._retry_after_s())
-        # Not counted as busy while the device is checked, which is short.
-        ahead = self._waiting + self._device_lock.serving
+        ahead = self._waiting + self.device_lock.serving  # a check of the idle device is short and does not count
         if ahead > self.max_queue:
             raise errors.QueueFullError(
                 f"{self._waiting} requests are waiting already.", retry_after_s=self._retry_after_s()
             )
         # If the queue outlasts the deadline, the device works on requests that expire unfinished. Allow for two calls:
         # this request's own, and one batch that may overtake it.
-        if ahead and self._backlog_s() + 2 * self._costs.usual_s * self._long_call > self.deadline_s:
+        if ahead and self._backlog_s() + 2 * self.registry.costs.usual_s * self._long_call > self.deadline_s:
             raise self._queue_too_long()
 
     @asynccontextmanager
@@ -234,7 +228,7 @@ class Engine:
         finally:
             self._places.discard(place)
 
-    async def generate(self, request: Sequence[GenerationParams], place: Place) -> GenerationResult:
+    async def generate(self, request: Request, place: Place) -> GenerationResult:
         """Make the pictures of one request, which share a batch key, in one call with waiting requests of the same key.
 
         Raises:
@@ -252,16 +246,16 @@ class Engine:
             value=place,
             call=partial(self._serve, loop=asyncio.get_running_loop()),
             key=key,
-            max_pictures=self._registry.loaded.by_mode[key.mode].batch_limit(key),
+            max_pictures=self.registry.loaded.by_mode[key.mode].batch_limit(key),
             pictures=len(request),
-            expected_s=self._costs.expected_s(request),
-            least_s=self._costs.least_s(request),
+            expected_s=self.registry.costs.expected_s(request),
+            least_s=self.registry.costs.least_s(request),
             ends=ends,
-            limit_s=self._registry.hang_limit_s(request),
+            limit_s=self.registry.hang_limit_s(request),
             on_turn=place.begin,
         )
         try:
-            result = await self._device_lock.serve(item)
+            result = await self.device_lock.serve(item)
         except TurboError:
             raise
         except TooLateError:
@@ -274,24 +268,23 @@ class Engine:
         place.served = True
         return result
 
-    def _check_in_time(self, request: Sequence[GenerationParams], place: Place) -> float:
-        """Check that the request can be done by its deadline, and return the deadline by the event loop's clock.
+    def _check_in_time(self, request: Request, place: Place) -> float:
+        """Return the request's deadline by the event loop's clock, if the request can meet it.
 
         Raises:
-            TurboError: The request was ended meanwhile.
-            BeyondDeadlineError: The device cannot do it in that time even when it is idle.
-            QueueFullError: The device cannot do it by then after the admitted requests.
+            TurboError: The request was ended meanwhile, or cannot meet its deadline.
         """
         if place.ended_by is not None:
             raise place.ended_by
         others_s = self._backlog_s(besides=place)
-        least_s, expected_s = self._costs.least_s(request), self._costs.expected_s(request)
+        costs = self.registry.costs
+        least_s, expected_s = costs.least_s(request), costs.expected_s(request)
         if least_s > self.deadline_s:
-            idle = not others_s and not self._device_lock.serving
-            if idle and self._costs.is_stale and self._measuring is None:
+            idle = not others_s and not self.device_lock.serving
+            if idle and costs.is_stale and self._measuring is None:
                 self._measuring = asyncio.create_task(self._measure_again())
             raise errors.BeyondDeadlineError(
-                f"The request would take {_rounded(max(least_s, expected_s))} s on this device, and a request may take "
+                f"The request would take {max(least_s, expected_s):.1f} s on this device, and a request may take "
                 f"{self.deadline_s:g} s. Ask for fewer pictures, a smaller size or fewer steps."
             )
         ends = place.time_left.when() or math.inf
@@ -301,11 +294,11 @@ class Engine:
 
     async def _measure_again(self) -> None:
         """Make the reference picture, so that a measurement on a busy machine does not reject requests forever."""
-        reference = self._costs.reference
-        call = partial(self._unless_lost, partial(self._registry.call, [reference]), asyncio.get_running_loop())
+        reference = self.registry.costs.reference
+        call = partial(self._unless_lost, partial(self.registry.call, [reference]), asyncio.get_running_loop())
         try:
             with suppress(DeviceLostError):  # reported by `_unless_lost`
-                await self._device_lock.run(call, limit_s=self._registry.hang_limit_s(reference))
+                await self.device_lock.run(call, limit_s=self.registry.hang_limit_s(reference))
         finally:
             self._measuring = None
 
@@ -318,31 +311,22 @@ class Engine:
         try:
             if waiting:
                 outcomes = self._unless_lost(
-                    lambda: self._registry.call(requests, wanted=lambda number: waiting[number] in self._places), loop
+                    lambda: self.registry.call(requests, wanted=lambda number: waiting[number] in self._places), loop
                 )
         except DeviceLostError as error:
             return [_copy(error) for _ in places]
         inference_s = time.monotonic() - started
         for request in requests:
-            self._costs.learn_usual(request)
+            self.registry.costs.learn_usual(request)
         self._long_call = max(float(len(requests)), self._long_call + _EWMA_WEIGHT * (len(requests) - self._long_call))
         self._calls += 1
         pictures = sum(map(len, requests))
-        made = dict(zip(waiting, outcomes, strict=True))
-
-        def result(place: Place) -> GenerationResult | Exception:
-            outcome = made.get(place, errors.ClientDisconnectedError("The client has left."))
-            if isinstance(outcome, Exception):
-                return outcome
-            return GenerationResult(
-                images=outcome,
-                queue_s=place.turn_at - place.asked_at,
-                inference_s=inference_s,
-                call=self._calls,
-                batch_pictures=pictures,
-            )
-
-        return [result(place) for place in places]
+        result = partial(GenerationResult, inference_s=inference_s, call=self._calls, batch_pictures=pictures)
+        results: dict[Place, GenerationResult | Exception] = {
+            place: outcome if isinstance(outcome, Exception) else result(images=outcome, queue_s=place.queue_s)
+            for place, outcome in zip(waiting, outcomes, strict=True)
+        }
+        return [results.get(place, errors.ClientDisconnectedError("The client has left.")) for place in places]
 
     async def check_device(self) -> None:
         """Check after the waiting calls that the device computes.
@@ -351,8 +335,8 @@ class Engine:
             DeviceLostError: It does not.
             DeviceOutOfMemoryError: It has no memory for the check.
         """
-        check = partial(self._unless_lost, self._registry.loaded.device.check, asyncio.get_running_loop())
-        await self._device_lock.run(check)
+        check = partial(self._unless_lost, self.registry.loaded.device.check, asyncio.get_running_loop())
+        await self.device_lock.run(check)
 
     def _unless_lost(self, call: Callable[[], T], loop: asyncio.AbstractEventLoop) -> T:
         """Make a call unless the device is lost, and report a loss. On the device thread."""
@@ -369,18 +353,14 @@ class Engine:
     def _waiting(self) -> int:
         return sum(place.waiting for place in self._places)
 
-    @property
-    def _costs(self) -> CostModel:
-        return self._registry.costs
-
     def _backlog_s(self, *, besides: Place | None = None) -> float:
         """Estimate the seconds until the admitted requests, without `besides`, are done."""
         waiting_s = sum(
-            self._costs.expected_s(place.request) if place.request else self._costs.usual_s
+            self.registry.costs.expected_s(place.request) if place.request else self.registry.costs.usual_s
             for place in self._places
             if place.waiting and place is not besides
         )
-        running_s = self._device_lock.serving_s - self._device_lock.running_s
+        running_s = self.device_lock.serving_s - self.device_lock.running_s
         return waiting_s + max(0.0, running_s)
 
     def _queue_too_long(self, *, besides: Place | None = None) -> errors.QueueFullError:
@@ -396,7 +376,3 @@ class Engine:
 def _copy(error: DeviceLostError) -> DeviceLostError:
     """Return an equal error for one more request, as an error that is raised repeatedly keeps every traceback."""
     return DeviceLostError(str(error), remedy=error.remedy)
-
-
-def _rounded(seconds: float) -> str:
-    return f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"  # noqa: PLR2004 - above 10 s a tenth does not matter

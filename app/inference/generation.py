@@ -17,6 +17,7 @@ from app.images.decoding import decode_image
 from app.images.encoding import MediaType, encode_image
 from app.images.provenance import provenance_of
 from app.images.sizes import Size
+from app.inference.cost import Request
 from app.inference.engine import Engine, GenerationResult, Place
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import GenerationParams, Img2ImgParams, Mode, PipelineImage, Txt2ImgParams
@@ -91,7 +92,7 @@ class Generated:
     batch_pictures: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Stage:
     """A finished stage: decode, queue, inference or encode. Its times are of the monotonic clock."""
 
@@ -105,7 +106,7 @@ class Stage:
 class Observer:
     """Follows one request for traces, metrics, logs or progress. This one ignores everything."""
 
-    def on_params(self, params: Sequence[GenerationParams]) -> None:
+    def on_params(self, params: Request) -> None:
         """Note the pictures that the request asks for, before it waits for the device."""
 
     def on_stage(self, stage: Stage) -> None:
@@ -182,12 +183,7 @@ class Generation:
         )
 
     async def _make(
-        self,
-        params: Sequence[GenerationParams],
-        place: Place,
-        encoding: Encoding,
-        observer: Observer,
-        seconds: dict[str, float],
+        self, params: Request, place: Place, encoding: Encoding, observer: Observer, seconds: dict[str, float]
     ) -> Generated:
         observer.on_params(params)
         made = await self._on_device(params, place, observer)
@@ -213,10 +209,8 @@ class Generation:
         observer.on_result(result)
         return result
 
-    async def _on_device(
-        self, params: Sequence[GenerationParams], place: Place, observer: Observer
-    ) -> GenerationResult:
-        """Wait for the device and its call, and report both as stages, the call also if it failed."""
+    async def _on_device(self, params: Request, place: Place, observer: Observer) -> GenerationResult:
+        """Wait for the device and its call, and report both as stages, also if they fail."""
         started, made, failure = time.monotonic(), None, None
         try:
             made = await self.engine.generate(params, place)
@@ -226,17 +220,21 @@ class Generation:
         else:
             return made
         finally:
-            ended, loaded = time.monotonic(), self.registry.loaded
-            facts: dict[str, str | int] = {"model": loaded.model, "device": loaded.device_name}
+            ended, loaded, first = time.monotonic(), self.registry.loaded, params[0]
+            facts: dict[str, str | int] = {
+                "model": loaded.model,
+                "device": loaded.device_name,
+                "mode": first.mode,
+                "steps": first.effective_steps,
+                "size": f"{first.width}x{first.height}",
+                "pictures": len(params),
+            }
             if place.waiting:
-                observer.on_stage(Stage(name="queue", started=started, ended=ended, facts=facts, error=failure))
+                observer.on_stage(Stage("queue", started, ended, facts, failure))
             else:
-                observer.on_stage(Stage(name="queue", started=started, ended=place.turn_at, facts=facts))
-                if made is not None:
-                    facts = {**facts, "call": made.call, "batch_pictures": made.batch_pictures}
-                observer.on_stage(
-                    Stage(name="inference", started=place.turn_at, ended=ended, facts=facts, error=failure)
-                )
+                observer.on_stage(Stage("queue", started, place.turn_at, facts))
+                call = {} if made is None else {"call": made.call, "batch_pictures": made.batch_pictures}
+                observer.on_stage(Stage("inference", place.turn_at, ended, {**facts, **call}, failure))
 
     def _encode(self, image: PipelineImage, params: GenerationParams, encoding: Encoding) -> bytes:
         """Return a picture's file, with its watermark and the allowed metadata. On a codec thread."""
@@ -282,4 +280,4 @@ def _stage(name: str, observer: Observer, seconds: dict[str, float], **facts: st
     finally:
         ended = time.monotonic()
         seconds[name] = ended - started
-        observer.on_stage(Stage(name=name, started=started, ended=ended, facts=facts, error=failure))
+        observer.on_stage(Stage(name, started, ended, facts, failure))

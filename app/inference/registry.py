@@ -3,10 +3,11 @@
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Self
 
-from app.inference.cost import CostModel
+from app.inference.cost import CostModel, Request
 from app.inference.device_guard import DeviceGuard, Outcome, Wanted
 from app.inference.device_lock import DeviceLock
 from app.inference.samples import warm_up_batches
@@ -18,6 +19,7 @@ LOAD_LIMITS = 10
 """Loading may take this many hang limits: it reads and hashes gigabytes."""
 
 
+@dataclass(eq=False)
 class PipelineRegistry:
     """An async context manager that loads and warms up every mode on the device thread, and releases them at exit.
 
@@ -25,23 +27,15 @@ class PipelineRegistry:
     sizes, as the first call of a kind may compile. Commands that make pictures once skip that with `warm_up=False`.
     """
 
-    def __init__(
-        self,
-        load: PipelineLoader,
-        device_lock: DeviceLock,
-        *,
-        warm_up_sizes: Sequence[tuple[int, int]],
-        warm_up: bool = True,
-    ) -> None:
-        self._load = load
-        self._device_lock = device_lock
-        self._warm_up_sizes = warm_up_sizes
-        self._warms_up = warm_up
-        self._loaded: LoadedPipelines | None = None
-        self.costs: CostModel
-        """The cost of calls on this device, from the loading on."""
-        self.warm = False
-        """Whether the pipelines are loaded and warm."""
+    load: PipelineLoader
+    device_lock: DeviceLock
+    _: KW_ONLY
+    warm_up_sizes: Sequence[tuple[int, int]]
+    warm_up: bool = True
+    warm: bool = field(default=False, init=False)
+    """Whether the pipelines are loaded, and warm unless `warm_up` is False."""
+    costs: CostModel = field(init=False)
+    _loaded: LoadedPipelines | None = field(default=None, init=False)
 
     async def __aenter__(self) -> Self:
         """Load and warm up.
@@ -50,17 +44,17 @@ class PipelineRegistry:
             TurboError: The weights, the device or a warm-up call failed.
         """
         started = time.monotonic()
-        loaded = await self._device_lock.run(self._load, limit_s=LOAD_LIMITS * self._device_lock.hang_limit_s)
+        loaded = await self.device_lock.run(self.load, limit_s=LOAD_LIMITS * self.device_lock.hang_limit_s)
         seconds = time.monotonic() - started
         _log.info("loaded %s on %s as %s in %.1f s", loaded.model, loaded.device_name, loaded.dtype, seconds)
-        await self._device_lock.run(loaded.device.check)
+        await self.device_lock.run(loaded.device.check)
         self._loaded = loaded
         self.costs = CostModel(
-            loaded.work, size=next(iter(self._warm_up_sizes), None), first_call_is_slow=loaded.first_call_is_slow
+            loaded.work, size=next(iter(self.warm_up_sizes), None), first_call_is_slow=loaded.first_call_is_slow
         )
-        if self._warms_up:
+        if self.warm_up:
             await self._warm_up(loaded)
-        await self._device_lock.run(loaded.on_warm)
+        await self.device_lock.run(loaded.on_warm)
         self.warm = True
         return self
 
@@ -68,21 +62,21 @@ class PipelineRegistry:
         """Drop the pipelines and end the device thread."""
         self.warm = False
         self._loaded = None
-        self._device_lock.close()
+        self.device_lock.close()
 
-    def call(self, requests: Sequence[Sequence[GenerationParams]], *, wanted: Wanted = lambda _: True) -> list[Outcome]:
+    def call(self, requests: Sequence[Request], *, wanted: Wanted = lambda _: True) -> list[Outcome]:
         """Make the pictures of requests of one batch key; the contract is `DeviceGuard.call`. On the device thread."""
         guard = DeviceGuard(
             device=self.loaded.device,
-            on_progress=self._device_lock.restart_clock,
+            on_progress=self.device_lock.restart_clock,
             on_made=self.costs.learn if self.warm else lambda _, __: None,
         )
         return guard.call(self.loaded.by_mode[requests[0][0].mode], requests, wanted=wanted)
 
-    def hang_limit_s(self, request: Sequence[GenerationParams]) -> float:
+    def hang_limit_s(self, request: Request) -> float:
         """Return the seconds after which a call for these pictures counts as hung; more before the warm-up's end."""
-        limits = 1 if self.warm and self._warms_up else self.loaded.warm_up_limits
-        return limits * self.costs.hang_limit_s(request, hang_limit_s=self._device_lock.hang_limit_s)
+        limits = 1 if self.warm and self.warm_up else self.loaded.warm_up_limits
+        return limits * self.costs.hang_limit_s(request, hang_limit_s=self.device_lock.hang_limit_s)
 
     @property
     def loaded(self) -> LoadedPipelines:
@@ -93,10 +87,10 @@ class PipelineRegistry:
 
     async def _warm_up(self, loaded: LoadedPipelines) -> None:
         measured: list[tuple[GenerationParams, float]] = []
-        for batch in warm_up_batches(loaded, self._warm_up_sizes):
+        for batch in warm_up_batches(loaded, self.warm_up_sizes):
             first, pictures, started = batch[0], len(batch), time.monotonic()
             call = partial(self.call, [batch])
-            (outcome,) = await self._device_lock.run(call, limit_s=self.hang_limit_s(batch))
+            (outcome,) = await self.device_lock.run(call, limit_s=self.hang_limit_s(batch))
             if isinstance(outcome, Exception):
                 raise outcome
             seconds = time.monotonic() - started

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -11,7 +11,6 @@ from app.inference.generation import Generated, Observer, Stage
 from app.observability.logs import get_logger
 from app.observability.metrics import Metrics
 from app.observability.traces import Trace, Tracing
-from app.pipelines.base import GenerationParams
 
 _log = get_logger("app.access")
 
@@ -34,10 +33,6 @@ class RequestObserver(Observer):
         self._log_prompts = log_prompts
         self._started = time.monotonic()
         metrics.requests_in_progress.inc(not quiet)
-
-    def on_params(self, params: Sequence[GenerationParams]) -> None:
-        if self._trace:
-            self._trace.describe(params)
 
     def on_stage(self, stage: Stage) -> None:
         if self._trace:
@@ -63,10 +58,7 @@ class RequestObserver(Observer):
         self.error_code = code
 
     def end(self, *, method: str, path: str, route: str | None, status: int, request_id: str) -> None:
-        """Count the request, write its log line and end its trace.
-
-        `path` is percent-encoded. `route` is the route's template, or None if no route matched.
-        """
+        """Count, log and end the request. `path` is percent-encoded; `route` is a template, or None without a match."""
         duration_s = time.monotonic() - self._started
         self._metrics.requests_in_progress.dec(not self._quiet)
         self._metrics.record_request(method=method, route=route or "unmatched", status=status, duration_s=duration_s)

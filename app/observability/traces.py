@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 
 from opentelemetry import propagate, trace
@@ -21,7 +21,6 @@ from opentelemetry import propagate, trace
 from app import __version__
 from app.errors import TracesError, TurboError, first_line
 from app.inference.generation import Stage
-from app.pipelines.base import GenerationParams
 
 if TYPE_CHECKING:  # imported when traces are asked for
     from opentelemetry.sdk.trace import TracerProvider
@@ -30,7 +29,6 @@ _SERVICE_NAME = "sdxl-turbo-server"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _PROTOCOL = "http/protobuf"
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 
 _FLUSH_S = 3
 """Seconds for sending the last spans when the service ends. A supervisor allows ten beside the time to drain, and
@@ -41,15 +39,9 @@ _REPEAT_S = 300
 
 _EXPORT_LOGGERS = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")
 
-_FACTS = {
-    "mode": "turbo.mode",
-    "seed": "turbo.seed",
-    "steps": "turbo.steps",
-    "size": "turbo.size",
-    "batch": "turbo.batch_pictures",
-    "prompt": "turbo.prompt",  # in the log only if TURBO_LOG_PROMPTS allows it
-}
-"""Fields of a request's log line that are also attributes of its span."""
+_FACTS = {fact: f"turbo.{fact}" for fact in ("mode", "seed", "steps", "size", "prompt")}
+_FACTS["batch"] = "turbo.batch_pictures"
+"""Fields of a request's log line that are also attributes of its span. The log has prompts only if an operator asks."""
 
 
 class Tracing:
@@ -74,9 +66,7 @@ class Tracing:
             try:
                 self._provider = _provider(exporters)
             except ValueError as error:
-                raise TracesError(
-                    f"Traces cannot be made as OpenTelemetry's variables ask: {first_line(error)}."
-                ) from error
+                raise TracesError(f"An OpenTelemetry variable is invalid: {first_line(error)}.") from error
             self._tracer = self._provider.get_tracer("app", __version__)
             for name in _EXPORT_LOGGERS:
                 logging.getLogger(name).addFilter(_Seldom())
@@ -118,10 +108,9 @@ class Trace:
         for name, value in scope["headers"]:
             sent[name.decode("latin-1")].append(value.decode("latin-1"))
         self._tracer = tracer
-        self._method = scope["method"] if scope["method"] in _METHODS else "HTTP"
+        self._method = scope["method"] if scope["method"] in HTTPMethod.__members__ else "HTTP"
         self._epoch_ns = time.time_ns() - time.monotonic_ns()
         self._cut_short: list[tuple[trace.Span, int]] = []
-        self._attributes: dict[str, str | int] = {}
         self._span = tracer.start_span(
             self._method,
             propagate.extract(sent),
@@ -138,21 +127,10 @@ class Trace:
         self.headers = {"traceparent": f"00-{trace_id}-{span_id}-{identity.trace_flags:02x}"}
         self.ids = {"trace_id": trace_id, "span_id": span_id}
 
-    def describe(self, params: Sequence[GenerationParams]) -> None:
-        """Set the attributes of the queue and inference spans."""
-        first = params[0]
-        self._attributes = {
-            "mode": first.mode,
-            "steps": first.effective_steps,
-            "size": f"{first.width}x{first.height}",
-            "pictures": len(params),
-        }
-
     def add(self, stage: Stage) -> None:
         """Make a span of a stage that has ended."""
         span = self._tracer.start_span(stage.name, self._context, start_time=self._at(stage.started))
-        attributes = {**(self._attributes if stage.name in ("queue", "inference") else {}), **stage.facts}
-        span.set_attributes({f"turbo.{fact}": value for fact, value in attributes.items()})
+        span.set_attributes({f"turbo.{fact}": value for fact, value in stage.facts.items()})
         end_time, error = self._at(stage.ended), stage.error
         if isinstance(error, asyncio.CancelledError):
             self._cut_short.append((span, end_time))  # the reason is known when the request is answered
@@ -227,12 +205,11 @@ def _check_otlp(environ: Mapping[str, str]) -> None:
         endpoint = environ.get(variable)
         if endpoint and not re.match(r"https?://[^/:?#\s]", endpoint, re.IGNORECASE):
             raise TracesError(f"{variable}={endpoint}: it must be http:// or https:// and a host.")
-    asked = [(variable, environ[variable]) for variable in _PROTOCOLS if environ.get(variable)]
-    for variable, protocol in asked[:1]:  # the first one counts
-        if protocol != _PROTOCOL:
-            raise TracesError(
-                f"{variable}={protocol}: spans are sent by {_PROTOCOL} only, which collectors take at port 4318."
-            )
+    variable = next(filter(environ.get, _PROTOCOLS), "")
+    if environ.get(variable, _PROTOCOL) != _PROTOCOL:
+        raise TracesError(
+            f"{variable}={environ[variable]}: spans are sent by {_PROTOCOL} only, which collectors take at port 4318."
+        )
 
 
 def _provider(exporters: Sequence[str]) -> "TracerProvider":
