@@ -58,12 +58,10 @@ class _Measured:
 
 
 class CostModel:
-    """Seconds that requests take. The device thread calls `learn`; any thread may call the other methods.
+    """Seconds that requests take. Only the device thread calls `learn...`; any thread may call the other methods.
 
-    Args:
-        work: The work of a picture, in any unit, for kinds that have no measurements.
-        size: (width, height) in pixels of the reference picture: the first warm-up size.
-        first_call_is_slow: Whether the first call of a kind is not to be measured, as it may compile.
+    `work` returns the work of a picture, in any unit. The reference picture has the first warm-up size, `size`, as
+    (width, height) in pixels. If `first_call_is_slow`, the first call of a kind may compile and is not measured.
     """
 
     def __init__(
@@ -80,6 +78,7 @@ class CostModel:
         self._pace_s = 0.0
         self._kinds: dict[_Kind, _Measured] = {}
         self._recent_s: deque[float] = deque(maxlen=_RECENT_REQUESTS)
+        self._long_call = 1.0
 
     def expected_s(self, request: Request) -> float:
         """Return the seconds that a request adds to the queue; 0 before the warm-up."""
@@ -92,8 +91,7 @@ class CostModel:
         A kind without a recent measurement takes at least a part of the extrapolation from the reference picture. If
         the reference is smaller than 512x512, the extrapolation starts at 512x512, as most of its seconds are fixed.
         """
-        measured = self._measured(request[0])
-        if measured.fresh:
+        if (measured := self._measured(request[0])).fresh:
             return measured.least_s * len(request)
         reference_s = self._measured(self.reference[0]).least_s
         if reference_s == math.inf:
@@ -104,8 +102,12 @@ class CostModel:
     @property
     def usual_s(self) -> float:
         """Estimated seconds of a request that has not been read: the median of the latest requests."""
-        recent_s = tuple(self._recent_s)
-        return statistics.median(recent_s) if recent_s else self.expected_s(self.reference)
+        return statistics.median(tuple(self._recent_s) or (self.expected_s(self.reference),))
+
+    @property
+    def long_call_s(self) -> float:
+        """Estimated seconds of a large call. Its number of requests follows the largest recent calls."""
+        return self.usual_s * self._long_call
 
     @property
     def is_stale(self) -> bool:
@@ -146,9 +148,10 @@ class CostModel:
         )
         self._store(batch[0], measured)
 
-    def learn_usual(self, request: Request) -> None:
-        """Note that a request was served. On the device thread."""
-        self._recent_s.append(self.expected_s(request))
+    def learn_requests(self, requests: Sequence[Request]) -> None:
+        """Note that a call served these requests. On the device thread."""
+        self._recent_s.extend(map(self.expected_s, requests))
+        self._long_call = max(len(requests), _moving_average(self._long_call, len(requests)))
 
     def _extrapolated_s(self, params: GenerationParams) -> float:
         return self._work(params) * self._pace_s

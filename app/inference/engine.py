@@ -25,9 +25,6 @@ _log = logging.getLogger(__name__)
 _MIN_RETRY_AFTER_S, _MAX_RETRY_AFTER_S = 1, 120
 """No SDK waits for less than a second. The OpenAI SDK does not retry above 120 s."""
 
-_EWMA_WEIGHT = 0.2
-"""Weight of the newest call in the running mean of requests per call."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GenerationResult:
@@ -115,7 +112,6 @@ class Engine:
     draining: bool = field(default=False, init=False)
     _places: set[Place] = field(default_factory=set, init=False)
     _lost: DeviceLostError | None = field(default=None, init=False)
-    _long_call: float = field(default=1.0, init=False)
     _measuring: asyncio.Task[None] | None = field(default=None, init=False)
     _calls: int = field(default=0, init=False)
 
@@ -199,7 +195,7 @@ class Engine:
             )
         # If the queue outlasts the deadline, the device works on requests that expire unfinished. Allow for two calls:
         # this request's own, and one batch that may overtake it.
-        if ahead and self._backlog_s() + 2 * self.registry.costs.usual_s * self._long_call > self.deadline_s:
+        if ahead and self._backlog_s() + 2 * self.registry.costs.long_call_s > self.deadline_s:
             raise self._queue_too_long()
 
     @asynccontextmanager
@@ -241,19 +237,7 @@ class Engine:
             InferenceError: The pipeline failed in any other way.
         """
         place.request, place.asked_at = request, time.monotonic()
-        ends, key = self._check_in_time(request, place), request[0].batch_key
-        item = Item(
-            value=place,
-            call=partial(self._serve, loop=asyncio.get_running_loop()),
-            key=key,
-            max_pictures=self.registry.loaded.by_mode[key.mode].batch_limit(key),
-            pictures=len(request),
-            expected_s=self.registry.costs.expected_s(request),
-            least_s=self.registry.costs.least_s(request),
-            ends=ends,
-            limit_s=self.registry.hang_limit_s(request),
-            on_turn=place.begin,
-        )
+        item = self._item(request, place)
         try:
             result = await self.device_lock.serve(item)
         except TurboError:
@@ -268,8 +252,8 @@ class Engine:
         place.served = True
         return result
 
-    def _check_in_time(self, request: Request, place: Place) -> float:
-        """Return the request's deadline by the event loop's clock, if the request can meet it.
+    def _item(self, request: Request, place: Place) -> Item[Place, GenerationResult]:
+        """Return the request as an item of the device lock, if the request can meet its deadline.
 
         Raises:
             TurboError: The request was ended meanwhile, or cannot meet its deadline.
@@ -287,10 +271,21 @@ class Engine:
                 f"The request would take {max(least_s, expected_s):.1f} s on this device, and a request may take "
                 f"{self.deadline_s:g} s. Ask for fewer pictures, a smaller size or fewer steps."
             )
-        ends = place.time_left.when() or math.inf
-        if others_s and asyncio.get_running_loop().time() + others_s + expected_s > ends:
+        loop, ends, key = asyncio.get_running_loop(), place.time_left.when() or math.inf, request[0].batch_key
+        if others_s and loop.time() + others_s + expected_s > ends:
             raise self._queue_too_long(besides=place)
-        return ends
+        return Item(
+            value=place,
+            call=partial(self._serve, loop=loop),
+            key=key,
+            max_pictures=self.registry.loaded.by_mode[key.mode].batch_limit(key),
+            pictures=len(request),
+            expected_s=expected_s,
+            least_s=least_s,
+            ends=ends,
+            limit_s=self.registry.hang_limit_s(request),
+            on_turn=place.begin,
+        )
 
     async def _measure_again(self) -> None:
         """Make the reference picture, so that a measurement on a busy machine does not reject requests forever."""
@@ -316,9 +311,7 @@ class Engine:
         except DeviceLostError as error:
             return [_copy(error) for _ in places]
         inference_s = time.monotonic() - started
-        for request in requests:
-            self.registry.costs.learn_usual(request)
-        self._long_call = max(float(len(requests)), self._long_call + _EWMA_WEIGHT * (len(requests) - self._long_call))
+        self.registry.costs.learn_requests(requests)
         self._calls += 1
         pictures = sum(map(len, requests))
         result = partial(GenerationResult, inference_s=inference_s, call=self._calls, batch_pictures=pictures)

@@ -187,6 +187,7 @@ class Generation:
     ) -> Generated:
         observer.on_params(params)
         made = await self._on_device(params, place, observer)
+        seconds.update(queue=made.queue_s, inference=made.inference_s)
         with _stage("encode", observer, seconds, media_type=encoding.media_type, pictures=len(params)):
             encoded = [
                 self._in_thread(partial(self._encode, image, one, encoding))
@@ -198,12 +199,7 @@ class Generation:
             media_type=encoding.media_type,
             seeds=[one.seed for one in params],
             used=self._used(params[0], made.images[0]),
-            timings=Timings(
-                decode_s=round(seconds.get("decode", 0.0), 6),
-                queue_s=round(made.queue_s, 6),
-                inference_s=round(made.inference_s, 6),
-                encode_s=round(seconds["encode"], 6),
-            ),
+            timings=Timings(**{f"{stage}_s": round(spent_s, 6) for stage, spent_s in seconds.items()}),
             batch_pictures=made.batch_pictures,
         )
         observer.on_result(result)

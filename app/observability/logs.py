@@ -32,7 +32,6 @@ def configure_logging(*, log_format: str, level: str) -> None:
         processors=[structlog.stdlib.filter_by_level, *shared, formatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

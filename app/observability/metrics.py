@@ -1,6 +1,7 @@
 """Prometheus metrics."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import get_args
 
@@ -102,17 +103,17 @@ def _codes(kind: type[TurboError]) -> Iterator[str]:
             yield from _codes(subclass)
 
 
+@dataclass(frozen=True, eq=False)
 class _StateCollector(Collector):
     """Reads the state of the engine and the registry at each scrape. Never waits for the device."""
 
-    def __init__(self, engine: Engine, registry: PipelineRegistry) -> None:
-        self._engine = engine
-        self._registry = registry
+    engine: Engine
+    registry: PipelineRegistry
 
     def collect(self) -> Iterator[Metric]:
-        status = self._engine.status
+        status = self.engine.status
         if status.warm:
-            loaded = self._registry.loaded
+            loaded = self.registry.loaded
             yield InfoMetricFamily(
                 "turbo",
                 "What runs: the service's version, the model, its device and number format.",
@@ -124,8 +125,8 @@ class _StateCollector(Collector):
         yield words
         gauge = GaugeMetricFamily
         yield gauge("turbo_queue_depth", "Requests waiting for the device.", status.waiting)
-        yield gauge("turbo_queue_limit", "Requests that may wait (TURBO_MAX_QUEUE).", self._engine.max_queue)
-        yield gauge("turbo_deadline_seconds", "Time a request may take (TURBO_DEADLINE_S).", self._engine.deadline_s)
+        yield gauge("turbo_queue_limit", "Requests that may wait (TURBO_MAX_QUEUE).", self.engine.max_queue)
+        yield gauge("turbo_deadline_seconds", "Time a request may take (TURBO_DEADLINE_S).", self.engine.deadline_s)
         yield gauge(
             "turbo_device_call_running_seconds",
             "Time that the running device call has been running; 0 when none is.",
@@ -135,7 +136,7 @@ class _StateCollector(Collector):
         yield CounterMetricFamily(
             "turbo_device_busy_seconds", "Time that the device was busy, the running call included.", status.busy_s
         )
-        cache = self._registry.loaded.prompt_cache() if status.warm else CacheStatistics()
+        cache = self.registry.loaded.prompt_cache() if status.warm else CacheStatistics()
         lookups = CounterMetricFamily(
             "turbo_prompt_cache_lookups", "Prompts looked up in the cache of encoded ones.", labels=["outcome"]
         )

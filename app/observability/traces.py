@@ -186,14 +186,13 @@ def _exporters(environ: Mapping[str, str]) -> list[str]:
     Raises:
         TracesError: The service does not have an exporter, or cannot use it as the variables ask.
     """
-    asked = environ.get("OTEL_TRACES_EXPORTER", "")
-    names = [word.strip() for word in asked.split(",") if word.strip()]
+    names = environ.get("OTEL_TRACES_EXPORTER", "").replace(",", " ").split()
     if not names and any(environ.get(variable) for variable in _ENDPOINTS):
         names = ["otlp"]
     if "none" in names or environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return []
     if not {"otlp", "console"}.issuperset(names):
-        raise TracesError(f"OTEL_TRACES_EXPORTER={asked}: it must be otlp, console or none.")
+        raise TracesError(f"OTEL_TRACES_EXPORTER={','.join(names)}: it must be otlp, console or none.")
     if "otlp" in names:
         _check_otlp(environ)
     return names
