@@ -89,6 +89,6 @@ class Observability:
     log_prompts: bool
 
     def begin(self, scope: Mapping[str, Any], *, quiet: bool) -> RequestObserver:
-        """Follow a request, given as its ASGI scope. A `quiet` request, such as a health check, has no trace or log."""
+        """Follow a request, given as its ASGI scope. A `quiet` one has no trace, and no info line unless it fails."""
         trace = None if quiet else self.tracing.begin(scope)
         return RequestObserver(self.metrics, trace, quiet=quiet, log_prompts=self.log_prompts)
