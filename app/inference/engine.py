@@ -271,7 +271,8 @@ class Engine:
                 f"The request would take {max(least_s, expected_s):.1f} s on this device, and a request may take "
                 f"{self.deadline_s:g} s. Ask for fewer pictures, a smaller size or fewer steps."
             )
-        loop, ends, key = asyncio.get_running_loop(), place.time_left.when() or math.inf, request[0].batch_key
+        loop, key = asyncio.get_running_loop(), request[0].batch_key
+        ends = place.time_left.when() or math.inf
         if others_s and loop.time() + others_s + expected_s > ends:
             raise self._queue_too_long(besides=place)
         return Item(
