@@ -1,8 +1,8 @@
 """The cost of calls: the seconds that pictures take on this device, measured during warm-up and by every call.
 
-Every bound on a call's time comes from here: when it counts as hung, whether it can meet the deadline, and when a
-client should retry. Each kind of picture has its own measurements. A kind that has none is judged by its work relative
-to the warm-up's picture, so neither large nor small requests change the estimates for others.
+The hang limit, the deadline checks and Retry-After use it. Each kind of picture has its own measurements, so neither
+large nor small requests change the estimates for others. A kind without any is judged by its work relative to the
+warm-up's picture.
 """
 
 import math
@@ -25,19 +25,18 @@ _EWMA_WEIGHT = 0.2
 """Weight of the newest call in running means."""
 
 _RECENT_REQUESTS, _PREFILLED = 15, 2
-"""The median of so many requests is assumed for a request that has not been read; some are the warm-up's picture at
-first. One large request does not move the median."""
+"""A request that has not been read is assumed to take the median of the latest requests, so one large request does not
+change the estimate. At first some of them are the warm-up's picture."""
 
 _HANG_FACTOR = 8
-"""A call may always take this many times its expected seconds. On a busy CPU the wall time of calls varied tenfold, and
-the expected seconds follow it."""
+"""A call may always take this many times its expected seconds: on a busy CPU the wall time of calls varied tenfold."""
 
 _CERTAIN = 0.7
 """Share of the extrapolated seconds that an unmeasured kind takes at the least. A part of a call does not grow with the
 pixels: on a CPU a fifth of SDXL-Turbo's call at 512x512."""
 
 _FRESH_S = 600
-"""Seconds for which a measurement may be the reason to refuse a request; the machine may have been busy."""
+"""Seconds for which a measurement may be the reason to reject a request; the machine may have been busy."""
 
 _MAX_KINDS = 256
 _DEFAULT_SIZE = (512, 512)
@@ -53,14 +52,16 @@ class _Measured:
     at: float = -math.inf
     """Monotonic time of the newest measurement."""
 
+    @property
+    def fresh(self) -> bool:
+        return time.monotonic() - self.at < _FRESH_S
+
 
 class CostModel:
-    """Seconds that requests take. The device thread calls `learn`; any thread may call the other methods.
+    """Seconds that requests take. Only the device thread calls `learn...`; any thread may call the other methods.
 
-    Args:
-        work: The work of a picture, in any unit, for kinds that have no measurements.
-        size: (width, height) in pixels of the reference picture: the first warm-up size.
-        first_call_is_slow: Whether the first call of a kind is not to be measured, as it may compile.
+    `work` returns the work of a picture, in any unit. The reference picture has the first warm-up size, `size`, as
+    (width, height) in pixels. If `first_call_is_slow`, the first call of a kind may compile and is not measured.
     """
 
     def __init__(
@@ -77,100 +78,97 @@ class CostModel:
         self._pace_s = 0.0
         self._kinds: dict[_Kind, _Measured] = {}
         self._recent_s: deque[float] = deque(maxlen=_RECENT_REQUESTS)
+        self._long_call = 1.0
 
     def expected_s(self, request: Request) -> float:
         """Return the seconds that a request adds to the queue; 0 before the warm-up."""
-        measured = self._kinds.get(_kind(request[0]))
-        each_s = self._modelled_s(request[0]) if measured is None or measured.mean_s is None else measured.mean_s
-        return each_s * len(request)
+        mean_s = self._measured(request[0]).mean_s
+        return len(request) * (self._extrapolated_s(request[0]) if mean_s is None else mean_s)
 
     def least_s(self, request: Request) -> float:
         """Return the seconds that a request takes at the least on the idle device; 0 before the warm-up.
 
-        A kind that was not measured of late takes at least a part of the extrapolation from the reference picture. From
-        a reference smaller than 512x512 the extrapolation is that from 512x512, since most of its seconds are fixed.
+        A kind without a recent measurement takes at least a part of the extrapolation from the reference picture. If
+        the reference is smaller than 512x512, the extrapolation starts at 512x512, as most of its seconds are fixed.
         """
-        measured = self._kinds.get(_kind(request[0]))
-        if measured is not None and measured.least_s < math.inf and time.monotonic() - measured.at < _FRESH_S:
+        if (measured := self._measured(request[0])).fresh:
             return measured.least_s * len(request)
-        reference = self._kinds.get(_kind(self.reference[0]))
-        if reference is None or reference.least_s == math.inf:
+        reference_s = self._measured(self.reference[0]).least_s
+        if reference_s == math.inf:
             return 0.0
         unit = max(self._work(self.reference[0]), self._work(self._default[0]))
-        return _CERTAIN * reference.least_s * self._work(request[0]) / unit * len(request)
+        return _CERTAIN * reference_s * self._work(request[0]) / unit * len(request)
 
     @property
     def usual_s(self) -> float:
-        """Seconds that a request adds to the queue whose pictures are not known yet: the median of the latest."""
-        recent_s = tuple(self._recent_s)
-        return statistics.median(recent_s) if recent_s else self.expected_s(self.reference)
+        """Estimated seconds of a request that has not been read: the median of the latest requests."""
+        return statistics.median(tuple(self._recent_s) or (self.expected_s(self.reference),))
+
+    @property
+    def long_call_s(self) -> float:
+        """Estimated seconds of a large call. Its number of requests follows the largest recent calls."""
+        return self.usual_s * self._long_call
 
     @property
     def is_stale(self) -> bool:
-        """Whether the reference picture was not measured for a while."""
-        return time.monotonic() - self._kinds.get(_kind(self.reference[0]), _Measured()).at >= _FRESH_S / 10
+        """Whether the reference picture needs a new measurement."""
+        return time.monotonic() - self._measured(self.reference[0]).at >= _FRESH_S / 10
 
     def hang_limit_s(self, request: Request, *, hang_limit_s: float) -> float:
         """Return the seconds after which a call for these pictures counts as hung.
 
-        A picture up to the reference's work may take `hang_limit_s`, or several times its expected seconds if that is
-        more. For a larger picture `hang_limit_s` grows with its work. The gain of a batch does not count.
+        `hang_limit_s` is for a picture up to the reference's work, and grows with a larger one's. A picture that is
+        expected to take long may take several times its expected seconds. Batching does not shorten the limit.
         """
-        first = request[0]
-        measured = self._kinds.get(_kind(first), _Measured())
-        expected_s = max(self._modelled_s(first), measured.alone_s or 0.0)
-        times = max(1.0, self._work(first) / self._work(self.reference[0]))
+        expected_s = max(self._extrapolated_s(request[0]), self._measured(request[0]).alone_s or 0.0)
+        times = max(1.0, self._work(request[0]) / self._work(self.reference[0]))
         return max(hang_limit_s * times, _HANG_FACTOR * expected_s) * len(request)
 
     def calibrate(self, measured: Sequence[tuple[GenerationParams, float]]) -> None:
-        """Take single pictures of the warm-up, each with the seconds of its call, as the first measurements.
-
-        They are in the order of the calls, and the last one sets the expectation, as first calls are slower.
-        """
+        """Store the warm-up's single pictures and the seconds of their calls. The last call sets the expectation."""
         for params, seconds in measured:
-            known = self._kinds.get(_kind(params), _Measured())
-            self._set(_kind(params), _Measured(least_s=min(known.least_s, seconds), at=time.monotonic()))
+            least_s = min(self._measured(params).least_s, seconds)
+            self._store(params, _Measured(least_s=least_s, at=time.monotonic()))
         params, seconds = measured[-1]
         self._pace_s = seconds / self._work(params)
         self._recent_s.extend([self.expected_s(self.reference)] * _PREFILLED)
 
     def learn(self, batch: Sequence[GenerationParams], seconds: float) -> None:
         """Update the measurements with a call that made these pictures of one kind. On the device thread."""
-        kind = _kind(batch[0])
-        known = self._kinds.get(kind)
-        if known is None and self._first_call_is_slow:
-            self._set(kind, _Measured())
+        known = self._measured(batch[0])
+        if self._first_call_is_slow and _kind(batch[0]) not in self._kinds:
+            self._store(batch[0], _Measured())
             return
-        known = known or _Measured()
         each_s = seconds / len(batch)
-        self._set(
-            kind,
-            _Measured(
-                mean_s=_moved(known.mean_s, each_s),
-                alone_s=_moved(known.alone_s, each_s) if len(batch) == 1 else known.alone_s,
-                least_s=min(known.least_s, each_s) if time.monotonic() - known.at < _FRESH_S else each_s,
-                at=time.monotonic(),
-            ),
+        measured = _Measured(
+            mean_s=_moving_average(known.mean_s, each_s),
+            alone_s=_moving_average(known.alone_s, each_s) if len(batch) == 1 else known.alone_s,
+            least_s=min(known.least_s, each_s) if known.fresh else each_s,
+            at=time.monotonic(),
         )
+        self._store(batch[0], measured)
 
-    def learn_usual(self, request: Request) -> None:
-        """Note that a request was served. On the device thread."""
-        self._recent_s.append(self.expected_s(request))
+    def learn_requests(self, requests: Sequence[Request]) -> None:
+        """Note that a call served these requests. On the device thread."""
+        self._recent_s.extend(map(self.expected_s, requests))
+        self._long_call = max(len(requests), _moving_average(self._long_call, len(requests)))
 
-    def _modelled_s(self, params: GenerationParams) -> float:
+    def _extrapolated_s(self, params: GenerationParams) -> float:
         return self._work(params) * self._pace_s
 
-    def _set(self, kind: _Kind, measured: _Measured) -> None:
-        self._kinds[kind] = measured
+    def _measured(self, params: GenerationParams) -> _Measured:
+        return self._kinds.get(_kind(params), _Measured())
+
+    def _store(self, params: GenerationParams, measured: _Measured) -> None:
+        self._kinds[_kind(params)] = measured
         if len(self._kinds) > _MAX_KINDS:
-            oldest = next(kind for kind in self._kinds if kind != _kind(self.reference[0]))
-            del self._kinds[oldest]
+            reference = _kind(self.reference[0])
+            del self._kinds[next(kind for kind in self._kinds if kind != reference)]
 
 
 def _kind(params: GenerationParams) -> _Kind:
     return params.mode, params.width, params.height, params.effective_steps
 
 
-def _moved(mean: float | None, newest: float) -> float:
-    """Return an exponentially weighted moving average (EWMA) with the newest value in it."""
+def _moving_average(mean: float | None, newest: float) -> float:
     return newest if mean is None else mean + _EWMA_WEIGHT * (newest - mean)

@@ -1,88 +1,78 @@
-"""The guard: every call to the device goes through it, and no picture leaves it that the device may not have made."""
+"""The guard: makes every call to the device, and checks the device before it hands out pictures."""
 
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from app.errors import ClientDisconnectedError, DeviceLostError, DeviceOutOfMemoryError
+from app.inference.cost import Request
 from app.pipelines.base import Device, GenerationParams, Pipeline, PipelineImage
 
 _log = logging.getLogger(__name__)
 
 Outcome = list[PipelineImage] | Exception
-"""What became of one request: its pictures, or why there are none."""
-
-OnMade = Callable[[Sequence[GenerationParams], float], None]
-"""Is told of each call that made its pictures, and of its seconds."""
+"""One request's pictures, or the reason why there are none."""
 
 Wanted = Callable[[int], bool]
-"""Tells whether a client still waits for the request with this number."""
+"""Returns whether a client still waits for the request with this number."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class DeviceGuard:
-    """Calls pipelines, tries again what may go well, and asks the device to prove itself after every call.
+    """Calls pipelines, makes second tries, and checks the device after every call. On the device thread alone.
 
-    A device can die in silence: after one error torch_npu's task queue may drop all later work, calls return normally,
-    and pictures are what the memory held before (torch_npu 2.13). Only a value that is computed anew shows it, so one
-    is asked for after each call, whether it failed or not. On the device thread alone.
+    A device can die without an error: after one error torch_npu's task queue may drop all later work, calls return
+    normally, and pictures are old memory (torch_npu 2.13). Only a newly computed value shows that.
 
-    `on_progress` is called before the second try, which takes as long as the first; `on_made` after each call that made
-    its pictures.
-
-    If the client of a request has left, no further call is started for it: neither a second try, nor the remaining
-    calls of a request that takes several. Its outcome is a ClientDisconnectedError.
+    `on_progress` is called before the second try, which takes as long as the first. `on_made` is called with the
+    pictures and the seconds of each successful call.
     """
 
-    def __init__(
-        self, device: Device, *, on_progress: Callable[[], None], on_made: OnMade = lambda _, __: None
-    ) -> None:
-        self._device = device
-        self._on_progress = on_progress
-        self._on_made = on_made
+    device: Device
+    on_progress: Callable[[], None]
+    on_made: Callable[[Sequence[GenerationParams], float], None] = lambda _, __: None
 
     def call(
-        self,
-        pipeline: Pipeline,
-        requests: Sequence[Sequence[GenerationParams]],
-        *,
-        wanted: Wanted = lambda _: True,
+        self, pipeline: Pipeline, requests: Sequence[Request], *, wanted: Wanted = lambda _: True
     ) -> list[Outcome]:
         """Make the pictures of all requests as one batch, and return an outcome for each.
 
-        A single request with more pictures than are worth making at once is made in several calls. When memory is
-        short, or one of several requests may be to blame, each picture is tried once more alone; before that the cache
-        is emptied if memory was short. So a request that fails takes no other along.
+        A single request above the pipeline's batch limit is made in several calls. If memory was short or a batch of
+        several requests failed, each picture is tried once more alone, so a bad request fails alone. If memory was
+        short, the cache is emptied first. No second try or further call is made for a request whose client has left;
+        its outcome is a ClientDisconnectedError.
 
         Raises:
-            DeviceLostError: The device cannot be trusted any more; nobody has pictures.
+            DeviceLostError: The device cannot be trusted any more. No request has pictures.
         """
         try:
             if len(requests) == 1:
                 size = pipeline.batch_limit(requests[0][0].batch_key)
                 return [self._in_parts(pipeline, requests[0], size, partial(wanted, 0))]
-            images = self._attempt(pipeline, [params for request in requests for params in request])
+            images = iter(self._attempt(pipeline, [params for request in requests for params in request]))
+            return [list(islice(images, len(request))) for request in requests]
         except DeviceLostError:
             raise
         except DeviceOutOfMemoryError as error:
             _log.warning("%s Trying once more with an empty cache.", error)
             memory_was_short = True
-        except Exception as error:  # noqa: BLE001 - the pipeline is foreign code, and its errors go to whom they concern
+        except Exception as error:  # noqa: BLE001 - the pipeline is foreign code: only its requests fail
             if len(requests) == 1:
                 return [error]
             _log.warning("A batch of %d requests failed. Trying them one by one.", len(requests), exc_info=error)
             memory_was_short = False
-        else:
-            return _dealt(images, requests)
-        # Outside of the handler: what failed holds its tensors until the exception is gone.
-        self._on_progress()
+        # Outside of the handler, as the exception keeps the failed call's tensors.
+        self.on_progress()
         if memory_was_short:
-            self._device.free_memory()
-            self._device.check()
+            self.device.free_memory()
+            self.device.check()
         return [self._one_by_one(pipeline, request, partial(wanted, number)) for number, request in enumerate(requests)]
 
     def _in_parts(
-        self, pipeline: Pipeline, request: Sequence[GenerationParams], size: int, wanted: Callable[[], bool]
+        self, pipeline: Pipeline, request: Request, size: int, wanted: Callable[[], bool]
     ) -> list[PipelineImage]:
         """Make a request's pictures, `size` at once, while its client waits for them.
 
@@ -92,29 +82,24 @@ class DeviceGuard:
         images: list[PipelineImage] = []
         while len(images) < len(request):
             if not wanted():
-                raise ClientDisconnectedError("Nobody waits for the pictures any more.")
+                raise ClientDisconnectedError("The client has left.")
             images += self._attempt(pipeline, request[len(images) : len(images) + size])
         return images
 
-    def _one_by_one(
-        self, pipeline: Pipeline, request: Sequence[GenerationParams], wanted: Callable[[], bool]
-    ) -> Outcome:
+    def _one_by_one(self, pipeline: Pipeline, request: Request, wanted: Callable[[], bool]) -> Outcome:
         try:
             return self._in_parts(pipeline, request, 1, wanted)
         except DeviceLostError:
             raise
         except DeviceOutOfMemoryError as error:
-            self._check_after_shortage()
+            try:
+                self.device.check()
+            except DeviceOutOfMemoryError:
+                self.device.free_memory()  # other requests of the batch may fit
+                self.device.check()
             return error
-        except Exception as error:  # noqa: BLE001 - this request's own, whatever it is
+        except Exception as error:  # noqa: BLE001 - only this request fails
             return error
-
-    def _check_after_shortage(self) -> None:
-        try:
-            self._device.check()
-        except DeviceOutOfMemoryError:
-            self._device.free_memory()  # others of the batch may fit
-            self._device.check()
 
     def _attempt(self, pipeline: Pipeline, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
         started = time.monotonic()
@@ -122,21 +107,11 @@ class DeviceGuard:
             images = pipeline(batch)
         except (DeviceLostError, DeviceOutOfMemoryError):
             raise
-        except Exception:  # whatever it was, what a library swallowed before it may have been the device's death
-            self._device.check()
+        except Exception:  # a library may have hidden an earlier error, of which the device died
+            self.device.check()
             raise
-        self._device.check()
+        self.device.check()
         if len(images) != len(batch):
             raise RuntimeError(f"The pipeline made {len(images)} pictures of a batch of {len(batch)}.")
-        self._on_made(batch, time.monotonic() - started)
+        self.on_made(batch, time.monotonic() - started)
         return images
-
-
-def _dealt(images: Sequence[PipelineImage], requests: Sequence[Sequence[GenerationParams]]) -> list[Outcome]:
-    """Give each request its pictures, which come in the requests' order."""
-    outcomes: list[Outcome] = []
-    begin = 0
-    for request in requests:
-        outcomes.append(list(images[begin : begin + len(request)]))
-        begin += len(request)
-    return outcomes

@@ -1,266 +1,209 @@
-"""The lock that puts calls in order, and the one thread that keeps them apart.
+"""The lock that orders calls, and the one thread that makes them.
 
 A lock alone does not serialize: when a task is cancelled while it awaits a thread, `async with` frees the lock and the
-thread runs on. So this lock is freed by the end of the call, not by the end of the wait; and all calls run on one
-thread, which also is what Ascend needs, whose current device is per thread.
-
-Who gets the lock takes along those behind it that can be served by the same call. Nobody waits for company: when the
-lock is free, it is taken at once.
+thread runs on. So the end of the call frees this lock, not the end of the wait. One thread makes all calls, as Ascend's
+current device is per thread. When the lock is free, the oldest item is served at once, in one call with waiting items
+that fit into it.
 """
 
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-Item = TypeVar("Item")
+Value = TypeVar("Value")
 
 
 class TooLateError(Exception):
     """The device became free too late to finish this item in time."""
 
 
-class DeviceLock:
-    """First come, first served access to one device. Belongs to the event loop; calls alone run on the thread.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Item(Generic[Value, T]):
+    """A value to be served by a call, alone or with others.
 
-    A call that runs for longer than its limit counts as hung; the limit is `hang_limit_s` unless the call has its own.
+    `call` gets the values of the items that share it, and returns an outcome for each. Items share a call if they have
+    the same key and at most `max_pictures` together; an item without a key is served alone. `on_turn` is called on
+    the event loop when the device begins with the item.
+    """
+
+    value: Value
+    call: Callable[[Sequence[Value]], Sequence[T | Exception]]
+    key: Hashable | None = None
+    max_pictures: int = 1
+    pictures: int = 1
+    expected_s: float = 0.0
+    least_s: float = 0.0
+    """The item is not started if less time is left until `ends`."""
+    ends: float = math.inf
+    """Time on the event loop's clock at which its client stops waiting."""
+    limit_s: float | None = None
+    """Seconds that the item adds to the hang limit of its call; None for the lock's `hang_limit_s`."""
+    on_turn: Callable[[], None] = lambda: None
+
+
+_Waiters = dict[Item[Any, Any], asyncio.Future[Any]]
+"""Items in the order in which they came, and the futures of their outcomes."""
+
+
+class DeviceLock:
+    """First come, first served access to one device. Belongs to the event loop; only calls run on the device thread.
+
+    A call that runs for longer than the hang limits of its items together counts as hung. Properties never block.
     """
 
     def __init__(self, *, hang_limit_s: float) -> None:
         self.hang_limit_s = hang_limit_s
+        self.limit_s = hang_limit_s
+        """Seconds after which the running call, or the last one, counts as hung."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
-        self._waiters: deque[_Waiter] = deque()
-        self._busy = False
-        self._serving = 0
-        self._serving_s = 0.0
-        self._running_since: float | None = None
-        self._limit_s = hang_limit_s
-        self._idle_since = time.monotonic()
+        self._waiters: _Waiters = {}
+        self._served: _Waiters = {}
+        self._running_since = 0.0
+        self._changed_at = time.monotonic()
         self._busy_s = 0.0
-        self._busy_since = 0.0
 
     @property
     def busy(self) -> bool:
-        """Whether a call runs, be it one that nobody waits for any more."""
-        return self._busy
+        """Whether a call runs, even if its clients have left."""
+        return bool(self._served)
 
     @property
-    def serving(self) -> int:
-        """Items with a key that the running call serves."""
-        return self._serving
+    def serving(self) -> bool:
+        """Whether the running call serves items with a key."""
+        return any(item.key is not None for item in self._served)
 
     @property
     def serving_s(self) -> float:
-        """Expected seconds of the items with a key that the running call serves."""
-        return self._serving_s
-
-    @property
-    def limit_s(self) -> float:
-        """Seconds after which the running call, or the last one, counts as hung."""
-        return self._limit_s
+        """Expected seconds of the running call."""
+        return sum(item.expected_s for item in self._served)
 
     @property
     def running_s(self) -> float:
-        """Seconds that the running call has been running, or trying again; 0.0 when none is. Never blocks."""
-        since = self._running_since
-        return 0.0 if since is None else time.monotonic() - since
+        """Seconds since the running call, or its second try, began; 0.0 when none runs."""
+        return time.monotonic() - self._running_since if self.busy else 0.0
 
     @property
     def hung(self) -> bool:
-        """Whether the running call has run for too long."""
-        return self.running_s > self._limit_s
+        return self.running_s > self.limit_s
 
     @property
     def idle_s(self) -> float:
-        """Seconds since the last call ended; 0.0 while one runs. Never blocks."""
-        return 0.0 if self.busy else time.monotonic() - self._idle_since
+        """Seconds since the last call ended; 0.0 while one runs."""
+        return 0.0 if self.busy else time.monotonic() - self._changed_at
 
     @property
     def busy_s(self) -> float:
-        """Seconds that calls have run in all, the running one included. Never blocks."""
-        return self._busy_s + (time.monotonic() - self._busy_since if self._busy else 0.0)
+        """Seconds that calls have run in all, the running one included."""
+        return self._busy_s + (time.monotonic() - self._changed_at if self.busy else 0.0)
 
-    async def run(
-        self, call: Callable[[], T], *, limit_s: float | None = None, on_turn: Callable[[], None] | None = None
-    ) -> T:
-        """Wait for the device, run `call` on the device thread, and return what it returns or raises.
+    async def run(self, call: Callable[[], T], *, limit_s: float | None = None) -> T:
+        """Wait for the device, run `call` on the device thread, and return what it returns or raises."""
+        return await self.serve(Item(value=None, call=lambda _: [call()], limit_s=limit_s))
 
-        `on_turn` is called on the event loop at the moment when the wait is over. After `limit_s` seconds the call
-        counts as hung.
+    async def serve(self, item: Item[Value, T]) -> T:
+        """Wait for the device, serve the item on the device thread, and return or raise its outcome.
 
-        Cancelled while it waits, it leaves the queue and `call` never runs. Cancelled later, `call` runs to its end,
-        the device stays busy until then, and the result is dropped.
-        """
-        return await self.serve(None, lambda _: [call()], key=None, limit_s=limit_s, on_turn=on_turn)
+        A call serves the oldest item and, in their order, later items that may share it, as long as the earliest `ends`
+        among them can be met. An error that the call raises is raised for all of them.
 
-    async def serve(
-        self,
-        item: Item,
-        call: Callable[[Sequence[Item]], Sequence[T | Exception]],
-        *,
-        key: Hashable | None,
-        limit: int = 1,
-        pictures: int = 1,
-        expected_s: float = 0.0,
-        limit_s: float | None = None,
-        start_by: float = math.inf,
-        ends: float = math.inf,
-        on_turn: Callable[[], None] | None = None,
-    ) -> T:
-        """Wait for the device, have `call` serve the item on the device thread, and return or raise its outcome.
-
-        `call` is given the item that has waited longest and, in the order in which they came, others of the same key as
-        long as they have no more than `limit` pictures in all, and as all of them can be done by the earliest end
-        among them; it returns an outcome for each. What it raises, it
-        raises for all of them. Items without a key are served alone.
-
-        `on_turn` and what becomes of a cancelled wait are those of `run`: who leaves takes only its own item along.
-        The limits of the items that a call serves add up.
-
-        Args:
-            item: The item, as `call` takes it.
-            call: The function that serves items.
-            key: Items with the same key may be served together.
-            limit: Pictures of one call.
-            pictures: Pictures of this item.
-            expected_s: Seconds that it is expected to take.
-            limit_s: Seconds that it adds to those after which its call counts as hung.
-            start_by: Time on the event loop's clock after which the item is not started.
-            ends: Time on the event loop's clock until which somebody waits for it.
-            on_turn: As in `run`.
+        If the wait is cancelled before the call, the item is never served. If it is cancelled later, the call runs to
+        its end, the device stays busy until then, and the item's outcome is dropped.
 
         Raises:
-            TooLateError: The device was not free by `start_by`.
+            TooLateError: When the device was free, less than `least_s` was left.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(
-            item, call, key, limit, pictures, expected_s, limit_s or self.hang_limit_s, start_by, ends, on_turn, future
-        )
-        self._waiters.append(waiter)
-        self._go_on()
+        self._waiters[item] = future
+        self._serve_next()
         try:
             return await future
         except asyncio.CancelledError:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-            elif future.done() and not future.cancelled():
-                future.exception()  # asked for here, or asyncio complains of an error that nobody was told
+            self._waiters.pop(item, None)
+            if future.done() and not future.cancelled():
+                future.exception()  # retrieved, as asyncio logs errors that nobody retrieves
             raise
 
     def restart_clock(self) -> None:
-        """Have the running call begin anew, as far as the hang limit is concerned. On the device thread."""
+        """Restart the running call's time to its hang limit. On the device thread."""
         self._running_since = time.monotonic()
 
     def close(self) -> None:
-        """End the thread once its call has ended, without waiting for that."""
+        """End the thread after its running call, without waiting for that."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _go_on(self) -> None:
-        """Let the next waiters have the device, if it is free and there are any."""
-        if self._busy or not (served := self._take()):
+    def _serve_next(self) -> None:
+        if self.busy or not (served := self._take()):
             return
-        self._busy = True
-        with_key = served if served[0].key is not None else []
-        self._serving, self._serving_s = len(with_key), sum(waiter.expected_s for waiter in with_key)
-        self._limit_s = sum(waiter.limit_s for waiter in served)
-        self._running_since = self._busy_since = time.monotonic()
-        for waiter in served:
-            if waiter.on_turn is not None:
-                waiter.on_turn()
-        items = [waiter.item for waiter in served]
+        self.limit_s = sum(item.limit_s or self.hang_limit_s for item in served)
+        self._running_since = self._changed_at = time.monotonic()
+        self._served = served
+        for item in served:
+            item.on_turn()
+        call, values = next(iter(served)).call, [item.value for item in served]
         try:
-            call = asyncio.get_running_loop().run_in_executor(self._thread, _outcomes, served[0].call, items)
+            ended = asyncio.get_running_loop().run_in_executor(self._thread, _outcomes, call, values)
         except RuntimeError as error:  # the thread has ended, and so has the service
-            self._let_go()
-            for waiter in served:
-                waiter.future.set_exception(error)
+            self._free()
+            for future in served.values():
+                future.set_exception(error)
             return
-        call.add_done_callback(partial(self._end, served))
+        ended.add_done_callback(self._end)
 
-    def _take(self) -> list["_Waiter"]:
-        """Take the oldest waiter out of the queue, and those behind it that fit into the same call."""
-        self._drop_those_too_late()
+    def _take(self) -> _Waiters:
+        """Drop items that are too late. Take the oldest out of the queue, and later ones that fit into its call."""
+        now = asyncio.get_running_loop().time()
+        for item, future in tuple(self._waiters.items()):
+            if future.done():  # its client has left
+                del self._waiters[item]
+            elif now + item.least_s > item.ends:
+                del self._waiters[item]
+                future.set_exception(TooLateError())
         if not self._waiters:
-            return []
-        first = self._waiters.popleft()
-        served, room = [first], first.limit - first.pictures
-        done, ends = asyncio.get_running_loop().time() + first.least_s, first.ends
-        for waiter in tuple(self._waiters) if first.key is not None else ():
-            in_time = done + waiter.least_s <= min(ends, waiter.ends)
-            if waiter.key == first.key and waiter.pictures <= room and in_time:
-                served.append(waiter)
-                room -= waiter.pictures
-                done, ends = done + waiter.least_s, min(ends, waiter.ends)
-                self._waiters.remove(waiter)
+            return {}
+        first = next(iter(self._waiters))
+        served = {first: self._waiters.pop(first)}
+        room, done, ends = first.max_pictures - first.pictures, now + first.least_s, first.ends
+        for item in tuple(self._waiters):
+            same_kind = first.key is not None and item.key == first.key
+            in_time = done + item.least_s <= min(ends, item.ends)
+            if same_kind and in_time and item.pictures <= room:
+                served[item] = self._waiters.pop(item)
+                room, done, ends = room - item.pictures, done + item.least_s, min(ends, item.ends)
         return served
 
-    def _drop_those_too_late(self) -> None:
-        """Remove waiters whose client has left, and waiters that cannot be finished in time."""
-        now = asyncio.get_running_loop().time()
-        for waiter in tuple(self._waiters):
-            too_late = now > waiter.start_by
-            if too_late or waiter.future.done():
-                self._waiters.remove(waiter)
-            if too_late and not waiter.future.done():
-                waiter.future.set_exception(TooLateError())
-
-    def _end(self, served: Sequence["_Waiter"], call: asyncio.Future[list[Any]]) -> None:
-        self._let_go()
+    def _end(self, call: asyncio.Future[list[Any]]) -> None:
+        futures = self._served.values()
+        self._free()
         if call.cancelled():
-            for waiter in served:
-                waiter.future.cancel()
+            for future in futures:
+                future.cancel()
             return
-        error = call.exception()
-        outcomes = [error] * len(served) if error is not None else call.result()
-        for waiter, outcome in zip(served, outcomes, strict=True):
-            if waiter.future.done():
-                continue  # it left
+        for future, outcome in zip(futures, call.result(), strict=True):
+            if future.done():
+                continue  # its client has left
             if isinstance(outcome, BaseException):
-                waiter.future.set_exception(outcome)
+                future.set_exception(outcome)
             else:
-                waiter.future.set_result(outcome)
-        self._go_on()  # before those who were served wake up: the device waits for nobody to collect what it made
+                future.set_result(outcome)
+        self._serve_next()  # before the served tasks wake up, so that the device does not wait for them
 
-    def _let_go(self) -> None:
-        self._busy = False
-        self._serving, self._serving_s = 0, 0.0
-        self._running_since = None
-        self._idle_since = time.monotonic()
-        self._busy_s += self._idle_since - self._busy_since
+    def _free(self) -> None:
+        self._busy_s = self.busy_s
+        self._served = {}
+        self._changed_at = time.monotonic()
 
 
-def _outcomes(call: Callable[[Sequence[Any]], Sequence[Any]], items: Sequence[Any]) -> list[Any]:
-    """Make the call and see to it that its outcomes can be handed out. On the device thread."""
+def _outcomes(call: Callable[[Sequence[Any]], Sequence[Any]], values: Sequence[Any]) -> list[Any]:
+    """Make the call, and return for each value an outcome that a future can hold. On the device thread."""
     try:
-        outcomes = list(call(items))
-    except StopIteration as error:  # which a future does not take
-        raise RuntimeError("The call stopped early.") from error
-    if len(outcomes) != len(items):
-        raise RuntimeError(f"The call has {len(outcomes)} outcomes for {len(items)} items.")
-    return [RuntimeError("It stopped early.") if isinstance(one, StopIteration) else one for one in outcomes]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Waiter:
-    item: Any
-    call: Callable[[Sequence[Any]], Sequence[Any]]
-    key: Hashable | None
-    limit: int
-    pictures: int
-    expected_s: float
-    limit_s: float
-    start_by: float
-    ends: float
-    on_turn: Callable[[], None] | None
-    future: asyncio.Future[Any]
-
-    @property
-    def least_s(self) -> float:
-        """Seconds that it takes at the least."""
-        return self.ends - self.start_by if self.ends < math.inf else 0.0
+        outcomes = list(call(values))
+    except BaseException as error:  # noqa: BLE001 - raised again for each item of the call
+        outcomes = [error] * len(values)
+    if len(outcomes) != len(values):
+        outcomes = [RuntimeError(f"The call has {len(outcomes)} outcomes for {len(values)} items.")] * len(values)
+    return [RuntimeError("StopIteration") if isinstance(one, StopIteration) else one for one in outcomes]

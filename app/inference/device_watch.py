@@ -1,8 +1,9 @@
-"""The watch: finds the call that hangs, and the device that dies while nobody asks anything of it."""
+"""The watch: finds calls that hang, and a device that dies while it is idle."""
 
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from app.errors import DeviceLostError, DeviceOutOfMemoryError
@@ -14,17 +15,15 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _LOOKS_PER_LIMIT = 20
-"""How often it is looked for a hung call within the limit: it is found at most a twentieth too late."""
-
+"""Checks for a hung call within the hang limit: a hung call is found at most a twentieth too late."""
 
 _TICK_S = 0.1
-"""Seconds between two looks of a command that waits for its own call."""
 
 
 async def unless_hung(
     work: Coroutine[Any, Any, T], device_lock: DeviceLock, *, on_tick: Callable[[], None] = lambda: None
 ) -> T:
-    """Wait for work that waits for the device, for commands that are no service. `on_tick` is called meanwhile.
+    """Wait for a command's work on the device. `on_tick` is called meanwhile.
 
     Raises:
         DeviceLostError: A call to the device hangs.
@@ -34,19 +33,19 @@ async def unless_hung(
         on_tick()
         if device_lock.hung:
             raise DeviceLostError(
-                f"A device call did not return within {_seconds(device_lock)} s.",
+                f"{_hang(device_lock)}.",
                 remedy="If it may still be loading or compiling, set TURBO_HANG_LIMIT_S higher; else reset the device.",
             )
     return task.result()
 
 
+@dataclass(frozen=True)
 class DeviceWatch:
-    """Watches the device from the event loop for as long as `run` runs, and reports its loss to the engine."""
+    """Watches the device from the event loop, and reports its loss to the engine."""
 
-    def __init__(self, engine: Engine, device_lock: DeviceLock, *, idle_check_s: float) -> None:
-        self._engine = engine
-        self._device_lock = device_lock
-        self._idle_check_s = idle_check_s
+    engine: Engine
+    device_lock: DeviceLock
+    idle_check_s: float = field(kw_only=True)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -54,36 +53,32 @@ class DeviceWatch:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._find_hung_calls())
                 tasks.create_task(self._check_when_idle())
-        except Exception:  # nobody awaits a watch, and a device that nobody watches is not to be trusted
+        except Exception:  # no task awaits the watch, and an unwatched device cannot be trusted
             _log.exception("the watch failed")
-            self._engine.lose_device(
-                DeviceLostError("The device is not watched any more; the service is being replaced.")
-            )
+            self._lose_device("The device is not watched any more")
             raise
 
     async def _find_hung_calls(self) -> None:
-        pause_s = self._device_lock.hang_limit_s / _LOOKS_PER_LIMIT
-        while not self._device_lock.hung:  # noqa: ASYNC110 - a hung call sets no event
+        pause_s = self.device_lock.hang_limit_s / _LOOKS_PER_LIMIT
+        while not self.device_lock.hung:  # noqa: ASYNC110 - a hung call sets no event
             await asyncio.sleep(pause_s)
-        self._engine.lose_device(
-            DeviceLostError(
-                f"A device call did not return within {_seconds(self._device_lock)} s; the service is being replaced."
-            )
-        )
+        self._lose_device(_hang(self.device_lock))
 
     async def _check_when_idle(self) -> None:
-        """Check a device that has been idle for a while, so that its death is not a user's to find."""
+        """Check the device when it has been idle for a while, so that no request finds it dead."""
         while True:
-            await asyncio.sleep(max(self._idle_check_s - self._device_lock.idle_s, self._idle_check_s / 10))
-            if self._engine.status.warm and self._device_lock.idle_s >= self._idle_check_s:
+            await asyncio.sleep(max(self.idle_check_s - self.device_lock.idle_s, self.idle_check_s / 10))
+            if self.engine.status.warm and self.device_lock.idle_s >= self.idle_check_s:
                 try:
-                    await self._engine.check_device()
+                    await self.engine.check_device()
                 except DeviceOutOfMemoryError as error:
                     _log.warning("the idle device could not be checked: %s", error)
                 except DeviceLostError:
-                    return  # the engine knows
+                    return  # the engine has reported it
+
+    def _lose_device(self, reason: str) -> None:
+        self.engine.lose_device(DeviceLostError(f"{reason}; the service is being replaced."))
 
 
-def _seconds(device_lock: DeviceLock) -> str:
-    """Return the limit of the call that hangs, in seconds."""
-    return f"{round(device_lock.limit_s, 1):g}"
+def _hang(device_lock: DeviceLock) -> str:
+    return f"A device call did not return within {round(device_lock.limit_s, 1):g} s"

@@ -17,6 +17,7 @@ from app.images.decoding import decode_image
 from app.images.encoding import MediaType, encode_image
 from app.images.provenance import provenance_of
 from app.images.sizes import Size
+from app.inference.cost import Request
 from app.inference.engine import Engine, GenerationResult, Place
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import GenerationParams, Img2ImgParams, Mode, PipelineImage, Txt2ImgParams
@@ -36,17 +37,15 @@ class Fields(Protocol):
 
 
 class TextFields(Fields, Protocol):
-    """The fields of a text-to-image request."""
+    """The fields of a text-to-image request. `to_params` returns one params object per picture."""
 
-    def to_params(self) -> Sequence[Txt2ImgParams]:
-        """Return one params object per picture."""
+    def to_params(self) -> Sequence[Txt2ImgParams]: ...
 
 
 class PictureFields(Fields, Protocol):
-    """The fields of an image-to-image request."""
+    """The fields of an image-to-image request. In `to_params`, `image` is RGB and has the output's size."""
 
-    def to_params(self, image: Image.Image, /) -> Sequence[Img2ImgParams]:
-        """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
+    def to_params(self, image: Image.Image, /) -> Sequence[Img2ImgParams]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +82,7 @@ class Timings(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """The files of one request, with one seed each, what they were made with, and the time of each stage.
-
-    `batch_pictures` counts the pictures of the device call that served the request.
-    """
+    """The files of one request, with a seed each. `batch_pictures` counts the pictures of its device call."""
 
     files: Sequence[bytes]
     media_type: MediaType
@@ -96,44 +92,42 @@ class Generated:
     batch_pictures: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Stage:
-    """A finished stage: decode, queue, inference or encode. Its times are those of the monotonic clock."""
+    """A finished stage: decode, queue, inference or encode. Its times are of the monotonic clock."""
 
     name: str
     started: float
     ended: float
-    facts: Mapping[str, str | int] = field(default_factory=dict)
+    facts: Mapping[str, str | int]
     error: BaseException | None = None
 
 
 class Observer:
     """Follows one request for traces, metrics, logs or progress. This one ignores everything."""
 
-    def on_params(self, params: Sequence[GenerationParams]) -> None:
+    def on_params(self, params: Request) -> None:
         """Note the pictures that the request asks for, before it waits for the device."""
 
     def on_stage(self, stage: Stage) -> None:
-        """Note a stage that has ended."""
+        """Note a stage that succeeded or failed."""
 
     def on_result(self, result: Generated) -> None:
         """Note the result of a request that succeeded."""
 
 
+@dataclass(frozen=True)
 class Generation:
     """Serves requests: admission, decoding, the device call, encoding. Lives on the event loop.
 
-    `codec_threads` bounds the pictures that are decoded and encoded at once, and so their memory. A thread whose
-    request has timed out stays busy until it is done; work that has not started is dropped with its request.
+    `codec_threads` bounds the pictures that are decoded and encoded at once, and so their memory. After a timeout, the
+    request's running codec work is finished and its waiting work is dropped.
     """
 
-    def __init__(
-        self, engine: Engine, registry: PipelineRegistry, settings: Settings, *, codec_threads: ThreadPoolExecutor
-    ) -> None:
-        self._engine = engine
-        self._registry = registry
-        self._settings = settings
-        self._codec_threads = codec_threads
+    engine: Engine
+    registry: PipelineRegistry
+    settings: Settings
+    codec_threads: ThreadPoolExecutor = field(kw_only=True)
 
     async def from_text(self, fields: TextFields, *, encoding: Encoding, observer: Observer) -> Generated:
         """Make pictures from a prompt.
@@ -142,42 +136,33 @@ class Generation:
             TurboError: The size is too large, the service has no capacity, or a stage failed.
         """
         self.check_pixels(fields)
-        async with self._engine.admit() as place:
+        async with self.engine.admit() as place:
             return await self._make(fields.to_params(), place, encoding, observer, {})
 
     async def from_picture(
-        self,
-        fields: PictureFields,
-        read: Callable[[], bytes | memoryview],
-        *,
-        encoding: Encoding,
-        observer: Observer,
+        self, fields: PictureFields, read: Callable[[], bytes | memoryview], *, encoding: Encoding, observer: Observer
     ) -> Generated:
         """Make pictures from a prompt and an uploaded file.
 
-        Args:
-            fields: The request's fields.
-            read: Returns the file's bytes and releases them. Called once, on a codec thread; it may block.
-            encoding: The format of the answer's files.
-            observer: Follows the request.
+        `read` returns the file's bytes and releases them. It is called once, on a codec thread, and may block.
 
         Raises:
             TurboError: As `from_text`, or the file is not a usable picture.
         """
         self.check_pixels(fields)
-        async with self._engine.admit() as place:
+        async with self.engine.admit() as place:
             seconds: dict[str, float] = {}
             with _stage("decode", observer, seconds):
                 image = await self._in_thread(lambda: self.decode(read(), fields))
             return await self._make(fields.to_params(image), place, encoding, observer, seconds)
 
     def check_pixels(self, fields: Fields) -> None:
-        """Check the one rule of a request that depends on a setting.
+        """Check the request's size against `TURBO_MAX_PIXELS`.
 
         Raises:
             InvalidRequestError: The size has too many pixels.
         """
-        size, max_pixels = fields.chosen_size, self._settings.max_pixels
+        size, max_pixels = fields.chosen_size, self.settings.max_pixels
         if size is not None and size.pixels > max_pixels:
             raise InvalidRequestError(
                 f"width x height is {size.pixels} pixels, and at most {max_pixels} may be asked for.",
@@ -185,7 +170,7 @@ class Generation:
             )
 
     def decode(self, data: bytes | memoryview, fields: PictureFields) -> Image.Image:
-        """Decode an uploaded file to the size that its request asks for. Blocks.
+        """Decode an uploaded file to the request's size. Blocks.
 
         Raises:
             TurboError: The file is not a usable picture.
@@ -193,73 +178,63 @@ class Generation:
         return decode_image(
             data,
             size=fields.chosen_size,
-            max_upload_pixels=self._settings.max_upload_pixels,
-            max_pixels=self._settings.max_pixels,
+            max_upload_pixels=self.settings.max_upload_pixels,
+            max_pixels=self.settings.max_pixels,
         )
 
     async def _make(
-        self,
-        params: Sequence[GenerationParams],
-        place: Place,
-        encoding: Encoding,
-        observer: Observer,
-        seconds: dict[str, float],
+        self, params: Request, place: Place, encoding: Encoding, observer: Observer, seconds: dict[str, float]
     ) -> Generated:
         observer.on_params(params)
         made = await self._on_device(params, place, observer)
-        facts: dict[str, str | int] = {"media_type": encoding.media_type, "pictures": len(params)}
-        with _stage("encode", observer, seconds, facts):
-            files = await asyncio.gather(
-                *(
-                    self._in_thread(partial(self._encode, image, one, encoding))
-                    for image, one in zip(made.images, params, strict=True)
-                )
-            )
+        seconds.update(queue=made.queue_s, inference=made.inference_s)
+        with _stage("encode", observer, seconds, media_type=encoding.media_type, pictures=len(params)):
+            encoded = [
+                self._in_thread(partial(self._encode, image, one, encoding))
+                for image, one in zip(made.images, params, strict=True)
+            ]
+            files = await asyncio.gather(*encoded)
         result = Generated(
             files=files,
             media_type=encoding.media_type,
             seeds=[one.seed for one in params],
             used=self._used(params[0], made.images[0]),
-            timings=Timings(
-                decode_s=round(seconds.get("decode", 0.0), 6),
-                queue_s=round(made.queue_s, 6),
-                inference_s=round(made.inference_s, 6),
-                encode_s=round(seconds["encode"], 6),
-            ),
+            timings=Timings(**{f"{stage}_s": round(spent_s, 6) for stage, spent_s in seconds.items()}),
             batch_pictures=made.batch_pictures,
         )
         observer.on_result(result)
         return result
 
-    async def _on_device(
-        self, params: Sequence[GenerationParams], place: Place, observer: Observer
-    ) -> GenerationResult:
-        """Wait for the device and its call. The engine knows when the wait ended, also if the call then failed."""
+    async def _on_device(self, params: Request, place: Place, observer: Observer) -> GenerationResult:
+        """Wait for the device and its call, and report both as stages, also if they fail."""
         started, made, failure = time.monotonic(), None, None
         try:
-            made = await self._engine.generate(params, place)
+            made = await self.engine.generate(params, place)
         except BaseException as error:
             failure = error
             raise
         else:
             return made
         finally:
-            ended, turn_at = time.monotonic(), place.turn_at
+            ended, loaded, first = time.monotonic(), self.registry.loaded, params[0]
             facts: dict[str, str | int] = {
-                "model": self._registry.loaded.model,
-                "device": self._registry.loaded.device_name,
+                "model": loaded.model,
+                "device": loaded.device_name,
+                "mode": first.mode,
+                "steps": first.effective_steps,
+                "size": f"{first.width}x{first.height}",
+                "pictures": len(params),
             }
-            if turn_at is None:
-                observer.on_stage(Stage(name="queue", started=started, ended=ended, facts=facts, error=failure))
+            if place.waiting:
+                observer.on_stage(Stage("queue", started, ended, facts, failure))
             else:
-                observer.on_stage(Stage(name="queue", started=started, ended=turn_at, facts=facts))
-                if made is not None:
-                    facts = {**facts, "call": made.call, "batch_pictures": made.batch_pictures}
-                observer.on_stage(Stage(name="inference", started=turn_at, ended=ended, facts=facts, error=failure))
+                observer.on_stage(Stage("queue", started, place.turn_at, facts))
+                call = {} if made is None else {"call": made.call, "batch_pictures": made.batch_pictures}
+                observer.on_stage(Stage("inference", place.turn_at, ended, {**facts, **call}, failure))
 
     def _encode(self, image: PipelineImage, params: GenerationParams, encoding: Encoding) -> bytes:
-        """Return a picture's file, with the metadata that the operator allows. On a codec thread."""
-        loaded, settings = self._registry.loaded, self._settings
+        """Return a picture's file, with its watermark and the allowed metadata. On a codec thread."""
+        loaded, settings = self.registry.loaded, self.settings
         pixels = image.pixels if loaded.watermark is None else loaded.watermark(image.pixels)
         provenance = provenance_of(
             params,
@@ -274,7 +249,7 @@ class Generation:
     def _used(self, params: GenerationParams, image: PipelineImage) -> UsedParameters:
         return UsedParameters(
             mode=params.mode,
-            model=self._registry.loaded.model,
+            model=self.registry.loaded.model,
             prompt=params.prompt,
             prompt_tokens=image.prompt_tokens,
             prompt_truncated=image.prompt_truncated,
@@ -285,15 +260,13 @@ class Generation:
             height=params.height,
         )
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._codec_threads, work)
+    def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self.codec_threads, work)
 
 
 @contextmanager
-def _stage(
-    name: str, observer: Observer, seconds: dict[str, float], facts: Mapping[str, str | int] | None = None
-) -> Iterator[None]:
-    """Time what is done inside the `with`, and report it, failed or not."""
+def _stage(name: str, observer: Observer, seconds: dict[str, float], **facts: str | int) -> Iterator[None]:
+    """Time the body of the `with`, and report it, also if it failed."""
     started, failure = time.monotonic(), None
     try:
         yield
@@ -303,4 +276,4 @@ def _stage(
     finally:
         ended = time.monotonic()
         seconds[name] = ended - started
-        observer.on_stage(Stage(name=name, started=started, ended=ended, facts=facts or {}, error=failure))
+        observer.on_stage(Stage(name, started, ended, facts, failure))

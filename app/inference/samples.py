@@ -1,4 +1,4 @@
-"""Pictures that no user asked for: to warm pipelines up with, to try them and to measure them."""
+"""Sample pictures, to warm up, check and measure pipelines."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,7 @@ from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines,
 def sample_pictures(
     mode: Mode, size: tuple[int, int], count: int, *, prompt: str = "a red circle on a blue background"
 ) -> list[GenerationParams]:
-    """Return pictures with the steps that a request has by default. Their prompts and seeds differ, as users' do."""
+    """Return pictures with a request's default steps, and a different prompt and seed each."""
     width, height = size
     if mode is Mode.TXT2IMG:
         return [
@@ -25,10 +25,9 @@ def sample_pictures(
 
 
 def warm_up_batches(loaded: LoadedPipelines, sizes: Sequence[tuple[int, int]]) -> Iterator[list[GenerationParams]]:
-    """Yield what is to be made before users come: in each mode, at each size, as many at once as the loader names.
+    """Yield the batches of the warm-up: for each size, each of the loader's batch sizes and each mode.
 
-    The last one is there to be measured, where a first call is slow; with a prompt of its own, as one that comes again
-    is not encoded again.
+    If first calls are slow, the last batch is a measurement. Its prompt is new, as known prompts are not encoded again.
     """
     for size in sizes:
         for pictures in loaded.warm_up_batches:

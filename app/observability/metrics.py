@@ -1,17 +1,12 @@
-"""Logging and metrics set-up."""
+"""Prometheus metrics."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    GCCollector,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-)
+import prometheus_client
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -20,10 +15,10 @@ from app.errors import StartError, TurboError
 from app.inference.engine import Engine, StatusWord
 from app.inference.generation import Generated
 from app.inference.registry import PipelineRegistry
-from app.pipelines.base import Mode
+from app.pipelines.base import CacheStatistics, Mode
 
 SECONDS_BUCKETS = (0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
-"""From a step on a fast accelerator to past the default deadline, with a bound at it and at half of it."""
+"""From a step on a fast accelerator to twice the default deadline of 60 s, with bounds at 60 s and 30 s."""
 
 PICTURES_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -31,39 +26,41 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class Metrics:
-    """The service's Prometheus metrics, in a registry of their own, so that two apps in one process do not meet.
+    """The service's metrics, in a registry of their own, so that tests may have several apps in one process.
 
-    What the service keeps in plain attributes is read at each scrape, all else is counted as it happens. Series whose
-    labels are known from the start are there from the start: the first error of a kind is a rise from 0 then.
+    The engine's state is read at each scrape; other values are counted as they change. Series with known labels start
+    at 0, so that Prometheus sees the first error of a kind as a rise.
     """
 
     def __init__(self, engine: Engine, registry: PipelineRegistry) -> None:
-        # A series for each other one, which says when that began; Prometheus has no use for it.
-        disable_created_metrics()  # type: ignore[no-untyped-call] # as the library has it
-        self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "turbo_requests", "Requests answered.", ["method", "route", "status"], registry=self.registry
-        )
-        self.request_seconds = Histogram(
+        # Prometheus does not use the library's `_created` series, one for each other series.
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no type for it
+        self.registry = prometheus_client.CollectorRegistry()
+        counter = partial(Counter, registry=self.registry)
+        seconds = partial(Histogram, registry=self.registry, buckets=SECONDS_BUCKETS)
+        self.requests = counter("turbo_requests", "Requests answered.", ["method", "route", "status"])
+        self.request_seconds = seconds(
             "turbo_request_duration_seconds",
             "Time from a request's header to the end of its answer.",
             ["method", "route", "status_class"],
-            buckets=SECONDS_BUCKETS,
-            registry=self.registry,
         )
         self.requests_in_progress = Gauge(
             "turbo_requests_in_progress",
             "Requests that are arriving, waiting, served or being answered; without health checks and scrapes.",
             registry=self.registry,
         )
-        self.errors = Counter(
-            "turbo_errors", "Answers that are no success, by the code in their body.", ["code"], registry=self.registry
+        self.errors = counter("turbo_errors", "Answers that are no success, by the code in their body.", ["code"])
+        self.pictures = counter("turbo_pictures", "Pictures made for answers.", ["mode"])
+        self.decode_seconds = seconds("turbo_decode_seconds", "Time that a served request's upload took to decode.")
+        self.queue_seconds = seconds(
+            "turbo_queue_seconds", "Time that a served request waited for the device.", ["mode"]
         )
-        self.pictures = Counter("turbo_pictures", "Pictures made for answers.", ["mode"], registry=self.registry)
-        self.decode_seconds = self._seconds("decode", "Time that a served request's upload took to decode.")
-        self.queue_seconds = self._seconds("queue", "Time that a served request waited for the device.", "mode")
-        self.inference_seconds = self._seconds("inference", "Time of the device call that served a request.", "mode")
-        self.encode_seconds = self._seconds("encode", "Time that a request's pictures took to encode.", "media_type")
+        self.inference_seconds = seconds(
+            "turbo_inference_seconds", "Time of the device call that served a request.", ["mode"]
+        )
+        self.encode_seconds = seconds(
+            "turbo_encode_seconds", "Time that a request's pictures took to encode.", ["media_type"]
+        )
         self.batch_pictures = Histogram(
             "turbo_batch_pictures",
             "Pictures of the device call that served a request.",
@@ -77,16 +74,11 @@ class Metrics:
         for code in _codes(TurboError):
             self.errors.labels(code)
         self.registry.register(_StateCollector(engine, registry))
-        ProcessCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
-
-    def _seconds(self, stage: str, documentation: str, *labels: str) -> Histogram:
-        return Histogram(
-            f"turbo_{stage}_seconds", documentation, labels, buckets=SECONDS_BUCKETS, registry=self.registry
-        )
+        prometheus_client.ProcessCollector(registry=self.registry)
+        prometheus_client.GCCollector(registry=self.registry)
 
     def record_request(self, *, method: str, route: str, status: int, duration_s: float) -> None:
-        """Count a request. `route` is a template, or one word for all paths that have none."""
+        """Count a request. `route` is a template, or one word for all paths without one."""
         method = method if method in _METHODS else "other"
         self.requests.labels(method, route, str(status)).inc()
         self.request_seconds.labels(method, route, f"{status // 100}xx").observe(duration_s)
@@ -104,33 +96,28 @@ class Metrics:
 
 
 def _codes(kind: type[TurboError]) -> Iterator[str]:
-    """Yield the codes of a kind of error and of all kinds below it that requests can meet."""
+    """Yield the codes of an error class and its subclasses, except errors at start."""
     if not issubclass(kind, StartError):
         yield kind.code
-        for narrower in kind.__subclasses__():
-            yield from _codes(narrower)
+        for subclass in kind.__subclasses__():
+            yield from _codes(subclass)
 
 
+@dataclass(frozen=True, eq=False)
 class _StateCollector(Collector):
-    """Reads what the service knows of itself. Never waits for the device."""
+    """Reads the state of the engine and the registry at each scrape. Never waits for the device."""
 
-    def __init__(self, engine: Engine, registry: PipelineRegistry) -> None:
-        self._engine = engine
-        self._registry = registry
+    engine: Engine
+    registry: PipelineRegistry
 
     def collect(self) -> Iterator[Metric]:
-        status = self._engine.status
+        status = self.engine.status
         if status.warm:
-            loaded = self._registry.loaded
+            loaded = self.registry.loaded
             yield InfoMetricFamily(
                 "turbo",
                 "What runs: the service's version, the model, its device and number format.",
-                {
-                    "version": __version__,
-                    "model": loaded.model,
-                    "device": loaded.device_name,
-                    "dtype": loaded.dtype,
-                },
+                {"version": __version__, "model": loaded.model, "device": loaded.device_name, "dtype": loaded.dtype},
             )
         words = GaugeMetricFamily("turbo_status", "1 for what the service is, 0 for what it is not.", labels=["status"])
         for word in get_args(StatusWord):
@@ -138,8 +125,8 @@ class _StateCollector(Collector):
         yield words
         gauge = GaugeMetricFamily
         yield gauge("turbo_queue_depth", "Requests waiting for the device.", status.waiting)
-        yield gauge("turbo_queue_limit", "Requests that may wait (TURBO_MAX_QUEUE).", self._engine.max_queue)
-        yield gauge("turbo_deadline_seconds", "Time a request may take (TURBO_DEADLINE_S).", self._engine.deadline_s)
+        yield gauge("turbo_queue_limit", "Requests that may wait (TURBO_MAX_QUEUE).", self.engine.max_queue)
+        yield gauge("turbo_deadline_seconds", "Time a request may take (TURBO_DEADLINE_S).", self.engine.deadline_s)
         yield gauge(
             "turbo_device_call_running_seconds",
             "Time that the running device call has been running; 0 when none is.",
@@ -149,7 +136,7 @@ class _StateCollector(Collector):
         yield CounterMetricFamily(
             "turbo_device_busy_seconds", "Time that the device was busy, the running call included.", status.busy_s
         )
-        cache = self._registry.prompt_cache()
+        cache = self.registry.loaded.prompt_cache() if status.warm else CacheStatistics()
         lookups = CounterMetricFamily(
             "turbo_prompt_cache_lookups", "Prompts looked up in the cache of encoded ones.", labels=["outcome"]
         )

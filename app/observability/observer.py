@@ -1,29 +1,31 @@
-"""Follows one request: its trace, its metrics and its log line, from one place."""
+"""Follows one request, for its trace, its metrics and its log line."""
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from app.inference.generation import Generated, Observer, Stage
 from app.observability.logs import get_logger
 from app.observability.metrics import Metrics
 from app.observability.traces import Trace, Tracing
-from app.pipelines.base import GenerationParams
 
 _log = get_logger("app.access")
 
-_FIRST_ERROR = 400
-
 
 class RequestObserver(Observer):
-    """Collects what is known of one request, and reports it at the end.
+    """Collects the facts of one request, and reports them at the end.
 
-    Handlers may add to `facts`, the fields of the log line. `ids` are the trace's, for other log lines of the request.
+    Handlers may add to `facts`, the fields of the log line. `headers` and `ids` name the trace in the answer's headers
+    and in other log lines of the request.
     """
 
-    def __init__(self, metrics: Metrics, trace: Trace, *, quiet: bool, log_prompts: bool) -> None:
+    def __init__(self, metrics: Metrics, trace: Trace | None, *, quiet: bool, log_prompts: bool) -> None:
         self.facts: dict[str, Any] = {}
+        self.headers: Mapping[str, str] = trace.headers if trace else {}
+        self.ids: Mapping[str, str] = trace.ids if trace else {}
         self.error_code: str | None = None
         self._metrics = metrics
         self._trace = trace
@@ -32,26 +34,11 @@ class RequestObserver(Observer):
         self._started = time.monotonic()
         metrics.requests_in_progress.inc(not quiet)
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Headers of the answer that name the trace."""
-        return self._trace.headers
-
-    @property
-    def ids(self) -> Mapping[str, str]:
-        """Fields of a log line that name the trace."""
-        return self._trace.ids
-
-    def on_params(self, params: Sequence[GenerationParams]) -> None:
-        """Describe the pictures in the trace."""
-        self._trace.describe(params)
-
     def on_stage(self, stage: Stage) -> None:
-        """Add a span to the trace."""
-        self._trace.add(stage)
+        if self._trace:
+            self._trace.add(stage)
 
     def on_result(self, result: Generated) -> None:
-        """Count the pictures, and describe them in the log line."""
         used, timings = result.used, result.timings
         self._metrics.record_pictures(result)
         self.facts.update(
@@ -71,20 +58,13 @@ class RequestObserver(Observer):
         self.error_code = code
 
     def end(self, *, method: str, path: str, route: str | None, status: int, request_id: str) -> None:
-        """Count the request, write its log line and end its trace.
-
-        Args:
-            method: The HTTP method.
-            path: The path, percent-encoded.
-            route: The route's template; None if no route matched.
-            status: The answer's HTTP status.
-            request_id: The value of `X-Request-ID`.
-        """
+        """Count, log and end the request. `path` is percent-encoded; `route` is a template, or None without a match."""
         duration_s = time.monotonic() - self._started
         self._metrics.requests_in_progress.dec(not self._quiet)
         self._metrics.record_request(method=method, route=route or "unmatched", status=status, duration_s=duration_s)
-        level = "debug" if self._quiet and status < _FIRST_ERROR else "info"
-        getattr(_log, level)(
+        level = logging.DEBUG if self._quiet and status < HTTPStatus.BAD_REQUEST else logging.INFO
+        _log.log(
+            level,
             "request",
             request_id=request_id,
             method=method,
@@ -94,7 +74,10 @@ class RequestObserver(Observer):
             **self.facts,
             **self.ids,
         )
-        self._trace.end(route=route, status=status, error_code=self.error_code, request_id=request_id, facts=self.facts)
+        if self._trace:
+            self._trace.end(
+                route=route, status=status, error_code=self.error_code, request_id=request_id, facts=self.facts
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +89,6 @@ class Observability:
     log_prompts: bool
 
     def begin(self, scope: Mapping[str, Any], *, quiet: bool) -> RequestObserver:
-        """Follow a request, given as its ASGI scope. Health checks and scrapes are `quiet`: no trace, no info line."""
-        trace = Trace() if quiet else self.tracing.begin(scope)
+        """Follow a request, given as its ASGI scope. A `quiet` one has no trace, and no info line unless it fails."""
+        trace = None if quiet else self.tracing.begin(scope)
         return RequestObserver(self.metrics, trace, quiet=quiet, log_prompts=self.log_prompts)

@@ -55,10 +55,10 @@ def test_a_first_call_that_may_compile_is_not_measured_where_the_loader_says_so(
 
 def test_one_large_request_does_not_move_what_an_unread_request_is_taken_for(costs: CostModel) -> None:
     costs.learn([picture(1024, steps=4)], 8.0)
-    costs.learn_usual([picture(1024, steps=4)])
+    costs.learn_requests([[picture(1024, steps=4)]])
     assert costs.usual_s == pytest.approx(0.5)
     for _ in range(3):
-        costs.learn_usual([picture(1024, steps=4)])
+        costs.learn_requests([[picture(1024, steps=4)]])
     assert costs.usual_s == pytest.approx(8)
 
 

@@ -13,7 +13,7 @@ BATCH = [Txt2ImgParams(prompt="a cat", seed=seed, num_inference_steps=1, width=6
 
 @pytest.fixture
 def guard(pipeline: GatedPipeline) -> DeviceGuard:
-    return DeviceGuard(pipeline.device, on_progress=lambda: None)
+    return DeviceGuard(device=pipeline.device, on_progress=lambda: None)
 
 
 def made(guard: DeviceGuard, pipeline: GatedPipeline, *batch: Txt2ImgParams) -> list[bytes]:
@@ -44,7 +44,7 @@ def test_when_memory_is_short_the_batch_is_tried_once_more_one_by_one_with_an_em
 
 def test_a_request_with_more_pictures_than_are_made_at_once_is_made_in_parts() -> None:
     pipeline = GatedPipeline(max_batch=2)
-    guard = DeviceGuard(pipeline.device, on_progress=lambda: None)
+    guard = DeviceGuard(device=pipeline.device, on_progress=lambda: None)
     alone = [made(guard, pipeline, params)[0] for params in BATCH]
     pipeline.calls.clear()
     assert made(guard, pipeline, *BATCH) == alone
@@ -53,7 +53,7 @@ def test_a_request_with_more_pictures_than_are_made_at_once_is_made_in_parts() -
 
 def test_the_rest_of_a_request_that_nobody_waits_for_any_more_is_not_made() -> None:
     pipeline = GatedPipeline(max_batch=1)
-    guard = DeviceGuard(pipeline.device, on_progress=lambda: None)
+    guard = DeviceGuard(device=pipeline.device, on_progress=lambda: None)
     (outcome,) = guard.call(pipeline, [BATCH], wanted=lambda _: len(pipeline.calls) < 2)
     assert isinstance(outcome, ClientDisconnectedError)
     assert [batch[0].seed for batch in pipeline.calls] == [0, 1]

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from app.inference.device_lock import DeviceLock
+from app.inference.device_lock import DeviceLock, Item
 from tests.conftest import until
 
 
@@ -151,9 +151,8 @@ class Together:
 async def ask(
     lock: DeviceLock, together: Together, *items: str, key: str = "same", pictures: int = 1
 ) -> list[asyncio.Task[str]]:
-    tasks = [
-        asyncio.create_task(lock.serve(item, together.call, key=key, limit=4, pictures=pictures)) for item in items
-    ]
+    waiting = [Item(value=item, call=together.call, key=key, max_pictures=4, pictures=pictures) for item in items]
+    tasks = [asyncio.create_task(lock.serve(item)) for item in waiting]
     await asyncio.sleep(0)
     return tasks
 
@@ -210,7 +209,9 @@ async def test_the_limits_of_those_who_share_a_call_add_up(lock: DeviceLock) -> 
     first = await busy(lock, together)
     assert lock.limit_s == 30
     tasks = [
-        asyncio.create_task(lock.serve(item, together.call, key="same", limit=4, limit_s=limit_s))
+        asyncio.create_task(
+            lock.serve(Item(value=item, call=together.call, key="same", max_pictures=4, limit_s=limit_s))
+        )
         for item, limit_s in (("one", 3), ("two", 4))
     ]
     await asyncio.sleep(0)
@@ -290,7 +291,8 @@ async def test_outcomes_that_cannot_be_handed_out_fail_those_who_wait_and_free_t
 ) -> None:
     together = Together()
     first = await busy(lock, together)
-    waiting = [asyncio.create_task(lock.serve(item, lambda _: outcomes, key="k", limit=4)) for item in ("a", "b")]
+    items = [Item(value=item, call=lambda _: outcomes, key="k", max_pictures=4) for item in ("a", "b")]
+    waiting = [asyncio.create_task(lock.serve(item)) for item in items]
     await asyncio.sleep(0)
     together.go_on.set()
     await first
