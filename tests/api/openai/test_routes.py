@@ -280,7 +280,7 @@ def test_an_edit_is_refused_with_the_parameter_and_the_reason(
 
 @pytest.mark.parametrize("number", [2, 16])
 def test_several_pictures_to_edit_are_refused_with_the_reason(sdk: OpenAI, number: int) -> None:
-    with pytest.raises(openai.UnprocessableEntityError, match="One image is taken") as refused:
+    with pytest.raises(openai.UnprocessableEntityError, match="Send one image, not several") as refused:
         sdk.images.edit(image=[png()] * number, prompt="a cat")
     assert refused.value.param == "image"
 
