@@ -1,8 +1,7 @@
 """Strict and bounded multipart forms."""
 
 import codecs
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Request, UploadFile
@@ -32,48 +31,48 @@ def _is_file(value: object) -> object:
 Upload = Annotated[UploadFile, BeforeValidator(_is_file), Field(description="PNG, JPEG or WebP picture to start from.")]
 
 
-@asynccontextmanager
-async def read_form(request: Request, model: type[Fields], *, one_as_list: str | None = None) -> AsyncIterator[Fields]:
-    """Read a multipart form; its files are closed when the context ends.
+def form_reader(model: type[Fields], *, one_as_list: str | None = None) -> Callable[[Request], AsyncIterator[Fields]]:
+    """Return the dependency that reads a multipart form; its files are closed when the request ends.
 
     FastAPI itself would treat an empty prompt as missing, and keep the last of several fields of the same name.
 
     Args:
-        request: The request.
         model: The form's fields.
         one_as_list: A field that may also be sent as `name[]`, as some clients send a list with one element.
-
-    Raises:
-        MalformedBodyError: The form cannot be decoded.
-        InvalidRequestError: A field is sent twice.
-        RequestValidationError: A field is invalid.
     """
-    _, options = parse_options_header(request.headers["content-type"])
+
+    async def read(request: Request) -> AsyncIterator[Fields]:
+        _check_charset(request.headers["content-type"])
+        parser = _FormParser(request.headers, request.stream(), max_files=_MAX_FILES, max_fields=_MAX_FIELDS)
+        try:
+            form = await parser.parse()
+        except MultiPartException as error:
+            raise MalformedBodyError(f"The form cannot be read: {error.message}") from error
+        try:
+            if not parser.ended:
+                raise MalformedBodyError("The form ends before its closing boundary.")
+            fields: dict[str, Any] = {}
+            for sent, value in form.multi_items():
+                name = one_as_list if one_as_list and sent == f"{one_as_list}[]" else sent
+                if name in fields:
+                    reason = f"Send one {name}, not several." if name == one_as_list else f"{name} is sent twice."
+                    raise InvalidRequestError(reason, param=name)
+                fields[name] = value
+            yield checked(model, fields)
+        finally:
+            await form.close()
+
+    return read
+
+
+def _check_charset(content_type: str) -> None:
+    _, options = parse_options_header(content_type)
     try:
         charset = codecs.lookup(options.get(b"charset", b"utf-8").decode("latin-1")).name
     except (LookupError, ValueError):
         charset = ""
     if charset not in _CHARSETS:
         raise MalformedBodyError("Send the form in UTF-8.")
-    parser = _FormParser(request.headers, request.stream(), max_files=_MAX_FILES, max_fields=_MAX_FIELDS)
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise MalformedBodyError(f"The form cannot be read: {error.message}") from error
-    try:
-        if not parser.ended:
-            raise MalformedBodyError("The form ends before its closing boundary.")
-        fields: dict[str, Any] = {}
-        for sent, value in form.multi_items():
-            name = sent.removesuffix("[]") if one_as_list and sent == f"{one_as_list}[]" else sent
-            if name in fields and name == one_as_list:
-                raise InvalidRequestError(f"Send one {name}, not several.", param=name)
-            if name in fields:
-                raise InvalidRequestError(f"{name} is sent twice.", param=name)
-            fields[name] = value
-        yield checked(model, fields)
-    finally:
-        await form.close()
 
 
 class _FormParser(MultiPartParser):

@@ -1,13 +1,12 @@
 """POST /txt2img and POST /img2img."""
 
-from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from app.api.answers import JSON, accepted, answer, choose_media_type, encoding_of, picture_responses
 from app.api.context import Context
-from app.api.forms import Upload, read_form
+from app.api.forms import Upload, form_reader
 from app.api.gate.admission import route_taking
 from app.api.generation import generate_from_picture, generate_from_text, read_upload
 from app.api.openapi import FORM, PICTURE_PROBLEMS, TEXT_PROBLEMS, form_body
@@ -33,11 +32,6 @@ class Img2ImgForm(Img2ImgRequest):
     image: Upload
 
 
-async def _read_img2img_form(request: Request) -> AsyncIterator[Img2ImgForm]:
-    async with read_form(request, Img2ImgForm) as form:
-        yield form
-
-
 @_from_picture.post(
     "/img2img",
     response_class=Response,
@@ -46,7 +40,7 @@ async def _read_img2img_form(request: Request) -> AsyncIterator[Img2ImgForm]:
     openapi_extra=form_body(Img2ImgForm),
 )
 async def img2img(
-    form: Annotated[Img2ImgForm, Depends(_read_img2img_form)], request: Request, context: Context
+    form: Annotated[Img2ImgForm, Depends(form_reader(Img2ImgForm))], request: Request, context: Context
 ) -> Response:
     """Make pictures from a prompt and a picture."""
     media_type = choose_media_type(accepted(request), num_images=form.num_images)
