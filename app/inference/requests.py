@@ -2,7 +2,7 @@
 
 import math
 import secrets
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, LiteralString, Self, TypeVar
 
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -12,28 +12,23 @@ from app.images.sizes import Size
 from app.pipelines.base import Img2ImgParams, Txt2ImgParams, effective_img2img_steps
 from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
 
+T = TypeVar("T")
+
 MAX_SEED = 2**32 - 1
 """Largest seed that every common tool accepts."""
 
 MAX_PROMPT_CHARACTERS = 2000
 
 
-def _guidance_is_off(value: float) -> float:
-    if value:
-        raise PydanticCustomError(
-            "guidance_unused",
-            "SDXL-Turbo does not use guidance: it is trained without. Omit guidance_scale or send 0.",
-        )
-    return value
+def _unused(code: LiteralString, reason: LiteralString) -> AfterValidator:
+    """Return the validator of a field that must be empty or 0."""
 
+    def check(value: T) -> T:
+        if value:
+            raise PydanticCustomError(code, reason)
+        return value
 
-def _no_negative_prompt(value: str) -> str:
-    if value:
-        raise PydanticCustomError(
-            "negative_prompt_unused",
-            "SDXL-Turbo does not use a negative prompt: that needs guidance, which the model is trained without.",
-        )
-    return value
+    return AfterValidator(check)
 
 
 def _whole(value: object) -> object:
@@ -86,12 +81,18 @@ Side = Annotated[
 ]
 GuidanceScale = Annotated[
     float,
-    AfterValidator(_guidance_is_off),
+    _unused(
+        "guidance_unused",
+        "SDXL-Turbo does not use guidance: it is trained without. Omit guidance_scale or send 0.",
+    ),
     WithJsonSchema({"type": "number", "const": 0, "description": "SDXL-Turbo does not use guidance."}),
 ]
 NegativePrompt = Annotated[
     str,
-    AfterValidator(_no_negative_prompt),
+    _unused(
+        "negative_prompt_unused",
+        "SDXL-Turbo does not use a negative prompt: that needs guidance, which the model is trained without.",
+    ),
     WithJsonSchema({"type": "string", "maxLength": 0, "description": "SDXL-Turbo does not use a negative prompt."}),
 ]
 

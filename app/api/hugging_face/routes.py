@@ -10,12 +10,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.api.answers import JSON, accepted, answer, choose_media_type, encoding_of, picture_responses
-from app.api.context import ApiContext, Context
+from app.api.answers import JSON, answer_from_picture, answer_from_text, picture_responses
+from app.api.context import Context
 from app.api.forms import checked
 from app.api.gate.admission import media_type_of, route_taking
 from app.api.gate.body_limits import MAX_JSON_BYTES
-from app.api.generation import generate_from_picture, generate_from_text
 from app.api.hugging_face.large_body import decode_base64, parse_large_json, read_body, unescape
 from app.api.hugging_face.schemas import REQUEST_BODY, HuggingFaceRequest, TargetSize
 from app.api.json_body import check_not_blank, parse_json
@@ -42,22 +41,13 @@ async def generate(request: Request, context: Context) -> Response:
     # The file's reader takes the body out of this list: a request that waits for the device must not keep it in memory.
     held = [await read_body(request.stream(), max_bytes=context.settings.max_body_bytes)]
     if media_type_of(request) != JSON:
-        return await _from_picture({}, held.pop, request, context)
+        return await answer_from_picture(Img2ImgRequest(prompt=""), held.pop, request, context)
     sent, read = await _parse(held)
     if "prompt" in sent.parameters or sent.inputs.lstrip().startswith(_PICTURE_STARTS):
-        return await _from_picture(sent.parameters, read, request, context)
-    fields = checked(Txt2ImgRequest, {**_with_sides(sent.parameters), "prompt": sent.inputs})
-    media_type = choose_media_type(accepted(request), num_images=fields.num_images)
-    return answer(await generate_from_text(fields, encoding_of(media_type), request, context), media_type)
-
-
-async def _from_picture(
-    parameters: dict[str, Any], read: Callable[[], memoryview], request: Request, context: ApiContext
-) -> Response:
-    fields = checked(Img2ImgRequest, {"prompt": "", **_with_sides(parameters)}, strict=True)
-    media_type = choose_media_type(accepted(request), num_images=fields.num_images)
-    pictures = await generate_from_picture(fields, read, encoding_of(media_type), request, context)
-    return answer(pictures, media_type)
+        fields = checked(Img2ImgRequest, {"prompt": "", **_with_sides(sent.parameters)}, strict=True)
+        return await answer_from_picture(fields, read, request, context)
+    prompt = {**_with_sides(sent.parameters), "prompt": sent.inputs}
+    return await answer_from_text(checked(Txt2ImgRequest, prompt), request, context)
 
 
 async def _parse(held: list[memoryview]) -> tuple[HuggingFaceRequest, Callable[[], memoryview]]:

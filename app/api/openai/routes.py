@@ -12,7 +12,7 @@ from app.api.answers import JSON
 from app.api.context import ApiContext, Context
 from app.api.forms import form_reader
 from app.api.gate.admission import route_taking
-from app.api.generation import generate_from_picture, generate_from_text, generation_headers, read_upload
+from app.api.generation import generation_headers, read_upload, while_connected
 from app.api.openai import schemas
 from app.api.openapi import FORM, GENERATION_HEADERS, PICTURE_PROBLEMS, TEXT_PROBLEMS, Responses, form_body, problems
 from app.errors import ModelNotFoundError, TurboError, UnauthorizedError
@@ -63,8 +63,8 @@ def _images_responses(kinds: Sequence[type[TurboError]]) -> Responses:
 async def generations(body: schemas.GenerationsRequest, request: Request, context: Context) -> Response:
     """Make pictures from a prompt, as OpenAI's Images API does."""
     _begin(body, request, context)
-    pictures = await generate_from_text(body, _encoding_of(body), request, context)
-    return _answer(pictures, body, "image_generation.completed")
+    work = context.generation.from_text(body, encoding=_encoding_of(body), observer=request.state.observer)
+    return _answer(await while_connected(request, work), body, "image_generation.completed")
 
 
 _Edits = Annotated[schemas.EditsForm, Depends(form_reader(schemas.EditsForm, one_as_list="image"))]
@@ -79,8 +79,10 @@ _Edits = Annotated[schemas.EditsForm, Depends(form_reader(schemas.EditsForm, one
 async def edits(form: _Edits, request: Request, context: Context) -> Response:
     """Make pictures from a prompt and a picture, as OpenAI's Images API does."""
     _begin(form, request, context)
-    pictures = await generate_from_picture(form, lambda: read_upload(form.image), _encoding_of(form), request, context)
-    return _answer(pictures, form, "image_edit.completed")
+    work = context.generation.from_picture(
+        form, lambda: read_upload(form.image), encoding=_encoding_of(form), observer=request.state.observer
+    )
+    return _answer(await while_connected(request, work), form, "image_edit.completed")
 
 
 router.include_router(_generations)
