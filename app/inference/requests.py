@@ -165,7 +165,6 @@ class Txt2ImgRequest(BaseModel):
         return Size(self.width, self.height)
 
     def to_params(self) -> list[Txt2ImgParams]:
-        """Return one params object per picture."""
         return [
             Txt2ImgParams(
                 prompt=self.prompt,

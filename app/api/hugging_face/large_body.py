@@ -97,6 +97,8 @@ def decode_base64(text: memoryview) -> memoryview:
     text = text[: len(text) - len(tail) + len(tail.rstrip())]
     head = _HEAD.match(bytes(text[:_BEGIN_BYTES]))
     text = text[head.end() if head else 0 :]
+    if len(text) % 4:  # Python accepts AAAA=
+        raise _not_base64()
     length = 0
     for at in range(0, len(text), PIECE_BYTES):
         if length < at // 4 * 3:  # padding ended the file before this piece

@@ -164,11 +164,9 @@ class GenerationsRequest(ImagesRequest):
 
     @property
     def chosen_size(self) -> Size:
-        """The output's size."""
         return super().chosen_size or Size(DEFAULT_SIDE, DEFAULT_SIDE)
 
     def to_params(self) -> list[Txt2ImgParams]:
-        """Return one params object per picture."""
         return [
             Txt2ImgParams(
                 prompt=self.prompt,

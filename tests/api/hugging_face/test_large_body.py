@@ -1,8 +1,11 @@
 """JSON with a picture of megabytes in it, which is never copied, searched or decoded as a whole."""
 
+import asyncio
 import base64
+import gc
 import io
 import json
+import mmap
 import sys
 import threading
 import time
@@ -19,6 +22,10 @@ from PIL import Image
 from app.api.hugging_face.large_body import PIECE_BYTES, decode_base64, parse_large_json, unescape
 from app.errors import BodyTooLargeError, InvalidImageError
 from app.images.memory import reserve
+from app.main import create_app
+from app.settings import Settings
+from tests.conftest import running
+from tests.support.gated_pipeline import GatedPipeline
 
 JSON = {"Content-Type": "application/json"}
 LARGE = 8 << 20
@@ -99,6 +106,23 @@ async def test_a_large_body_is_parsed_and_decoded_beside_the_event_loop(
     assert loop_thread in called["read_body"]
 
 
+@pytest.mark.parametrize("media_type", ["application/json", "image/png"])
+async def test_a_request_that_waits_for_the_device_does_not_keep_its_upload(
+    pipeline: GatedPipeline, picture: bytes, media_type: str
+) -> None:
+    body = b'{"inputs": "%b"}' % base64.b64encode(picture) if media_type == "application/json" else picture
+    async with running(create_app(Settings(model="fake"), load_pipelines=pipeline.load)) as client:
+        while pipeline.entered.acquire(blocking=False):
+            pass
+        pipeline.gate.clear()
+        waiting = asyncio.create_task(client.post("/", content=body, headers={"Content-Type": media_type}))
+        await asyncio.to_thread(pipeline.entered.acquire)
+        uploads = [found for found in gc.get_objects() if isinstance(found, mmap.mmap) and not found.closed]
+        pipeline.gate.set()
+        assert (await waiting).status_code == 200
+    assert not uploads
+
+
 @pytest.mark.parametrize("shift", range(4))
 def test_escapes_are_read_wherever_pieces_end(shift: int) -> None:
     file = b"\xff" * (PIECE_BYTES + 3 * shift)  # in base64 slashes alone
@@ -161,7 +185,9 @@ def test_nothing_may_follow_the_padding_wherever_pieces_end(lead: str, pad: str)
             decode_base64(held((padded + "AAAA" * 8).encode()))
 
 
-@pytest.mark.parametrize("text", ["AAAA AAAA", "AAAA\n\nAAAA", "AA==AAAA", "AA== AAAA", "AAAAA", "A", "data:AAAA"])
+@pytest.mark.parametrize(
+    "text", ["AAAA AAAA", "AAAA\n\nAAAA", "AA==AAAA", "AA== AAAA", "AAAAA", "AAAA=", "A", "data:AAAA"]
+)
 def test_text_behind_its_end_or_cut_short_is_not_base64(text: str) -> None:
     with pytest.raises(InvalidImageError, match="not base64"):
         decode_base64(held(text.encode()))
