@@ -1,7 +1,7 @@
-"""Answers with pictures: what `Accept` allows, a bare picture, or a JSON envelope with several."""
+"""Answers with pictures, as `Accept` asks: a bare picture, or a JSON envelope with all pictures."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import mimeparse
@@ -9,15 +9,17 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from app.api.generation import generation_headers
+from app.api.context import ApiContext
+from app.api.generation import generation_headers, while_connected
 from app.api.openapi import GENERATION_HEADERS, Responses, problems
 from app.errors import NotAcceptableError, TurboError
 from app.images.encoding import MediaType
 from app.inference.generation import Encoding, Generated, Timings, UsedParameters
+from app.inference.requests import Img2ImgRequest, Txt2ImgRequest
 
 JSON = "application/json"
 
-_IMAGES = (MediaType.JPEG, MediaType.WEBP, MediaType.PNG)  # rising preference, as mimeparse wants it
+_IMAGES = (MediaType.JPEG, MediaType.WEBP, MediaType.PNG)  # mimeparse prefers the last
 
 
 class EncodedImage(BaseModel):
@@ -37,7 +39,7 @@ class Envelope(BaseModel):
 
 
 def picture_responses(kinds: Sequence[type[TurboError]]) -> Responses:
-    """Describe the answers of a route that sends pictures and may fail with these kinds of errors."""
+    """Describe a route's answers: pictures, or one of these kinds of errors."""
     pictures = {
         "model": Envelope,
         "description": "The picture, or with `Accept: application/json` all pictures in an envelope.",
@@ -47,15 +49,41 @@ def picture_responses(kinds: Sequence[type[TurboError]]) -> Responses:
     return {200: pictures, **problems(*kinds, NotAcceptableError)}
 
 
-def accepted(request: Request) -> str:
-    """Return the request's `Accept` headers as one."""
-    return ", ".join(request.headers.getlist("accept"))
+async def answer_from_text(fields: Txt2ImgRequest, request: Request, context: ApiContext) -> Response:
+    """Make pictures from a prompt, and answer as `Accept` asks.
+
+    Raises:
+        TurboError: As `choose_media_type`, `Generation.from_text` and `while_connected`.
+    """
+    media_type, encoding = _negotiate(request, fields.num_images)
+    work = context.generation.from_text(fields, encoding=encoding, observer=request.state.observer)
+    return _answer(await while_connected(request, work), media_type)
+
+
+async def answer_from_picture(
+    fields: Img2ImgRequest, read: Callable[[], bytes | memoryview], request: Request, context: ApiContext
+) -> Response:
+    """Make pictures from a prompt and the file that `read` returns, and answer as `Accept` asks.
+
+    Raises:
+        TurboError: As `choose_media_type`, `Generation.from_picture` and `while_connected`.
+    """
+    media_type, encoding = _negotiate(request, fields.num_images)
+    work = context.generation.from_picture(fields, read, encoding=encoding, observer=request.state.observer)
+    return _answer(await while_connected(request, work), media_type)
+
+
+def _negotiate(request: Request, num_images: int) -> tuple[str, Encoding]:
+    """Return the answer's media type, and the encoding of its pictures. JSON has PNGs."""
+    accept = ", ".join(request.headers.getlist("accept"))
+    media_type = choose_media_type(accept, num_images=num_images)
+    return media_type, Encoding() if media_type == JSON else Encoding(media_type=MediaType(media_type))
 
 
 def choose_media_type(accept: str | None, *, num_images: int) -> str:
-    """Choose the answer's media type by `Accept`: a picture's, or JSON.
+    """Choose the answer's media type: a picture's, or JSON.
 
-    A single picture is a bare PNG unless `Accept` prefers something else. Several pictures need JSON.
+    A single picture is a bare PNG unless `Accept` prefers another type. Several pictures need JSON.
 
     Raises:
         NotAcceptableError: `Accept` allows none of the types, or cannot be parsed.
@@ -66,18 +94,12 @@ def choose_media_type(accept: str | None, *, num_images: int) -> str:
     except (mimeparse.MimeTypeParseException, ValueError):
         chosen = ""
     if not chosen:
-        several = " Several pictures at once come as application/json only." if num_images > 1 else ""
+        several = " Several pictures need application/json." if num_images > 1 else ""
         raise NotAcceptableError(f"Accept must allow one of: {', '.join(map(str, reversed(offered)))}.{several}")
     return chosen
 
 
-def encoding_of(media_type: str) -> Encoding:
-    """Return the encoding of pictures for an answer of this type. In JSON they are PNGs."""
-    return Encoding() if media_type == JSON else Encoding(media_type=MediaType(media_type))
-
-
-def answer(result: Generated, media_type: str) -> Response:
-    """Send the one picture bare, or all of them in JSON."""
+def _answer(result: Generated, media_type: str) -> Response:
     headers = {**generation_headers(result), "Vary": "Accept"}
     if media_type != JSON:
         return Response(result.files[0], media_type=media_type, headers=headers)

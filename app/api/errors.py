@@ -1,4 +1,4 @@
-"""Every error becomes one problem+json body: RFC 9457, with the `error` object that OpenAI's clients read."""
+"""The response of every error: problem+json (RFC 9457), with the `error` object that OpenAI's clients read."""
 
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
@@ -9,19 +9,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from app.errors import (
-    BodyTooLargeError,
-    ClientDisconnectedError,
-    DrainingError,
-    InvalidRequestError,
-    MalformedBodyError,
-    MethodNotAllowedError,
-    NotFoundError,
-    QueueFullError,
-    RequestTimeoutError,
-    TurboError,
-    UnauthorizedError,
-)
+from app import errors
+from app.errors import TurboError
 from app.observability.logs import get_logger
 
 _log = get_logger(__name__)
@@ -31,42 +20,41 @@ PROBLEM = "application/problem+json"
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",  # pages name what they need themselves
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",  # a page allows its own sources
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""What every answer has."""
+"""Headers of every response."""
 
 _FROM_FRAMEWORK: Final[dict[int, type[TurboError]]] = {
     error.status: error
     for error in (
-        MalformedBodyError,
-        NotFoundError,
-        MethodNotAllowedError,
-        RequestTimeoutError,
-        BodyTooLargeError,
-        QueueFullError,
-        ClientDisconnectedError,
+        errors.MalformedBodyError,
+        errors.NotFoundError,
+        errors.MethodNotAllowedError,
+        errors.RequestTimeoutError,
+        errors.BodyTooLargeError,
+        errors.QueueFullError,
+        errors.ClientDisconnectedError,
     )
 }
 _MAX_FIELDS_LISTED = 20
 MAX_NAME_CHARACTERS = 100
-"""Of a name that the client sent, as much as is repeated."""
+"""A name that the client sent is repeated up to this length."""
 
-_TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
 
 
 class InvalidField(BaseModel):
-    """One field at fault."""
+    """An invalid field."""
 
-    param: Annotated[str, Field(description="The field's name, dotted where it is nested; empty for the body.")]
+    param: Annotated[str, Field(description="The field's name, dotted if nested; empty for the body.")]
     code: str
     detail: str
 
 
 class ClientError(BaseModel):
-    """The same error in the shape that the OpenAI SDKs read."""
+    """The same error in the form that the OpenAI SDKs read."""
 
     message: str
     type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
@@ -75,7 +63,7 @@ class ClientError(BaseModel):
 
 
 class Problem(BaseModel):
-    """Every answer that is no success: RFC 9457, with an `error` object for OpenAI's clients."""
+    """The body of every error: RFC 9457, with an `error` object for OpenAI's clients."""
 
     type: Annotated[str, Field(description="A URN that names the kind of error.")]
     title: str
@@ -89,7 +77,7 @@ class Problem(BaseModel):
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Answer every error that a handler raises with the one body."""
+    """Make a problem of every error that a handler raises."""
     app.add_exception_handler(TurboError, _on_turbo_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
@@ -104,20 +92,18 @@ async def _on_turbo_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
-    """Turn what FastAPI and Starlette raise themselves into ours."""
+    """Convert the errors of FastAPI and Starlette."""
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
     kind = _FROM_FRAMEWORK.get(error.status_code)
     if kind is None:
         raise error
     details = {
-        NotFoundError: "There is no such route; /docs lists them."
-        if request.app.openapi_url
-        else "There is no such route.",
-        MalformedBodyError: "The body cannot be parsed.",
-        MethodNotAllowedError: f"This route does not take {request.method}.",
+        errors.NotFoundError: f"There is no such route{'; /docs lists the routes' if request.app.openapi_url else ''}.",
+        errors.MalformedBodyError: "The body cannot be parsed.",
+        errors.MethodNotAllowedError: f"This route does not accept {request.method}.",
     }
     headers = dict(error.headers or {})
-    if "Allow" in headers:  # of the first route alone that has the path
+    if "Allow" in headers:  # Starlette lists the methods of the first route with this path only
         documented = request.app.openapi()["paths"].get(request.scope["path"], {})
         allowed = {*headers["Allow"].split(", "), *map(str.upper, documented)}
         headers["Allow"] = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
@@ -125,59 +111,52 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
 
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
-    """List the invalid fields with their reasons; nothing of what was sent is repeated but names."""
+    """List the invalid fields with their reasons. Of what the client sent, only names are repeated."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
-    fields = [
-        InvalidField(param=_param(item), code=item["type"], detail=_reason(item))
-        for item in error.errors()[:_MAX_FIELDS_LISTED]
-    ]
+    fields = [_invalid_field(fault) for fault in error.errors()[:_MAX_FIELDS_LISTED]]
     first = fields[0]
     detail = f"{first.param}: {first.detail}" if first.param else first.detail
-    return problem_response(InvalidRequestError(detail, param=first.param or None), request, errors=fields)
+    return problem_response(errors.InvalidRequestError(detail, param=first.param or None), request, fields=fields)
 
 
-def _param(item: dict[str, Any]) -> str:
-    """Name the field at fault: where Pydantic says, or what our own rules of several fields name."""
-    named: str | None = item.get("ctx", {}).get("param")
-    return named or ".".join(str(part) for part in item["loc"][1:])[:MAX_NAME_CHARACTERS]
-
-
-def _reason(item: dict[str, Any]) -> str:
-    if item["type"] in ("model_attributes_type", "model_type"):
-        return f"{_param(item) or 'The body'} must be a JSON object."
-    reason: str = item["msg"]
-    return reason
+def _invalid_field(fault: dict[str, Any]) -> InvalidField:
+    """Return the field that Pydantic names, or that a rule of several fields names in its context."""
+    param = fault.get("ctx", {}).get("param") or ".".join(map(str, fault["loc"][1:]))[:MAX_NAME_CHARACTERS]
+    detail = fault["msg"]
+    if fault["type"] in ("model_attributes_type", "model_type"):
+        detail = f"{param or 'The body'} must be a JSON object."
+    return InvalidField(param=param, code=fault["type"], detail=detail)
 
 
 def problem_response(
     error: TurboError,
     request: Request,
     *,
-    errors: list[InvalidField] | None = None,
+    fields: list[InvalidField] | None = None,
     health: dict[str, Any] | None = None,
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
-    """Make the one answer for an error, and count it.
+    """Make the response of an error, and count it.
 
     Args:
-        error: What went wrong.
-        request: The request that it went wrong for.
-        errors: The fields at fault, where several can be.
-        health: What a health check found.
-        headers: Headers of the framework's, such as `Allow`.
+        error: The error.
+        request: The request that failed.
+        fields: The invalid fields, if the error is about fields.
+        health: The findings of a health check.
+        headers: Further headers, such as `Allow`.
     """
     request.state.observer.on_error(error.code)
     sent_headers = {"Cache-Control": "no-store", **(headers or {})}
     if error.retry_after_s is not None:
         sent_headers["Retry-After"] = str(error.retry_after_s)
     if not error.retryable:
-        sent_headers["X-Should-Retry"] = "false"  # read by OpenAI's SDKs, which else retry every 5xx
-    if isinstance(error, UnauthorizedError):
+        sent_headers["X-Should-Retry"] = "false"  # without it, OpenAI's SDKs retry every 5xx
+    if isinstance(error, errors.UnauthorizedError):
         sent_headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, DrainingError | BodyTooLargeError | RequestTimeoutError):
+    if isinstance(error, errors.DrainingError | errors.BodyTooLargeError | errors.RequestTimeoutError):
         sent_headers["Connection"] = "close"
     return JSONResponse(
-        problem_body(error, request_id=request.state.request_id, errors=errors, health=health),
+        problem_body(error, request_id=request.state.request_id, fields=fields, health=health),
         status_code=error.status,
         media_type=PROBLEM,
         headers=sent_headers,
@@ -188,10 +167,10 @@ def problem_body(
     error: TurboError,
     *,
     request_id: str,
-    errors: list[InvalidField] | None = None,
+    fields: list[InvalidField] | None = None,
     health: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Make the one body; `problem_response` says of what."""
+    """Make the body of an error; see `problem_response`."""
     problem = Problem(
         type=f"urn:sdxl-turbo-server:problem:{error.code}",
         title=_title(error.status),
@@ -199,23 +178,18 @@ def problem_body(
         detail=str(error),
         code=error.code,
         request_id=request_id,
-        errors=errors,
+        errors=fields,
         health=health,
-        error=ClientError(
-            message=str(error),
-            type=_openai_type(error.status),
-            param=error.param,
-            code=error.code,
-        ),
+        error=ClientError(message=str(error), type=_openai_type(error.status), param=error.param, code=error.code),
     )
     return problem.model_dump(exclude_none=True, exclude={"error"}) | {"error": problem.error.model_dump()}
 
 
 def _title(status: int) -> str:
-    return "Client Closed Request" if status == ClientDisconnectedError.status else HTTPStatus(status).phrase
+    return "Client Closed Request" if status == errors.ClientDisconnectedError.status else HTTPStatus(status).phrase
 
 
 def _openai_type(status: int) -> Literal["invalid_request_error", "rate_limit_error", "server_error"]:
-    if status == _TOO_MANY_REQUESTS:
+    if status == errors.QueueFullError.status:
         return "rate_limit_error"
     return "server_error" if status >= _SERVER_ERROR else "invalid_request_error"

@@ -1,8 +1,7 @@
-"""Multipart forms: read strictly, and bounded."""
+"""Strict and bounded multipart forms."""
 
 import codecs
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Request, UploadFile
@@ -17,11 +16,10 @@ from app.errors import InvalidRequestError, MalformedBodyError
 Fields = TypeVar("Fields", bound=BaseModel)
 
 _MAX_FILES, _MAX_FIELDS = 16, 32
-"""Parts that a form may have; more than any form needs, so that a field too many is named and not a part counted. Of
-pictures to edit OpenAI's API takes 16."""
+"""More parts than any form needs: an unknown field is rejected by its name. OpenAI's API accepts 16 pictures."""
 
 _CHARSETS = frozenset({"utf-8", "ascii", "iso8859-1", "cp1252"})
-"""What a form may be in. Python knows a hundred more, and some of them (punycode) take minutes for a megabyte."""
+"""Accepted encodings. Python has a hundred more, and some (punycode) take minutes for a megabyte."""
 
 
 def _is_file(value: object) -> object:
@@ -33,46 +31,52 @@ def _is_file(value: object) -> object:
 Upload = Annotated[UploadFile, BeforeValidator(_is_file), Field(description="PNG, JPEG or WebP picture to start from.")]
 
 
-@asynccontextmanager
-async def read_form(request: Request, model: type[Fields], *, one_as_list: str | None = None) -> AsyncIterator[Fields]:
-    """Read a multipart form; its files are closed when the context ends.
+def form_reader(model: type[Fields], *, one_as_list: str | None = None) -> Callable[[Request], AsyncIterator[Fields]]:
+    """Return the dependency that reads a multipart form; its files are closed when the request ends.
 
-    FastAPI's own reading takes an empty prompt for a missing one, and of a field that is sent twice the last.
+    FastAPI itself would treat an empty prompt as missing, and keep the last of several fields of the same name.
 
     Args:
-        request: The request.
         model: The form's fields.
-        one_as_list: A field that may be sent under its name with `[]` behind it, too, as lists of one are.
-
-    Raises:
-        MalformedBodyError: The form cannot be decoded.
-        InvalidRequestError: A field is sent twice.
-        RequestValidationError: The fields are not the model's.
+        one_as_list: A field that may also be sent as `name[]`, as some clients send a list with one element.
     """
-    _check_charset(request.headers["content-type"])
-    parser = _FormParser(request.headers, request.stream(), max_files=_MAX_FILES, max_fields=_MAX_FIELDS)
+
+    async def read(request: Request) -> AsyncIterator[Fields]:
+        _check_charset(request.headers["content-type"])
+        parser = _FormParser(request.headers, request.stream(), max_files=_MAX_FILES, max_fields=_MAX_FIELDS)
+        try:
+            form = await parser.parse()
+        except MultiPartException as error:
+            raise MalformedBodyError(f"The form cannot be read: {error.message}") from error
+        try:
+            if not parser.ended:
+                raise MalformedBodyError("The form ends before its closing boundary.")
+            fields: dict[str, Any] = {}
+            for sent, value in form.multi_items():
+                name = one_as_list if one_as_list and sent == f"{one_as_list}[]" else sent
+                if name in fields:
+                    reason = f"Send one {name}, not several." if name == one_as_list else f"{name} is sent twice."
+                    raise InvalidRequestError(reason, param=name)
+                fields[name] = value
+            yield checked(model, fields)
+        finally:
+            await form.close()
+
+    return read
+
+
+def _check_charset(content_type: str) -> None:
+    _, options = parse_options_header(content_type)
     try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise MalformedBodyError(f"The form cannot be read: {error.message}") from error
-    try:
-        if not parser.ended:
-            raise MalformedBodyError("The form ends before its closing boundary.")
-        fields: dict[str, Any] = {}
-        for sent, value in form.multi_items():
-            name = sent.removesuffix("[]") if one_as_list and sent == f"{one_as_list}[]" else sent
-            if name in fields and name == one_as_list:
-                raise InvalidRequestError(f"One {name} is taken, and several were sent.", param=name)
-            if name in fields:
-                raise InvalidRequestError(f"{name} is sent twice.", param=name)
-            fields[name] = value
-        yield checked(model, fields)
-    finally:
-        await form.close()
+        charset = codecs.lookup(options.get(b"charset", b"utf-8").decode("latin-1")).name
+    except (LookupError, ValueError):
+        charset = ""
+    if charset not in _CHARSETS:
+        raise MalformedBodyError("Send the form in UTF-8.")
 
 
 class _FormParser(MultiPartParser):
-    """Starlette's parser, which drops a last field that is cut off, and takes what is not UTF-8 for Latin-1."""
+    """Starlette's parser drops a last field that is cut off, and decodes a field as Latin-1 if it is not UTF-8."""
 
     ended = False
 
@@ -88,29 +92,20 @@ class _FormParser(MultiPartParser):
         self.ended = True
 
 
-def checked(model: type[Fields], fields: Any, *, strict: bool = False) -> Fields:
-    """Return the fields as the model; `strict` says that numbers must be numbers, as in JSON.
+def checked(model: type[Fields], fields: Any, *within: str, strict: bool = False) -> Fields:
+    """Return the fields as the model.
+
+    Args:
+        model: The wire model.
+        fields: The body, or a part of it.
+        within: The names that lead to the part.
+        strict: Numbers must be numbers, as in JSON, not strings.
 
     Raises:
-        RequestValidationError: They are not.
+        RequestValidationError: A field is invalid.
     """
     try:
         return model.model_validate(fields, strict=strict or None)
     except ValidationError as error:
-        raise validation_error(error) from error
-
-
-def validation_error(error: ValidationError, *within: str) -> RequestValidationError:
-    """Return the error as FastAPI raises it for a body, or for what is `within` one."""
-    return RequestValidationError([{**fault, "loc": ("body", *within, *fault["loc"])} for fault in error.errors()])
-
-
-def _check_charset(content_type: str) -> None:
-    """Let in what can be decoded in no time; Starlette takes whatever Python has a codec for."""
-    _, options = parse_options_header(content_type)
-    try:
-        known = codecs.lookup(options.get(b"charset", b"utf-8").decode("latin-1")).name in _CHARSETS
-    except (LookupError, ValueError):
-        known = False
-    if not known:
-        raise MalformedBodyError("A form must be in UTF-8.")
+        faults = [{**fault, "loc": ("body", *within, *fault["loc"])} for fault in error.errors()]
+        raise RequestValidationError(faults) from error

@@ -1,51 +1,22 @@
-"""A route's call of the use case: the uploaded file, a client that disconnects, and the headers of the result."""
+"""What generation routes share: the upload's bytes, cancellation if the client disconnects, and headers."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 from fastapi import Request, UploadFile
 
-from app.api.context import ApiContext
 from app.errors import ClientDisconnectedError
 from app.images.memory import reserve
-from app.inference.generation import Encoding, Generated, PictureFields, TextFields, Timings
+from app.inference.generation import Generated
 
 _READ_AT_ONCE_BYTES = 1 << 18
-
-
-async def generate_from_text(
-    fields: TextFields, encoding: Encoding, request: Request, context: ApiContext
-) -> Generated:
-    """Make pictures from a prompt, unless the client disconnects.
-
-    Raises:
-        TurboError: As `Generation.from_text`.
-    """
-    work = context.generation.from_text(fields, encoding=encoding, observer=request.state.observer)
-    return await _while_connected(request, work)
-
-
-async def generate_from_picture(
-    fields: PictureFields,
-    read: Callable[[], bytes | memoryview],
-    encoding: Encoding,
-    request: Request,
-    context: ApiContext,
-) -> Generated:
-    """Make pictures from a prompt and the file that `read` returns, unless the client disconnects.
-
-    Raises:
-        TurboError: As `Generation.from_picture`.
-    """
-    work = context.generation.from_picture(fields, read, encoding=encoding, observer=request.state.observer)
-    return await _while_connected(request, work)
 
 
 def read_upload(upload: UploadFile) -> bytes | memoryview:
     """Return an uploaded file's bytes, and release its memory or disk space. Blocks.
 
-    A large file is read in pieces into one block of memory: a single read would hold the GIL for milliseconds.
+    A large file is read in pieces, because a single read would hold the GIL for milliseconds.
     """
     with upload.file as file:
         size_bytes = upload.size or 0
@@ -59,14 +30,17 @@ def read_upload(upload: UploadFile) -> bytes | memoryview:
 
 
 def generation_headers(result: Generated) -> dict[str, str]:
-    """Return the headers that describe a result."""
-    used = result.used
+    """Return the headers that describe a result; `Server-Timing` is in milliseconds."""
+    used, timings = result.used, result.timings
+    stages = {"queue": timings.queue_s, "inference": timings.inference_s, "encode": timings.encode_s}
+    if timings.decode_s:
+        stages = {"decode": timings.decode_s, **stages}
     headers = {
         "X-Seed": str(result.seeds[0]),
         "X-Steps": str(used.effective_steps),
         "X-Image-Size": f"{used.width}x{used.height}",
         "X-Prompt-Tokens": str(used.prompt_tokens),
-        "Server-Timing": _server_timing(result.timings),
+        "Server-Timing": ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in stages.items()),
         "Cache-Control": "no-store",
     }
     if used.prompt_truncated:
@@ -74,27 +48,18 @@ def generation_headers(result: Generated) -> dict[str, str]:
     return headers
 
 
-def _server_timing(timings: Timings) -> str:
-    """Write the stages as the W3C's Server-Timing header, in milliseconds."""
-    stages = {
-        "decode": timings.decode_s,
-        "queue": timings.queue_s,
-        "inference": timings.inference_s,
-        "encode": timings.encode_s,
-    }
-    return ", ".join(
-        f"{name};dur={seconds * 1000:.1f}" for name, seconds in stages.items() if name != "decode" or seconds
-    )
+async def while_connected(request: Request, work: Coroutine[Any, Any, Generated]) -> Generated:
+    """Await the work, and cancel it if the client disconnects.
 
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Generated]) -> Generated:
-    """Await the work, and cancel it as soon as the client disconnects."""
+    Raises:
+        ClientDisconnectedError: The client disconnected first.
+    """
     working = asyncio.create_task(work)
     watching = asyncio.create_task(_disconnect(request))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ClientDisconnectedError("The client hung up before its answer.")
+            raise ClientDisconnectedError("The client disconnected before its answer.")
         return working.result()
     finally:
         working.cancel()

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of answers: pictures, headers, and the one error body under its own media type."""
+"""The OpenAPI document's description of answers: headers of pictures, and errors as problem+json."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def _header(description: str, **schema: Any) -> dict[str, Any]:
     return {"description": description, "schema": schema}
 
 
-_ANY_HEADERS = {"X-Request-ID": _header("The id sent, if it was sane, else one that was made.", type="string")}
+_ANY_HEADERS = {"X-Request-ID": _header("The client's id if it is valid, otherwise a new one.", type="string")}
 
 GENERATION_HEADERS = {
     **_ANY_HEADERS,
@@ -24,18 +24,15 @@ GENERATION_HEADERS = {
     "X-Steps": _header("Denoising steps that ran.", type="integer"),
     "X-Image-Size": _header("WIDTHxHEIGHT of the pictures.", type="string", pattern=r"^\d+x\d+$"),
     "X-Prompt-Tokens": _header("CLIP tokens used, start and end marks included.", type="integer", maximum=77),
-    "X-Prompt-Truncated": _header("`true` when the prompt was cut at 77 tokens; else absent.", type="string"),
-    "Server-Timing": _header(
-        "Milliseconds in each stage: decode (of an upload), queue, inference, encode.", type="string"
-    ),
+    "X-Prompt-Truncated": _header("`true` if the prompt was cut at 77 tokens; otherwise absent.", type="string"),
+    "Server-Timing": _header("Milliseconds per stage: decode (of an upload), queue, inference, encode.", type="string"),
 }
-
 
 Responses = dict[int | str, dict[str, Any]]
 
 
 def problems(*kinds: type[TurboError]) -> Responses:
-    """Describe the error answers of a route, joining the kinds that share a status."""
+    """Describe a route's errors; kinds with the same status share one description."""
     by_status: dict[int, list[type[TurboError]]] = {}
     for kind in kinds:
         by_status.setdefault(kind.status, []).append(kind)
@@ -81,20 +78,15 @@ BINARY = "application/octet-stream"
 
 def form_body(form: type[BaseModel]) -> dict[str, Any]:
     """Describe a multipart form with a picture in its field `image`."""
-    content = {"schema": _form_schema(form), "encoding": {"image": {"contentType": ", ".join(MediaType)}}}
-    return {"requestBody": {"required": True, "content": {FORM: content}}}
-
-
-def _form_schema(form: type[BaseModel]) -> dict[str, Any]:
-    """Return a form's schema without null, which a form cannot send; a field that is left out has its default."""
     schema = form.model_json_schema()
     for field in schema["properties"].values():
-        for option in field.pop("anyOf", ()):
+        for option in field.pop("anyOf", ()):  # a form cannot send null
             if option != {"type": "null"}:
-                field.update({**option, **field})  # the field's own description says more than its type's
+                field.update({**option, **field})  # the field's own description is more specific than its type's
         if field.get("default", 0) is None:
             del field["default"]
-    return schema
+    content = {"schema": schema, "encoding": {"image": {"contentType": ", ".join(MediaType)}}}
+    return {"requestBody": {"required": True, "content": {FORM: content}}}
 
 
 _KEYS = {
@@ -104,7 +96,7 @@ _KEYS = {
 
 
 def add_openapi(app: FastAPI, *, description: str, with_keys: bool) -> None:
-    """Make the app's OpenAPI document ours; `with_keys` says that API keys are set."""
+    """Complete the app's OpenAPI document. `with_keys`: the service needs API keys."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -118,7 +110,7 @@ def add_openapi(app: FastAPI, *, description: str, with_keys: bool) -> None:
                     if with_keys and "401" in operation["responses"]:
                         operation["security"] = [{scheme: []} for scheme in _KEYS]
                     if operation["responses"].get("422", {}).get("description") == "Validation Error":
-                        del operation["responses"]["422"]  # FastAPI's, for parameters of a path that any text will do
+                        del operation["responses"]["422"]  # FastAPI's, for path parameters that accept any text
                     for status, response in operation["responses"].items():
                         _finish_response(status, response)
             for unused in ("HTTPValidationError", "ValidationError"):
@@ -126,12 +118,12 @@ def add_openapi(app: FastAPI, *, description: str, with_keys: bool) -> None:
             app.openapi_schema = document
         return app.openapi_schema
 
-    # FastAPI's own way of changing the document is to replace this method.
+    # FastAPI documents replacing this method as the way to change the document.
     app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _finish_response(status: str, response: dict[str, Any]) -> None:
-    """Name the media type of errors, and the headers that every answer has."""
+    """Set the media type of errors, and the headers of every answer."""
     response.setdefault("headers", _ANY_HEADERS)
     if status[0] in "45":
         content = response["content"]
@@ -139,5 +131,5 @@ def _finish_response(status: str, response: dict[str, Any]) -> None:
         if status in ("429", "503", "504"):
             response["headers"] = {
                 **_ANY_HEADERS,
-                "Retry-After": _header("Seconds after which to try again.", type="integer", minimum=1),
+                "Retry-After": _header("Seconds to wait before a retry.", type="integer", minimum=1),
             }

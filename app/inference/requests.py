@@ -1,51 +1,38 @@
-"""The fields of a request and their rules, shared by every dialect and the command line; and their params."""
+"""The fields of a request, their rules and their params, for every API and the command line."""
 
 import math
 import secrets
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, LiteralString, Self, TypeVar
 
 from PIL import Image
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.images.sizes import Size
 from app.pipelines.base import Img2ImgParams, Txt2ImgParams, effective_img2img_steps
 from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
 
+T = TypeVar("T")
+
 MAX_SEED = 2**32 - 1
-"""Largest seed that every tool of the field takes."""
+"""Largest seed that every common tool accepts."""
 
 MAX_PROMPT_CHARACTERS = 2000
 
 
-def _guidance_is_off(value: float) -> float:
-    if value:
-        raise PydanticCustomError(
-            "guidance_unused",
-            "SDXL-Turbo does not use guidance: it is trained without. Leave guidance_scale out or send 0.",
-        )
-    return value
+def _unused(code: LiteralString, reason: LiteralString) -> AfterValidator:
+    """Return the validator of a field that must be empty or 0."""
 
+    def check(value: T) -> T:
+        if value:
+            raise PydanticCustomError(code, reason)
+        return value
 
-def _no_negative_prompt(value: str) -> str:
-    if value:
-        raise PydanticCustomError(
-            "negative_prompt_unused",
-            "SDXL-Turbo does not use a negative prompt: it works through guidance, which the model is trained without.",
-        )
-    return value
+    return AfterValidator(check)
 
 
 def _whole(value: object) -> object:
-    """Take 512.0 for 512, as JSON Schema does, JSON having one kind of number; and no 1_0 for 10, as Python does."""
+    """Accept 512.0 as 512, as JSON Schema does; reject 1_0, which Python reads as 10."""
     if isinstance(value, str) and "_" in value:
         raise PydanticCustomError("int_parsing", "Input should be a valid integer")
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -58,21 +45,21 @@ def _no_underscore(value: object) -> object:
 
 
 WHOLE = BeforeValidator(_whole)
-"""For integers: what `_whole` says."""
+"""Validator of every integer field; see `_whole`."""
 
 Prompt = Annotated[
     str,
     Field(
         max_length=MAX_PROMPT_CHARACTERS,
-        # Control characters mean nothing to the model; U+0000 cannot be written into a PNG's text.
+        # The model ignores control characters, and a PNG's text cannot contain U+0000.
         pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$",
-        description="What to draw. CLIP reads 77 tokens; what is over is cut and reported.",
+        description="What to draw. CLIP reads 77 tokens; a longer prompt is cut, and the answer reports it.",
         examples=["A cinematic shot of a baby racoon wearing an intricate italian priest robe."],
     ),
 ]
 Seed = Annotated[
     int,
-    Field(ge=0, le=MAX_SEED, description="Seed of the first picture; drawn and reported when left out.", examples=[42]),
+    Field(ge=0, le=MAX_SEED, description="Seed of the first picture; drawn and reported if omitted.", examples=[42]),
     WHOLE,
 ]
 Steps = Annotated[int, Field(ge=1, le=4, description="Denoising steps. One is enough, four are better."), WHOLE]
@@ -94,24 +81,30 @@ Side = Annotated[
 ]
 GuidanceScale = Annotated[
     float,
-    AfterValidator(_guidance_is_off),
+    _unused(
+        "guidance_unused",
+        "SDXL-Turbo does not use guidance: it is trained without. Omit guidance_scale or send 0.",
+    ),
     WithJsonSchema({"type": "number", "const": 0, "description": "SDXL-Turbo does not use guidance."}),
 ]
 NegativePrompt = Annotated[
     str,
-    AfterValidator(_no_negative_prompt),
+    _unused(
+        "negative_prompt_unused",
+        "SDXL-Turbo does not use a negative prompt: that needs guidance, which the model is trained without.",
+    ),
     WithJsonSchema({"type": "string", "maxLength": 0, "description": "SDXL-Turbo does not use a negative prompt."}),
 ]
 
 
-# An error of several fields names in its context, as `param`, the one to change.
+# If a rule spans several fields, `param` in the error's context names the field to change.
 
 
 def check_seed_range(seed: int | None, num_images: int, *, name: str = "num_images") -> None:
-    """Check that every picture has a seed; `name` is how the request calls their number.
+    """Check that every picture has a seed. `name` is the request's field with the number of pictures.
 
     Raises:
-        PydanticCustomError: They pass the largest.
+        PydanticCustomError: The last seed is over the maximum.
     """
     if seed is not None and seed + num_images - 1 > MAX_SEED:
         raise PydanticCustomError(
@@ -122,15 +115,15 @@ def check_seed_range(seed: int | None, num_images: int, *, name: str = "num_imag
 
 
 def check_effective_steps(num_inference_steps: int, strength: float) -> None:
-    """Check the rule that the SDXL-Turbo model card gives: num_inference_steps * strength >= 1.
+    """Check the rule of the SDXL-Turbo model card: num_inference_steps * strength >= 1.
 
     Raises:
-        PydanticCustomError: It is not kept; the text says which strength would do.
+        PydanticCustomError: No step would run. The text states the smallest strength that works.
     """
     if effective_img2img_steps(num_inference_steps, strength) < 1:
         raise PydanticCustomError(
             "strength_too_small",
-            "int(num_inference_steps * strength) steps are run, and that must be at least 1. "
+            "int(num_inference_steps * strength) steps run, and that must be at least 1. "
             "With {steps} steps the smallest strength that works is {smallest}.",
             {"param": "strength", "steps": num_inference_steps, "smallest": smallest_strength(num_inference_steps)},
         )
@@ -141,45 +134,8 @@ def smallest_strength(num_inference_steps: int) -> float:
     return math.ceil(10_000 / num_inference_steps) / 10_000
 
 
-def txt2img_params(
-    prompt: str, *, seed: int | None, num_images: int, num_inference_steps: int, size: Size
-) -> list[Txt2ImgParams]:
-    """Return one params object per picture; a missing seed is drawn here."""
-    return [
-        Txt2ImgParams(
-            prompt=prompt,
-            seed=picture_seed,
-            num_inference_steps=num_inference_steps,
-            width=size.width,
-            height=size.height,
-        )
-        for picture_seed in _seeds_from(seed, num_images)
-    ]
-
-
-def img2img_params(
-    prompt: str,
-    image: Image.Image,
-    *,
-    seed: int | None,
-    num_images: int,
-    num_inference_steps: int,
-    strength: float,
-) -> list[Img2ImgParams]:
-    """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
-    return [
-        Img2ImgParams(
-            prompt=prompt,
-            seed=picture_seed,
-            num_inference_steps=num_inference_steps,
-            strength=strength,
-            image=image,
-        )
-        for picture_seed in _seeds_from(seed, num_images)
-    ]
-
-
-def _seeds_from(seed: int | None, num_images: int) -> range:
+def seeds_from(seed: int | None, num_images: int) -> range:
+    """Return one seed per picture; a missing first seed is drawn here."""
     first = secrets.randbelow(MAX_SEED - num_images + 2) if seed is None else seed
     return range(first, first + num_images)
 
@@ -206,22 +162,23 @@ class Txt2ImgRequest(BaseModel):
 
     @property
     def chosen_size(self) -> Size:
-        """The output's size."""
         return Size(self.width, self.height)
 
     def to_params(self) -> list[Txt2ImgParams]:
-        """Return one params object per picture; a missing seed is drawn here."""
-        return txt2img_params(
-            self.prompt,
-            seed=self.seed,
-            num_images=self.num_images,
-            num_inference_steps=self.num_inference_steps,
-            size=self.chosen_size,
-        )
+        return [
+            Txt2ImgParams(
+                prompt=self.prompt,
+                seed=seed,
+                num_inference_steps=self.num_inference_steps,
+                width=self.width,
+                height=self.height,
+            )
+            for seed in seeds_from(self.seed, self.num_images)
+        ]
 
 
 class Img2ImgRequest(BaseModel):
-    """What a request for image to image says, beside the picture."""
+    """The fields of an image-to-image request beside the picture."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -237,7 +194,7 @@ class Img2ImgRequest(BaseModel):
     num_images: NumImages = 1
     width: Annotated[
         Side | None,
-        Field(description="Pixels, together with height; left out, the picture's aspect is kept, up to 32:1."),
+        Field(description="Pixels, together with height; if omitted, the picture's aspect is kept, up to 32:1."),
     ] = None
     height: Annotated[Side | None, Field(description="Pixels, together with width.")] = None
     guidance_scale: GuidanceScale | None = None
@@ -262,11 +219,13 @@ class Img2ImgRequest(BaseModel):
 
     def to_params(self, image: Image.Image) -> list[Img2ImgParams]:
         """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
-        return img2img_params(
-            self.prompt,
-            image,
-            seed=self.seed,
-            num_images=self.num_images,
-            num_inference_steps=self.num_inference_steps,
-            strength=self.strength,
-        )
+        return [
+            Img2ImgParams(
+                prompt=self.prompt,
+                seed=seed,
+                num_inference_steps=self.num_inference_steps,
+                strength=self.strength,
+                image=image,
+            )
+            for seed in seeds_from(self.seed, self.num_images)
+        ]

@@ -31,13 +31,13 @@ async def post(client: httpx.AsyncClient, path: str, body: bytes) -> httpx.Respo
         (b'{"FIELD": ', "The body is not JSON: Expecting value at character {0}."),
         (b'{"FIELD": "a cat', "The body is not JSON: Unterminated string starting at character {0}."),
         (b'{"FIELD": "a"} x', "The body is not JSON: Extra data at character {5}."),
-        (b'{"FIELD": NaN}', "The body is not JSON: NaN is no value, at character {0}."),
-        (b'{"FIELD": -Infinity}', "The body is not JSON: -Infinity is no value, at character {0}."),
+        (b'{"FIELD": NaN}', "The body is not JSON: NaN is not a JSON value."),
+        (b'{"FIELD": -Infinity}', "The body is not JSON: -Infinity is not a JSON value."),
         (b'{"FIELD": "\xff"}', "The body is not JSON: not UTF-8 at byte {1}."),
-        (b'{"FIELD": ' + b"9" * 5000 + b"}", "a number of more than 4300 digits at character {0}."),
-        (b'{"FIELD": ' + b"9" * 4301 + b"}", "a number of more than 4300 digits at character {0}."),
-        (b'{"FIELD": -' + b"9" * 4301 + b"}", "a number of more than 4300 digits at character {0}."),
-        (b"[" * 60_000, "nested too deeply"),
+        (b'{"FIELD": ' + b"9" * 5000 + b"}", "The body's JSON has an integer of more than 4300 digits."),
+        (b'{"FIELD": ' + b"9" * 4301 + b"}", "The body's JSON has an integer of more than 4300 digits."),
+        (b'{"FIELD": -' + b"9" * 4301 + b"}", "The body's JSON has an integer of more than 4300 digits."),
+        (b"[" * 60_000, "The body's JSON is nested too deeply."),
         (b'{"FIELD": "a"}'.decode().encode("utf-16-be"), "The body is not JSON"),
         (b"what?", "The body is not JSON: Expecting value at character 0."),
     ],
@@ -78,16 +78,16 @@ async def test_a_name_that_is_sent_twice_is_refused_as_in_a_form(
 @pytest.mark.parametrize(
     ("body", "name"),
     [
-        (b'{"inputs": "a", "parameters": {"seed": 1, "seed": 2}}', "parameters.seed"),
-        (b'{"inputs": "a", "parameters": {"x": [{}, {"y": 1, "y": 1}]}}', "parameters.x.1.y"),
-        (b'{"parameters": {"a": 1, "a": 2}, "inputs": "a", "inputs": "b"}', "inputs"),
-        (b'{"inputs": "a", "x": {"a": 1, "\\u0061": 2}, "y": {"b": 1, "b": 2}}', "x.a"),
+        (b'{"inputs": "a", "parameters": {"seed": 1, "seed": 2}}', "seed"),
+        (b'{"inputs": "a", "parameters": {"x": [{}, {"y": 1, "y": 1}]}}', "y"),
+        (b'{"parameters": {"a": 1, "a": 2}, "inputs": "a", "inputs": "b"}', "a"),
+        (b'{"inputs": "a", "x": {"a": 1, "\\u0061": 2}, "y": {"b": 1, "b": 2}}', "a"),
         (b'{"inputs": "a", "\\ud800": 1, "\\ud800": 1}', "?"),
-        (b'{"inputs": "a", "x": {"": 1, "": 1}}', "x.(an empty name)"),
-        (b'{"inputs": "a", "x": ' + b"[" * 60 + b'{"y": 1, "y": 1}' + b"]" * 60 + b"}", ".0" * 49 + ".y"),
+        (b'{"inputs": "a", "x": {"": 1, "": 1}}', "(an empty name)"),
+        (b'{"inputs": "a", "x": ' + b"[" * 60 + b'{"y": 1, "y": 1}' + b"]" * 60 + b"}", "y"),
     ],
 )
-async def test_a_nested_name_that_is_sent_twice_is_named_with_what_it_is_in(
+async def test_the_innermost_and_first_name_that_is_sent_twice_is_named(
     client: httpx.AsyncClient, body: bytes, name: str
 ) -> None:
     problem = assert_is_problem(await post(client, "/", body), 422, "invalid_request")
@@ -119,7 +119,7 @@ async def test_a_body_with_nothing_in_it_is_told_what_is_expected(
     empty = assert_is_problem(await post(client, path, b""), 422, "invalid_request")
     assert empty["detail"] == f"The body is empty; send a JSON object with `{field}`."
     blank = assert_is_problem(await post(client, path, b" \r\n\t"), 400, "malformed_body")
-    assert blank["detail"] == f"The body has nothing but blanks; send a JSON object with `{field}`."
+    assert blank["detail"] == f"The body has only white space; send a JSON object with `{field}`."
 
 
 async def test_a_byte_order_mark_is_overlooked(client: httpx.AsyncClient) -> None:
@@ -142,16 +142,10 @@ def test_json_is_read_as_python_reads_it(body: bytes, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "position"),
-    [
-        (b'{"NaN": "\\"NaN", "a": NaN}', 22),
-        (b'["Infinity", -9.5e3, -Infinity]', 21),
-        (b"[%b.5, NaN]" % (b"1" * 5000), 5005),
-        (b'["\xc3\xa4", NaN]', 6),
-    ],
+    "body", [b'{"NaN": "\\"NaN", "a": NaN}', b'["Infinity", -9.5e3, NaN]', b"[%b.5, NaN]" % (b"1" * 5000)]
 )
-def test_a_refused_value_is_found_among_strings_and_numbers_that_look_like_it(body: bytes, position: int) -> None:
-    with pytest.raises(MalformedBodyError, match=f"at character {position}\\."):
+def test_a_rejected_constant_is_named_among_strings_and_numbers_that_look_like_one(body: bytes) -> None:
+    with pytest.raises(MalformedBodyError, match="JSON: NaN is not a JSON value"):
         parse_json(body)
 
 
@@ -166,11 +160,11 @@ def digits() -> Iterator[None]:
 def test_the_operator_s_own_limit_of_digits_is_told() -> None:
     sys.set_int_max_str_digits(640)
     assert parse_json(b"[-%b]" % (b"9" * 640)) == [-int("9" * 640)]
-    with pytest.raises(MalformedBodyError, match="more than 640 digits at character 642"):
+    with pytest.raises(MalformedBodyError, match="an integer of more than 640 digits"):
         parse_json(b"[%b,%b]" % (b"9" * 640, b"9" * 641))
     sys.set_int_max_str_digits(0)
     assert parse_json(b"9" * 5000) == int("9" * 5000)
-    with pytest.raises(MalformedBodyError, match="NaN is no value, at character 5002"):
+    with pytest.raises(MalformedBodyError, match="NaN is not a JSON value"):
         parse_json(b"[%b,NaN]" % (b"9" * 5000))
 
 

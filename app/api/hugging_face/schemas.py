@@ -2,12 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    WithJsonSchema,
-)
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from app.api.openapi import BINARY
 from app.images.encoding import MediaType
@@ -15,7 +10,7 @@ from app.inference.requests import Img2ImgRequest, Txt2ImgRequest
 
 
 class TargetSize(BaseModel):
-    """The size as image_to_image sends it."""
+    """The size in pixels, as `InferenceClient.image_to_image` sends it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -24,7 +19,7 @@ class TargetSize(BaseModel):
 
 
 def _hugging_face_parameters() -> dict[str, Any]:
-    """Return the schema of what parameters may be: those of both modes, and the size under two names."""
+    """Return the schema of `parameters`: the fields of both modes, and `target_size`."""
     properties = {
         **Txt2ImgRequest.model_json_schema()["properties"],
         **Img2ImgRequest.model_json_schema()["properties"],
@@ -36,8 +31,8 @@ def _hugging_face_parameters() -> dict[str, Any]:
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
-        "description": "The fields of `/txt2img` or `/img2img`; width and height may come as `target_size`. "
-        "With a `prompt` here, or with a picture in `inputs`, it is image to image.",
+        "description": "The fields of `/txt2img` or `/img2img`; `target_size` may replace width and height. "
+        "A `prompt` here, or a picture in `inputs`, makes the request image to image.",
     }
 
 
@@ -59,4 +54,4 @@ REQUEST_BODY: dict[str, Any] = {
         },
     }
 }
-"""What the OpenAPI document says of the body: JSON, or the bare file."""
+"""The OpenAPI description of the body: JSON, or the bare file."""

@@ -1,15 +1,14 @@
 """POST /txt2img and POST /img2img."""
 
-from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from app.api.answers import JSON, accepted, answer, choose_media_type, encoding_of, picture_responses
+from app.api.answers import JSON, answer_from_picture, answer_from_text, picture_responses
 from app.api.context import Context
-from app.api.forms import Upload, read_form
+from app.api.forms import Upload, form_reader
 from app.api.gate.admission import route_taking
-from app.api.generation import generate_from_picture, generate_from_text, read_upload
+from app.api.generation import read_upload
 from app.api.openapi import FORM, PICTURE_PROBLEMS, TEXT_PROBLEMS, form_body
 from app.inference.requests import Img2ImgRequest, Txt2ImgRequest
 
@@ -23,19 +22,13 @@ _from_picture = APIRouter(route_class=route_taking(FORM))
 )
 async def txt2img(body: Txt2ImgRequest, request: Request, context: Context) -> Response:
     """Make pictures from a prompt."""
-    media_type = choose_media_type(accepted(request), num_images=body.num_images)
-    return answer(await generate_from_text(body, encoding_of(media_type), request, context), media_type)
+    return await answer_from_text(body, request, context)
 
 
 class Img2ImgForm(Img2ImgRequest):
     """The multipart form of `POST /img2img`."""
 
     image: Upload
-
-
-async def _read_img2img_form(request: Request) -> AsyncIterator[Img2ImgForm]:
-    async with read_form(request, Img2ImgForm) as form:
-        yield form
 
 
 @_from_picture.post(
@@ -46,14 +39,10 @@ async def _read_img2img_form(request: Request) -> AsyncIterator[Img2ImgForm]:
     openapi_extra=form_body(Img2ImgForm),
 )
 async def img2img(
-    form: Annotated[Img2ImgForm, Depends(_read_img2img_form)], request: Request, context: Context
+    form: Annotated[Img2ImgForm, Depends(form_reader(Img2ImgForm))], request: Request, context: Context
 ) -> Response:
     """Make pictures from a prompt and a picture."""
-    media_type = choose_media_type(accepted(request), num_images=form.num_images)
-    pictures = await generate_from_picture(
-        form, lambda: read_upload(form.image), encoding_of(media_type), request, context
-    )
-    return answer(pictures, media_type)
+    return await answer_from_picture(form, lambda: read_upload(form.image), request, context)
 
 
 router.include_router(_from_text)

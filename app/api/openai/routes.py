@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -10,19 +10,10 @@ from fastapi.responses import JSONResponse
 
 from app.api.answers import JSON
 from app.api.context import ApiContext, Context
-from app.api.forms import read_form
+from app.api.forms import form_reader
 from app.api.gate.admission import route_taking
-from app.api.generation import generate_from_picture, generate_from_text, generation_headers, read_upload
-from app.api.openai.schemas import (
-    CompletedEvent,
-    EditsForm,
-    GeneratedImage,
-    GenerationsRequest,
-    ImagesResponse,
-    Model,
-    ModelList,
-    Usage,
-)
+from app.api.generation import generation_headers, read_upload, while_connected
+from app.api.openai import schemas
 from app.api.openapi import FORM, GENERATION_HEADERS, PICTURE_PROBLEMS, TEXT_PROBLEMS, Responses, form_body, problems
 from app.errors import ModelNotFoundError, TurboError, UnauthorizedError
 from app.images.encoding import MediaType
@@ -33,19 +24,18 @@ _generations = APIRouter(route_class=route_taking(JSON))
 _edits = APIRouter(route_class=route_taking(FORM))
 
 _LICENCES = {"demo": "Apache-2.0", "fake": "none: there is no model"}
-"""By what TURBO_MODEL says; all others are SDXL-Turbo, wherever its weights come from."""
+"""Licences by TURBO_MODEL. Every other value means SDXL-Turbo, whatever the source of its weights."""
 
 _SDXL_TURBO_LICENCE = (
     "Stability AI's, for research and non-commercial use unless you hold another: "
     "https://huggingface.co/stabilityai/sdxl-turbo"
 )
 _LIMITS = [
-    "It was not trained to show people or events truthfully, and must not be used to pretend so.",
-    "It must not be used against Stability AI's use policy: https://stability.ai/use-policy",
-    "Pictures of 512x512 are best. Legible text is not written. Faces and people may come out wrong.",
+    "It was not trained to show people or events truthfully. Its pictures must not be presented as truthful.",
+    "Its use must follow Stability AI's use policy: https://stability.ai/use-policy",
+    "Pictures of 512x512 are best. It cannot render legible text. Faces and people may look wrong.",
 ]
-"""What the model card says (https://huggingface.co/stabilityai/sdxl-turbo, Uses; Limitations and Bias)."""
-
+"""Source: the model card (https://huggingface.co/stabilityai/sdxl-turbo, Uses; Limitations and Bias)."""
 
 _COMPLETED_EVENT: dict[str, Any] = {
     "type": "object",
@@ -59,8 +49,8 @@ _COMPLETED_EVENT: dict[str, Any] = {
 
 def _images_responses(kinds: Sequence[type[TurboError]]) -> Responses:
     images = {
-        "model": ImagesResponse,
-        "description": "The pictures, or with `stream` an event with each.",
+        "model": schemas.ImagesResponse,
+        "description": "The pictures, or with `stream` one event per picture.",
         "content": {"text/event-stream": {"schema": _COMPLETED_EVENT}},
         "headers": GENERATION_HEADERS,
     }
@@ -70,29 +60,29 @@ def _images_responses(kinds: Sequence[type[TurboError]]) -> Responses:
 @_generations.post(
     "/v1/images/generations", responses=_images_responses(TEXT_PROBLEMS), operation_id="images_generations"
 )
-async def generations(body: GenerationsRequest, request: Request, context: Context) -> Response:
+async def generations(body: schemas.GenerationsRequest, request: Request, context: Context) -> Response:
     """Make pictures from a prompt, as OpenAI's Images API does."""
     _begin(body, request, context)
-    pictures = await generate_from_text(body, _encoding_of(body), request, context)
-    return _answer(pictures, body, "image_generation.completed")
+    work = context.generation.from_text(body, encoding=_encoding_of(body), observer=request.state.observer)
+    return _answer(await while_connected(request, work), body, "image_generation.completed")
 
 
-async def _read_edits_form(request: Request) -> AsyncIterator[EditsForm]:
-    async with read_form(request, EditsForm, one_as_list="image") as form:
-        yield form
+_Edits = Annotated[schemas.EditsForm, Depends(form_reader(schemas.EditsForm, one_as_list="image"))]
 
 
 @_edits.post(
     "/v1/images/edits",
     responses=_images_responses(PICTURE_PROBLEMS),
     operation_id="images_edits",
-    openapi_extra=form_body(EditsForm),
+    openapi_extra=form_body(schemas.EditsForm),
 )
-async def edits(form: Annotated[EditsForm, Depends(_read_edits_form)], request: Request, context: Context) -> Response:
+async def edits(form: _Edits, request: Request, context: Context) -> Response:
     """Make pictures from a prompt and a picture, as OpenAI's Images API does."""
     _begin(form, request, context)
-    pictures = await generate_from_picture(form, lambda: read_upload(form.image), _encoding_of(form), request, context)
-    return _answer(pictures, form, "image_edit.completed")
+    work = context.generation.from_picture(
+        form, lambda: read_upload(form.image), encoding=_encoding_of(form), observer=request.state.observer
+    )
+    return _answer(await while_connected(request, work), form, "image_edit.completed")
 
 
 router.include_router(_generations)
@@ -105,10 +95,10 @@ router.include_router(_edits)
     operation_id="list_models",
     response_description="The one model, with its licence and limits.",
 )
-async def list_models(request: Request, context: Context) -> ModelList:
-    """Name the model that is served, with its licence and limits."""
+async def list_models(request: Request, context: Context) -> schemas.ModelList:
+    """Return the served model with its licence and limits, as a list."""
     context.access.identify(request)
-    return ModelList(data=[_served(context)])
+    return schemas.ModelList(data=[_served(context)])
 
 
 @router.get(
@@ -117,17 +107,17 @@ async def list_models(request: Request, context: Context) -> ModelList:
     operation_id="retrieve_model",
     response_description="The model, with its licence and limits.",
 )
-async def retrieve_model(model: str, request: Request, context: Context) -> Model:
-    """Describe the model that is served."""
+async def retrieve_model(model: str, request: Request, context: Context) -> schemas.Model:
+    """Return the served model with its licence and limits."""
     context.access.identify(request)
     _check_model(model, context)
     return _served(context)
 
 
-def _served(context: ApiContext) -> Model:
+def _served(context: ApiContext) -> schemas.Model:
     model = context.registry.loaded.model
     owner, named, _ = model.partition("/")
-    return Model(
+    return schemas.Model(
         id=model,
         created=context.started,
         owned_by=owner if named else "sdxl-turbo-server",
@@ -139,51 +129,46 @@ def _served(context: ApiContext) -> Model:
 def _check_model(model: str | None, context: ApiContext) -> None:
     served = context.registry.loaded.model
     if model is not None and model != served:
-        raise ModelNotFoundError(f"The model served here is {served}: name it, or none.", param="model")
+        raise ModelNotFoundError(f"The served model is {served}. Send this name, or omit it.", param="model")
 
 
-def _begin(wanted: GenerationsRequest | EditsForm, request: Request, context: ApiContext) -> None:
+def _begin(wanted: schemas.ImagesRequest, request: Request, context: ApiContext) -> None:
     _check_model(wanted.model, context)
     if wanted.caller:
         request.state.observer.facts["user"] = wanted.caller
 
 
-def _encoding_of(wanted: GenerationsRequest | EditsForm) -> Encoding:
+def _encoding_of(wanted: schemas.ImagesRequest) -> Encoding:
     return Encoding(media_type=MediaType(f"image/{wanted.output_format or 'png'}"), quality=wanted.output_compression)
 
 
 def _answer(
     pictures: Generated,
-    wanted: GenerationsRequest | EditsForm,
+    wanted: schemas.ImagesRequest,
     event: Literal["image_generation.completed", "image_edit.completed"],
 ) -> Response:
     """Send all pictures in JSON, or each as a server-sent event.
 
-    The stream begins when the pictures are there: so a request that fails has the status of its failure.
+    A stream begins when all pictures are done, so a request that fails has its error's status.
     """
-    now = int(time.time())
-    output_format = wanted.output_format or "png"
-    size = f"{pictures.used.width}x{pictures.used.height}"
-    usage = Usage.of_prompt(pictures.used.prompt_tokens)
+    created = int(time.time())
+    common: dict[str, Any] = {
+        "output_format": wanted.output_format or "png",
+        "size": f"{pictures.used.width}x{pictures.used.height}",
+        "usage": schemas.Usage.of_prompt(pictures.used.prompt_tokens),
+    }
     data = [
-        GeneratedImage(b64_json=base64.b64encode(file).decode("ascii"), seed=seed)
+        schemas.GeneratedImage(b64_json=base64.b64encode(file).decode("ascii"), seed=seed)
         for file, seed in zip(pictures.files, pictures.seeds, strict=True)
     ]
+    headers = generation_headers(pictures)
     if not wanted.stream:
-        body = ImagesResponse(created=now, data=data, output_format=output_format, size=size, usage=usage)
-        return JSONResponse(body.model_dump(mode="json"), headers=generation_headers(pictures))
-    events = [
-        CompletedEvent(
-            type=event,
-            b64_json=image.b64_json,
-            seed=image.seed,
-            created_at=now,
-            output_format=output_format,
-            size=size,
-            usage=usage,
-            safety_identifier=wanted.caller,
+        body = schemas.ImagesResponse(created=created, data=data, **common)
+        return JSONResponse(body.model_dump(mode="json"), headers=headers)
+    caller, stream = wanted.caller, ""
+    for image in data:
+        completed = schemas.CompletedEvent(
+            type=event, created_at=created, safety_identifier=caller, **image.model_dump(), **common
         )
-        for image in data
-    ]
-    stream = "".join(f"event: {event}\ndata: {one.model_dump_json(exclude_none=True)}\n\n" for one in events)
-    return Response(stream, media_type="text/event-stream", headers=generation_headers(pictures))
+        stream += f"event: {event}\ndata: {completed.model_dump_json(exclude_none=True)}\n\n"
+    return Response(stream, media_type="text/event-stream", headers=headers)

@@ -227,13 +227,13 @@ def test_a_streamed_request_that_fails_has_the_status_of_its_failure(pipeline: G
         ({"size": "huge"}, "size", "WIDTHxHEIGHT"),
         ({"size": "512x512,512x512"}, "size", "WIDTHxHEIGHT"),
         ({"size": "2048x2048"}, "size", "4194304 pixels"),
-        ({"response_format": "url"}, "response_format", "ask for b64_json"),
+        ({"response_format": "url"}, "response_format", "Use b64_json"),
         ({"output_format": "gif"}, "output_format", "png, webp and jpeg"),
         ({"output_compression": 50}, "output_compression", "a PNG loses nothing"),
         ({"output_compression": 101, "output_format": "webp"}, "output_compression", "less than or equal to 100"),
         ({"background": "transparent"}, "background", "opaque"),
         ({"quality": "hd"}, "quality", "num_inference_steps"),
-        ({"style": "vivid"}, "style", "write the style into the prompt"),
+        ({"style": "vivid"}, "style", "Write the style into the prompt"),
         ({"moderation": "low"}, "moderation", "Nothing is moderated"),
         ({"complexity": "low"}, "complexity", "SVG"),
         ({"svg": {"model": "x"}}, "svg", "SVG"),
@@ -261,12 +261,12 @@ def test_a_generation_is_refused_with_the_parameter_and_the_reason(
 @pytest.mark.parametrize(
     ("fields", "param", "reason"),
     [
-        ({"mask": png()}, "mask", "there is no mask"),
-        ({"markup": png()}, "markup", "nothing to mark"),
+        ({"mask": png()}, "mask", "cannot use a mask"),
+        ({"markup": png()}, "markup", "cannot use marks"),
         ({"input_fidelity": "high"}, "input_fidelity", "Set strength instead"),
         ({"extra_body": {"strength": 0.3}}, "strength", "smallest strength that works is 0.5"),
         ({"extra_body": {"strength": 0}}, "strength", "greater than 0"),
-        ({"response_format": "url"}, "response_format", "ask for b64_json"),
+        ({"response_format": "url"}, "response_format", "Use b64_json"),
     ],
 )
 def test_an_edit_is_refused_with_the_parameter_and_the_reason(
@@ -280,7 +280,7 @@ def test_an_edit_is_refused_with_the_parameter_and_the_reason(
 
 @pytest.mark.parametrize("number", [2, 16])
 def test_several_pictures_to_edit_are_refused_with_the_reason(sdk: OpenAI, number: int) -> None:
-    with pytest.raises(openai.UnprocessableEntityError, match="One image is taken") as refused:
+    with pytest.raises(openai.UnprocessableEntityError, match="Send one image, not several") as refused:
         sdk.images.edit(image=[png()] * number, prompt="a cat")
     assert refused.value.param == "image"
 
@@ -302,7 +302,7 @@ def test_another_model_than_the_one_served_is_not_found(sdk: OpenAI) -> None:
         lambda: sdk.images.edit(image=png(), prompt="a cat", model="dall-e-3"),
         lambda: sdk.models.retrieve("dall-e-3"),
     ):
-        with pytest.raises(openai.NotFoundError, match="served here is fake") as refused:
+        with pytest.raises(openai.NotFoundError, match="served model is fake") as refused:
             ask()
         assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
 
