@@ -146,7 +146,7 @@ class _Bench:
             for mode in Mode
             for steps in _STEPS[mode]
             for batch in (buckets(max_batch) if steps == _STEPS[mode][0] else [1])
-            if batch <= self._registry.batch_limit(sample_pictures(mode, size, 1)[0].batch_key)
+            if batch <= self._registry.loaded.by_mode[mode].batch_limit(sample_pictures(mode, size, 1)[0].batch_key)
         ]
         rows: list[Measurement] = []
         too_large: set[tuple[Mode, tuple[int, int]]] = set()
