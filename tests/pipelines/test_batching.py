@@ -133,7 +133,7 @@ def test_where_a_batch_changes_pictures_exact_makes_them_one_by_one(
 ) -> None:
     """As on a processor whose libraries round otherwise: the start's self-test finds it."""
     with monkeypatch.context() as patch:
-        patch.setattr("app.pipelines.networks.traced._one_by_one", dict)
+        patch.setattr("app.pipelines.networks.traced._by_sample", dict)
         other = load(tiny_folder)
     assert "TURBO_BATCHING=exact makes them one by one" in caplog.text
     batch = random_batch(Mode.TXT2IMG, random.Random(4))
