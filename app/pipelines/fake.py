@@ -1,4 +1,4 @@
-"""The seam's fake: no model, exact behaviour. It paints colours that depend on everything a real picture depends on."""
+"""The seam's fake: no model, exact behaviour. Its colours depend on everything that a real picture depends on."""
 
 import hashlib
 import time
@@ -24,20 +24,18 @@ _PAINT_S = 1e-8
 class FakePipeline:
     """Paints an 8x8 pattern drawn from a hash of the params, scaled to the output's size.
 
-    Image to image blends the pattern over the input by `strength`. A word counts as one token.
+    Image to image blends the pattern over the input by `strength`. A word counts as one token. Each picture takes
+    `inference_s` seconds.
     """
 
     def __init__(self, *, inference_s: float = 0.0, max_batch: int = 8) -> None:
-        """Make a pipeline of which each picture takes `inference_s` seconds, and each call up to `max_batch`."""
         self._inference_s = inference_s
         self._max_batch = max_batch
 
     def __call__(self, batch: Sequence[GenerationParams], /) -> list[PipelineImage]:
-        """Paint the batch; the contract is `Pipeline.__call__`."""
         return [self._paint(params) for params in batch]
 
-    def batch_limit(self, key: BatchKey) -> int:  # noqa: ARG002 - all kinds are alike here
-        """Return how many pictures a call takes; the contract is `Pipeline.batch_limit`."""
+    def batch_limit(self, key: BatchKey) -> int:  # noqa: ARG002 - the same for all kinds
         return self._max_batch
 
     def _paint(self, params: GenerationParams) -> PipelineImage:
@@ -56,13 +54,13 @@ class FakePipeline:
 
 
 class FakeDevice:
-    """A device that never fails."""
+    """A device that never fails and holds no memory."""
 
     def check(self) -> None:
-        """Find nothing wrong; the contract is `Device.check`."""
+        pass
 
     def free_memory(self) -> None:
-        """Hold nothing, so give nothing back."""
+        pass
 
 
 def load_fake(*, inference_s: float = 0.0, max_batch: int = 8) -> LoadedPipelines:
