@@ -101,13 +101,20 @@ def buckets(max_batch: int) -> list[int]:
 class PipelineImage:
     """One finished picture.
 
-    `pixels` has the shape (height, width, 3), red, green and blue from 0 to 255. `prompt_tokens` counts the CLIP tokens
-    of the prompt that were used, start and end marks included.
+    `pixels` has the shape (height, width, 3), red, green and blue from 0 to 255. `tokens` counts the CLIP tokens of the
+    whole prompt, `prompt_tokens` those that were used, both with start and end marks.
     """
 
     pixels: npt.NDArray[np.uint8]
-    prompt_tokens: int
-    prompt_truncated: bool
+    tokens: int
+
+    @property
+    def prompt_tokens(self) -> int:
+        return min(self.tokens, MAX_PROMPT_TOKENS)
+
+    @property
+    def prompt_truncated(self) -> bool:
+        return self.tokens > MAX_PROMPT_TOKENS
 
 
 Watermark = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]

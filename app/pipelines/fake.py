@@ -7,15 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from app.pipelines.base import (
-    MAX_PROMPT_TOKENS,
-    BatchKey,
-    GenerationParams,
-    Img2ImgParams,
-    LoadedPipelines,
-    Mode,
-    PipelineImage,
-)
+from app.pipelines import base
 
 _PAINT_S = 1e-8
 """Seconds that painting takes for a pixel, roughly."""
@@ -32,25 +24,20 @@ class FakePipeline:
         self._inference_s = inference_s
         self._max_batch = max_batch
 
-    def __call__(self, batch: Sequence[GenerationParams], /) -> list[PipelineImage]:
+    def __call__(self, batch: Sequence[base.GenerationParams], /) -> list[base.PipelineImage]:
         return [self._paint(params) for params in batch]
 
-    def batch_limit(self, key: BatchKey) -> int:  # noqa: ARG002 - the same for all kinds
+    def batch_limit(self, key: base.BatchKey) -> int:  # noqa: ARG002 - the same for all kinds
         return self._max_batch
 
-    def _paint(self, params: GenerationParams) -> PipelineImage:
+    def _paint(self, params: base.GenerationParams) -> base.PipelineImage:
         time.sleep(self._inference_s)
         key = f"{params.mode}|{params.prompt}|{params.seed}|{params.effective_steps}"
         pattern = Image.frombytes("RGB", (8, 8), hashlib.shake_128(key.encode()).digest(8 * 8 * 3))
         image = pattern.resize((params.width, params.height), Image.Resampling.NEAREST)
-        if isinstance(params, Img2ImgParams):
+        if isinstance(params, base.Img2ImgParams):
             image = Image.blend(params.image, image, params.strength)
-        tokens = len(params.prompt.split()) + 2
-        return PipelineImage(
-            pixels=np.asarray(image),
-            prompt_tokens=min(tokens, MAX_PROMPT_TOKENS),
-            prompt_truncated=tokens > MAX_PROMPT_TOKENS,
-        )
+        return base.PipelineImage(pixels=np.asarray(image), tokens=len(params.prompt.split()) + 2)
 
 
 class FakeDevice:
@@ -63,11 +50,11 @@ class FakeDevice:
         pass
 
 
-def load_fake(*, inference_s: float = 0.0, max_batch: int = 8) -> LoadedPipelines:
+def load_fake(*, inference_s: float = 0.0, max_batch: int = 8) -> base.LoadedPipelines:
     """Load the fake for both modes; the contract is `PipelineLoader`."""
     pipeline = FakePipeline(inference_s=inference_s, max_batch=max_batch)
-    return LoadedPipelines(
-        by_mode=dict.fromkeys(Mode, pipeline),
+    return base.LoadedPipelines(
+        by_mode=dict.fromkeys(base.Mode, pipeline),
         device=FakeDevice(),
         model="fake",
         device_name="none",

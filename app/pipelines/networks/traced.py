@@ -1,8 +1,7 @@
 """Networks on the CPU, recorded once: without Python's overhead, and with the same bits alone and in a batch.
 
 A network of many small layers spends half of its time in Python (diffusers' UNet of 12.6 million parameters at 128x128,
-one thread: 39 ms, and 17 ms recorded). `torch.jit.trace` records the operations in about a second, where compiling
-takes minutes. The recording is valid for every batch and every size.
+one thread: 39 ms, and 17 ms recorded). Recording takes about a second, compiling would take minutes.
 
 On the CPU, rounding depends on the batch's shape if a library chooses another kernel, another order of sums, or another
 end of its vectors. These operations are therefore recorded as loops over the samples:
@@ -17,22 +16,20 @@ Attention, layer norms, sums and products take the whole batch. Their results pe
 and each start checks them again (`predicts_alike_in_a_batch`).
 """
 
-import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 from torch.overrides import TorchFunctionMode
 
 from app.pipelines.base import MAX_PROMPT_TOKENS
 from app.pipelines.networks.plain import Networks
 
-_Replacements = dict[Callable[..., Any], Callable[..., Any]]
 
-
-def trace(function: Callable[..., Any], example: Sequence[torch.Tensor], *, exact: bool) -> Callable[..., Any]:
+def trace(function: Callable[..., Any], example: Sequence[Tensor], *, exact: bool) -> Callable[..., Any]:
     """Record a function of tensors on the CPU; the recording takes tensors of any batch and size.
 
     Args:
@@ -48,7 +45,7 @@ def trace(function: Callable[..., Any], example: Sequence[torch.Tensor], *, exac
                 function, tuple(example), check_trace=False, _store_inputs=False
             )
 
-    def call(*tensors: torch.Tensor) -> Any:
+    def call(*tensors: Tensor) -> Any:
         # TorchScript's optimization takes seconds at the first calls, and saves less than a tenth.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined] # public, but not exported
             return recording(*tensors)
@@ -61,9 +58,7 @@ class _Recorded(TorchFunctionMode):
 
     def __init__(self, *, exact: bool) -> None:
         super().__init__()
-        silu = functools.partial(torch.jit.script(_silu), by_sample=exact)
-        self._replaced: _Replacements = {F.silu: silu} | (_by_sample() if exact else {})
-        self._normed: Any = None
+        self._replaced = _by_sample() if exact else {}
 
     def __torch_function__(
         self,
@@ -73,33 +68,31 @@ class _Recorded(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _DIVISIONS and not isinstance(args[1], torch.Tensor) and args[1] == 1:
+        if func in _DIVISIONS and not isinstance(args[1], Tensor) and args[1] == 1:
             return args[0]  # diffusers scales by 1 after every block
         if func is F.dropout:
             return args[0]
-        if func is F.silu and args[0] is self._normed:
-            kwargs["inplace"] = True  # nothing else reads a group norm's result
-        result = self._replaced.get(func, func)(*args, **kwargs)
-        self._normed = result if func is F.group_norm else None
-        return result
+        if func is F.silu:
+            kwargs = {}  # `inplace`, which the loop does not have; diffusers leaves it False
+        return self._replaced.get(func, func)(*args, **kwargs)
 
 
-_DIVISIONS = (torch.Tensor.div, torch.Tensor.__truediv__, torch.div)
+_DIVISIONS = (Tensor.div, Tensor.__truediv__, torch.div)
 
 
-def _by_sample() -> _Replacements:
+def _by_sample() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Return operations with their loops over the batch. Only TorchScript keeps a loop in a recording."""
-    loops: _Replacements = {
+    loops: dict[Callable[..., Any], Callable[..., Any]] = {
         F.linear: _linear,
         F.conv2d: _conv2d,
         F.group_norm: _group_norm,
-        **{function: _function_by_sample(function) for function in (F.gelu, torch.sin, torch.cos)},
+        **{function: _function_by_sample(function) for function in (F.silu, F.gelu, torch.sin, torch.cos)},
     }
     return {operation: torch.jit.script(loop) for operation, loop in loops.items()}
 
 
-def _function_by_sample(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
-    def by_sample(x: torch.Tensor) -> torch.Tensor:
+def _function_by_sample(function: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+    def by_sample(x: Tensor) -> Tensor:
         if x.size(0) == 1:
             return function(x)
         return torch.cat([function(x[i : i + 1]) for i in range(x.size(0))])
@@ -107,21 +100,21 @@ def _function_by_sample(function: Callable[[torch.Tensor], torch.Tensor]) -> Cal
     return by_sample
 
 
-def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.size(0) == 1:
         return F.linear(x, weight, bias)
     return torch.cat([F.linear(x[i : i + 1], weight, bias) for i in range(x.size(0))])
 
 
 def _conv2d(  # noqa: PLR0917 - torch's order
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
     stride: list[int],
     padding: list[int],
     dilation: list[int],
     groups: int,
-) -> torch.Tensor:
+) -> Tensor:
     if x.size(0) == 1:
         return torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
     return torch.cat(
@@ -129,26 +122,10 @@ def _conv2d(  # noqa: PLR0917 - torch's order
     )
 
 
-def _group_norm(
-    x: torch.Tensor, num_groups: int, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
-) -> torch.Tensor:
+def _group_norm(x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     if x.size(0) == 1 or x.is_contiguous():
         return F.group_norm(x, num_groups, weight, bias, eps)
     return torch.cat([F.group_norm(x[i : i + 1], num_groups, weight, bias, eps) for i in range(x.size(0))])
-
-
-def _silu(x: torch.Tensor, inplace: bool = False, by_sample: bool = True) -> torch.Tensor:
-    # A sample of a single pixel is channels first and channels last at once, and a convolution goes by its strides.
-    # SiLU out of place makes it channels first. In place it would keep its strides, and the next convolution would
-    # round differently than in diffusers.
-    inplace = inplace and x.numel() > x.size(0) * x.size(1)
-    if x.size(0) == 1 or not by_sample:
-        return F.silu(x, inplace=inplace)
-    if inplace:
-        for i in range(x.size(0)):
-            F.silu(x[i : i + 1], inplace=True)
-        return x
-    return torch.cat([F.silu(x[i : i + 1]) for i in range(x.size(0))])
 
 
 _EXAMPLE_SIDES = (9, 11)
@@ -183,7 +160,7 @@ def predicts_alike_in_a_batch(pipe: Any, networks: Networks) -> bool:
         return torch.equal(torch.cat(alone), together)
 
 
-def _noise_inputs(pipe: Any, *, batch: int, sides: tuple[int, int]) -> list[torch.Tensor]:
+def _noise_inputs(pipe: Any, *, batch: int, sides: tuple[int, int]) -> list[Tensor]:
     """Return inputs of the UNet, all samples different."""
     generator = torch.Generator("cpu").manual_seed(0)
     config, projection = pipe.unet.config, pipe.text_encoder_2.config.projection_dim
