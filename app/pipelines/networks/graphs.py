@@ -22,7 +22,7 @@ Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class WarmGraphs:
-    """A function that uses graphs at the sizes that it has until `compiling` is off, and no graphs at other sizes.
+    """A function that uses graphs at the sizes that come before `stop_compiling`, and no graphs at other sizes.
 
     A compiled function compiles when it gets a new size, which takes from seconds to minutes, and records its graph at
     the next call. No request may wait for either. For the device thread.
@@ -33,11 +33,11 @@ class WarmGraphs:
         self._plain = plain
         self._compiled = compile_function(plain)
         self._sizes: set[tuple[torch.Size, ...]] = set()
-        self.compiling = True
+        self._compiling = True
 
     def __call__(self, *tensors: Tensor) -> Any:
         sizes = tuple(tensor.shape for tensor in tensors)
-        if sizes not in self._sizes and not self.compiling:
+        if sizes not in self._sizes and not self._compiling:
             return self._plain(*tensors)
         laid_out = [tensor.contiguous() for tensor in tensors]  # a graph is made for one layout
         if sizes not in self._sizes:
@@ -45,6 +45,9 @@ class WarmGraphs:
             for _ in range(_CALLS_UNTIL_RECORDED):
                 self._compiled(*laid_out)
         return self._compiled(*laid_out)
+
+    def stop_compiling(self) -> None:
+        self._compiling = False
 
 
 def cuda_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,7 +76,7 @@ def compiled_networks(plain: Networks, device: torch.device, *, compile_function
 
     def stop_compiling() -> None:
         for graph in graphs:
-            graph.compiling = False
+            graph.stop_compiling()
 
     *encode_text, predict_noise, encode_pixels, decode = graphs
     return Networks(
@@ -88,8 +91,4 @@ def compiled_networks(plain: Networks, device: torch.device, *, compile_function
 def with_npu_graphs(plain: Networks, compile_function: Compile) -> Networks:
     """Return the networks with NPU graphs for the UNet."""
     graphs = WarmGraphs(plain.predict_noise, compile_function)
-
-    def stop_compiling() -> None:
-        graphs.compiling = False
-
-    return replace(plain, predict_noise=graphs, stop_compiling=stop_compiling)
+    return replace(plain, predict_noise=graphs, stop_compiling=graphs.stop_compiling)

@@ -61,11 +61,7 @@ class _Recorded(TorchFunctionMode):
         self._replaced = _by_sample() if exact else {}
 
     def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func in _DIVISIONS and not isinstance(args[1], Tensor) and args[1] == 1:

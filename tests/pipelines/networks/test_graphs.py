@@ -38,7 +38,7 @@ def test_a_size_is_compiled_and_recorded_when_it_first_comes_and_none_after_the_
     assert recorded > 2, "the first compiles, the second records"
     graphs(torch.ones(1, 4, 8, 8))
     assert compiler.calls == recorded + 1
-    graphs.compiling = False
+    graphs.stop_compiling()
     assert torch.equal(graphs(torch.ones(2, 4, 8, 8)), torch.full((2, 4, 8, 8), 2.0))
     assert compiler.calls == recorded + 1
     graphs(torch.ones(1, 4, 8, 8))
@@ -49,7 +49,7 @@ def test_a_tensor_that_lies_in_memory_in_another_order_needs_no_graph_of_its_own
     compiler = Compiler()
     graphs = WarmGraphs(plain, lambda _: compiler)
     graphs(torch.ones(1, 4, 8, 8))
-    graphs.compiling = False
+    graphs.stop_compiling()
     graphs(torch.ones(1, 4, 8, 8).contiguous(memory_format=torch.channels_last))
     assert len(compiler.strides) == 1
 
