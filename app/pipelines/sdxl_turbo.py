@@ -94,12 +94,7 @@ def load_sdxl_turbo(
     txt2img.vae.register_to_config(force_upcast=False)
     with device_errors(device.torch_device):
         txt2img.to(device.torch_device)
-    # Channels last is faster for the VAE on the CPU (a quarter in fp32 at 512x512; the UNet's convolutions are too
-    # small), and for all convolutions on CUDA's tensor cores. Ascend has layouts of its own.
-    if kind in ("cpu", "cuda"):
-        txt2img.vae.to(memory_format=torch.channels_last)
-    if kind == "cuda":
-        txt2img.unet.to(memory_format=torch.channels_last)
+    _settle_memory_format(txt2img, kind)
     npu.fit(txt2img.unet, attention=attention)
     # The scheduler holds the step index, so each mode has its own (huggingface/diffusers#7851). They share all else.
     scheduler = type(txt2img.scheduler).from_config(txt2img.scheduler.config)
@@ -144,6 +139,15 @@ def load_sdxl_turbo(
         work=stage_times.work,
         prompt_cache=lambda: prompts.statistics,
     )
+
+
+def _settle_memory_format(pipe: Any, kind: str) -> None:
+    # Channels last is faster for the VAE on the CPU (a quarter in fp32 at 512x512; the UNet's convolutions are too
+    # small), and for all convolutions on CUDA's tensor cores. Ascend has layouts of its own.
+    if kind in ("cpu", "cuda"):
+        pipe.vae.to(memory_format=torch.channels_last)
+    if kind == "cuda":
+        pipe.unet.to(memory_format=torch.channels_last)
 
 
 def _load_pipeline(folder: Path, vae_folder: Path | None, dtype: torch.dtype) -> Any:
