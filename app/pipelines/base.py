@@ -1,4 +1,4 @@
-"""The seam: what the service asks of a pipeline, in words that need no torch."""
+"""The seam: what the service asks of a pipeline, in types that need no torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,12 +45,10 @@ class Txt2ImgParams:
 
     @property
     def effective_steps(self) -> int:
-        """Denoising steps that really run."""
         return self.num_inference_steps
 
     @property
     def batch_key(self) -> BatchKey:
-        """What this picture has to share with those that are made in the same call."""
         return BatchKey(self.mode, self.width, self.height, self.num_inference_steps)
 
 
@@ -68,22 +66,18 @@ class Img2ImgParams:
 
     @property
     def width(self) -> int:
-        """Width of the output in pixels."""
         return self.image.width
 
     @property
     def height(self) -> int:
-        """Height of the output in pixels."""
         return self.image.height
 
     @property
     def effective_steps(self) -> int:
-        """Denoising steps that really run; the rule is `effective_img2img_steps`."""
         return effective_img2img_steps(self.num_inference_steps, self.strength)
 
     @property
     def batch_key(self) -> BatchKey:
-        """What this picture has to share with those that are made in the same call."""
         return BatchKey(self.mode, self.width, self.height, self.num_inference_steps, self.strength)
 
 
@@ -91,7 +85,7 @@ GenerationParams = Txt2ImgParams | Img2ImgParams
 
 
 def effective_img2img_steps(num_inference_steps: int, strength: float) -> int:
-    """Steps that image to image runs: int(num_inference_steps * strength).
+    """Return the denoising steps that image to image runs.
 
     Source: the SDXL-Turbo model card, and `get_timesteps` of diffusers' StableDiffusionXLImg2ImgPipeline.
     """
@@ -99,7 +93,7 @@ def effective_img2img_steps(num_inference_steps: int, strength: float) -> int:
 
 
 def buckets(max_batch: int) -> list[int]:
-    """Return the sizes of batches that there are graphs of, and that are tried and measured: powers of two."""
+    """Return the batch sizes that are compiled, tried and measured: the powers of two up to `max_batch`."""
     return [1 << exponent for exponent in range(max_batch.bit_length())]
 
 
@@ -107,32 +101,39 @@ def buckets(max_batch: int) -> list[int]:
 class PipelineImage:
     """One finished picture.
 
-    `pixels` has the shape (height, width, 3), red, green and blue from 0 to 255. `prompt_tokens` counts the CLIP tokens
-    of the prompt that were used, start and end marks included.
+    `pixels` has the shape (height, width, 3), red, green and blue from 0 to 255. `tokens` counts the CLIP tokens of the
+    whole prompt, `prompt_tokens` those that were used, both with start and end marks.
     """
 
     pixels: npt.NDArray[np.uint8]
-    prompt_tokens: int
-    prompt_truncated: bool
+    tokens: int
+
+    @property
+    def prompt_tokens(self) -> int:
+        return min(self.tokens, MAX_PROMPT_TOKENS)
+
+    @property
+    def prompt_truncated(self) -> bool:
+        return self.tokens > MAX_PROMPT_TOKENS
 
 
 Watermark = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
-"""Works a mark into a picture's pixels, of shape (height, width, 3). Blocks; any thread may call it, many at once."""
+"""Embeds a mark in a picture's pixels, of shape (height, width, 3). Blocks; threads may call it concurrently."""
 
 
 class Pipeline(Protocol):
-    """One warm pipeline of one mode. Calls block, and come one at a time from the device thread alone."""
+    """One warm pipeline of one mode. Calls block; only the device thread calls it, one call at a time."""
 
     def __call__(self, batch: Sequence[GenerationParams], /) -> list[PipelineImage]:
         """Make one picture for each member of the batch, in its order. All have the same `batch_key`.
 
-        A picture depends on its own params alone, never on its neighbours; to the last bit, or within 1/255 where the
-        pipeline was told that this is enough.
+        A picture depends on its own params alone, never on its neighbours: to the last bit, or within 1/255 if the
+        pipeline was loaded with that tolerance.
 
         Raises:
             DeviceOutOfMemoryError: The device has no memory for this call; the next may succeed.
             DeviceLostError: The device cannot be trusted any more.
-            DeadPictureError: What the model made is no picture.
+            DeadPictureError: The model's output is not a picture.
         """
 
     def batch_limit(self, key: BatchKey) -> int:
@@ -140,10 +141,10 @@ class Pipeline(Protocol):
 
 
 class Device(Protocol):
-    """The device behind the pipelines. Calls block, and come from the device thread alone."""
+    """The device behind the pipelines. Calls block; only the device thread makes them."""
 
     def check(self) -> None:
-        """Prove that the device still computes: have it work out a value that is known here.
+        """Check that the device still computes: it must return a value that is known here.
 
         Raises:
             DeviceLostError: The value is wrong, or the device raised.
@@ -156,7 +157,7 @@ class Device(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStatistics:
-    """How often a cache was asked for what it had and had not, and the bytes that it holds."""
+    """Hits and misses of a cache, and its size."""
 
     hits: int = 0
     misses: int = 0
@@ -165,13 +166,14 @@ class CacheStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedPipelines:
-    """What a loader hands over: a pipeline per mode, their device, and what health checks and logs say of it.
+    """What a loader returns: a pipeline per mode, their device, and facts for health checks and logs.
 
-    Every mode is warmed up with as many pictures in a call as each of `warm_up_batches` says; such a call may take
-    `warm_up_limits` times the hang limit a picture, as it may make pictures twice, or compile. Where
-    `first_call_is_slow`, one picture more is made and measured. `on_warm` is called once, on the device thread, when
-    every mode is warm. `work` tells the work of a picture in a unit of the loader's own, so
-    that the time of one can be told from that of another. `work` and `prompt_cache` may be asked from any thread.
+    Attributes:
+        warm_up_batches: Batch sizes to warm up every mode with.
+        warm_up_limits: Hang limits per picture that a warm-up call may take: it may make pictures twice, or compile.
+        first_call_is_slow: Whether the warm-up must make one more picture to measure.
+        on_warm: To be called once, on the device thread, when every mode is warm.
+        work: The work of a picture in the loader's own unit, to compare pictures. For any thread, as `prompt_cache`.
     """
 
     by_mode: Mapping[Mode, Pipeline]
@@ -188,12 +190,9 @@ class LoadedPipelines:
     watermark: Watermark | None = None
 
 
-class PipelineLoader(Protocol):
-    """Opens the device and loads the pipelines. Blocks; called once, on the device thread."""
+PipelineLoader = Callable[[], LoadedPipelines]
+"""Opens the device and loads every mode. Blocks; called once, on the device thread.
 
-    def __call__(self) -> LoadedPipelines:
-        """Load every mode.
-
-        Raises:
-            StartError: The weights or the device cannot be used; the text says what to do.
-        """
+Raises:
+    StartError: The weights or the device cannot be used; the text says what to do.
+"""

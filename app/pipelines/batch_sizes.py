@@ -1,49 +1,34 @@
 """How many pictures go through the networks at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
-from app.pipelines.base import (
-    BatchKey,
-    GenerationParams,
-)
+from app.pipelines.base import BatchKey, GenerationParams
 
 
 class BatchSizes:
-    """How many pictures go through the networks at once. On the device thread, but for `limit`."""
+    """How many pictures go through the networks at once. For the device thread; `limit` is for any thread.
 
-    def __init__(self, sizes: Sequence[int], *, max_pixels: int | None = None, learn: bool = False) -> None:
-        """Allow some sizes of a batch, 1 among them.
+    Args:
+        sizes: Allowed sizes of a batch. None allows those that are found to change no picture while warming up.
+        max_pixels: Pixels (width x height) that all pictures of a batch together may have. None sets no bound.
+    """
 
-        Args:
-            sizes: Pictures at once.
-            max_pixels: Pixels (width x height) that all of them together may have, where that is bounded.
-            learn: Whether it is found out while warming up which of the sizes change no picture; others are not used.
-        """
+    def __init__(self, sizes: Collection[int] | None, *, max_pixels: int | None = None) -> None:
         self._sizes = sizes
         self._max_pixels = max_pixels
-        self._learning = learn
-        self._alike: dict[BatchKey, set[int]] | None = {} if learn else None
-
-    @property
-    def learning(self) -> bool:
-        """Whether it is still to be learned."""
-        return self._learning
+        self._learned: dict[BatchKey, set[int]] = {}
+        self.learning = sizes is None
 
     def learn(self, key: BatchKey, pictures: int) -> None:
-        """Take note that so many pictures at once come out as they do alone."""
-        if self._alike is not None:
-            self._alike.setdefault(_shape(key), set()).add(pictures)
-
-    def stop_learning(self) -> None:
-        """Know all there is to know."""
-        self._learning = False
+        """Record that a batch of this size gives the pictures that each has alone."""
+        self._learned.setdefault(_shape(key), set()).add(pictures)
 
     def limit(self, key: BatchKey) -> int:
         """Return how many pictures of a kind are worth making at once. Never blocks."""
         return max(self._allowed(key))
 
     def split(self, batch: Sequence[GenerationParams]) -> Iterator[Sequence[GenerationParams]]:
-        """Cut a batch into parts of allowed sizes, the largest first."""
+        """Split a batch into parts of allowed sizes, the largest first."""
         allowed = self._allowed(batch[0].batch_key)
         begin = 0
         while begin < len(batch):
@@ -52,10 +37,10 @@ class BatchSizes:
             begin += size
 
     def _allowed(self, key: BatchKey) -> set[int]:
-        sizes = set(self._sizes) if self._alike is None else self._alike.get(_shape(key), set())
-        if self._max_pixels is not None:
-            sizes = {size for size in sizes if size * key.width * key.height <= self._max_pixels}
-        return {1, *sizes}
+        sizes = {1, *(self._learned.get(_shape(key), ()) if self._sizes is None else self._sizes)}
+        if self._max_pixels is None:
+            return sizes
+        return {size for size in sizes if size == 1 or size * key.width * key.height <= self._max_pixels}
 
 
 def _shape(key: BatchKey) -> BatchKey:

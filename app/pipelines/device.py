@@ -1,4 +1,4 @@
-"""The device: find it, open it, have it prove itself."""
+"""The device: find it, open it, check it."""
 
 import ctypes
 import gc
@@ -18,25 +18,25 @@ _log = logging.getLogger(__name__)
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _M_ARENA_MAX = -3, -1, -8
-"""Options of mallopt(3) by their numbers in malloc.h: bytes from which a block is the system's, bytes of the heap's end
-from which it is given back, and heaps, as each would keep memory of its own."""
+"""Options of mallopt(3), numbered as in malloc.h: bytes from which a block comes from the system by itself, bytes at
+the heap's end from which they are returned, and the number of heaps (each would keep memory of its own)."""
 
 _CHECKS = 1000
-"""Different values that checks ask for in turn; all are exact in fp32."""
+"""Number of different values that checks compute in turn; all are exact in fp32."""
 
 
 class TorchDevice:
-    """An opened device; the contract is `app.pipelines.base.Device`. On the device thread alone."""
+    """An opened device, for the device thread; the contract is `app.pipelines.base.Device`."""
 
     def __init__(self, torch_device: torch.device) -> None:
         self.torch_device = torch_device
         self._checked = 0
 
     def check(self) -> None:
-        """Have the device compute a sum that differs from time to time.
+        """Compute a sum that differs from the last check's; the contract is `Device.check`.
 
-        It has to be computed: copies to and from an NPU go on working when its task queue is dead (torch_npu 2.13). And
-        it has to differ: the memory that a dead queue leaves as it is may well hold the right answer of the last time.
+        A copy is no check: copies to and from an NPU still work when its task queue is dead (torch_npu 2.13). The sum
+        must differ: a dead queue leaves memory unchanged, and the memory may still contain the last correct result.
         """
         self._checked = self._checked % _CHECKS + 1
         try:
@@ -45,19 +45,13 @@ class TorchDevice:
                 found = numbers.sum().item()
         except (DeviceLostError, DeviceOutOfMemoryError):
             raise
-        except Exception as error:  # a device that cannot even do this is not well, whoever refuses it
-            raise DeviceLostError(
-                f"The device does not compute any more ({first_line(error)}); the service is being replaced."
-            ) from error
+        except Exception as error:  # a device that cannot compute this is lost, whatever the error
+            raise _not_computing(first_line(error)) from error
         if found != (expected := sum(range(8)) + 8 * self._checked):
-            raise DeviceLostError(
-                f"The device does not compute any more: {found:g} came where {expected} was due; "
-                "the service is being replaced."
-            )
+            raise _not_computing(f"the result was {found:g} instead of {expected}")
 
     def free_memory(self) -> None:
-        """Give back what the allocator holds and no tensor uses."""
-        gc.collect()  # what failed may have left tensors in cycles
+        gc.collect()  # a failed call may leave tensors in reference cycles
         if self.torch_device.type == "cpu":
             if (libc := _glibc()) is not None:
                 libc.malloc_trim(0)
@@ -68,7 +62,7 @@ class TorchDevice:
 
     @property
     def peak_memory_bytes(self) -> int:
-        """The most memory that was in use so far: of the device by torch's allocator, of the process on a CPU."""
+        """The peak so far: of torch's allocator on an accelerator, of the process on a CPU."""
         if self.torch_device.type == "cpu":
             unit_bytes = 1 if sys.platform == "darwin" else 1024
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
@@ -76,34 +70,40 @@ class TorchDevice:
         return peak_bytes
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was given."""
+        """Wait until the device has finished its queued work."""
         if self.torch_device.type != "cpu":
             with device_errors(self.torch_device):
                 torch.get_device_module(self.torch_device).synchronize()
 
 
-def open_device(name: str, *, allow_tf32: bool = False) -> TorchDevice:
-    """Find the device that `name` asks for and make it current on the calling thread.
+def _not_computing(reason: str) -> DeviceLostError:
+    return DeviceLostError(f"The device does not compute any more ({reason}); the service is being replaced.")
 
-    Args:
-        name: `auto` (the first of npu, cuda, cpu that is there), `cpu`, `cuda[:N]` or `npu[:N]`.
-        allow_tf32: Whether an accelerator may round fp32 to TF32 or HF32 in products and convolutions.
+
+def open_device(name: str, *, allow_tf32: bool = False) -> TorchDevice:
+    """Find the device and make it current on the calling thread.
+
+    `name` is `auto` (the first available of npu, cuda, cpu), `cpu`, `cuda[:N]` or `npu[:N]`. With `allow_tf32` an
+    accelerator may round fp32 to TF32 or HF32 in products and convolutions.
 
     Raises:
-        DeviceUnavailableError: It is not there. There is no fallback: a service that was meant for an accelerator and
-            quietly runs on the CPU is down without saying so.
+        DeviceUnavailableError: The device does not exist. There is no fallback: a service that silently runs on the CPU
+            instead of its accelerator is too slow, and nobody notices why.
     """
-    kind, _, index = (_first_available() if name == "auto" else name).partition(":")
+    kind, _, number = (_first_available() if name == "auto" else name).partition(":")
+    index = int(number or 0)
     if kind == "npu":
-        return TorchDevice(_open_npu(int(index or 0), allow_hf32=allow_tf32))
+        hint = "Check npu-smi info, ASCEND_RT_VISIBLE_DEVICES and the container's /dev/davinci*."
+        _check_index("npu", index, npu.visible_devices(), hint=hint)
+        return TorchDevice(npu.open_npu(index, allow_hf32=allow_tf32))
     if kind == "cuda":
-        return TorchDevice(_open_cuda(int(index or 0), allow_tf32=allow_tf32))
+        return TorchDevice(_open_cuda(index, allow_tf32=allow_tf32))
     _keep_freed_memory()
     return TorchDevice(torch.device("cpu"))
 
 
 def describe(device: TorchDevice) -> tuple[str, int, int]:
-    """Return the device's name and place among the visible ones, and its free and its whole memory in bytes."""
+    """Return the device's name (with its number and the number of visible devices), its free and total bytes."""
     if device.torch_device.type == "cpu":
         page_bytes = os.sysconf("SC_PAGE_SIZE")
         return "CPU", os.sysconf("SC_AVPHYS_PAGES") * page_bytes, os.sysconf("SC_PHYS_PAGES") * page_bytes
@@ -121,12 +121,6 @@ def _first_available() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _open_npu(index: int, *, allow_hf32: bool) -> torch.device:
-    hint = "Check npu-smi info, ASCEND_RT_VISIBLE_DEVICES and the container's /dev/davinci*."
-    _check_index("npu", index, npu.visible_devices(), hint=hint)
-    return npu.open_npu(index, allow_hf32=allow_hf32)
-
-
 def _open_cuda(index: int, *, allow_tf32: bool) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     hint = "Check nvidia-smi, CUDA_VISIBLE_DEVICES and that torch is a CUDA build."
@@ -140,21 +134,21 @@ def _open_cuda(index: int, *, allow_tf32: bool) -> torch.device:
 
 
 def _keep_freed_memory() -> None:
-    """Have the C library keep what is freed for the next picture, where it can be told to.
+    """Configure glibc to keep freed memory for the next picture.
 
-    glibc returns each large block to the system as soon as it is free, and the next picture's blocks are then zeroed
-    and faulted in page by page: a sixth of the CPU time of the VAE at 512x512. What is kept is bounded by the largest
-    call's peak.
+    By default glibc returns each large block to the system. The next picture's blocks are then zeroed and faulted in
+    page by page: a sixth of the CPU time of the VAE at 512x512. The kept memory is bounded by the largest call's peak.
     """
     if (libc := _glibc()) is None:
         return
-    if libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30) or libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20):  # the most of older ones
+    # Older versions of glibc accept at most 32 MiB.
+    if libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30) or libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20):
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
         libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """Return the C library if it is the one whose allocator is meant."""
+    """Return the C library if it is glibc."""
     libc = ctypes.CDLL(None)
     return libc if hasattr(libc, "gnu_get_libc_version") else None
 
@@ -162,22 +156,22 @@ def _glibc() -> ctypes.CDLL | None:
 def _check_index(kind: str, index: int, count: int, *, hint: str) -> None:
     if index >= count:
         raise DeviceUnavailableError(
-            f"TURBO_DEVICE={kind}:{index} is not there: {count} visible {kind} devices. {hint}"
+            f"TURBO_DEVICE={kind}:{index} is not available: {count} visible {kind} devices. {hint}"
         )
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype that a setting names; `auto` is fp16 on npu and cuda, and fp32 on cpu, where fp16 is slow."""
+    """Return the dtype of a setting; `auto` is fp16 on npu and cuda, and fp32 on cpu, where fp16 is slow."""
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.float16
     return _DTYPES[name]
 
 
 def choose_vae_dtype(name: str, dtype: torch.dtype, *, force_upcast: bool) -> torch.dtype:
-    """Return the VAE's dtype that a setting names.
+    """Return the VAE's dtype of a setting.
 
-    `auto` is the other models' dtype, but fp32 where that is fp16 and the VAE's config says `force_upcast`: SDXL's VAE
-    overflows in fp16 and its pictures turn black (diffusers does the same, but around every single picture).
+    `auto` is the other models' dtype, but fp32 instead of fp16 if the VAE's config says `force_upcast`: SDXL's VAE
+    overflows in fp16 and its pictures turn black (diffusers converts too, but around every single picture).
     """
     if name == "auto":
         return torch.float32 if dtype == torch.float16 and force_upcast else dtype

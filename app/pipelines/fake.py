@@ -1,4 +1,4 @@
-"""The seam's fake: no model, exact behaviour. It paints colours that depend on everything a real picture depends on."""
+"""The seam's fake: no model, exact behaviour. Its colours depend on everything that a real picture depends on."""
 
 import hashlib
 import time
@@ -7,15 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from app.pipelines.base import (
-    MAX_PROMPT_TOKENS,
-    BatchKey,
-    GenerationParams,
-    Img2ImgParams,
-    LoadedPipelines,
-    Mode,
-    PipelineImage,
-)
+from app.pipelines import base
 
 _PAINT_S = 1e-8
 """Seconds that painting takes for a pixel, roughly."""
@@ -24,52 +16,45 @@ _PAINT_S = 1e-8
 class FakePipeline:
     """Paints an 8x8 pattern drawn from a hash of the params, scaled to the output's size.
 
-    Image to image blends the pattern over the input by `strength`. A word counts as one token.
+    Image to image blends the pattern over the input by `strength`. A word counts as one token. Each picture takes
+    `inference_s` seconds.
     """
 
     def __init__(self, *, inference_s: float = 0.0, max_batch: int = 8) -> None:
-        """Make a pipeline of which each picture takes `inference_s` seconds, and each call up to `max_batch`."""
         self._inference_s = inference_s
         self._max_batch = max_batch
 
-    def __call__(self, batch: Sequence[GenerationParams], /) -> list[PipelineImage]:
-        """Paint the batch; the contract is `Pipeline.__call__`."""
+    def __call__(self, batch: Sequence[base.GenerationParams], /) -> list[base.PipelineImage]:
         return [self._paint(params) for params in batch]
 
-    def batch_limit(self, key: BatchKey) -> int:  # noqa: ARG002 - all kinds are alike here
-        """Return how many pictures a call takes; the contract is `Pipeline.batch_limit`."""
+    def batch_limit(self, key: base.BatchKey) -> int:  # noqa: ARG002 - the same for all kinds
         return self._max_batch
 
-    def _paint(self, params: GenerationParams) -> PipelineImage:
+    def _paint(self, params: base.GenerationParams) -> base.PipelineImage:
         time.sleep(self._inference_s)
         key = f"{params.mode}|{params.prompt}|{params.seed}|{params.effective_steps}"
         pattern = Image.frombytes("RGB", (8, 8), hashlib.shake_128(key.encode()).digest(8 * 8 * 3))
         image = pattern.resize((params.width, params.height), Image.Resampling.NEAREST)
-        if isinstance(params, Img2ImgParams):
+        if isinstance(params, base.Img2ImgParams):
             image = Image.blend(params.image, image, params.strength)
-        tokens = len(params.prompt.split()) + 2
-        return PipelineImage(
-            pixels=np.asarray(image),
-            prompt_tokens=min(tokens, MAX_PROMPT_TOKENS),
-            prompt_truncated=tokens > MAX_PROMPT_TOKENS,
-        )
+        return base.PipelineImage(pixels=np.asarray(image), tokens=len(params.prompt.split()) + 2)
 
 
 class FakeDevice:
-    """A device that never fails."""
+    """A device that never fails and holds no memory."""
 
     def check(self) -> None:
-        """Find nothing wrong; the contract is `Device.check`."""
+        pass
 
     def free_memory(self) -> None:
-        """Hold nothing, so give nothing back."""
+        pass
 
 
-def load_fake(*, inference_s: float = 0.0, max_batch: int = 8) -> LoadedPipelines:
+def load_fake(*, inference_s: float = 0.0, max_batch: int = 8) -> base.LoadedPipelines:
     """Load the fake for both modes; the contract is `PipelineLoader`."""
     pipeline = FakePipeline(inference_s=inference_s, max_batch=max_batch)
-    return LoadedPipelines(
-        by_mode=dict.fromkeys(Mode, pipeline),
+    return base.LoadedPipelines(
+        by_mode=dict.fromkeys(base.Mode, pipeline),
         device=FakeDevice(),
         model="fake",
         device_name="none",

@@ -1,11 +1,11 @@
-"""Prompts: to tokens, and to what the UNet is conditioned on. Nothing is encoded twice while the cache has it."""
+"""Prompts: to tokens, and to the embeddings that the UNet is conditioned on. A cache keeps the latest."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from cachetools import LRUCache
+from cachetools import LRUCache, cached
 
 from app.pipelines.base import MAX_PROMPT_TOKENS, CacheStatistics
 
@@ -17,24 +17,19 @@ EncodeText = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 class EncodedPrompt:
     """What the UNet is conditioned on.
 
-    `embeds` has the shape (1, 77, width of both encoders), `pooled` (1, width of the second one's projection). `tokens`
-    counts the prompt's CLIP tokens before the cut.
+    `embeds` has the shape (1, 77, width of both encoders), `pooled` (1, width of the second encoder's projection).
+    `tokens` counts the prompt's CLIP tokens before the cut.
     """
 
     embeds: torch.Tensor
     pooled: torch.Tensor
     tokens: int
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes that the tensors take."""
-        return self.embeds.nbytes + self.pooled.nbytes
-
 
 class PromptEncoder:
-    """Encodes prompts with SDXL's two text encoders, and keeps what was encoded last, up to `cache_bytes`.
+    """Encodes prompts with SDXL's two text encoders, and keeps the latest, up to `cache_bytes`.
 
-    On the device thread alone; the statistics may be read from any.
+    For the device thread; any thread may read the statistics.
     """
 
     def __init__(
@@ -43,30 +38,21 @@ class PromptEncoder:
         self._tokenizers = tokenizers
         self._encoders = encoders
         self._device = device
-        self._cache: LRUCache[str, EncodedPrompt] = LRUCache(cache_bytes, getsizeof=_size_bytes)
-        self._hits = self._misses = 0
+        cache: LRUCache[Any, EncodedPrompt] = LRUCache(cache_bytes, getsizeof=_size_bytes)
+        self._cached = cached(cache, info=True)(self._encode)
 
     @property
     def statistics(self) -> CacheStatistics:
-        """How the cache does."""
-        return CacheStatistics(hits=self._hits, misses=self._misses, size_bytes=int(self._cache.currsize))
+        info = self._cached.cache_info()
+        return CacheStatistics(hits=info.hits, misses=info.misses, size_bytes=int(info.currsize))
 
     def __call__(self, prompt: str) -> EncodedPrompt:
         """Return the prompt's embeddings. Prompts are encoded one at a time, so that none depends on its neighbours."""
-        known = self._cache.get(prompt)
-        if known is not None:
-            self._hits += 1
-            return known
-        self._misses += 1
-        encoded = self._encode(prompt)
-        if encoded.size_bytes <= self._cache.maxsize:
-            self._cache[prompt] = encoded
-        return encoded
+        return self._cached(prompt)
 
     def clear(self) -> None:
-        """Forget every prompt, and what was counted."""
-        self._cache.clear()
-        self._hits = self._misses = 0
+        """Forget all prompts and the statistics."""
+        self._cached.cache_clear()
 
     def _encode(self, prompt: str) -> EncodedPrompt:
         ids = [tokenizer(prompt).input_ids for tokenizer in self._tokenizers]
@@ -77,15 +63,15 @@ class PromptEncoder:
             ),
             strict=True,
         )
-        # The pooled output that SDXL is conditioned on is the second encoder's.
+        # SDXL is conditioned on the second encoder's pooled output.
         return EncodedPrompt(embeds=torch.cat(states, dim=-1), pooled=pooled[-1], tokens=max(map(len, ids)))
 
 
 def _size_bytes(encoded: EncodedPrompt) -> int:
-    return encoded.size_bytes
+    return encoded.embeds.nbytes + encoded.pooled.nbytes
 
 
 def _fitted(ids: list[int], pad_id: int) -> torch.Tensor:
-    """Cut or pad token ids with their start and end marks to CLIP's length; of a cut prompt the end mark stays."""
+    """Cut or pad token ids with their start and end marks to CLIP's length; a cut prompt keeps its end mark."""
     cut = ids if len(ids) <= MAX_PROMPT_TOKENS else [*ids[: MAX_PROMPT_TOKENS - 1], ids[-1]]
     return torch.tensor([cut + [pad_id] * (MAX_PROMPT_TOKENS - len(cut))])

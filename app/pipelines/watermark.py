@@ -1,4 +1,4 @@
-"""The invisible watermark that Stability AI's own code works into SDXL's pictures; here only where it is asked for."""
+"""The invisible watermark that Stability AI's own code embeds in SDXL's pictures; off by default."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,27 +7,27 @@ from app.errors import StartError, first_line
 from app.pipelines.base import Watermark
 
 _MIN_PIXELS = 256 * 256
-"""The library refuses to mark smaller pictures."""
+"""The library does not mark smaller pictures."""
 
 
 def load_watermark() -> Watermark:
-    """Import what marks pictures, which takes a second.
+    """Import the library that marks pictures, which takes a second.
 
-    The message is the one that diffusers embeds. It is embedded in the finished levels, though, and not in the model's
-    output as diffusers does: the library's decoder reads levels, and finds it in many a picture upside down otherwise.
+    The message is the one that diffusers embeds. diffusers embeds it in the model's output, this code in the finished
+    levels: the library's decoder reads levels, and would read many messages inverted otherwise.
 
     Raises:
-        StartError: It is not installed, or cannot be imported.
+        StartError: The library is not installed, or cannot be imported.
     """
     try:
-        # diffusers would embed it by itself, merely because the package is there; sdxl_turbo.py tells it not to.
+        # sdxl_turbo.py turns diffusers' own watermark off, which the installed package alone would turn on.
         from diffusers.pipelines.stable_diffusion_xl.watermark import WATERMARK_BITS  # noqa: PLC0415
         from imwatermark import WatermarkEncoder  # noqa: PLC0415
     except ImportError as error:
         raise StartError(
-            f"TURBO_WATERMARK needs the package invisible-watermark ({first_line(error)}): install "
-            "`sdxl-turbo-server[watermark]`. If it is OpenCV that lacks libGL, install the system's libgl1, or "
-            "opencv-python-headless in opencv-python's place."
+            f"TURBO_WATERMARK needs the package invisible-watermark ({first_line(error)}). Install "
+            "`sdxl-turbo-server[watermark]`. If OpenCV lacks libGL, install the system's libgl1, or replace "
+            "opencv-python by opencv-python-headless."
         ) from error
     encoder = WatermarkEncoder()
     encoder.set_watermark("bits", WATERMARK_BITS)

@@ -11,7 +11,7 @@ _FLOPS: Mapping[str, float] = {"text": 0.11, "unet": 1.59, "vae encode": 1.12, "
 FlopCounterMode on the networks in their real shapes)."""
 
 _MEASURED = frozenset({"text", "unet", "vae decode"})
-"""The stages of text to image, which are measured. The VAE's encoder has its decoder's pace."""
+"""The stages of text to image, which are measured. The VAE's encoder is assumed to run at its decoder's speed."""
 
 _ATTENTION_SHARE = 0.02
 """Share of the UNet and of the VAE at 512x512 that grows with the square of the pixels (the same count)."""
@@ -24,14 +24,9 @@ class StageTimes:
     """
 
     def __init__(self) -> None:
+        self.learning = True
         self._stages = dict(_FLOPS)
         self._measured: dict[str, float] = {}
-        self._learning = True
-
-    @property
-    def learning(self) -> bool:
-        """Whether calls are still to be measured."""
-        return self._learning
 
     def learn(self, params: GenerationParams, stages_s: Mapping[str, float]) -> None:
         """Record the seconds of one picture's stages. The last measurement of a stage counts."""
@@ -40,14 +35,14 @@ class StageTimes:
             self._measured[stage] = seconds / times
 
     def settle(self) -> None:
-        """Use what was measured from now on, if text to image was."""
-        self._learning = False
+        """Stop learning. Use the measurements from now on if all stages of text to image have one."""
+        self.learning = False
         if self._measured.keys() >= _MEASURED:
             encode_s = self._measured["vae decode"] * _FLOPS["vae encode"] / _FLOPS["vae decode"]
             self._stages = self._measured | {"vae encode": encode_s}
 
     def work(self, params: GenerationParams) -> float:
-        """Return the work of a picture, in seconds or in TFLOP; the proportion of two pictures' work is what counts."""
+        """Return the work of a picture, in seconds or in TFLOP; only the proportion of two pictures' work counts."""
         stages = self._stages
         by_size = params.effective_steps * stages["unet"] + stages["vae decode"]
         if isinstance(params, Img2ImgParams):
@@ -56,6 +51,6 @@ class StageTimes:
 
 
 def _scale(params: GenerationParams) -> float:
-    """Return how many times the work of 512x512 this size is, for stages that work on pixels."""
+    """Return the work of this size relative to 512x512, for stages that work on pixels."""
     times = params.width * params.height / _UNIT_PIXELS
     return times * (1 + _ATTENTION_SHARE * (times - 1))

@@ -240,7 +240,7 @@ def test_a_picture_that_is_none_fails_in_its_mode(findings: Examine, npu: Npu, v
     npu.picture_value = value
     found = findings()
     assert failed(found) == ["txt2img", "img2img"]
-    assert "no picture" in found["txt2img"].detail
+    assert "not a picture" in found["txt2img"].detail
 
 
 def test_what_is_asked_for_of_the_npu_is_checked_too(findings: Examine) -> None:

@@ -141,7 +141,7 @@ def test_the_cpu_can_be_asked_for_where_torch_npu_is_installed(npu: Npu) -> None
 
 @pytest.mark.usefixtures("npu")
 def test_an_npu_that_is_not_there_is_a_clear_error() -> None:
-    with pytest.raises(DeviceUnavailableError, match=r"TURBO_DEVICE=npu:1 is not there: 1 visible npu devices"):
+    with pytest.raises(DeviceUnavailableError, match=r"TURBO_DEVICE=npu:1 is not available: 1 visible npu devices"):
         load_sdxl_turbo(locate(DemoSource(), Settings().weights_dir), model="demo", device_name="npu:1")
 
 

@@ -133,9 +133,9 @@ def test_where_a_batch_changes_pictures_exact_makes_them_one_by_one(
 ) -> None:
     """As on a processor whose libraries round otherwise: the start's self-test finds it."""
     with monkeypatch.context() as patch:
-        patch.setattr("app.pipelines.networks.traced._one_by_one", dict)
+        patch.setattr("app.pipelines.networks.traced._by_sample", dict)
         other = load(tiny_folder)
-    assert "TURBO_BATCHING=exact makes them one by one" in caplog.text
+    assert "TURBO_BATCHING=exact makes pictures one by one" in caplog.text
     batch = random_batch(Mode.TXT2IMG, random.Random(4))
     assert set(_samples(other, batch)) == {1}
 
@@ -145,10 +145,10 @@ def kind(width: int, *, height: int = 64, steps: int = 1) -> Txt2ImgParams:
 
 
 def test_a_batch_is_cut_into_the_largest_sizes_that_were_found_to_change_nothing() -> None:
-    sizes = BatchSizes([1, 2, 4, 8], learn=True)
+    sizes = BatchSizes(None)
     for pictures in (2, 8):
         sizes.learn(kind(64).batch_key, pictures)
-    sizes.stop_learning()
+    sizes.learning = False
     assert [len(part) for part in sizes.split([kind(64, steps=3)] * 13)] == [8, 2, 2, 1]
     assert [len(part) for part in sizes.split([kind(72)] * 3)] == [1, 1, 1]
     assert (sizes.limit(kind(64).batch_key), sizes.limit(kind(72).batch_key)) == (8, 1)

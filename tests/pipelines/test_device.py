@@ -19,7 +19,7 @@ def test_an_npu_without_torch_npu_is_a_clear_error() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a device that must not be there")
 def test_a_gpu_that_is_not_there_is_a_clear_error() -> None:
-    with pytest.raises(DeviceUnavailableError, match=r"TURBO_DEVICE=cuda:1 is not there: 0 visible cuda devices"):
+    with pytest.raises(DeviceUnavailableError, match=r"TURBO_DEVICE=cuda:1 is not available: 0 visible cuda devices"):
         open_device("cuda:1")
 
 

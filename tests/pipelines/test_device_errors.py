@@ -25,7 +25,7 @@ NPU = Npu()
 # Every row of the table by what it has to say of the texts that torch_npu and CANN write.
 TEXTS = {
     "the device's scheduler does not answer": [ACL.format(call="AclSynchronizeStream", code=507010)],
-    "an AI Core or vector core ran into its timeout": [ACL.format(call="x", code=code) for code in (507014, 507034)],
+    "an AI Core or vector core timed out": [ACL.format(call="x", code=code) for code in (507014, 507034)],
     "an AI Core or vector core raised an exception": [
         *(ACL.format(call="x", code=code) for code in (507015, 507016, 507035, 507036, 507042, 507045, 507050)),
         f"{QUEUE} is Add. EZ9999: Inner Error! The error from device(chipId:0), there is an aicore error exception",
@@ -52,18 +52,18 @@ TEXTS = {
         "hbm Multi-bit ECC error",
         ACL.format(call="x", code=507054),
     ],
-    "the device suspects another device's memory": [
+    "the memory of another device may be faulty": [
         "SUSPECT MEM ERROR, ",
         "SUSPECT REMOTE ERROR, ",
         *(ACL.format(call="x", code=code) for code in (507055, 507057)),
     ],
-    "the link between devices is broken": ["HCCS LINK ERROR, ", "UB LINK ERROR", ACL.format(call="x", code=507056)],
+    "the link between devices failed": ["HCCS LINK ERROR, ", "UB LINK ERROR", ACL.format(call="x", code=507056)],
     "the device's work was aborted from outside": [
         "FORCE STOP, ",
         "device task abort",
         *(ACL.format(call="x", code=code) for code in (107022, 107023)),
     ],
-    "memory could not be had outside of torch's allocator, so that work was dropped": [
+    "an allocation outside of torch's allocator failed, and work was dropped": [
         *(ACL.format(call="x", code=code) for code in (207001, 207018, 245000, 245002)),
         f"{QUEUE} is MatMul. EL0004: Failed to allocate memory requested by HCCL module",
     ],
@@ -73,12 +73,12 @@ TEXTS = {
         *(ACL.format(call="x", code=code) for code in (207005, 207007, 207008, 207009, 207010)),
         "EL0006: insufficient resources",
     ],
-    "the device's number is not there, or an argument is not valid": [
+    "the device number does not exist, or an argument is invalid": [
         ACL.format(call="SetDevice", code=107001),
         "EE1001: The argument is invalid.",
         "EL0002: invalid device id",
     ],
-    "a thread used the device before it was set there": [ACL.format(call="x", code=107002)],
+    "a thread used the device before setting it": [ACL.format(call="x", code=107002)],
     "CANN's environment is not set": [ACL.format(call="aclInit", code=code) for code in (100039, 148049)],
     "the driver failed": [*(ACL.format(call="x", code=code) for code in (507899, 507901)), "EL9999: Inner Error!"],
     "an operator could not be launched": [ACL.format(call="call aclnnAdd failed", code=361001)],
@@ -87,7 +87,7 @@ TEXTS = {
         ACL.format(call="x", code=507999),
         "EH9999: Inner Error!\n synchronize stream failed, runtime result = 507999",
     ],
-    "an operation failed on the device some time before": [f"{QUEUE} is Conv2D."],
+    "an earlier operation failed on the device": [f"{QUEUE} is Conv2D."],
 }
 
 
@@ -137,13 +137,13 @@ REFUSALS = {
         "self:Convolution.cpp:1 tensor is too large\n[ERROR] 2026-06-23 (PID:1) ERR01001 OPS invalid parameter",
         "[ERROR] 2026-06-23-03:49:48 (PID:1, Device:0, RankID:0) ERR01007 OPS feature not supported",
     ],
-    "an operator has no way to lay its work out for this size": [
+    "an operator cannot tile its work for this size": [
         HOST.format(
             code=561002, said="EZ9999: Inner Error!\nEZ9999[PID: 584] AclNN_Inner_Error(EZ9999):  do tiling failed"
         ),
         HOST.format(code=561001, said=""),
     ],
-    "an operator has no kernel for this, or CANN's kernels are not installed whole": [
+    "an operator has no kernel for this, or the installation of CANN's kernels is incomplete": [
         HOST.format(code=561103, said="EZ9999: Inner Error!\n ADD_TO_LAUNCHER_LIST_AICORE failed."),
         HOST.format(code=561003, said=""),
         "InnerRunOpApi:OpParamMaker.cpp:287 OPS function error: aclnnConvolution, error code is 561000\nERR01100",

@@ -1,6 +1,5 @@
-"""The form of the networks that a device runs fastest, chosen in one place."""
+"""The form of the networks that a device runs fastest."""
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -16,22 +15,18 @@ Batching = Literal["off", "exact", "fast"]
 
 def choose_networks(
     pipe: Any, device: TorchDevice, *, batching: Batching, compile_mode: str, npu_graphs: bool
-) -> tuple[Networks, Callable[[], None]]:
-    """Return the networks in the form that is fastest on the device, and what to call when they are warm."""
+) -> Networks:
+    """Return the networks in the form that is fastest on the device."""
     plain = plain_networks(pipe)
     if compile_mode == "on":
         return compiled_networks(plain, device.torch_device)
     if npu_graphs:
         return with_npu_graphs(plain, npu.graphs)
     if is_fp32_on_cpu(pipe, device):
-        return traced_networks(pipe, plain, exact=batching != "fast"), _nothing
-    return plain, _nothing
+        return traced_networks(pipe, plain, exact=batching != "fast")
+    return plain
 
 
 def is_fp32_on_cpu(pipe: Any, device: TorchDevice) -> bool:
-    """Return whether the networks are recorded: on the CPU, all of them in fp32."""
+    """Return whether the UNet and the VAE run in fp32 on the CPU, which is when the networks are recorded."""
     return device.torch_device.type == "cpu" and pipe.unet.dtype == pipe.vae.dtype == torch.float32
-
-
-def _nothing() -> None:
-    """Do nothing."""

@@ -1,60 +1,63 @@
-"""Graphs that a compiler makes of the networks, at the sizes that come while the service warms up and at no others."""
+"""Graphs that a compiler makes of the networks, only for the sizes of the warm-up."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from app.pipelines.base import MAX_PROMPT_TOKENS
 from app.pipelines.networks.plain import Networks
 
 _GRAPHS = 256
-"""Sizes that there can be graphs for."""
+"""Limit of the sizes that can have graphs."""
 
 _CALLS_UNTIL_RECORDED = 2
-"""Calls of a compiled function after which its CUDA graph stands: the first compiles and runs without one, the second
+"""Calls of a compiled function until its CUDA graph exists: the first compiles and runs without a graph, the second
 records it (torch/_inductor/cudagraph_trees.py)."""
+
+Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Compiles a function of tensors. The result compiles at each new size, when it is called."""
 
 
 class WarmGraphs:
-    """A function by graphs at the sizes that come until it is told to stop, and without graphs at all others.
+    """A function that uses graphs at the sizes that come before `stop_compiling`, and no graphs at other sizes.
 
-    `compiled` compiles at every new size when it is called, which takes from seconds to minutes, and records its graph
-    only when it is called again: no request may wait for either. On the device thread alone.
+    A compiled function compiles when it gets a new size, which takes from seconds to minutes, and records its graph at
+    the next call. No request may wait for either. For the device thread.
     """
 
-    def __init__(self, plain: Callable[..., Any], compiled: Callable[..., Any]) -> None:
+    def __init__(self, plain: Callable[..., Any], compile_function: Compile) -> None:
         torch._dynamo.config.recompile_limit = _GRAPHS  # noqa: SLF001 - documented, and 8 otherwise
         self._plain = plain
-        self._compiled = compiled
-        self._compiling = True
+        self._compiled = compile_function(plain)
         self._sizes: set[tuple[torch.Size, ...]] = set()
+        self._compiling = True
 
-    def __call__(self, *tensors: torch.Tensor) -> Any:
-        """Call one or the other. Tensors may lie in memory in any order; graphs are made for one alone."""
+    def __call__(self, *tensors: Tensor) -> Any:
         sizes = tuple(tensor.shape for tensor in tensors)
-        if self._compiling and sizes not in self._sizes:
+        if sizes not in self._sizes and not self._compiling:
+            return self._plain(*tensors)
+        laid_out = [tensor.contiguous() for tensor in tensors]  # a graph is made for one layout
+        if sizes not in self._sizes:
             self._sizes.add(sizes)
             for _ in range(_CALLS_UNTIL_RECORDED):
-                self._compiled(*(tensor.contiguous() for tensor in tensors))
-        if sizes not in self._sizes:
-            return self._plain(*tensors)
-        return self._compiled(*(tensor.contiguous() for tensor in tensors))
+                self._compiled(*laid_out)
+        return self._compiled(*laid_out)
 
     def stop_compiling(self) -> None:
-        """Compile nothing from now on."""
         self._compiling = False
 
 
 def cuda_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function of tensors with inductor and CUDA graphs, for each size of its own.
+    """Compile a function of tensors with inductor and CUDA graphs, one for each size.
 
-    What a graph returns lies in the graph's own memory and is overwritten by its next run, so a copy is returned.
+    The next run of a graph overwrites its result in place, so each call returns a copy.
     """
     compiled = torch.compile(function, mode="reduce-overhead", fullgraph=True, dynamic=False)
 
-    def call(*tensors: torch.Tensor) -> Any:
+    def call(*tensors: Tensor) -> Any:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call] # torch types it so
         result = compiled(*tensors)
         return tuple(part.clone() for part in result) if isinstance(result, tuple) else result.clone()
@@ -62,38 +65,30 @@ def cuda_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
-"""Makes of a function of tensors one that is compiled, at each new size, when it is called."""
-
-
-def compiled_networks(
-    plain: Networks, device: torch.device, *, compile_function: Compile = cuda_graphs
-) -> tuple[Networks, Callable[[], None]]:
-    """Return the networks by graphs, and what to call when they are warm."""
-    graphs: list[WarmGraphs] = []
+def compiled_networks(plain: Networks, device: torch.device, *, compile_function: Compile = cuda_graphs) -> Networks:
+    """Return the networks with graphs for all of them."""
     with torch.inference_mode():
         for encode in plain.encode_text:
-            # At its first call an encoder of transformers takes a lock to prepare itself, which cannot be compiled.
+            # An encoder of transformers takes a lock at its first call, which cannot be compiled.
             encode(torch.zeros(1, MAX_PROMPT_TOKENS, dtype=torch.long, device=device))
-
-    def by_graphs(function: Callable[..., Any]) -> WarmGraphs:
-        graphs.append(WarmGraphs(function, compile_function(function)))
-        return graphs[-1]
+    functions: list[Callable[..., Any]] = [*plain.encode_text, plain.predict_noise, plain.encode, plain.decode]
+    graphs = [WarmGraphs(function, compile_function) for function in functions]
 
     def stop_compiling() -> None:
         for graph in graphs:
             graph.stop_compiling()
 
-    networks = Networks(
-        encode_text=tuple(by_graphs(encode) for encode in plain.encode_text),
-        predict_noise=by_graphs(plain.predict_noise),
-        encode=by_graphs(plain.encode),
-        decode=by_graphs(plain.decode),
+    *encode_text, predict_noise, encode_pixels, decode = graphs
+    return Networks(
+        encode_text=tuple(encode_text),
+        predict_noise=predict_noise,
+        encode=encode_pixels,
+        decode=decode,
+        stop_compiling=stop_compiling,
     )
-    return networks, stop_compiling
 
 
-def with_npu_graphs(plain: Networks, compile_function: Compile) -> tuple[Networks, Callable[[], None]]:
-    """Return the networks with the UNet by graphs of an NPU, and what to call when it is warm."""
-    graphs = WarmGraphs(plain.predict_noise, compile_function(plain.predict_noise))
-    return replace(plain, predict_noise=graphs), graphs.stop_compiling
+def with_npu_graphs(plain: Networks, compile_function: Compile) -> Networks:
+    """Return the networks with NPU graphs for the UNet."""
+    graphs = WarmGraphs(plain.predict_noise, compile_function)
+    return replace(plain, predict_noise=graphs, stop_compiling=graphs.stop_compiling)

@@ -1,6 +1,6 @@
-"""What a host brings for an NPU: CANN, the driver, npu-smi and the device files. Reads files; needs no torch.
+"""A host's software for an NPU: CANN, the driver, npu-smi and the device files. Needs no torch.
 
-Where they are: the installation guides of CANN (instg_0064 at hiascend.com) and of Ascend/mind-cluster.
+Source of the paths: the installation guides of CANN (instg_0064 at hiascend.com) and of Ascend/mind-cluster.
 """
 
 import os
@@ -19,7 +19,7 @@ _NPU_SMI_TIMEOUT_S = 20
 
 @dataclass(frozen=True, slots=True)
 class DeviceFile:
-    """A file under /dev that CANN opens; `usable` tells whether this user may read and write it."""
+    """A file under /dev that CANN opens; `usable` means that this user may read and write it."""
 
     path: Path
     exists: bool
@@ -27,18 +27,15 @@ class DeviceFile:
 
 
 def cann_version(environ: Mapping[str, str], root: Path = Path("/")) -> str | None:
-    """Return CANN's version from the toolkit that is set up, or lies where it is installed by default; None without."""
+    """Return the version of CANN's toolkit in ASCEND_HOME_PATH or in a default folder, or None."""
     homes = [Path(environ["ASCEND_HOME_PATH"])] if environ.get("ASCEND_HOME_PATH") else []
     homes += [root / toolkit for toolkit in _TOOLKITS]
-    for home in homes:
-        for path in sorted(home.glob("*-linux/ascend_toolkit_install.info")):
-            if found := _value_in(path, "version"):
-                return found
-    return None
+    paths = (path for home in homes for path in sorted(home.glob("*-linux/ascend_toolkit_install.info")))
+    return next(filter(None, (_value_in(path, "version") for path in paths)), None)
 
 
 def driver_version(root: Path = Path("/")) -> str | None:
-    """Return the driver's version; None where its file is not there, as in a container that it is not mounted into."""
+    """Return the driver's version, or None if its file is missing: it may not be mounted into a container."""
     return _value_in(root / _DRIVER, "Version")
 
 
@@ -53,10 +50,10 @@ def _value_in(path: Path, key: str) -> str | None:
 
 
 def device_number(environ: Mapping[str, str], index: int, root: Path = Path("/")) -> int:
-    """Return the number N in /dev/davinciN of the device that `npu:index` is.
+    """Return the number N in /dev/davinciN of the device `npu:index`.
 
-    CANN counts the devices that are there from 0, and ASCEND_RT_VISIBLE_DEVICES chooses among those; a container has
-    few of them, under the host's numbers.
+    CANN counts the existing devices from 0, and ASCEND_RT_VISIBLE_DEVICES selects from that count. A container has some
+    of the host's devices, with the host's numbers.
     """
     visible = re.findall(r"[0-9]{1,4}", environ.get("ASCEND_RT_VISIBLE_DEVICES", ""))
     position = int(visible[index]) if index < len(visible) else index
@@ -66,7 +63,7 @@ def device_number(environ: Mapping[str, str], index: int, root: Path = Path("/")
 
 
 def device_files(number: int, root: Path = Path("/")) -> list[DeviceFile]:
-    """Return the device files that the NPU of that number needs."""
+    """Return the device files that the NPU /dev/davinciN needs."""
     paths = [root / "dev" / name for name in (f"davinci{number}", *_SHARED_DEVICES)]
     return [DeviceFile(path, path.exists(), os.access(path, os.R_OK | os.W_OK)) for path in paths]
 
@@ -75,15 +72,15 @@ def npu_smi() -> Iterator[tuple[int, str, str]]:
     """Ask npu-smi for each device's number, name and health (OK, Warning, Alarm, Critical or UNKNOWN).
 
     Raises:
-        FileNotFoundError: npu-smi is not there.
-        TimeoutError: It does not answer.
-        OSError: It fails; the text says how.
+        FileNotFoundError: npu-smi is not in PATH.
+        TimeoutError: npu-smi does not answer.
+        OSError: npu-smi fails; the text says how.
     """
     if shutil.which("npu-smi") is None:
         raise FileNotFoundError("npu-smi is not in PATH")
     try:
         done = subprocess.run(
-            ["npu-smi", "info"],  # noqa: S607 - where the driver puts it differs
+            ["npu-smi", "info"],  # noqa: S607 - its folder depends on the driver
             capture_output=True,
             encoding="utf-8",
             errors="replace",

@@ -32,7 +32,7 @@ def plain(tensor: torch.Tensor) -> torch.Tensor:
 
 def test_a_size_is_compiled_and_recorded_when_it_first_comes_and_none_after_the_warm_up() -> None:
     compiler = Compiler()
-    graphs = WarmGraphs(plain, compiler)
+    graphs = WarmGraphs(plain, lambda _: compiler)
     graphs(torch.ones(1, 4, 8, 8))
     recorded = compiler.calls
     assert recorded > 2, "the first compiles, the second records"
@@ -47,7 +47,7 @@ def test_a_size_is_compiled_and_recorded_when_it_first_comes_and_none_after_the_
 
 def test_a_tensor_that_lies_in_memory_in_another_order_needs_no_graph_of_its_own() -> None:
     compiler = Compiler()
-    graphs = WarmGraphs(plain, compiler)
+    graphs = WarmGraphs(plain, lambda _: compiler)
     graphs(torch.ones(1, 4, 8, 8))
     graphs.stop_compiling()
     graphs(torch.ones(1, 4, 8, 8).contiguous(memory_format=torch.channels_last))
@@ -63,7 +63,7 @@ def test_every_network_is_one_graph_for_torch_compile(tiny_folder: Path) -> None
         compiled: Callable[..., Any] = torch.compile(function, backend="eager", fullgraph=True, dynamic=False)
         return compiled
 
-    networks, stop_compiling = compiled_networks(plain, torch.device("cpu"), compile_function=compile_function)
+    networks = compiled_networks(plain, torch.device("cpu"), compile_function=compile_function)
     ids = torch.zeros(1, MAX_PROMPT_TOKENS, dtype=torch.long)
     latents, pixels = torch.randn(2, 4, 8, 8), torch.randn(2, 3, 64, 64)
     projection = pipe.text_encoder_2.config.projection_dim
@@ -77,7 +77,7 @@ def test_every_network_is_one_graph_for_torch_compile(tiny_folder: Path) -> None
         )
         assert torch.equal(networks.encode(pixels), plain.encode(pixels))
         assert torch.equal(networks.decode(latents), plain.decode(latents))
-    stop_compiling()
+    networks.stop_compiling()
 
 
 @pytest.fixture(autouse=True)
