@@ -1,4 +1,4 @@
-"""The files that a host with an NPU has, laid out under a folder of a test."""
+"""The files of a host with an NPU, laid out in a test's folder."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ END
 
 
 def lay_out(root: Path, *, cann: str = "9.1.0", devices: int = 1) -> None:
-    """Lay out CANN, the driver and the device files."""
+    """Write the files of CANN, the driver and the devices."""
     toolkit = root / "usr/local/Ascend/cann/aarch64-linux/ascend_toolkit_install.info"
     toolkit.parent.mkdir(parents=True)
     toolkit.write_text(f"package_name=Ascend-cann-toolkit\nversion={cann}\ninnerversion=V100\n")
@@ -31,7 +31,7 @@ def lay_out(root: Path, *, cann: str = "9.1.0", devices: int = 1) -> None:
 
 
 def put_npu_smi(folder: Path, script: str = NPU_SMI.replace("HEALTH", "OK    ")) -> None:
-    """Write an npu-smi into a folder that a test puts into PATH."""
+    """Write an npu-smi into a folder that the test adds to PATH."""
     folder.mkdir(exist_ok=True)
     path = folder / "npu-smi"
     path.write_text(script)

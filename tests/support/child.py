@@ -1,6 +1,6 @@
-"""Imported first in a server of its own process: a gated fake in place of the fake, which fails when it is told to.
+"""A server process imports this module first. It replaces the fake with a gated pipeline that fails on a signal.
 
-SIGUSR1 has it fail in the way that the variable FAULT names, lost or hang; SIGUSR2 closes the gate, or opens it again.
+At SIGUSR1 the device fails as the variable FAULT says: lost or hang. SIGUSR2 closes the gate, or opens it again.
 """
 
 import os
@@ -10,8 +10,8 @@ from app import main
 from app.errors import DeviceLostError
 from tests.support.gated_pipeline import GatedPipeline
 
-_pipeline = GatedPipeline(max_batch=4)  # a hung call is found after the limit times its pictures
-main.load_fake = lambda **_: _pipeline.load()  # type: ignore[attr-defined] # it is there to be called alone
+_pipeline = GatedPipeline(max_batch=4)  # the hang limit grows with the pictures of a call
+main.load_fake = lambda **_: _pipeline.load()  # type: ignore[attr-defined] # the import is not part of its interface
 
 
 def _fail(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""A crowd of clients at work: each knows what its pictures have to look like."""
+"""A crowd of clients that send requests and know the correct pictures of each."""
 
 import base64
 import socket
@@ -23,7 +23,7 @@ CLIENTS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What one request asks for: pictures from a prompt, or from a picture of `color` too."""
+    """The content of one request: pictures from a prompt, and from a picture of `color` if it is set."""
 
     prompt: str
     seed: int
@@ -47,7 +47,7 @@ class Wish:
         return client.send(self.request(client.base_url))
 
     def painted(self) -> list[Image.Image]:
-        """The pictures that the fake makes of it."""
+        """The pictures that the fake makes for this wish."""
         batch: list[GenerationParams]
         if self.color is None:
             batch = [
@@ -64,7 +64,7 @@ class Wish:
 
 
 def pictures(response: httpx.Response) -> list[Image.Image]:
-    """The pictures of an answer."""
+    """The decoded pictures of a response, which must be a 200."""
     assert response.status_code == 200, response.text
     if response.headers["content-type"] != "application/json":
         return [opened(response.content)]
@@ -72,7 +72,7 @@ def pictures(response: httpx.Response) -> list[Image.Image]:
 
 
 def alike(ours: Sequence[Image.Image], theirs: Sequence[Image.Image], *, levels: int = 0) -> bool:
-    """Whether they are the same pictures, to within `levels` of 255."""
+    """Whether the pictures are the same, with differences of at most `levels` of 255."""
     if [one.size for one in ours] != [other.size for other in theirs]:
         return False
     pairs = (
@@ -82,7 +82,7 @@ def alike(ours: Sequence[Image.Image], theirs: Sequence[Image.Image], *, levels:
 
 
 def wishes(first: int, number: int, *, side: int = 64) -> list[Wish]:
-    """Wishes of both modes, all different, some of them for several pictures; the seeds begin at 10 * `first`."""
+    """Different wishes of both modes, some for several pictures. Seeds begin at 10 * `first`."""
     return [
         Wish(
             prompt=f"a house number {i}",
@@ -99,7 +99,7 @@ Send = Callable[[Wish, httpx.Client], httpx.Response]
 
 
 def ask_all(url: str, asked: Sequence[Wish], *, send: Send = Wish.send) -> list[httpx.Response]:
-    """Have a crowd ask for it all, each client over a connection that it keeps; return the answers in order."""
+    """Send all wishes from a crowd of clients with persistent connections; return the responses in order."""
     local = threading.local()
     clients = []
 
@@ -115,14 +115,14 @@ def ask_all(url: str, asked: Sequence[Wish], *, send: Send = Wish.send) -> list[
 
 
 class Persistence:
-    """Asks until there are pictures, as clients do, but sooner than they are told to."""
+    """Retries until the response has pictures, as clients do, but sooner than `Retry-After` says."""
 
     def __init__(self) -> None:
         self.refusals: list[httpx.Response] = []
         self._failing = False
 
     def through_failures(self) -> None:
-        """From now on expect that the service is not there."""
+        """From now on, accept that the service cannot be reached."""
         self._failing = True
 
     def __call__(self, wish: Wish, client: httpx.Client) -> httpx.Response:
@@ -130,7 +130,7 @@ class Persistence:
             try:
                 answer = wish.send(client)
             except httpx.TransportError:
-                assert self._failing, "no answer from a sound service"
+                assert self._failing, "a service without faults did not respond"
             else:
                 if answer.status_code == httpx.codes.OK:
                     return answer
@@ -145,7 +145,7 @@ def free_port() -> int:
 
 
 def answered(url: str) -> Counter[int]:
-    """How many requests for pictures the service has answered with each status."""
+    """The number of requests for pictures by the status of the response."""
     counted: Counter[int] = Counter()
     for name, value in _metrics(url, "turbo_requests_total"):
         if 'route="/txt2img"' in name or 'route="/img2img"' in name:
@@ -156,9 +156,9 @@ def answered(url: str) -> Counter[int]:
 def batches_of(
     url: str, asked: Sequence[Wish], *, hold: Callable[[], None], let_go: Callable[[], None]
 ) -> Counter[str]:
-    """Ask one after the other while the device is held; return how many requests were served by calls of which size.
+    """Send requests one after the other while the device is held; return how many were in calls of each size.
 
-    The first has the device for itself, and the others wait for it in their order: so the calls are always the same.
+    The first request runs alone, and the others queue in order, so the calls are the same every time.
     """
     before = Counter(dict(_metrics(url, "turbo_batch_pictures_bucket")))
     hold()
@@ -181,7 +181,7 @@ def _metrics(url: str, name: str) -> Iterator[tuple[str, float]]:
 
 @contextmanager
 def supervised(start: Callable[[], ServerProcess]) -> Iterator["Supervisor"]:
-    """Have the service replaced whenever it ends, as an orchestrator does; `start` is to take the same port."""
+    """Restart the service whenever it ends, as an orchestrator does. `start` must use the same port each time."""
     supervisor = Supervisor(start)
     try:
         yield supervisor
@@ -190,7 +190,7 @@ def supervised(start: Callable[[], ServerProcess]) -> Iterator["Supervisor"]:
 
 
 class Supervisor:
-    """Waits for the service to end, notes how it did, and starts it again."""
+    """Waits for the service to end, records its exit code, and starts it again."""
 
     def __init__(self, start: Callable[[], ServerProcess]) -> None:
         self.exit_codes: list[int] = []

@@ -1,4 +1,4 @@
-"""A pipeline that stops in every call until the gate is opened, and remembers what happened."""
+"""A pipeline that waits in every call until its gate is open, and records its calls."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from app.pipelines.fake import FakePipeline
 
 
 class CheckedDevice:
-    """A device that counts what is asked of it, and fails its checks with `error` while there is one."""
+    """A device that counts its calls. While `error` is set, its checks raise it."""
 
     def __init__(self) -> None:
         self.checks = 0
@@ -26,10 +26,10 @@ class CheckedDevice:
 
 
 class GatedPipeline:
-    """A fake that counts its calls, their threads, and how many ran at once. The gate is open at first.
+    """A fake that records its calls, their threads, and the most calls at the same time. The gate is open at first.
 
-    Calls raise `errors` one after the other, and then `error` as long as there is one, and those for a picture whose
-    seed is in `poison` what stands there. A unit of `work` takes `unit_s` seconds.
+    Each call raises the next of `errors`. When none is left, it raises `error` if that is set. Otherwise it raises the
+    error in `poison` for the seed of one of its pictures. A unit of `work` takes `unit_s` seconds.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class GatedPipeline:
             self.peak = max(self.peak, self._inside)
         try:
             self.entered.release()
-            assert self.gate.wait(timeout=60), "nobody opened the gate"
+            assert self.gate.wait(timeout=60), "the test did not open the gate within 60 s"
             if self.errors:
                 raise self.errors.pop(0)
             if self.error is not None:
@@ -80,7 +80,7 @@ class GatedPipeline:
         return [batch[0].prompt for batch in self.calls]
 
     def load(self) -> LoadedPipelines:
-        """Be the `PipelineLoader` too."""
+        """Return this pipeline for every mode; a `PipelineLoader`."""
         self.thread_ids.add(threading.get_ident())
         return LoadedPipelines(
             by_mode=dict.fromkeys(Mode, self),
@@ -92,7 +92,7 @@ class GatedPipeline:
         )
 
     def close(self) -> None:
-        """Let calls stop here from now on; forget the warm-up's."""
+        """Make calls wait from now on, and forget the recorded calls of the warm-up."""
         self.gate.clear()
         self.calls.clear()
         while self.entered.acquire(blocking=False):

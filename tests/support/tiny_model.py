@@ -1,9 +1,9 @@
-"""A tiny model of random weights: SDXL-Turbo's classes and kinds of layers, no meaning, a picture in milliseconds.
+"""A tiny model with random weights: SDXL-Turbo's classes and kinds of layers, and a picture of noise in milliseconds.
 
-For tests that ask about bytes, files and memory. Those that ask about meaning use the demo model. Unlike the demo model
-it has SDXL's three levels in the UNet, attention in the VAE, and SDXL-Turbo's `scaling_factor`, `force_upcast` and
-scheduler. Besides the sizes, its tokenizers differ from SDXL-Turbo's: both are the same one of 514 tokens, pad with its
-end mark and are written as `tokenizer.json`, and the text encoders' configs have its ids.
+Tests of bytes, files and memory use it; tests of the pictures' meaning use the demo model. Unlike the demo model it has
+SDXL's three levels in the UNet, attention in the VAE, and SDXL-Turbo's `scaling_factor`, `force_upcast` and scheduler.
+Besides the sizes, its tokenizers differ from SDXL-Turbo's. Both are the same tokenizer of 514 tokens, which pads with
+its end token and is written as `tokenizer.json`. The text encoders' configs have the ids of this tokenizer.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from benchmarks.nano_sdxl import build_small_sdxl
 
 
 def build_tiny_model(folder: Path) -> None:
-    """Write the model to `folder` (about 1 MB), as the benchmark's nano SDXL is written, in still smaller."""
+    """Write the model to `folder` (about 1 MB): a smaller version of the benchmark's nano SDXL."""
     with torch.random.fork_rng(devices=[]):
         build_small_sdxl(
             folder,

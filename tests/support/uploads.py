@@ -1,4 +1,4 @@
-"""Pictures that clients may send, well-meaning and hostile, made by code; each with what must come of it."""
+"""Generated uploads, ordinary and hostile, each with the result that the service must give."""
 
 import io
 import random
@@ -27,12 +27,12 @@ GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 
 @dataclass(frozen=True)
 class Upload:
-    """A file, and what must come of it: these pixels, or an error with one of these codes."""
+    """A file, and its required result: these pixels, or an error with one of these codes."""
 
     name: str
     data: bytes
     pixels: Pixels | None = None
-    """What the upright picture shows at its own size, or at 64x64 if it is of one colour."""
+    """The pixels of the upright picture at its own size, or at 64x64 if it has one colour."""
     tolerance: int = 1
     codes: frozenset[str] = frozenset()
     file_name: str = "picture"
@@ -44,11 +44,11 @@ INVALID = frozenset({"invalid_image"})
 TOO_LARGE = frozenset({"image_too_large"})
 REFUSED = UNSUPPORTED | INVALID | TOO_LARGE
 ANYTHING = REFUSED | {"picture"}
-"""It may be taken or refused; what counts is that it harms nobody. A picture of which the pixels are not known."""
+"""The service may accept or reject the upload, but must stay unharmed. The pixels of the picture are not known."""
 
 
 def corpus() -> Iterator[Upload]:
-    """Every upload, the same each time."""
+    """Every upload, with the same bytes each time."""
     yield from plain()
     yield from turned()
     yield from kinds_of_png()
@@ -66,16 +66,16 @@ def corpus() -> Iterator[Upload]:
 
 
 def seeds() -> list[bytes]:
-    """Small files to make others of."""
+    """Small files as input for `mutate`."""
     makers = (plain, turned, kinds_of_png, clear_colors, kinds_of_jpeg, colour_profiles, small, animated)
     return [upload.data for maker in makers for upload in maker() if len(upload.data) < 40_000]
 
 
-# What pictures are made of.
+# Parts of pictures and files.
 
 
 def gradient(width: int = WIDTH, height: int = HEIGHT) -> Pixels:
-    """A smooth picture that looks different any other way up, and that lossy formats keep."""
+    """A smooth picture that differs in each orientation, and that lossy formats hardly change."""
     y, x = np.mgrid[:height, :width]
     return np.stack([x * 255 // (width - 1), y * 255 // (height - 1), 255 - x * 128 // (width - 1)], -1).astype(
         np.uint8
@@ -91,7 +91,7 @@ def noise(*shape: int) -> Pixels:
 
 
 def saved(pixels: Pixels, file_format: str, *, mode: str = "RGB", **options: Any) -> bytes:
-    """A file as Pillow writes it; lossless where the format can be."""
+    """A file that Pillow writes, lossless if the format allows it."""
     file = io.BytesIO()
     defaults: dict[str, Any] = {
         "PNG": {},
@@ -122,26 +122,26 @@ def png(
     before: bytes = b"",
     after: bytes = b"",
 ) -> bytes:
-    """A PNG of rows that are filtered already, with chunks before and after the pixels."""
+    """A PNG of filtered rows, with other chunks before and after the pixels."""
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlaced)
     pixels = chunk(b"IDAT", zlib.compress(rows, 1))
     return PNG_MAGIC + chunk(b"IHDR", header) + before + pixels + after + chunk(b"IEND", b"")
 
 
 def trns(*levels: int) -> bytes:
-    """The chunk that names a PNG's transparent level of grey, or its transparent colour."""
+    """The chunk with a PNG's transparent grey level or colour."""
     return chunk(b"tRNS", struct.pack(f">{len(levels)}H", *levels))
 
 
 def png_rows(samples: npt.NDArray[Any]) -> bytes:
-    """Rows of samples of whole bytes (big-endian), unfiltered."""
+    """Unfiltered rows of samples of whole bytes (big-endian)."""
     rows = np.ascontiguousarray(samples).reshape(samples.shape[0], -1)
     raw = rows.astype(rows.dtype.newbyteorder(">")).view(np.uint8)
     return np.insert(raw, 0, 0, axis=1).tobytes()
 
 
 def png_bits(samples: npt.NDArray[Any], depth: int) -> bytes:
-    """Rows of samples of less than a byte, unfiltered."""
+    """Unfiltered rows of samples of less than a byte."""
     bits = (samples[..., None] >> np.arange(depth - 1, -1, -1)) & 1
     return np.insert(np.packbits(bits.reshape(samples.shape[0], -1), axis=1), 0, 0, axis=1).tobytes()
 
@@ -157,7 +157,7 @@ def segment(marker: int, content: bytes) -> bytes:
 
 
 def jpeg_with(segments: bytes, pixels: Pixels | None = None, **options: Any) -> bytes:
-    """A JPEG with segments right behind its start."""
+    """A JPEG with these segments directly after its start marker."""
     data = saved(gradient() if pixels is None else pixels, "JPEG", **options)
     return data[:2] + segments + data[2:]
 
@@ -172,13 +172,13 @@ def webp(*chunks: bytes) -> bytes:
 
 
 def exif(orientation: int, order: str = "<") -> bytes:
-    """EXIF data with the one entry."""
+    """EXIF data with the orientation as its only entry."""
     magic = b"II*\0" if order == "<" else b"MM\0*"
     return magic + struct.pack(f"{order}IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
 
 
 def stored(upright: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
-    """The picture as a camera that was held so stores it: row 0 and column 0 as EXIF's table of orientations says."""
+    """The picture as a camera in this orientation stores it, by EXIF's table of row 0 and column 0."""
     columns_as_rows = upright.transpose(1, 0, 2)
     return {
         1: upright,
@@ -197,7 +197,7 @@ def on_white(pixels: Pixels, alpha: Pixels) -> Pixels:
     return np.rint(pixels * share + 255 * (1 - share)).astype(np.uint8)
 
 
-# What is a picture.
+# Valid pictures.
 
 
 def plain() -> Iterator[Upload]:
@@ -336,14 +336,14 @@ SRGB = np.array(
 ADOBE_RGB = np.array(
     [[0.6097559, 0.2052401, 0.1492240], [0.3111242, 0.6256560, 0.0632197], [0.0194811, 0.0608902, 0.7448387]]
 )
-"""What red, green and blue at full strength are as X, Y and Z under D50, in columns (Bruce Lindbloom's tables)."""
+"""X, Y and Z of full red, green and blue under D50, in columns (Bruce Lindbloom's tables)."""
 ADOBE_GAMMA = 563 / 256
 
 
 def icc_profile(
     matrix: npt.NDArray[np.float64], gamma: float, *, space: bytes = b"RGB ", more: dict[bytes, bytes] | None = None
 ) -> bytes:
-    """A display's profile: its three colours and one curve, and more tags if there are any."""
+    """A display's ICC profile with three colours, one curve, and the tags in `more`."""
     xyz = [b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in column)) for column in matrix.T]
     curve = b"curv\0\0\0\0" + struct.pack(">IH2x", 1, round(gamma * 256))
     white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
@@ -375,7 +375,7 @@ def icc_profile(
 
 
 def steps(number: int) -> bytes:
-    """An ICC tag of many steps, which all are the same three curves."""
+    """An ICC tag with many processing steps, each with the same three curves."""
     curve = b"curf\0\0\0\0\0\1\0\0parf\0\0\0\0\0\0\0\0" + struct.pack(">4f", 1, 1, 0, 0)
     curves = b"cvst\0\0\0\0\0\3\0\3" + struct.pack(">2I", 36, len(curve)) * 3 + curve
     head = b"mpet\0\0\0\0\0\3\0\3" + struct.pack(">I", number)
@@ -383,7 +383,7 @@ def steps(number: int) -> bytes:
 
 
 def as_srgb(pixels: Pixels, matrix: npt.NDArray[np.float64], gamma: float) -> Pixels:
-    """What the profile's colours are in sRGB, by the book."""
+    """The profile's colours converted to sRGB with the standard's formula."""
     linear = (pixels / 255) ** gamma @ matrix.T @ np.linalg.inv(SRGB).T
     linear = linear.clip(0, 1)
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
@@ -393,7 +393,7 @@ def as_srgb(pixels: Pixels, matrix: npt.NDArray[np.float64], gamma: float) -> Pi
 
 def colour_profiles() -> Iterator[Upload]:
     adobe = icc_profile(ADOBE_RGB, ADOBE_GAMMA)
-    # Colours that both spaces have: beyond sRGB it is a matter of taste what to do.
+    # Only colours that both spaces have: outside sRGB there is no single correct result.
     pixels = gradient() // 4 + 96
     expected = as_srgb(pixels, ADOBE_RGB, ADOBE_GAMMA)
     for file_format in FORMATS:
@@ -418,7 +418,7 @@ def colour_profiles() -> Iterator[Upload]:
     }
     for name, profile in overlooked.items():
         for file_format in FORMATS:
-            if file_format == "JPEG" and len(profile) > 1 << 22:  # 255 pieces at most
+            if file_format == "JPEG" and len(profile) > 1 << 22:  # a JPEG stores a profile in at most 255 pieces
                 continue
             data = saved(gradient(), file_format, icc_profile=profile)
             yield Upload(f"{file_format} with a profile {name}", data, gradient(), tolerance_of(file_format))
@@ -431,7 +431,7 @@ def colour_profiles() -> Iterator[Upload]:
         yield Upload(f"iCCP {name}", png_of(gradient(), before=chunk(b"iCCP", content)), gradient())
 
 
-# What is small, and what carries much beside its picture.
+# Small pictures, and pictures with much other data.
 
 
 def small() -> Iterator[Upload]:
@@ -500,7 +500,7 @@ def polyglots() -> Iterator[Upload]:
     yield Upload("PNG's first bytes before a JPEG", PNG_MAGIC + saved(gradient(), "JPEG"), codes=REFUSED)
 
 
-# What is no picture, or none that is taken.
+# Files that are no pictures, and formats that are not supported.
 
 
 def animated() -> Iterator[Upload]:
@@ -586,7 +586,7 @@ def impossible() -> Iterator[Upload]:
         yield Upload(f"Huffman codes called SOF{marker - 0xC0}", data, codes=REFUSED if marker == 0xC8 else ANYTHING)
 
 
-# What costs too much.
+# Pictures that are too expensive to decode.
 
 
 def bombs() -> Iterator[Upload]:
@@ -629,7 +629,7 @@ def bombs() -> Iterator[Upload]:
     canvas = riff_chunk(b"VP8X", b"\x10\0\0\0" + b"\xff\x03\0" * 2)
     alpha = riff_chunk(b"ALPH", b"\1" + many_codes())
     yield Upload("65,536 codes in a WEBP's alpha", webp(canvas, alpha, frame), codes=INVALID)
-    repeated = b"\x6d\xdb\xb6" * 1_000_000  # 1 and 10 in bits, again and again: one more transform, subtract green
+    repeated = b"\x6d\xdb\xb6" * 1_000_000  # the bits 1 and 10 repeated: another transform, subtract green
     yield Upload("8 million transforms in a WEBP", webp(riff_chunk(b"VP8L", b"\x2f" + sides + repeated)), codes=INVALID)
     empty_chunks = chunk(b"IDAT", b"") * 100_000
     yield Upload("100,000 empty chunks of pixels", png_of(gradient(), before=empty_chunks), codes=INVALID)
@@ -642,13 +642,13 @@ def bombs() -> Iterator[Upload]:
 
 
 def many_codes(side: int = 1024) -> bytes:
-    """A lossless stream of which each block of 4x4 pixels has prefix codes of its own; libwebp makes tables of each."""
+    """A lossless stream with prefix codes for each block of 4x4 pixels; libwebp builds tables for each."""
     one_symbol = "1000"
-    every_byte = "0" + f"{12 - 4:04b}"[::-1]  # codes of 8 bits each, told by two lengths of codes: 8 and many zeros
+    every_byte = "0" + f"{12 - 4:04b}"[::-1]  # codes of 8 bits, from two code lengths: 8 and a run of zeros
     every_byte += "".join("100" if symbol in {8, 18} else "000" for symbol in (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8))
     every_byte += "0" + "0" * 256
     no_lengths = "1" + f"{24 - 11:07b}"[::-1]
-    bits = "0" + "0" + "1" + "000" + "0"  # no transforms, no cache; groups by blocks of 4; in their picture no cache
+    bits = "0" + "0" + "1" + "000" + "0"  # no transforms or cache; code groups of 4x4 blocks, stored without a cache
     bits += every_byte + no_lengths + every_byte + one_symbol * 3
     blocks = (side // 4) ** 2
     bits += "".join(f"{block & 255:08b}{block >> 8:08b}" for block in range(blocks))
@@ -657,17 +657,17 @@ def many_codes(side: int = 1024) -> bytes:
 
 
 def with_scans(progressive: bytes, scans: int) -> bytes:
-    """The JPEG with its last scan repeated until it has so many."""
+    """The JPEG with its last scan repeated until it has this many scans."""
     last = progressive.rindex(b"\xff\xc4")
     repeats = scans - progressive.count(b"\xff\xda")
     return progressive[:-2] + progressive[last:-2] * repeats + progressive[-2:]
 
 
 def deflate_blocks(number: int) -> bytes:
-    """A PNG whose pixels begin with blocks that hold nothing but a description of their codes."""
+    """A PNG whose pixel data begins with blocks that contain only their code tables."""
     bits = (
         "001" + "00000" + "00000" + "0111"
-    )  # not the last, dynamic codes, 257 + 1 of them, 18 lengths of code lengths
+    )  # not the last block; dynamic codes, 257 + 1 of them; 18 lengths of code lengths
     order = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1]
     bits += "".join("100" if symbol in {1, 18} else "000" for symbol in order)
     bits += "1" + "1111111" + "1" + f"{256 - 138 - 11:07b}"[::-1] + "0" + "0"  # 138 + 118 zeros; two codes of length 1
@@ -681,11 +681,11 @@ def deflate_blocks(number: int) -> bytes:
     return PNG_MAGIC + header + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
-# Chance.
+# Random changes.
 
 
 def mutate(seeds: Sequence[bytes], chance: random.Random) -> bytes:
-    """A file that began as one of the seeds and was harmed once to four times."""
+    """One of the seeds, damaged one to four times."""
     data = bytearray(chance.choice(seeds))
     for _ in range(chance.randint(1, 4)):
         _harm(data, seeds, chance)
@@ -700,7 +700,7 @@ def _harm(data: bytearray, seeds: Sequence[bytes], chance: random.Random) -> Non
         case 0:
             for _ in range(chance.randint(1, 8)):
                 data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-        case 1:  # where lengths, sizes and tables stand
+        case 1:  # the place of lengths, sizes and tables
             data[at % 200] = chance.choice([0, 1, 127, 128, 255, chance.randrange(256)])
         case 2:
             numbers = (0, 1, 1 << 24, (1 << 31) - 1, (1 << 32) - 1)
@@ -720,7 +720,7 @@ def _harm(data: bytearray, seeds: Sequence[bytes], chance: random.Random) -> Non
 
 
 def _resize(data: bytearray, chance: random.Random) -> None:
-    """Give the picture another size; a PNG's header also another kind of pixel, and the right checksum."""
+    """Give the picture another size. A PNG also gets another pixel format and a correct checksum."""
     if data.startswith(PNG_MAGIC):
         depth, color = chance.choice([1, 2, 4, 8, 16]), chance.choice([GREY, RGB, PALETTE, GREY_ALPHA, RGBA])
         sides = (chance.choice([0, 1, 63, 64, 4096, 65535, 1 << 31, chance.randrange(1 << 32)]) for _ in range(2))
