@@ -1,4 +1,4 @@
-"""What docs/clients.md says of OpenAI's parameters, against the SDK and the service."""
+"""The table of OpenAI's parameters in docs/clients.md matches the SDK and the service."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A device that fails and a process that dies while a crowd is at work: everybody gets one answer, and a right one."""
+"""A failing device and a dying process under load: each request gets exactly one response, and a correct one."""
 
 import os
 import signal
@@ -31,14 +31,14 @@ from tests.support.gated_pipeline import GatedPipeline
 CHILD = "from tests.support import child"
 DEVICE_LOST, KILLED = 4, -signal.SIGKILL
 WORK = wishes(1001, CLIENTS)
-"""What is asked for before a fault and after, to see that it is served by the same calls."""
+"""Requests before and after a fault, to check that the service batches them the same way."""
 
 
 def assert_right_or_said(asked: list[Wish], answers: list[httpx.Response], *said: tuple[int, str]) -> None:
-    """Each answer has its own wish's pictures, or is one of the errors that may be told."""
+    """Assert that each response has the pictures of its own wish, or is one of the errors `said`."""
     for wish, answer in zip(asked, answers, strict=True):
         if answer.status_code == 200:
-            assert alike(pictures(answer), wish.painted()), f"{wish} got another's pictures"
+            assert alike(pictures(answer), wish.painted()), f"{wish} got another request's pictures"
         else:
             assert (answer.status_code, answer.json()["code"]) in said, answer.text
             assert answer.status_code != 503 or int(answer.headers["retry-after"]) >= 1
@@ -48,7 +48,7 @@ def batches(url: str, pipeline: GatedPipeline) -> Counter[str]:
     return batches_of(url, WORK, hold=pipeline.gate.clear, let_go=pipeline.gate.set)
 
 
-# Faults that the process outlives.
+# Faults that the process survives.
 
 
 def test_when_memory_runs_short_everybody_gets_their_pictures_or_is_told_and_all_is_as_before(
@@ -62,7 +62,7 @@ def test_when_memory_runs_short_everybody_gets_their_pictures_or_is_told_and_all
             for _ in range(short // 2):
                 pipeline.errors += [
                     DeviceOutOfMemoryError("No memory.", retry_after_s=1)
-                ] * 2  # of a batch, and of one of its members
+                ] * 2  # one for a batch, one for the retry of a single request
                 while pipeline.errors:
                     time.sleep(0.001)
                 time.sleep(0.02)
@@ -85,11 +85,11 @@ def test_a_request_that_fails_among_others_fails_alone_and_all_is_as_before(pipe
         assert answered(url) == Counter(answer.status_code for answer in answers) + Counter({200: len(WORK)})
         assert_right_or_said(asked, answers, (500, "dead_picture"), (500, "inference_failed"))
         assert [wish for wish, answer in zip(asked, answers, strict=True) if answer.status_code == 500] == poisoned
-        assert max(map(len, pipeline.calls)) > 1, "nothing was served together"
+        assert max(map(len, pipeline.calls)) > 1, "no requests shared a call"
         assert batches(url, pipeline) == before
 
 
-# Faults that it does not.
+# Faults that end the process.
 
 
 @pytest.mark.parametrize("fault", ["lost", "hang"])

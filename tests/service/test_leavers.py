@@ -1,4 +1,4 @@
-"""Clients that hang up at any moment: they leave nothing behind, cost the device nothing, and harm nobody who stays."""
+"""Clients that disconnect at any moment: they leak nothing, use no device time, and do not affect other clients."""
 
 import asyncio
 import contextlib
@@ -26,11 +26,11 @@ from tests.support.crowd import Wish, alike, pictures, wishes
 from tests.support.gated_pipeline import GatedPipeline
 
 WAVE = 40
-"""Requests at once: one that the device has, and several calls' that wait."""
+"""Requests at the same time: one on the device, and enough for several calls in the queue."""
 
 
 class Moment(Enum):
-    """When a client hangs up."""
+    """The moment when a client disconnects."""
 
     HEADER = auto()
     BODY = auto()
@@ -49,12 +49,12 @@ class Moment(Enum):
 
 
 def drawn(chance: random.Random) -> Moment:
-    """Half stay, the others leave at any moment."""
+    """Draw a moment: half of the clients stay, the others leave at a random moment."""
     return chance.choice([moment for moment in Moment for _ in range(5 if moment is Moment.NEVER else 1)])
 
 
 def message(url: httpx.URL, wish: Wish, leaves: Moment, chance: random.Random) -> bytes:
-    """The request's bytes, as far as the client stays to send them."""
+    """The request's bytes, up to the moment when the client leaves."""
     request = wish.request(url)
     request.headers["connection"] = "close"
     fields = b"".join(b"%b: %b\r\n" % field for field in request.headers.raw)
@@ -65,19 +65,19 @@ def message(url: httpx.URL, wish: Wish, leaves: Moment, chance: random.Random) -
 
 
 def assert_right(wish: Wish, received: bytes) -> None:
-    """What the service sent until it closed the connection is one answer, with the pictures that were asked for."""
+    """Assert that the received bytes are exactly one response, with the pictures of the wish."""
     head, _, body = received.partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
     answer = httpx.Response(int(status.split()[1]), headers=dict(line.split(": ", 1) for line in lines), content=body)
     assert int(answer.headers["content-length"]) == len(body)
-    assert alike(pictures(answer), wish.painted()), f"{wish} got another's pictures"
+    assert alike(pictures(answer), wish.painted()), f"{wish} got another request's pictures"
 
 
-# In this process, with the device in the test's hands.
+# A service in this process, whose device the test controls.
 
 
 class Turnstile(GatedPipeline):
-    """Lets one call end at a time, once it is `held`."""
+    """A pipeline that ends one call for each turn while it is `held`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,20 +86,20 @@ class Turnstile(GatedPipeline):
 
     def __call__(self, batch: Sequence[GenerationParams], /) -> list[PipelineImage]:
         made = super().__call__(batch)
-        assert not self.held or self.turns.acquire(timeout=60), "nobody let it through"
+        assert not self.held or self.turns.acquire(timeout=60), "the test released no turn within 60 s"
         return made
 
 
 @dataclass(eq=False)
 class Client:
-    """A client that asks once, over a connection of its own."""
+    """A client with one request on its own connection."""
 
     wish: Wish
     leaves: Moment
     connection: socket.socket
 
     def hang_up(self, chance: random.Random) -> None:
-        """Close the connection, or break it."""
+        """Close or reset the connection, at random."""
         if chance.random() < 0.5:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
@@ -110,7 +110,7 @@ class Client:
 
 
 class Wave:
-    """Requests that come at once, one that has the device and others that wait, whose clients leave as they will."""
+    """Requests at the same time, one on the device and the others in the queue, whose clients leave at random."""
 
     def __init__(self, url: httpx.URL, engine: Engine, pipeline: Turnstile, chance: random.Random) -> None:
         self.url = url
@@ -147,7 +147,7 @@ class Wave:
         return client
 
     def _called(self, number: int) -> list[Client]:
-        """Those whom a call serves; it waits for the call."""
+        """Wait for a call, and return the clients that it serves."""
         wait_until(lambda: len(self._pipeline.calls) > number, within_s=20)
         seeds = {params.seed for params in self._pipeline.calls[number]}
         return [client for client in self._clients if client.wish.seed in seeds]
@@ -159,7 +159,7 @@ class Wave:
         self._settle()
 
     def _end_call(self, number: int) -> None:
-        """Let one call end, with those who leave during it and while their answer comes."""
+        """Let one call end. Some of its clients leave during the call or during their response."""
         called = self._called(number)
         self._leave([client for client in called if client.leaves is Moment.CALL])
         self._pipeline.turns.release()
@@ -180,7 +180,7 @@ def test_of_1000_requests_half_leave_and_nothing_is_made_for_them_nor_left_of_th
 ) -> None:
     chance = random.Random(1)
     pipeline = Turnstile()
-    # So few connections that they are soon used up, should one be counted after its end.
+    # With so few connections, the limit is soon reached if a closed connection stays counted.
     app = create_app(Settings(model="fake", max_queue=WAVE, max_connections=2 * WAVE), load_pipelines=pipeline.load)
 
     @app.get("/tasks")
@@ -195,13 +195,13 @@ def test_of_1000_requests_half_leave_and_nothing_is_made_for_them_nor_left_of_th
             wave.run(wishes(1 + WAVE * number, WAVE))
         wait_until(lambda: client.get("/tasks").json() == before, within_s=20)
         idle = [socket.create_connection((wave.url.host, wave.url.port or 0)) for _ in range(2 * WAVE - 1)]
-        wait_until(lambda: client.get("/tasks").json() == before, within_s=20)  # all are accepted
+        wait_until(lambda: client.get("/tasks").json() == before, within_s=20)  # every connection was accepted
         assert all(is_open(connection) for connection in idle)
         for connection in idle:
             connection.close()
 
 
-# In a process of its own, as it comes.
+# A service in its own process, with random timing.
 
 
 async def visit(url: httpx.URL, wish: Wish, chance: random.Random) -> None:
