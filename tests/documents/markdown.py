@@ -1,4 +1,4 @@
-"""The project's documents, as a Markdown parser reads them."""
+"""The project's documents, read with a Markdown parser."""
 
 import functools
 import re
@@ -29,7 +29,7 @@ DOCUMENTS = sorted(file.relative_to(ROOT).as_posix() for folder in FOLDERS for f
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block of code, and where it stands."""
+    """A fenced block of code, and its file and line."""
 
     where: str
     language: str
@@ -38,7 +38,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link's or a picture's target as it is written, and where it stands."""
+    """The target of a link or a picture as written, and its file and line."""
 
     where: str
     target: str
@@ -46,7 +46,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell of a table: its text, and what is marked as code in it."""
+    """A table's cell: its text, and the parts of it that are marked as code."""
 
     text: str
     code: list[str]
@@ -54,7 +54,7 @@ class Cell:
 
 @dataclass(slots=True)
 class Section:
-    """What stands between a heading and the next; tables by rows and cells, their heads included."""
+    """The content between two headings. Tables are lists of rows of cells, with the head first."""
 
     where: str
     level: int
@@ -68,10 +68,10 @@ class Section:
 
 
 class Document:
-    """A document in sections; what comes before the first heading is a section without title."""
+    """A document in sections. The text before the first heading is a section without a title."""
 
     def __init__(self, name: str) -> None:
-        """Read the document of this path, relative to the project's folder."""
+        """Read the document at this path, relative to the project's folder."""
         self.name = name
         self.sections = [Section(f"{name}:1", 0, "", "")]
         self._anchors: set[str] = set()
@@ -81,17 +81,16 @@ class Document:
 
     @property
     def blocks(self) -> Iterator[Block]:
-        """All blocks of code."""
         return (block for section in self.sections for block in section.blocks)
 
     @property
     def links(self) -> Iterator[Link]:
-        """All links and pictures."""
+        """All links, and the pictures too."""
         return (link for section in self.sections for link in (*section.links, *section.images))
 
     @property
     def anchors(self) -> set[str]:
-        """What links may name in this document."""
+        """The anchors that links to this document may use."""
         return self._anchors
 
     def _read(self, token: Token, before: Token | None) -> None:
@@ -118,7 +117,7 @@ class Document:
             section.images += [Link(where, str(child.attrs["src"])) for child in children if child.type == "image"]
 
     def _anchor(self, title: str) -> str:
-        """Return a heading's anchor, as GitHub makes it."""
+        """Return the anchor that GitHub gives the heading."""
         anchor = plain = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
         number = 0
         while anchor in self._anchors:
@@ -130,10 +129,10 @@ class Document:
 
 @functools.cache
 def document(name: str) -> Document:
-    """Return a document, read once."""
+    """Return a document. Each one is read only once."""
     return Document(name)
 
 
 def without_comments(text: str) -> str:
-    """Return code of the shell or of Python without its comments and what they leave at the ends of lines."""
+    """Return shell or Python code without comments and trailing spaces."""
     return "\n".join(re.sub(r"(^|\s+)#.*$", "", line).rstrip() for line in text.splitlines())

@@ -1,9 +1,8 @@
-"""What the documents say can be done, and what they name and link to is there.
+"""The instructions in the documents work, and the files and names in them exist.
 
-Every block of code runs: those of a document in their order and in one folder, as a reader goes through them, against a
-service on the fake. Blocks of the shell find nothing but the programs of `REAL`, and stand-ins for those that cannot
-run here: a stand-in writes down how it was called and with which settings, and the test checks that afterwards. So a
-block with a command that nobody has thought of fails.
+Every block of code runs, against a service on the fake. A document's blocks run in order and in one folder, as a reader
+runs them. Shell blocks find only the programs of `REAL`, and stand-ins for commands that cannot run here. A stand-in
+records its arguments and settings, and the test checks them afterwards. A block with any other command fails.
 """
 
 import argparse
@@ -40,15 +39,15 @@ from tools.kubernetes import __main__ as check_deploy
 from tools.kubernetes import checks as kubernetes_checks
 
 REAL = ("bash", "cat", "chmod", "curl", "exiftool", "node", "openssl", "sed", "rm")
-"""Programs of the system that blocks may use."""
+"""Installed programs that blocks may use."""
 
 NOT_RUN = {
     (
         "app/weights/demo/README.md",
         "python",
-    ): "loads the model with diffusers, which tests/weights/test_demo.py does; parsed",
+    ): "tests/weights/test_demo.py loads the model with diffusers; the block is only parsed",
 }
-"""Blocks that are not run, by document and language: why, and what is done instead."""
+"""Blocks that do not run, by document and language: the reason, and the check instead."""
 
 
 # Commands that cannot run here.
@@ -56,14 +55,14 @@ NOT_RUN = {
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """How a stand-in was called: its arguments, and the variables of the service that were set."""
+    """A call of a stand-in: its arguments, and the variables of the service that were set."""
 
     arguments: Sequence[str]
     variables: Mapping[str, str]
 
 
 class _Options(argparse.ArgumentParser):
-    """Reads a command's options, and knows no others than the documents use."""
+    """A parser for a command's options. It accepts only the options that the documents use."""
 
     def __init__(self, *options: str, flags: Sequence[str] = ()) -> None:
         super().__init__(add_help=False, allow_abbrev=False)
@@ -84,19 +83,21 @@ def check_make(call: Call) -> None:
 
 
 def check_python(call: Call) -> None:
-    """Check `python -m`: of the service's commands the settings and the model, of others that they know their flags."""
+    """Check `python -m`: for the service, its settings and model; for other modules, that they know the flags."""
     dash_m, module, *arguments = call.arguments
-    assert dash_m == "-m", "a script would have been run"
+    assert dash_m == "-m", "the block would run a script"
     if module == "app":
         command, *flags = arguments
-        assert command in command_line._COMMANDS, f"no command {command}"  # noqa: SLF001 - nobody else has them
+        assert command in command_line._COMMANDS, f"no command {command}"  # noqa: SLF001 - no public name has them
         assert not unknown_variables(call.variables)
         with pytest.MonkeyPatch.context() as patch:
             for name, value in call.variables.items():
                 patch.setenv(name, value)
             parser = command_line._parser(command)  # noqa: SLF001 - as above
             source = parse_source(command_line._settings(parser.parse(flags), parser).model)  # noqa: SLF001
-        assert not isinstance(source, FolderSource) or source.path.is_absolute(), f"{source} is no hub's"
+        assert not isinstance(source, FolderSource) or source.path.is_absolute(), (
+            f"{source} is a relative folder, not a model on a hub"
+        )
     elif module != "venv":
         spec = importlib.util.find_spec(module)
         assert spec is not None, f"no module {module}"
@@ -164,7 +165,7 @@ def _check_docker_run(arguments: Sequence[str]) -> None:
 
 
 def _check_docker_cp(arguments: Sequence[str]) -> None:
-    """Check that the image has the file: what finishes its environment writes it."""
+    """Check that the image has the file: the script that finishes its environment writes it."""
     source, _ = arguments
     assert source.partition(":")[2] in (ROOT / "deploy/finish-environment").read_text(encoding="utf-8")
 
@@ -219,7 +220,7 @@ def check_prometheus(call: Call) -> None:
 
 
 def check_kubectl(call: Call) -> None:
-    """Check that folders are right, and that names are those of objects in there or of Secrets that they want."""
+    """Check that folders render without complaints, and that the named objects and Secrets are in the manifests."""
     need_renderer()
     for folder in (one for one in call.arguments if one.startswith("deploy/")):
         assert not list(kubernetes_checks.complaints(check_deploy.render(ROOT / folder)))
@@ -240,15 +241,15 @@ def check_helm(call: Call) -> None:
 def check_ray(call: Call) -> None:
     """Check that Ray knows the command and its options."""
     with importing_ray():
-        from ray.scripts.scripts import cli  # noqa: PLC0415 - takes a second
+        from ray.scripts.scripts import cli  # noqa: PLC0415 - the import takes a second
     name, *arguments = call.arguments
     cli.commands[name].make_context(name, arguments)
 
 
 def check_serve(call: Call) -> None:
-    """Check likewise, and of a file to deploy that Ray takes it and that what it imports is there."""
+    """Check that Serve knows the command; for `deploy`, also that Ray accepts the file and its imports exist."""
     with importing_ray():
-        from ray.serve.scripts import cli  # noqa: PLC0415 - takes a second
+        from ray.serve.scripts import cli  # noqa: PLC0415 - the import takes a second
     name, *arguments = call.arguments
     context = cli.commands[name].make_context(name, arguments)
     if name == "deploy":
@@ -258,38 +259,38 @@ def check_serve(call: Call) -> None:
 
 
 def check_nothing(_: Call) -> None:
-    """Check nothing: that the block's syntax is right is all there is."""
+    """Check nothing beyond the block's syntax."""
 
 
 STAND_INS: dict[str, tuple[Callable[[Call], None], str]] = {
-    "make": (check_make, "sets up, or takes minutes, or is this test itself; its targets have to be there"),
+    "make": (check_make, "installs, takes minutes, or runs this test; the targets must exist"),
     "python": (
         check_python,
-        "`serve` does not end, `pull` downloads 7 GB, `bench` takes minutes; flags and model are read",
+        "`serve` does not end, `pull` downloads 7 GB, `bench` takes minutes; flags and model are checked",
     ),
-    "python3": (check_python, "makes an environment"),
-    "pip": (check_pip, "needs the network; the extras have to be there"),
+    "python3": (check_python, "creates an environment; checked like `python`"),
+    "pip": (check_pip, "needs the network; the extras must exist"),
     "docker": (
         check_docker,
-        "is not there; targets, build arguments, images, profiles, services and commands are looked up",
+        "is not installed; targets, build arguments, images, profiles, services and commands must exist",
     ),
-    "git": (check_nothing, "asks for the commit of a checkout"),
-    "cp": (check_copy, "writes to /etc; the file has to be there"),
-    "systemctl": (check_systemctl, "needs systemd; the units have to be there"),
-    "haproxy": (check_haproxy, "finds its configuration in this repository; run there"),
-    "ray": (check_ray, "starts a cluster that stays; the command and its options are read"),
-    "serve": (check_serve, "asks that cluster; options are read, and a configuration is Ray's to check"),
-    "prometheus": (check_prometheus, "does not end; the configuration has to be there"),
-    "kubectl": (check_kubectl, "needs a cluster; folders are rendered and checked, and names looked up in them"),
-    "helm": (check_helm, "needs a cluster; the file of values has to be there"),
+    "git": (check_nothing, "needs a checkout to name its commit"),
+    "cp": (check_copy, "writes to /etc; the file must exist"),
+    "systemctl": (check_systemctl, "needs systemd; the units must exist"),
+    "haproxy": (check_haproxy, "needs the configuration of this repository; runs on that file"),
+    "ray": (check_ray, "starts a cluster that keeps running; the command and its options are checked"),
+    "serve": (check_serve, "needs that cluster; options are checked, and Ray validates a configuration"),
+    "prometheus": (check_prometheus, "does not end; the configuration must exist"),
+    "kubectl": (check_kubectl, "needs a cluster; folders are rendered and checked, and the names must be in them"),
+    "helm": (check_helm, "needs a cluster; the file of values must exist"),
     "useradd": (check_nothing, "changes the system"),
     "pre-commit": (check_nothing, "writes into .git"),
-    "stat": (check_nothing, "asks for an NPU's device file"),
+    "stat": (check_nothing, "needs an NPU's device file"),
 }
-"""What stands in for a command: the check of how it was called, and why it does not run."""
+"""A stand-in for each command: the check of its calls, and the reason why the command does not run."""
 
 _REAL_COMMANDS = "doctor|pull|generate"
-"""Commands of `python -m app` that run here, unless a block names weights."""
+"""Commands of `python -m app` that really run, unless a block sets another model."""
 
 _SHIM = f"""#!/bin/bash
 name=${{0##*/}}
@@ -321,7 +322,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the programs that blocks of the shell find."""
+    """The folder of programs that shell blocks find."""
     folder = tmp_path_factory.mktemp("programs")
     (folder / "shim").write_text(_SHIM, encoding="utf-8")
     (folder / "shim").chmod(0o755)
@@ -329,7 +330,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).symlink_to("shim")
     for name in REAL:
         (folder / name).symlink_to(program(name))
-    # An HTTP error is an error of the block.
+    # This curl fails on an HTTP error, so the block fails too.
     (folder / "curl").unlink()
     (folder / "curl").write_text(_CURL.format(program("curl")), encoding="utf-8")
     (folder / "curl").chmod(0o755)
@@ -337,7 +338,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Reader:
-    """Does what a document says, in a folder of its own."""
+    """Runs a document's blocks in a folder of its own."""
 
     def __init__(self, folder: Path, programs: Path, url: str) -> None:
         self._folder = folder
@@ -348,7 +349,7 @@ class Reader:
         (folder / ".venv/bin").symlink_to(programs)
 
     def follow(self, block: Block) -> None:
-        """Run a block, or check what can be checked of it."""
+        """Run a block, or parse it if it cannot run."""
         text = re.sub(r"http://(127\.0\.0\.1|localhost):8000", self._url, block.text)
         name = block.where.partition(":")[0]
         if (name, block.language) in NOT_RUN:
@@ -362,7 +363,9 @@ class Reader:
             "yaml": lambda text: list(yaml.safe_load_all(text)),
             "text": lambda _: None,
         }
-        assert block.language in how, f"{block.where} is in a language that the test does not know: {block.language!r}"
+        assert block.language in how, (
+            f"{block.where} has a language that this test does not support: {block.language!r}"
+        )
         how[block.language](text)
 
     def _shell(self, text: str) -> None:
@@ -391,7 +394,7 @@ class Reader:
         done = subprocess.run(
             command, cwd=self._folder, env=environment, capture_output=True, text=True, check=False, timeout=60
         )
-        assert done.returncode == 0, f"it ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"the command exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.mark.parametrize("name", [name for name in DOCUMENTS if any(document(name).blocks)])
@@ -400,8 +403,8 @@ def test_what_a_document_says_can_be_done(name: str, tmp_path: Path, programs: P
     for block in document(name).blocks:
         try:
             reader.follow(block)
-        except (Exception, SystemExit) as error:  # argparse exits
-            raise AssertionError(f"{block.where}, a block of {block.language}: {error}") from error
+        except (Exception, SystemExit) as error:  # argparse raises SystemExit
+            raise AssertionError(f"{block.where}, a block in {block.language}: {error}") from error
 
 
 # The examples.
@@ -412,7 +415,7 @@ EXAMPLES = {
     "python_openai.py": sys.executable,
     "javascript.mjs": "node",
 }
-"""What runs each."""
+"""The program that runs each example."""
 
 
 def start_example(name: str, url: str, folder: Path, *, key: str = "") -> subprocess.Popen[str]:
@@ -471,7 +474,7 @@ def test_an_example_sends_the_key_that_it_is_given(name: str, tmp_path: Path) ->
     assert opened((tmp_path / "two.png").read_bytes()).size == (512, 512)
 
 
-# Links, and names.
+# Links and names.
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -483,7 +486,7 @@ def test_every_link_leads_to_a_file_or_a_heading_that_is_there(name: str) -> Non
             assert file.startswith("https://") or "127.0.0.1" in file, f"{link.where} leads to {file}"
             continue
         target = Path(os.path.normpath(folder / file)).relative_to(ROOT).as_posix() if file else name
-        assert (ROOT / target).exists(), f"{link.where} leads to {target}, which is not there"
+        assert (ROOT / target).exists(), f"{link.where} leads to {target}, which does not exist"
         if anchor:
             assert anchor in document(target).anchors, f"{link.where}: {target} has no heading #{anchor}"
 

@@ -23,9 +23,7 @@ def chinese() -> Document:
 
 def test_both_readmes_have_the_same_headings(english: Document, chinese: Document) -> None:
     for theirs, ours in zip_longest(english.sections, chinese.sections):
-        assert _level(theirs) == _level(ours), (
-            f"{_named(theirs, ENGLISH)} has its place where {_named(ours, CHINESE)} is"
-        )
+        assert _level(theirs) == _level(ours), f"{_named(theirs, ENGLISH)} is in the place of {_named(ours, CHINESE)}"
 
 
 def _level(section: Section | None) -> int | None:
@@ -51,7 +49,7 @@ def _tables(english: Document, chinese: Document) -> Iterator[str]:
 
 
 def _kept(cell: Cell) -> object:
-    """Return what a translation leaves as it is: code, numbers and nothing."""
+    """Return the part of a cell that a translation must not change: code, or a text without letters."""
     return cell.code or (cell.text if not re.search(r"[^\W\d]", cell.text) else True)
 
 
@@ -83,7 +81,7 @@ def _blocks(english: Document, chinese: Document) -> Iterator[str]:
 
 def test_both_readmes_have_the_same_links_and_pictures(english: Document, chinese: Document) -> None:
     first, its_first = (next(iter(one.links)).target for one in (english, chinese))
-    assert (first, its_first) == (CHINESE, ENGLISH), "each begins with a link to the other"
+    assert (first, its_first) == (CHINESE, ENGLISH), "each README must begin with a link to the other"
     _assert_alike(_links(english, chinese))
 
 
@@ -95,7 +93,7 @@ def _links(english: Document, chinese: Document) -> Iterator[str]:
 
 
 def _targets(section: Section, of: Document) -> Iterator[str]:
-    """Yield what the section's links and pictures point at; a heading of the document itself by its number."""
+    """Yield the targets of the section's links and pictures. A heading of the same document is named by its number."""
     anchors = [one.anchor for one in of.sections]
     for link in (*section.links, *section.images):
         if link.target.removeprefix("#") in anchors:
@@ -110,4 +108,4 @@ def _pair(theirs: Section, ours: Section) -> str:
 
 def _assert_alike(differences: Iterator[str]) -> None:
     found = list(differences)
-    assert not found, "\n".join(["they differ:", *found])
+    assert not found, "\n".join(["the READMEs differ:", *found])

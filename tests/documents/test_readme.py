@@ -1,6 +1,6 @@
-"""The documents' tables and numbers against the code. A failure prints the table as it has to be."""
+"""The documents' tables and numbers match the code. A failure prints the correct table."""
 
-# ruff: noqa: SLF001 - the code keeps to itself what the documents tell
+# ruff: noqa: SLF001 - the documents give numbers that are private in the code
 
 import re
 import signal
@@ -30,7 +30,7 @@ README, OPERATING, PROMISES = "README.md", "docs/operating.md", "docs/promises.m
 
 
 def table(document: str, head: str) -> list[str]:
-    """The rows of the document's table with this head."""
+    """The rows of the document's table that has this head."""
     _, found, rest = (ROOT / document).read_text(encoding="utf-8").partition(f"{head}\n")
     assert found, f"{document} has no table {head}"
     rows = []
@@ -42,7 +42,7 @@ def table(document: str, head: str) -> list[str]:
 
 
 def assert_table_is(document: str, head: str, expected: list[str]) -> None:
-    assert table(document, head) == expected, f"the table of {document} has to be:\n" + "\n".join(expected)
+    assert table(document, head) == expected, f"the table of {document} must be:\n" + "\n".join(expected)
 
 
 def setting_row(name: str, field: FieldInfo) -> str:
@@ -77,7 +77,7 @@ def test_the_table_of_errors_is_the_error_tree() -> None:
 def test_the_table_of_routes_is_the_app_s() -> None:
     document = create_app(Settings(model="fake")).openapi()
     routes = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
-    routes |= {"GET /docs", "GET /openapi.json", "GET /metrics"}  # the document is of what programs use
+    routes |= {"GET /docs", "GET /openapi.json", "GET /metrics"}  # the OpenAPI document lists only routes for programs
     assert {re.findall(r"`([^`]+)`", row)[0] for row in table(README, "| route | what it does |")} == routes
 
 
@@ -97,18 +97,18 @@ def test_the_commands_of_the_first_screen_are_in_the_makefile(target: str) -> No
     assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE)
 
 
-# Numbers that stand in sentences.
+# Numbers in sentences.
 
 BOUNDS = ("multipleOf", "minimum", "exclusiveMinimum", "maximum", "maxLength")
 
 
 def numbers(text: str) -> list[float]:
-    """The numbers of a row or a sentence, in their order; not those of code."""
+    """The numbers of a row or a sentence in order, without those in code."""
     return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", re.sub(r"`[^`]*`", "", text))]
 
 
 def bounds(field: dict[str, Any]) -> list[float]:
-    """The bounds of a field of a JSON schema, in the order in which the documents have them."""
+    """The bounds of a field of a JSON schema, in the order of the documents."""
     field = field["anyOf"][0] if "anyOf" in field else field
     return [field[bound] for bound in BOUNDS if bound in field]
 
@@ -124,7 +124,7 @@ def test_the_table_of_fields_has_the_defaults_and_bounds_of_the_wire_models(docu
     schemas = [model.model_json_schema()["properties"] for model in (Txt2ImgRequest, Img2ImgForm)]
     rows = {re.findall(r"`(\w+)`", row)[0]: row for row in table(document, head)}
     assert rows.keys() | {"height", "guidance_scale", "negative_prompt"} == schemas[0].keys() | schemas[1].keys()
-    # The longest aspect that can be kept, and the size when none is given.
+    # For `width`: the largest aspect ratio that the service can keep, and the default size.
     others = {"prompt": [MAX_PROMPT_TOKENS], "width": [MAX_SIDE // MIN_SIDE, 1, 512, 512]}
     for name, row in rows.items():
         fields = [schema[name] for schema in schemas if name in schema]
