@@ -1,4 +1,4 @@
-"""The Kubernetes objects that are shipped, and the documents that say how the service is started."""
+"""The shipped Kubernetes objects, and the documents that say how to start the service."""
 
 from pathlib import Path
 
@@ -10,17 +10,17 @@ from tools.kubernetes.schemas import Manifest
 ROOT = Path(__file__).parents[2]
 
 SHIPPED = [KUBERNETES / "overlays" / name for name in ("cpu", "cuda", "npu", "npu-device-plugin")]
-"""Overlays; others beside them are the reader's own."""
+"""The shipped overlays. Users may have their own beside them."""
 
 
 def need_renderer() -> None:
-    """Skip a test where nothing renders deploy/kubernetes, but fail in CI. Debian's kubectl is too old for it."""
+    """Skip a test if no program can render deploy/kubernetes, but fail in CI. Debian's kubectl is too old."""
     if check_deploy.renderer() is None:
         lacks(check_deploy.how_to_render())
 
 
 def only(manifests: list[Manifest], kind: str) -> Manifest:
-    """The object of a kind of which there is one."""
+    """The only object of its kind."""
     (one,) = [one for one in manifests if one["kind"] == kind]
     return one
 
@@ -32,5 +32,5 @@ def pod(manifests: list[Manifest]) -> Manifest:
 
 
 def documents() -> list[Path]:
-    """Where people read how the service is started."""
+    """The documents that say how to start the service."""
     return [ROOT / "README.md", *(ROOT / "deploy").rglob("*.md"), *(ROOT / "docs").glob("*.md")]

@@ -1,4 +1,4 @@
-"""A replica of deploy/ray that says who it is in each answer, and breaks when it is told to."""
+"""A replica of deploy/ray that names itself in each response, and breaks on request."""
 
 import os
 
@@ -11,7 +11,7 @@ from app.settings import Settings
 
 
 class ObservedReplica(Replica):
-    """The replica, seen from inside."""
+    """The replica, with its process id and devices in response headers, and routes that break it."""
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         app = super().__serve_build_asgi_app__()

@@ -1,4 +1,4 @@
-"""A Ray cluster on loopback, for tests: started as an operator starts it, and ended with all its processes."""
+"""A Ray cluster on loopback for tests, started as an operator starts it, and killed with all its processes."""
 
 import contextlib
 import os
@@ -32,11 +32,11 @@ _PATIENCE_S = 180
 
 
 class Cluster:
-    """One node. Applications are deployed as `serve deploy` does it, over the dashboard's REST API."""
+    """One node. Like `serve deploy`, it deploys applications over the dashboard's REST API."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # Ray asks for these in advance. They are free now, and others' only by a great chance when Ray binds them.
+        # Ray needs these port numbers in advance. They are free now, and probably still free when Ray binds them.
         gcs, dashboard, client, self.http_port = free_ports(4)
         token = secrets.token_hex()
         self._api = httpx.Client(
@@ -45,18 +45,18 @@ class Cluster:
         environment = os.environ | {
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": f"{ROOT / 'deploy/ray'}:{ROOT}",
-            "RAY_AUTH_MODE": "token",  # if unset, whether there is one depends on what lies in the user's home
+            "RAY_AUTH_MODE": "token",  # if unset, files in the user's home decide
             "RAY_AUTH_TOKEN": token,
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # one node, all of it on loopback
             "RAY_USAGE_STATS_ENABLED": "0",
         }
-        # Killed with the thread that starts it. What `ray start --block` has started ends then, too: two agents a
-        # minute later, when they have given up telling the dead of it.
+        # `ray start --block` is killed with the thread that starts it, and its children end too. Two agents end
+        # a minute later, when they stop trying to report to it.
         start = ["setpriv", "--pdeathsig=KILL", str(Path(sys.executable).parent / "ray"), "start"]
         ray = [*start, "--head", "--block", "--log-color=false"]
         ports = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
         node = ["--num-cpus=2", '--resources={"NPU": 2}', "--include-log-monitor=false"]
-        # Not in /dev/shm, which containers have little of.
+        # Not in /dev/shm, because containers have little of it.
         store = ["--object-store-memory=80000000", f"--plasma-directory={folder}", f"--temp-dir={folder}"]
         self._log = folder / "ray.log"
         with self._log.open("wb") as log:
@@ -77,24 +77,24 @@ class Cluster:
         self.wait_for(lambda: self._api.get(_APPLICATIONS).is_success)
 
     def deploy(self, *applications: dict[str, Any]) -> None:
-        """Have these run, and no others; returns at once."""
+        """Deploy these applications and remove all others. Does not wait for them."""
         config = {"http_options": {"host": "127.0.0.1", "port": self.http_port}, "applications": applications}
         response = self._api.put(_APPLICATIONS, json=config)
         assert response.is_success, response.text
 
     def details(self, application: str) -> dict[str, Any]:
-        """What Ray says of an application's deployment."""
+        """The details that Ray reports of an application's deployment."""
         response = self._api.get(_APPLICATIONS)
         deployment: dict[str, Any] = response.json()["applications"][application]["deployments"]["SdxlTurbo"]
         return deployment
 
     def running(self, application: str) -> set[int]:
-        """The process ids of the replicas that run."""
+        """The process ids of the running replicas."""
         replicas = self.details(application)["replicas"]
         return {replica["pid"] for replica in replicas if replica["state"] == "RUNNING"}
 
     def wait_for_replicas(self, application: str, number: int, *, but: Collection[int] = ()) -> set[int]:
-        """Wait until so many replicas run, none of which is among `but`, and return their process ids."""
+        """Wait until `number` replicas run, none of them in `but`, and return their process ids."""
 
         def found() -> set[int]:
             pids = self.running(application)
@@ -103,7 +103,7 @@ class Cluster:
         return self.wait_for(found)
 
     def wait_for(self, ask: Callable[[], T]) -> T:
-        """Ask until there is an answer that counts; what is not there yet may raise."""
+        """Call `ask` until its result is true. HTTP errors and missing keys count as not yet true."""
         until = time.monotonic() + _PATIENCE_S
         while time.monotonic() < until:
             with contextlib.suppress(httpx.HTTPError, KeyError):
@@ -111,15 +111,15 @@ class Cluster:
                     return answer
             assert self._process.poll() is None, self._log.read_text(encoding="utf-8")
             time.sleep(0.1)
-        raise AssertionError(f"not within {_PATIENCE_S} s:\n{self._log.read_text(encoding='utf-8')}\n{self.logs()}")
+        raise AssertionError(f"no result in {_PATIENCE_S} s:\n{self._log.read_text(encoding='utf-8')}\n{self.logs()}")
 
     def logs(self) -> str:
-        """What the workers wrote."""
+        """The workers' error output."""
         files = self.folder.glob("session_*/logs/worker-*.err")
         return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in set(map(Path.resolve, files)))
 
     def end(self) -> None:
-        """End every process of the cluster, at once: a soft end of Ray takes half a minute."""
+        """Kill every process of the cluster, because an orderly stop of Ray takes half a minute."""
         self._api.close()
         while pids := session_members(self._process.pid):
             for pid in pids:
@@ -131,7 +131,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def importing_ray() -> Iterator[None]:
-    """Let pass what Ray's own declarations are warned of when they are imported."""
+    """Ignore the warnings that importing Ray's own models gives."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PydanticDeprecatedSince20)
         yield
@@ -140,14 +140,14 @@ def importing_ray() -> Iterator[None]:
 def read_config(file: Path) -> "ServeDeploySchema":
     """Read a configuration for `serve deploy` as Ray does."""
     with importing_ray():
-        from ray.serve.schema import ServeDeploySchema  # noqa: PLC0415 - takes a second
+        from ray.serve.schema import ServeDeploySchema  # noqa: PLC0415 - the import takes a second
 
     return ServeDeploySchema.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
 
 
 @contextlib.contextmanager
 def ray_cluster() -> Iterator[Cluster]:
-    # Directly in /tmp: a path of a socket has 107 characters, of which Ray takes 70.
+    # Directly in /tmp: a socket path has at most 107 characters, and Ray uses 70 of them.
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -157,7 +157,7 @@ def ray_cluster() -> Iterator[Cluster]:
 
 
 def session_members(session: int) -> list[int]:
-    """The processes of a session (proc(5)) that have not ended; Ray's stay in that of `ray start`."""
+    """The running processes of a session (proc(5)). Ray's processes stay in the session of `ray start`."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -168,7 +168,7 @@ def session_members(session: int) -> list[int]:
 
 
 def free_ports(number: int) -> list[int]:
-    """TCP ports of loopback that nobody listens on, outside of the range from which workers get theirs."""
+    """Free TCP ports of loopback, outside the range of ports that Ray gives to workers."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for one in sockets:

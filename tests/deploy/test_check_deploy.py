@@ -1,4 +1,4 @@
-"""tools/check_deploy.py where nothing can render: it says what to do. Takes neither kubectl nor kustomize."""
+"""`make check-deploy` without a program that renders: it says what to install. Needs no kubectl or kustomize."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""HAProxy as it is shipped, before three real processes of the service: what one refuses, another serves."""
+"""The shipped HAProxy configuration with three real processes: when one rejects a request, another serves it."""
 
 import csv
 import io
@@ -31,14 +31,14 @@ CONFIG = Path(__file__).parents[2] / "deploy/haproxy/haproxy.cfg"
 CHILD = "from tests.support import child"
 
 PLACES = 2
-"""Requests that a process of these tests takes: one that the device has, and one that waits."""
+"""Requests that each process accepts: one on the device, and one in the queue."""
 
 
 class Haproxy:
     """The shipped configuration, with other ports and sockets."""
 
     def __init__(self, folder: Path, ports: list[int], *, hasty: bool = False) -> None:
-        """Start it before processes on these ports; `hasty` shortens the probes' times."""
+        """Start HAProxy in front of processes on these ports. `hasty` shortens the probes' times."""
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._socket = folder / "admin.sock"
@@ -58,7 +58,7 @@ class Haproxy:
         wait_until(lambda: self._socket.exists() and is_open(port))
 
     def state(self, number: int, *, backend: str = "processes") -> str:
-        """UP or DOWN, as it counts a process."""
+        """HAProxy's state of a process, UP or DOWN."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(self._socket))
             connection.sendall(b"show stat\n")
@@ -78,7 +78,7 @@ def is_open(port: int) -> bool:
 
 
 class Hall:
-    """Three processes whose calls can be stopped, and HAProxy before them."""
+    """Three processes whose calls tests can hold, and HAProxy in front of them."""
 
     def __init__(self, servers: list[ServerProcess], urls: list[str], proxy: Haproxy) -> None:
         self.servers = servers
@@ -88,13 +88,13 @@ class Hall:
         self._client = httpx.Client()
 
     def ask(self, url: str | None = None, **fields: object) -> "Future[httpx.Response]":
-        """Ask in another thread, all processes together unless one is named."""
+        """Send a request from another thread, through HAProxy unless `url` names a process."""
         json = {"prompt": "a fox", "seed": 1, "width": 64, "height": 64, **fields}
         return self._threads.submit(self._client.post, f"{url or self.proxy.url}/txt2img", json=json, timeout=60)
 
     @contextmanager
     def held(self, *numbers: int) -> Iterator[None]:
-        """Stop the calls of these processes."""
+        """Hold the calls of these processes until the context ends."""
         for number in numbers:
             self._turn(number)
         try:
@@ -103,11 +103,11 @@ class Hall:
             for number in numbers:
                 self._turn(number)
             for number in numbers:
-                wait_until(lambda number=number: self.in_flight(number) == 0)  # type: ignore[misc] # a default binds it
+                wait_until(lambda number=number: self.in_flight(number) == 0)  # type: ignore[misc] # the default binds the loop variable
 
     @contextmanager
     def full(self, *numbers: int) -> Iterator[None]:
-        """Fill these processes with requests that do not pass HAProxy."""
+        """Fill these processes with requests that bypass HAProxy."""
         with self.held(*numbers):
             others = [self.ask(self.urls[number]) for number in numbers for _ in range(PLACES)]
             for number in numbers:
@@ -116,12 +116,12 @@ class Hall:
         assert {other.result().status_code for other in others} == {200}
 
     def in_flight(self, number: int) -> int:
-        """How many requests a process has."""
+        """The number of requests that a process runs or queues."""
         queue = self._client.get(f"{self.urls[number]}/healthz/ready").json()["queue"]
         return int(queue["waiting"]) + bool(queue["running_s"])
 
     def refused(self) -> float:
-        """How many requests the processes have refused because they were full."""
+        """The number of requests that the processes rejected because their queues were full."""
         return sum(
             float(value)
             for url in self.urls
@@ -164,7 +164,7 @@ def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
 
 @contextmanager
 def haproxy(ports: list[int], *, hasty: bool = False) -> Iterator[Haproxy]:
-    with tempfile.TemporaryDirectory() as folder:  # a socket's path may not be as long as pytest's
+    with tempfile.TemporaryDirectory() as folder:  # pytest's paths are too long for a socket
         proxy = Haproxy(Path(folder), ports, hasty=hasty)
         try:
             yield proxy
@@ -172,7 +172,7 @@ def haproxy(ports: list[int], *, hasty: bool = False) -> Iterator[Haproxy]:
             proxy.stop()
 
 
-# The file.
+# The configuration file.
 
 
 def test_haproxy_has_nothing_to_say_against_the_configuration() -> None:
@@ -203,7 +203,7 @@ def test_its_times_leave_the_service_its_own() -> None:
     assert min(times["server"], times["client"]) > settings.deadline_s
 
 
-# Three processes, and what HAProxy makes of them.
+# Three processes behind HAProxy.
 
 
 def test_what_full_processes_refuse_is_served_by_one_that_is_not(hall: Hall) -> None:
@@ -213,7 +213,7 @@ def test_what_full_processes_refuse_is_served_by_one_that_is_not(hall: Hall) -> 
         assert [answer.status_code for answer in answers] == [200] * 6, answers[0].text
         for seed, answer in enumerate(answers):
             assert alike(pictures(answer), Wish(prompt="a fox", seed=seed).painted())
-    assert hall.refused() > before, "nobody refused anything: nothing was shown"
+    assert hall.refused() > before, "no process rejected a request, so the test shows nothing"
 
 
 def test_an_upload_goes_on_to_the_next_too(hall: Hall) -> None:
@@ -223,7 +223,7 @@ def test_an_upload_goes_on_to_the_next_too(hall: Hall) -> None:
         for _ in range(3):
             answer = httpx.post(f"{hall.proxy.url}/img2img", files={"image": picture}, data={"prompt": "a"}, timeout=60)
             assert answer.status_code == 200, answer.text
-    assert hall.refused() > before, "nobody refused anything: nothing was shown"
+    assert hall.refused() > before, "no process rejected a request, so the test shows nothing"
 
 
 def test_an_upload_that_is_larger_than_a_buffer_is_served(hall: Hall) -> None:
@@ -261,7 +261,7 @@ def test_requests_are_spread_evenly_and_those_of_clients_that_leave_lose_their_p
         assert [hall.in_flight(number) for number in range(3)] == [PLACES] * 3
         for client in clients:
             client.close()
-        wait_until(lambda: [hall.in_flight(number) for number in range(3)] == [1] * 3)  # calls that run do not stop
+        wait_until(lambda: [hall.in_flight(number) for number in range(3)] == [1] * 3)  # a running call continues
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.9"])
@@ -320,14 +320,14 @@ def test_the_requests_of_a_process_that_is_stopped_go_on_to_another(hall: Hall) 
 
 
 def upload(side: int) -> bytes:
-    """A PNG that cannot be made small."""
+    """A PNG of noise, which does not compress."""
     pixels = np.random.default_rng(1).integers(0, 255, (side, side, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
-# Processes that come and go.
+# Processes that stop and start.
 
 
 def test_processes_are_killed_stopped_and_started_under_load_and_every_client_gets_its_own_picture(
@@ -348,7 +348,7 @@ def test_processes_are_killed_stopped_and_started_under_load_and_every_client_ge
         background = stack.enter_context(ThreadPoolExecutor(1))
 
         def under_load(first: int, act: Callable[[], None]) -> None:
-            """Have a crowd ask, and do something when some of it is served."""
+            """Send requests from a crowd, and call `act` when a third of them have responses."""
             asked, some = wishes(first, 120), threading.Event()
             answers: list[httpx.Response] = []
 
@@ -364,7 +364,7 @@ def test_processes_are_killed_stopped_and_started_under_load_and_every_client_ge
             act()
             for wish, answer in zip(asked, crowd.result(), strict=True):
                 assert answer.status_code == 200, answer.text
-                assert alike(pictures(answer), wish.painted()), f"{wish} got another's pictures"
+                assert alike(pictures(answer), wish.painted()), f"{wish} got another request's pictures"
 
         under_load(1, servers[1].process.kill)
         wait_until(lambda: proxy.state(1) == "DOWN")

@@ -1,4 +1,4 @@
-"""What the images are made from and how compose runs them, as far as it can be told without building them."""
+"""Checks of the Dockerfile, its scripts and the compose file that need no image to be built."""
 
 import json
 import os
@@ -26,7 +26,7 @@ TARGETS = ("cpu", "cuda", "npu")
 
 
 def stages() -> dict[str, list[str]]:
-    """The Dockerfile's stages, each with the instructions of those that it is made from."""
+    """The Dockerfile's stages; each has also the instructions of the stages that it builds on."""
     found: dict[str, list[str]] = {}
     lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", "").splitlines()
     for line in (line for line in lines if line and not line.startswith("#")):
@@ -38,12 +38,12 @@ def stages() -> dict[str, list[str]]:
 
 
 def last(instructions: list[str], name: str) -> str:
-    """What the last instruction of this name says."""
+    """The arguments of the last instruction of this name."""
     return [line.split(maxsplit=1)[1] for line in instructions if line.startswith(f"{name} ")][-1]
 
 
 def variables(instructions: list[str]) -> dict[str, str]:
-    """The service's variables that an image sets."""
+    """The variables of the service that an image sets."""
     return dict(re.findall(r"(TURBO_\w+)=(\S+)", " ".join(line for line in instructions if line.startswith("ENV "))))
 
 
@@ -157,7 +157,7 @@ def profile(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def services(profile: str) -> dict[str, Service]:
-    """What docker-compose makes of a profile, with the third device chosen."""
+    """A profile's services as docker-compose resolves them, with device number 3."""
     environment = {"PATH": os.environ["PATH"], "GPU": "3", "NPU": "3"}
     environment |= {"HF_TOKEN": "a token", "HTTPS_PROXY": "http://proxy.example:3128"}
     command = [program("docker-compose"), "--profile", profile, "config"]
@@ -211,7 +211,7 @@ def test_compose_locks_the_container(pull: Service, serve: Service) -> None:
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
-        assert service["tmpfs"] == ["/tmp"]  # noqa: S108 - the container's
+        assert service["tmpfs"] == ["/tmp"]  # noqa: S108 - a path in the container
         assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"])
 
 
@@ -227,7 +227,7 @@ def test_compose_gives_the_device_to_who_serves_alone(profile: str, pull: Servic
         profile
     ]
     assert runtime.items() <= pull["environment"].items(), (
-        "a runtime that is the default one gives what the image names"
+        "a default runtime would give the container the devices that the image names"
     )
     first = {"cpu": None, "cuda": "nvidia 3", "npu": "/dev/davinci3"}[profile]
     assert next(devices(serve), None) == first
@@ -258,7 +258,7 @@ def test_without_a_profile_compose_takes_the_one_for_cpu() -> None:
 
 
 def check_schema(file: Path) -> subprocess.CompletedProcess[str]:
-    """Hold a compose file against the Compose Specification, which the plugin `docker compose` reads."""
+    """Validate a compose file against the Compose Specification, which the plugin `docker compose` follows."""
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -279,7 +279,7 @@ def test_the_compose_file_keeps_to_the_compose_specification(tmp_path: Path) -> 
 
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
-    """The npu image's `python` with its paths moved to `tmp_path`, before one that prints what it is given."""
+    """The npu image's `python` with its paths moved to `tmp_path`. It runs a stand-in that prints its arguments."""
     text = (ROOT / "deploy" / "python-with-cann").read_text(encoding="utf-8")
     files = {
         "cann/bin/python": text.replace("/usr/local/Ascend", f"{tmp_path}/Ascend").replace("/opt", str(tmp_path)),

@@ -1,4 +1,4 @@
-"""deploy/kubernetes: what it renders to is right, and what is wrong with manifests is said."""
+"""deploy/kubernetes: the rendered manifests are correct, and the checks name each fault."""
 
 import copy
 import re
@@ -29,7 +29,7 @@ def _renderer() -> None:
     need_renderer()
 
 
-# What is shipped.
+# The shipped manifests.
 
 
 def test_every_overlay_is_right_alone_and_with_every_component(capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +145,7 @@ def test_the_overlay_of_one_s_own_in_the_readme_is_right(tmp_path: Path) -> None
         assert not list(complaints(render(ours))), block.where
 
 
-# What is wrong is said.
+# Faulty manifests.
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def manifests() -> list[Manifest]:
 
 
 def cells(head: str) -> list[Any]:
-    """The cells of a column of the README's tables."""
+    """The cells below this heading in the README's tables."""
     found = []
     for section in document("deploy/kubernetes/README.md").sections:
         for first, *rows in section.tables:
@@ -287,7 +287,7 @@ HARMS: dict[str, tuple[str, object]] = {
     "endpoints: the service speaks HTTP": ("ServiceMonitor/spec/endpoints/0/scheme", "https"),
     "endpoints: there are no metrics at /metric": ("ServiceMonitor/spec/endpoints/0/path", "/metric"),
 }
-"""What is complained of, and what is done to manifests that are right: the way to a field, and its new value."""
+"""Each complaint, and the change to correct manifests that causes it: the path of a field, and its new value."""
 
 
 def harm(manifests: list[Manifest], where: str, value: object) -> None:
@@ -344,7 +344,7 @@ HARMLESS: dict[str, tuple[str, object]] = {
         },
     ),
 }
-"""What is done to manifests that are right, and leaves them right."""
+"""Changes to correct manifests that leave them correct."""
 
 OTHERS = """
 {apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: other}, spec: {}}
@@ -362,7 +362,7 @@ OTHERS = """
  template: {metadata: {labels: {app: other}}, spec: {containers: [{name: other, image: other}]}}}}
 ---
 """
-"""What may stand beside the service, with a document of nothing at the end."""
+"""Objects that are allowed beside the service; the last document is empty."""
 
 
 @pytest.mark.parametrize("change", HARMLESS)

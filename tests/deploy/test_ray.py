@@ -1,4 +1,4 @@
-"""deploy/ray on a real Ray: pictures, limits, faults, rolling updates, and replicas that come and go with the load."""
+"""deploy/ray on a real Ray: pictures, limits, faults, rolling updates and autoscaling."""
 
 import contextlib
 import itertools
@@ -24,11 +24,11 @@ from tests.support.crowd import Wish, alike, pictures
 CONFIG = ROOT / "deploy/ray/serve.yaml"
 SHIPPED = "sdxl-turbo"
 
-# Replicas start by themselves, some seconds each; on a busy machine they take a minute.
+# Each replica takes some seconds to start, and a minute on a busy machine.
 pytestmark = pytest.mark.timeout(400)
 
 SLOW = {"TURBO_MODEL": "fake:8", "TURBO_MAX_QUEUE": "1", "TURBO_BATCHING": "off"}
-FAST = {"TURBO_MODEL": "fake:0.05", "TURBO_DRAIN_S": "20", "TURBO_MAX_QUEU": "1"}  # the last is misspelt
+FAST = {"TURBO_MODEL": "fake:0.05", "TURBO_DRAIN_S": "20", "TURBO_MAX_QUEU": "1"}  # the last one has a typo
 DEMO = {"TURBO_MODEL": "demo", "TURBO_DEVICE": "cpu"}
 GROWING = {"TURBO_MODEL": "fake:0.5", "TURBO_BATCHING": "off"}
 
@@ -41,14 +41,14 @@ AUTOSCALING = {
     "look_back_period_s": 2,
     "metrics_interval_s": 0.5,
 }
-"""As shipped, but for one request at a time, and quicker."""
+"""As shipped, but with one request for each replica and shorter times."""
 
 
 def application(name: str, settings: dict[str, str], *, npus: int = 0, **replicas: Any) -> dict[str, Any]:
-    """One that says who answers, under its name.
+    """An application whose replicas name themselves in each response, at the route of its name.
 
     Args:
-        replicas: How many, in Ray's words.
+        replicas: The number of replicas, as options of Ray Serve.
     """
     return {
         "name": name,
@@ -66,7 +66,7 @@ def application(name: str, settings: dict[str, str], *, npus: int = 0, **replica
 
 
 def applications(**fast: str) -> list[dict[str, Any]]:
-    """What is shipped, on the fake and with two replicas at once, and three others beside it."""
+    """The shipped application on the fake with at least two replicas, and three others beside it."""
     (shipped,) = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["applications"]
     shipped["deployments"][0]["autoscaling_config"]["min_replicas"] = 2
     return [
@@ -87,7 +87,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """The demo model without Ray, with as many threads; it may still be starting."""
+    """The demo model without Ray, with the same number of threads. It may still be starting."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         server = ServerProcess(tmp_path_factory.mktemp("single") / "log", model="demo", device="cpu")
@@ -98,7 +98,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 class Crowd:
-    """Clients that ask on and on for pictures of the fake, each over its connection, until the context ends."""
+    """Clients that request pictures of the fake in a loop, each on one connection, until the context ends."""
 
     def __init__(self, url: str, *, clients: int = 4) -> None:
         self._url = url
@@ -177,13 +177,13 @@ def test_a_replica_s_own_refusal_arrives_and_who_leaves_the_queue_makes_room(clu
         leaver.close()
         cluster.wait_for(lambda: waiting() == 0)
         served.setblocking(False)
-        with pytest.raises(BlockingIOError):  # not because it was done
+        with pytest.raises(BlockingIOError):  # the first call still runs: the place comes from the client that left
             served.recv(1)
 
 
 @contextlib.contextmanager
 def asking(cluster: Cluster, path: str) -> Iterator[socket.socket]:
-    """A connection that has asked for a picture."""
+    """A connection on which a request for a picture was sent."""
     body = json.dumps({"prompt": "a house", "seed": 1}).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     with socket.create_connection(("127.0.0.1", cluster.http_port), timeout=60) as connection:
@@ -199,7 +199,7 @@ def test_what_is_too_large_or_wrong_is_refused_by_the_service_and_headers_arrive
         made = client.post("/txt2img", json={"prompt": "a house", "seed": 3}, headers={"x-request-id": "mine"})
         assert made.headers["x-seed"] == "3"
         assert made.headers["server-timing"].startswith("queue;dur=")
-        assert made.headers.get_list("x-request-id") == ["mine", "mine"]  # the service's, and that of Ray's proxy
+        assert made.headers.get_list("x-request-id") == ["mine", "mine"]  # one from the service, one from Ray's proxy
 
 
 def test_ray_s_limits_follow_from_the_settings_and_a_misspelt_one_is_warned_of(cluster: Cluster) -> None:
@@ -208,7 +208,7 @@ def test_ray_s_limits_follow_from_the_settings_and_a_misspelt_one_is_warned_of(c
     assert config["graceful_shutdown_timeout_s"] == float(FAST["TURBO_DRAIN_S"]) + 10
     assert config["max_ongoing_requests"] == Settings().max_connections
     assert config["max_ongoing_requests"] > Settings().max_queue + Settings().max_batch
-    assert config["max_queued_requests"] == -1  # nothing is refused by Ray
+    assert config["max_queued_requests"] == -1  # Ray itself rejects nothing
     assert "TURBO_MAX_QUEU is not a setting; did you mean TURBO_MAX_QUEUE?" in cluster.logs()
 
 
@@ -242,7 +242,7 @@ def test_a_killed_replica_is_replaced_and_no_answer_is_wrong(cluster: Cluster) -
     crowd.assert_pictures_are_right()
     assert crowd.faults == []
     assert crowd.statuses.keys() <= {200, 500}, crowd.statuses
-    assert crowd.statuses[500] <= 4, "more than what the replica had in hand"
+    assert crowd.statuses[500] <= 4, "more requests failed than the replica had in flight"
     assert crowd.statuses[200] > 40
 
 

@@ -1,4 +1,4 @@
-"""The capacity plan of docs/scale-out.md: its result is what its arithmetic gives."""
+"""The capacity plan of docs/scale-out.md: its result follows from its numbers."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The end: whoever stops the service gives it the time to drain, and ten seconds for the rest."""
+"""Grace periods: every shipped configuration gives the service its drain time and ten seconds more."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def grace_periods() -> Iterator[tuple[str, float, str | None]]:
-    """Every grace period that is shipped, in seconds, and TURBO_DRAIN_S as it is set there."""
+    """Each shipped grace period: its name, its seconds, and the TURBO_DRAIN_S that is set with it."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
     for name, service in services.items():
         if service.get("command") == ["serve"]:
@@ -34,7 +34,7 @@ def grace_periods() -> Iterator[tuple[str, float, str | None]]:
             re.DOTALL | re.MULTILINE,
         ):
             drain_s, grace = (re.search(rf"{name}[= ](\S+)", command) for name in ("TURBO_DRAIN_S", "--stop-timeout"))
-            assert grace, f"Docker would kill it after ten seconds: {command}"
+            assert grace, f"Docker would kill the service after ten seconds: {command}"
             yield document.name, float(grace[1]), drain_s and drain_s[1]
 
 
@@ -53,4 +53,4 @@ def test_so_is_that_of_pods_and_what_the_end_takes_beside_the_drain_fits_into_th
     (drain_s,) = [one["value"] for one in serve["env"] if one["name"] == "TURBO_DRAIN_S"]
     assert ending["terminationGracePeriodSeconds"] == float(drain_s) + GRACE_S
     before_s = int(serve["lifecycle"]["preStop"]["exec"]["command"][-1])
-    assert before_s + draining.LAST_BYTES_S + 1 < GRACE_S  # a second for ticks and the end
+    assert before_s + draining.LAST_BYTES_S + 1 < GRACE_S  # one second for the server's ticks and the exit

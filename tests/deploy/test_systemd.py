@@ -1,4 +1,4 @@
-"""The systemd unit: read by systemd itself, and its command run as systemd runs it."""
+"""The systemd unit: systemd verifies it, and the tests run its command as systemd does."""
 
 import os
 import re
@@ -26,12 +26,12 @@ USAGE_ERROR, DEVICE_LOST = 2, 4
 
 
 def values(text: str, name: str) -> list[str]:
-    """The values of a directive, with lines that go on joined."""
+    """The values of a directive, with continued lines joined."""
     return re.findall(rf"^{name}=(.*)$", text.replace("\\\n", " "), re.MULTILINE)
 
 
 def command(instance: int, python: Path) -> tuple[list[str], dict[str, str]]:
-    """What systemd starts for an instance, with another interpreter, and the environment that the unit gives it."""
+    """An instance's command, with another interpreter, and its environment."""
     text = UNIT.read_text(encoding="utf-8").replace("%i", str(instance))
     (line,) = values(text, "ExecStart")
     variables = dict(one.split("=", 1) for line in values(text, "Environment") for one in shlex.split(line))
@@ -40,7 +40,7 @@ def command(instance: int, python: Path) -> tuple[list[str], dict[str, str]]:
 
 @pytest.fixture
 def stand_in(tmp_path: Path) -> Path:
-    """A Python that says how it was called."""
+    """A stand-in for Python that prints how it was called."""
     file = tmp_path / "python"
     file.write_text(STAND_IN, encoding="utf-8")
     file.chmod(0o755)
@@ -48,7 +48,7 @@ def stand_in(tmp_path: Path) -> Path:
 
 
 def verified(unit: str, folder: Path) -> str:
-    """What systemd has to say of an instance's unit."""
+    """systemd's complaints about an instance's unit."""
     file = folder / UNIT.name.replace("@", "@7")
     file.write_text(unit, encoding="utf-8")
     done = subprocess.run([program("systemd-analyze"), "verify", file], capture_output=True, text=True, check=False)
@@ -67,7 +67,9 @@ def test_an_instance_pulls_and_then_is_the_service_on_its_device_and_port(stand_
     process = subprocess.Popen(words, env={**variables, "PULLED": "0"}, stdout=subprocess.PIPE, text=True)
     pulled, served = process.communicate()[0].splitlines()
     assert pulled.startswith(f"-m app pull {device} {device} ")
-    assert served == f"-m app serve --port {8000 + device} {device} {device} {process.pid}", "signals go elsewhere"
+    assert served == f"-m app serve --port {8000 + device} {device} {device} {process.pid}", (
+        "signals do not reach the service"
+    )
     assert not unknown_variables(variables)
     Settings.model_validate(
         {name.removeprefix("TURBO_").lower(): value for name, value in variables.items() if name.startswith("TURBO_")}
