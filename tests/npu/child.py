@@ -1,6 +1,6 @@
-"""Imported first in a server of its own process: simulates the NPU there, and makes it fail at SIGUSR1.
+"""A server process imports this module first. It simulates the NPU, and makes it fail at SIGUSR1.
 
-How it fails is said by the variable NPU_FAULT: error, dying, dead or hang.
+The variable NPU_FAULT names the fault: error, dying, dead or hang.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The simulated NPU, which has to be there before diffusers is imported: so these tests have a process of their own."""
+"""The simulated NPU. It must be installed before diffusers is imported, so these tests run in their own process."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ from tests.conftest import serving
 from tests.npu.simulator import Npu, install
 
 install()
-# As the command line does; structlog's own default shows the variables of every frame, and tensors take their time.
+# As on the command line: structlog's default prints the variables of every frame, which is slow for tensors.
 configure_logging(log_format="json", level="info")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep no log records: they keep a failed call's tensors with its error, and the device's memory is counted."""
+    """Keep no log records: a record keeps a failed call's tensors alive, and tests count the device's memory."""
     config.pluginmanager.unregister(name="logging-plugin")
 
 
 @pytest.fixture
 def npu() -> Iterator[Npu]:
-    """The simulated hardware, sound, with one device."""
+    """The simulated hardware without faults, with one device."""
     hardware = install()
     hardware.heal()
     yield hardware
@@ -34,7 +34,7 @@ def npu() -> Iterator[Npu]:
 
 
 class Service:
-    """A client of a service, and how often that reported the loss of its device, where it runs in this process."""
+    """A client of a service. `losses` counts lost devices if the service runs in this process."""
 
     def __init__(self, client: httpx.Client) -> None:
         self.client = client
@@ -49,7 +49,7 @@ class Service:
         return self.client.post("/img2img", data=form, files={"image": image})
 
     def health(self) -> tuple[int, int, str]:
-        """Status codes of liveness and readiness, and the word for the state."""
+        """The status codes of liveness and readiness, and the name of the state."""
         live, ready = self.client.get("/healthz/live"), self.client.get("/healthz/ready")
         return live.status_code, ready.status_code, (ready.json().get("health") or ready.json())["status"]
 
@@ -65,7 +65,7 @@ def asking(url: str) -> Iterator[Service]:
 def service_on_npu(**settings: object) -> Iterator[Service]:
     """Serve the demo model on the simulated NPU.
 
-    In fp32, as a CPU is slow in fp16, and warmed up with little: one picture of a small size.
+    It runs in fp32, because a CPU is slow in fp16. The warm-up is one small picture.
     """
     all_settings = {"device": "npu", "dtype": "fp32", "warm_up_sizes": "128x128", "max_batch": 1, **settings}
     losses: list[None] = []

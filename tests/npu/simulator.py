@@ -1,11 +1,11 @@
 """A simulated NPU: torch's PrivateUse1 device as `npu`, in pure Python, with stand-ins for `torch.npu` and `torch_npu`.
 
-A tensor on the simulated device is host memory under another name (a DLPack capsule that is relabelled, no copy), and
-every operation on it runs on the CPU. So pictures in fp32 are the CPU's, byte for byte, and what a CPU does not notice
-is noticed: tensors of one operation on different devices, a generator of the wrong device, fp64, names that torch_npu
-does not have, fp32 that is rounded to HF32. It fails on demand in each way that torch_npu is known to.
+A tensor on the simulated device is host memory with another device label (a relabelled DLPack capsule, no copy). Every
+operation on it runs on the CPU, so pictures in fp32 have the same bytes as on the CPU. The simulator detects mistakes
+that a CPU does not: an operation's tensors on different devices, a generator of the wrong device, fp64, names that
+torch_npu does not have, and fp32 rounded to HF32. It fails on demand in each way that torch_npu is known to fail.
 
-`install` works once per process, before diffusers is imported.
+Call `install` before diffusers is imported. It takes effect once per process.
 """
 
 import ctypes
@@ -37,7 +37,7 @@ INNER_ERROR = (
     "The Inner error is reported as above. The process exits for this inner error, and the current working operator "
     "name is {name}.\n[ERROR] ERR00100 PTA call acl api failed."
 )
-"""What torch_npu 2.13 raises from its task queue, whatever the cause."""
+"""The error that torch_npu 2.13 raises from its task queue for any cause."""
 
 _NAMES = frozenset(Path(__file__).with_name("torch_npu_names.txt").read_text(encoding="utf-8").split())
 """Public names of torch.npu, from torch_npu/npu/__init__.py of Ascend/pytorch."""
@@ -50,54 +50,54 @@ _MIXED = {
     "aten::index_put_",
     "aten::_index_put_impl_",
 }
-"""Operations that take tensors of the CPU beside those of a device."""
+"""Operations that accept CPU tensors together with a device's tensors."""
 
 _COLOURS = 3
 
 
 @dataclass
 class Npu:
-    """The simulated hardware: what it is, what was asked of it, and how it is to fail."""
+    """The simulated hardware: its properties, the calls it received, and the faults to simulate."""
 
     version: str = torch.__version__.partition("+")[0]
-    """The version of torch_npu that is installed; it has to go with torch's."""
+    """The installed version of torch_npu; it must match torch's version."""
 
     count: int = 1
     capacity_bytes: int = 64 << 30
     allocated_bytes: int = 0
     calls: Counter[str] = field(default_factory=Counter)
-    """How often each operation, and each function of torch.npu and torch_npu, was called."""
+    """The number of calls of each operation, and of each function of torch.npu and torch_npu."""
 
     set_device_threads: list[str] = field(default_factory=list)
     """The names of the threads that made a device current."""
 
     allocations_to_fail: int = 0
-    """Allocations that raise what the caching allocator raises when memory is short."""
+    """The number of next allocations that raise the caching allocator's out-of-memory error."""
 
     error: Exception | None = None
-    """Raised by the next operation, once."""
+    """The next operation raises this error once."""
 
     refusal: Exception | None = None
-    """Raised by every operation, on the host."""
+    """Every operation raises this error on the host."""
 
     queue: Literal["alive", "dying", "dead"] = "alive"
-    """`dying`: the next operation raises the queue's error, and then it is dead. `dead`: operations return normally and
-    compute nothing; results are what the memory held before. Copies to and from the host go on."""
+    """`dying`: the next operation raises the queue's error, and then the queue is dead. `dead`: operations return
+    normally but compute nothing; results hold what the memory held before. Copies to and from the host still work."""
 
     hf32: dict[str, bool] = field(default_factory=lambda: {"conv": True, "matmul": False})
-    """Which operations round their operands in fp32 to HF32; torch_npu's defaults (torch_npu/npu/npu_config.py)."""
+    """The operations that round fp32 operands to HF32; torch_npu's defaults (torch_npu/npu/npu_config.py)."""
 
     picture_value: float | None = None
-    """What a convolution to three channels gives in every pixel, as when the VAE overflows."""
+    """The value of every pixel of a convolution to three channels, as when the VAE overflows."""
 
     hang: threading.Event | None = None
-    """The next operations wait for it."""
+    """While this event is unset, operations wait for it."""
 
     cache: dict[int, torch.Tensor] = field(default_factory=dict)
-    """Of each size in bytes the last result: the block that the caching allocator would hand out again."""
+    """The last result of each size in bytes: the block that the caching allocator would reuse."""
 
     def enter(self, name: str) -> None:
-        """Begin an operation: count it, and fail as is wanted."""
+        """Begin an operation: count it, and raise a simulated fault if one is set."""
         self.calls[name] += 1
         if self.hang is not None:
             self.hang.wait()
@@ -111,9 +111,9 @@ class Npu:
             raise RuntimeError(INNER_ERROR.format(name=name))
 
     def allocate(self, size_bytes: int, index: int) -> None:
-        """Take memory, or raise as torch_npu's caching allocator does."""
+        """Allocate memory, or raise the error of torch_npu's caching allocator."""
         if self.allocated_bytes + size_bytes > self.capacity_bytes:
-            self.cache.clear()  # the allocator does so itself before it gives up
+            self.cache.clear()  # the real allocator also clears its cache before it fails
         if self.allocations_to_fail:
             self.allocations_to_fail -= 1
         elif self.allocated_bytes + size_bytes <= self.capacity_bytes:
@@ -129,19 +129,19 @@ class Npu:
         self.allocated_bytes -= size_bytes
 
     def heal(self) -> None:
-        """Be as new, but for what is allocated."""
+        """Reset everything except the allocated memory."""
         new = vars(Npu())
         del new["allocated_bytes"]
         vars(self).update(new)
-        torch._dynamo.reset()  # graphs of one model serve the next of the same shapes
+        torch._dynamo.reset()  # else the next model of the same shapes reuses this one's graphs
 
 
 npu = Npu()
-_thread = threading.local()  # torch_npu's current device is per thread, and 0 at first
+_thread = threading.local()  # the current device is per thread as in torch_npu, and 0 at first
 _libraries: list[torch.library.Library] = []
 
 
-# Tensors: from the device's point of view and from the host's.
+# Tensors, as seen by the device and by the host.
 
 
 class _DeviceStruct(ctypes.Structure):
@@ -149,7 +149,7 @@ class _DeviceStruct(ctypes.Structure):
 
 
 class _TensorStruct(ctypes.Structure):
-    """The beginning of DLManagedTensor, as far as the device."""
+    """The first fields of DLManagedTensor, up to the device."""
 
     _fields_ = (("data", ctypes.c_void_p), ("device", _DeviceStruct))
 
@@ -162,40 +162,40 @@ def _relabelled(tensor: torch.Tensor, kind: int, index: int) -> torch.Tensor:
     capsule = torch._C._to_dlpack(tensor.detach() if tensor.requires_grad else tensor)
     struct = _TensorStruct.from_address(_pointer_in(capsule, b"dltensor"))
     struct.device.type, struct.device.index = kind, index
-    with torch.inference_mode(mode=False):  # an inference tensor can be no view of a parameter
+    with torch.inference_mode(mode=False):  # an inference tensor cannot be a view of a parameter
         aliased: torch.Tensor = torch._C._from_dlpack(capsule)
     return aliased
 
 
 def on_host(tensor: torch.Tensor) -> torch.Tensor:
-    """The same memory as a tensor of the CPU."""
+    """The same memory as a CPU tensor."""
     return _relabelled(tensor, _ON_CPU, 0)
 
 
 def _on_device(tensor: torch.Tensor, index: int) -> torch.Tensor:
-    """The same memory as a tensor of the device."""
+    """The same memory as a tensor on the device."""
     if tensor.dtype == torch.float64:
         raise RuntimeError("fp64 is not supported on npu")
     return _relabelled(tensor.resolve_conj().resolve_neg(), _ON_NPU, index)
 
 
 class _Owned:
-    """Dies with the storage that it is attached to."""
+    """An object that is freed with the storage that it is attached to."""
 
 
 def _new(tensor: torch.Tensor, index: int) -> torch.Tensor:
-    """Make a result that was computed on the host a tensor of the device, in memory of its own."""
+    """Turn a result that the host computed into a tensor on the device with its own memory."""
     storage = tensor.untyped_storage()
     size_bytes = storage.nbytes()
     npu.allocate(size_bytes, index)
-    storage._simulated = _Owned()  # type: ignore[attr-defined] # kept for as long as the C++ storage lives
+    storage._simulated = _Owned()  # type: ignore[attr-defined] # lives as long as the C++ storage
     weakref.finalize(storage._simulated, npu.free, size_bytes)  # type: ignore[attr-defined]
     npu.cache[size_bytes] = tensor
     return _on_device(tensor, index)
 
 
 def _stale(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of that shape with what the memory that it gets held before."""
+    """A tensor of the same shape that holds the previous content of its memory."""
     stale = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype).zero_()
     before = npu.cache.get(stale.untyped_storage().nbytes())
     if before is not None:
@@ -204,7 +204,7 @@ def _stale(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _index_of(device: Any) -> int:
-    """The index that a device means on this thread."""
+    """The index of a device; without one, this thread's current device."""
     index: int | None = None if device is None else torch.device(device).index
     if index is None:
         index = getattr(_thread, "index", 0)
@@ -213,7 +213,7 @@ def _index_of(device: Any) -> int:
     return index
 
 
-# Operations. All that have no kernel of their own below come here.
+# Operations. `_on_cpu` runs all operations without a kernel of their own below.
 
 
 def _tensors_in(values: Sequence[Any]) -> Iterator[torch.Tensor]:
@@ -225,9 +225,9 @@ def _tensors_in(values: Sequence[Any]) -> Iterator[torch.Tensor]:
 
 
 def _check_devices(name: str, tensors: Sequence[torch.Tensor]) -> int | None:
-    """Return the one device's index, None without a tensor on one."""
+    """Return the index of the tensors' only device, or None if no tensor is on a device."""
     devices = {tensor.device for tensor in tensors if tensor.device.type == "npu"}
-    if name not in _MIXED:  # a tensor of no dimension counts as a number
+    if name not in _MIXED:  # a tensor with 0 dimensions counts as a number
         devices |= {tensor.device for tensor in tensors if tensor.device.type != "npu" and tensor.dim() > 0}
     if len(devices) > 1:
         found = " and ".join(sorted(map(str, devices)))
@@ -238,7 +238,7 @@ def _check_devices(name: str, tensors: Sequence[torch.Tensor]) -> int | None:
 
 
 def _on_cpu(op: Any, *args: Any, **kwargs: Any) -> Any:
-    """Run one operation on the CPU, with the device's tensors taken for the host's."""
+    """Run one operation on the CPU, with the device's tensors as CPU tensors."""
     name = op._schema.name
     npu.enter(name)
     tensors = list(_tensors_in([*args, *kwargs.values()]))
@@ -253,7 +253,7 @@ def _on_cpu(op: Any, *args: Any, **kwargs: Any) -> Any:
     aliases |= {id(tensor): torch.empty(0, dtype=tensor.dtype) for tensor in grown}
 
     if npu.queue == "dead" and op._schema.is_mutable and not grown:
-        return _written(op, args, kwargs)  # in place: nothing is written
+        return _written(op, args, kwargs)  # a dead queue writes nothing in place
     if npu.hf32["conv" if name == "aten::convolution" else "matmul"] and name in _ROUNDED:
         aliases = {key: _hf32(tensor) for key, tensor in aliases.items()}
     host = partial(_for_host, aliases)
@@ -269,11 +269,11 @@ def _on_cpu(op: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 _ROUNDED = frozenset({"aten::convolution", "aten::linear", "aten::addmm", "aten::mm", "aten::bmm"})
-"""Operations that HF32 is for."""
+"""Operations that can round to HF32."""
 
 
 def _hf32(tensor: torch.Tensor) -> torch.Tensor:
-    """Round fp32 to HF32, which has 11 bits of its 23 behind the point."""
+    """Round fp32 to HF32, which keeps 11 of the 23 mantissa bits."""
     if tensor.dtype != torch.float32:
         return tensor
     return ((tensor.contiguous().view(torch.int32) + (1 << 11)) & ~((1 << 12) - 1)).view(torch.float32)
@@ -288,7 +288,7 @@ def _for_host(aliases: dict[int, torch.Tensor], value: Any) -> Any:
 
 
 def _for_device(ours: dict[int, torch.Tensor], memory: set[int], index: int, value: Any) -> Any:
-    """Turn a result of the CPU into the device's: the caller's own tensor, a view of one, or a new one."""
+    """Turn a CPU result into a device tensor: the caller's own tensor, a view of one, or a new one."""
     if isinstance(value, list | tuple):
         return type(value)(_for_device(ours, memory, index, item) for item in value)
     if not isinstance(value, torch.Tensor):
@@ -301,13 +301,13 @@ def _for_device(ours: dict[int, torch.Tensor], memory: set[int], index: int, val
 
 
 def _growing_outputs(op: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:
-    """The `out` tensors that arrive empty and that the kernel resizes, which an alias cannot be."""
+    """The empty `out` tensors that the kernel resizes. They need this because an alias cannot be resized."""
     outputs = [kwargs.get(argument.name) for argument in op._schema.arguments if argument.is_out]
     return [tensor for tensor in outputs if isinstance(tensor, torch.Tensor) and tensor.numel() == 0]
 
 
 def _written(op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """The tensors that an operation writes into, which it also returns."""
+    """The tensors that an in-place operation writes and returns."""
     named = dict(zip((argument.name for argument in op._schema.arguments), args, strict=False)) | kwargs
     written = [
         named[argument.name]
@@ -330,7 +330,7 @@ def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, device: Any = N
 
 
 def _copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
-    """Copy within a device, which the queue does, or between device and host, which it does not."""
+    """Copy a tensor. Copies within a device go through the queue; copies from or to the host do not."""
     del non_blocking
     npu.enter("aten::_copy_from")
     within = source.device.type == target.device.type == "npu"
@@ -359,7 +359,7 @@ _WHOLE_KERNELS = (
     "div.Tensor",
     "scaled_dot_product_attention",
 )
-"""Operations that torch would take apart for a device without a kernel; the CPU's own kernel rounds otherwise."""
+"""Operations that torch decomposes for a device without a kernel. The CPU's own kernels round differently."""
 
 
 def _whole(name: str) -> Callable[..., Any]:
@@ -369,7 +369,7 @@ def _whole(name: str) -> Callable[..., Any]:
 
 
 def _whole_or_traced(name: str) -> Callable[..., Any]:
-    """As `_whole`, for what is taken apart before the device is asked; torch.compile's fake tensors may be."""
+    """Like `_whole`, for operations that torch decomposes before dispatch. Fake tensors of torch.compile still are."""
     op = getattr(aten, name).default
     whole = _whole(name)
 
@@ -385,7 +385,7 @@ def _whole_or_traced(name: str) -> Callable[..., Any]:
 
 
 class _NpuModule(types.ModuleType):
-    """Has only names that torch_npu has; of those the ones that are used here."""
+    """torch.npu, with the names that the service uses. It rejects names that torch_npu does not have."""
 
     def __setattr__(self, name: str, value: object) -> None:
         assert name in _NAMES or name.startswith("_"), f"torch.npu.{name} does not exist"
@@ -401,7 +401,7 @@ class _Config:
 
 
 class _Hf32:
-    """torch.npu.conv and torch.npu.matmul, which ignore a name that they do not know, as torch_npu's do."""
+    """torch.npu.conv and torch.npu.matmul. Like torch_npu's, they ignore unknown names."""
 
     def __init__(self, kind: str) -> None:
         self.__dict__["kind"] = kind
@@ -416,7 +416,7 @@ class _Hf32:
 
 
 class _Functions:
-    """The functions of torch.npu."""
+    """The simulated functions of torch.npu."""
 
     @staticmethod
     def is_available() -> bool:
@@ -503,7 +503,7 @@ def _torch_npu() -> types.ModuleType:
 
 
 def _npu_geglu(x: torch.Tensor, dim: int = -1, approximate: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """GEGLU with GELU's exact form (approximate=0) or its approximation by tanh (1), and the activated gate."""
+    """Return GEGLU, and the activated gate. GELU is exact (approximate=0) or approximated by tanh (1)."""
     npu.enter("torch_npu.npu_geglu")
     left, gate = on_host(x).chunk(2, dim=dim)
     activated = torch.nn.functional.gelu(gate, approximate="tanh" if approximate else "none")
@@ -523,7 +523,7 @@ def _npu_fusion_attention(
     npu.enter("torch_npu.npu_fusion_attention")
     for tensor in (query, key, value):
         assert tensor.device.type == "npu"
-        assert tensor.dtype in (torch.float16, torch.bfloat16), "npu_fusion_attention: fp16 or bf16 is needed"
+        assert tensor.dtype in (torch.float16, torch.bfloat16), "npu_fusion_attention needs fp16 or bf16"
     assert input_layout == "BNSD"
     assert options.get("atten_mask") is None
     made = torch.nn.functional.scaled_dot_product_attention(
@@ -533,7 +533,7 @@ def _npu_fusion_attention(
 
 
 def _npugraph_ex(graph: Any, _: object, **settings: Any) -> Any:
-    """torch_npu's backend for torch.compile, without the graphs."""
+    """A stand-in for torch_npu's backend of torch.compile, without graphs."""
     options = settings["options"]
     assert set(options) <= {"clone_output"}
     npu.calls["npugraph_ex"] += 1
@@ -541,7 +541,7 @@ def _npugraph_ex(graph: Any, _: object, **settings: Any) -> Any:
 
 
 class _Finder:
-    """Lets importlib find torch_npu and its version, which diffusers, transformers and accelerate look for."""
+    """Lets importlib find torch_npu and its version, because diffusers, transformers and accelerate look for them."""
 
     def find_spec(self, name: str, *_: object) -> importlib.machinery.ModuleSpec | None:
         return sys.modules["torch_npu"].__spec__ if name == "torch_npu" else None
@@ -566,7 +566,7 @@ class _Hook(_DummyPrivateUse1Hook):
 
 
 def install() -> Npu:
-    """Make `npu` a device of torch, and torch_npu importable; return the hardware."""
+    """Register `npu` as a device of torch, make torch_npu importable, and return the hardware."""
     if _libraries:
         return npu
     module = _torch_npu_npu()
@@ -578,7 +578,7 @@ def install() -> Npu:
     _mend_deepcopy()
     sys.modules["torch_npu"] = _torch_npu()
     torch._dynamo.register_backend(_npugraph_ex, name="npugraph_ex")
-    sys.meta_path.insert(0, _Finder())  # finds that one package only
+    sys.meta_path.insert(0, _Finder())  # finds only torch_npu
     return npu
 
 
@@ -602,7 +602,7 @@ def _register_kernels() -> None:
 
 
 def _mend_deepcopy() -> None:
-    """Copy the device's tensors by an operation: torch's own way needs an allocator in C++."""
+    """Deep-copy the device's tensors with an operation, because torch's own code needs an allocator in C++."""
     stock = torch.Tensor.__deepcopy__
 
     def deepcopy(tensor: torch.Tensor, memo: dict[int, Any]) -> Any:

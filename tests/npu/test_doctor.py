@@ -1,4 +1,4 @@
-"""The doctor on the simulated NPU: healthy, and with each fault."""
+"""The doctor on the simulated NPU, without faults and with each fault."""
 
 import re
 import threading
@@ -25,9 +25,9 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def findings(root: Path, npu: Npu, monkeypatch: pytest.MonkeyPatch) -> Examine:
-    """Examines a host that is sound but for what the test harms, up to the check `before`: findings by check.
+    """Examine a host that has only the test's faults, up to the check `before`, and return findings by check.
 
-    Of a check's findings a FAIL counts, else the last.
+    If a check has several findings, a FAIL counts, else the last one.
     """
     monkeypatch.setitem(doctor._CANN_OF_TORCH_NPU, npu.version.rpartition(".")[0], "9.1")  # torch is newer than CANN
     monkeypatch.setenv("PATH", f"{root / 'bin'}:/usr/bin:/bin")

@@ -1,4 +1,4 @@
-"""The ways in which an NPU is known to fail, injected into the running service, seen through HTTP."""
+"""The known faults of an NPU, injected into the running service and observed over HTTP."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ DEVICE_LOST = 4
 
 
 def assert_lost(service: Service, response: httpx.Response) -> None:
-    """The request was told, everybody else is, and whoever runs the service was told once."""
+    """This request, later requests and the probes report the loss, and the callback was called once."""
     assert (response.status_code, response.json()["code"]) == (503, "device_lost"), response.text
     assert response.headers["retry-after"] == "30"
     assert service.health() == (503, 503, "device_lost")
@@ -49,7 +49,9 @@ def test_when_memory_is_short_once_the_picture_is_made_all_the_same(service: Ser
     assert (again.status_code, again.content) == (200, before)
     assert npu.calls["torch.npu.empty_cache"] == 1
     order = list(npu.calls)
-    assert order.index("torch.npu.synchronize") < order.index("torch.npu.empty_cache"), "which would hold the GIL"
+    assert order.index("torch.npu.synchronize") < order.index("torch.npu.empty_cache"), (
+        "without synchronize first, empty_cache waits while it holds the GIL"
+    )
 
 
 def test_when_memory_is_short_twice_it_is_503_and_the_next_request_is_served(service: Service, npu: Npu) -> None:
@@ -158,7 +160,7 @@ def test_a_device_that_refuses_even_its_check_is_lost(service: Service, npu: Npu
 
 
 def test_the_same_refusal_from_the_task_queue_loses_the_device(service: Service, npu: Npu) -> None:
-    """As with TASK_QUEUE_ENABLE=2, where the checks run in the queue and end it."""
+    """With TASK_QUEUE_ENABLE=2 the host's checks run in the queue, and a failed check ends the queue."""
     npu.error = RuntimeError(INNER_ERROR.format(name="aclnnConvolution") + " error code is 561002")
     npu.queue = "dying"
     assert_lost(service, service.txt2img())
@@ -177,7 +179,7 @@ def test_everybody_who_waits_behind_the_error_gets_503_and_nobody_a_picture(serv
     assert_lost(service, asked[0].result())
 
 
-# A queue that dies in silence.
+# A queue that dies silently.
 
 
 def test_a_queue_that_dies_with_an_error_is_never_believed_again(service: Service, npu: Npu) -> None:
@@ -195,7 +197,7 @@ def test_a_queue_that_dies_without_a_word_is_found_before_its_stale_picture_is_s
 
 
 def test_an_error_that_a_library_has_swallowed_does_not_hide_the_death(service: Service, npu: Npu) -> None:
-    """The call that met the error returns a picture; only the check after it can tell."""
+    """The call that hits the error returns a picture; only the check after the call detects the fault."""
     assert service.txt2img().status_code == 200
     npu.queue = "dying"
     with pytest.raises(RuntimeError, match="Inner error"):
@@ -223,7 +225,7 @@ def test_an_idle_device_that_dies_fails_the_probes_without_a_request(npu: Npu) -
         assert_lost(service, service.txt2img())
 
 
-# Pictures that are none.
+# Invalid pictures.
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0], ids=["nan", "inf", "constant"])
@@ -250,7 +252,7 @@ Failing = Callable[..., tuple[ServerProcess, Service]]
 
 @pytest.fixture
 def failing(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing]:
-    """Starts a server in a process of its own, on a simulated NPU that fails at SIGUSR1 in the way that is named."""
+    """Start servers in their own processes, on a simulated NPU that fails at SIGUSR1 as `fault` says."""
     with contextlib.ExitStack() as clients:
 
         def start(fault: str, **settings: object) -> tuple[ServerProcess, Service]:

@@ -1,4 +1,4 @@
-"""A simulated NPU that fails while a crowd is at work; the sibling of tests/service/test_faults_under_load.py."""
+"""A simulated NPU that fails under load. tests/service/test_faults_under_load.py does the same with the fake."""
 
 import math
 import os
@@ -35,7 +35,7 @@ WORK = wishes(1, CLIENTS)
 
 
 def painted_by(url: str) -> dict[Wish, list[Image.Image]]:
-    """What a sound service makes of it."""
+    """The pictures that a service without faults makes for `WORK`."""
     with httpx.Client(base_url=url, timeout=60) as client:
         return {wish: pictures(wish.send(client)) for wish in WORK}
 
@@ -60,7 +60,7 @@ def test_whatever_the_process_outlives_everybody_gets_their_pictures_or_is_told_
         with ThreadPoolExecutor(1) as background:
             crowd = background.submit(ask_all, url, WORK * 2)
             while answered(url).total() < total.total() + CLIENTS // 2:
-                npu.allocations_to_fail = 2  # those of a batch, and of one of its pictures alone
+                npu.allocations_to_fail = 2  # one for a batch, one for the retry of a single picture
                 time.sleep(0.1)
             npu.allocations_to_fail = 0
             npu.picture_value = math.nan
@@ -71,7 +71,7 @@ def test_whatever_the_process_outlives_everybody_gets_their_pictures_or_is_told_
         assert answered(url) - total == Counter(answer.status_code for answer in answers)
         for wish, answer in zip(WORK * 2, answers, strict=True):
             if answer.status_code == 200:
-                assert alike(pictures(answer), painted[wish], levels=1), f"{wish} got another's pictures"
+                assert alike(pictures(answer), painted[wish], levels=1), f"{wish} got another request's pictures"
             else:
                 assert (answer.status_code, answer.json()["code"]) in ((503, "out_of_memory"), (500, "dead_picture"))
         assert {200, 500, 503} == {answer.status_code for answer in answers}
@@ -99,6 +99,6 @@ def test_under_a_supervisor_everybody_is_served_in_the_end_by_a_sound_process(
             os.kill(first.process.pid, signal.SIGKILL if fault == "killed" else signal.SIGUSR1)
             answers = crowd.result()
         for wish, answer in zip(WORK, answers, strict=True):
-            assert alike(pictures(answer), painted[wish]), f"{wish} got another's pictures"
+            assert alike(pictures(answer), painted[wish]), f"{wish} got another request's pictures"
         assert {answer.json()["code"] for answer in persist.refusals} <= {"device_lost", "draining"}
         assert supervisor.exit_codes == [code]

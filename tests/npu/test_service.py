@@ -1,4 +1,4 @@
-"""The whole service on the simulated NPU, through HTTP, with the demo model."""
+"""The whole service over HTTP, with the demo model on the simulated NPU."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ from tests.npu.simulator import Npu
 
 
 def pictures(service: Service) -> list[bytes]:
-    """Pictures of both modes in every number of steps."""
+    """Pictures of both modes with different numbers of steps."""
     made = [service.txt2img(num_inference_steps=steps) for steps in (1, 2, 3, 4)]
     made += [
         service.img2img(made[0].content, num_inference_steps=steps, strength=strength)
@@ -34,7 +34,7 @@ def pictures(service: Service) -> list[bytes]:
 
 
 def test_in_fp32_every_picture_is_the_cpu_s_byte_for_byte(npu: Npu, start_server: StartServer) -> None:
-    """The CPU's come from a process that has never heard of an NPU, and lays its VAE out as is done for one."""
+    """The CPU's pictures come from a process without the simulator, with the VAE in the NPU's memory format."""
     same_layout = "from app.pipelines import sdxl_turbo\nsdxl_turbo._settle_memory_format = lambda *_: None"
     url = start_server(prelude=same_layout, model="demo", device="cpu").wait_until_started()
     with asking(url) as cpu, service_on_npu() as service:
@@ -45,7 +45,7 @@ def test_in_fp32_every_picture_is_the_cpu_s_byte_for_byte(npu: Npu, start_server
 
 
 def test_fp32_is_rounded_to_hf32_only_where_that_is_allowed(npu: Npu) -> None:
-    """By itself torch_npu rounds convolutions of fp32, those of a VAE in fp32 too."""
+    """By default torch_npu rounds convolutions in fp32, also those of a VAE in fp32."""
     with service_on_npu() as service:
         assert npu.hf32 == {"conv": False, "matmul": False}
         exact = service.txt2img()
@@ -60,7 +60,7 @@ def test_fp32_is_rounded_to_hf32_only_where_that_is_allowed(npu: Npu) -> None:
 
 @pytest.mark.usefixtures("npu")
 def test_in_a_batch_every_picture_has_the_bytes_that_it_has_alone_unless_fast_is_asked_for() -> None:
-    """Where batches round otherwise, as here, exact is to find that while warming up, and to do without them."""
+    """Batches round differently here. `exact` must detect that while warming up, and disable batches."""
     batch = [
         Txt2ImgParams(prompt=f"a cat {seed}", seed=seed, num_inference_steps=2, width=64, height=64)
         for seed in range(4)
@@ -76,7 +76,7 @@ def test_in_a_batch_every_picture_has_the_bytes_that_it_has_alone_unless_fast_is
                 together = list(clients.map(lambda request: _pixels(service.txt2img(**request)), requests * 4))
             assert max(np.abs(one - other).max() for one, other in zip(alone * 4, together, strict=True)) <= deviation
             served = service.client.get("/metrics").text
-            shared = float(re.search(r'turbo_batch_pictures_sum\{mode="txt2img"\} (\S+)', served)[1])  # type: ignore[index] # it is there
+            shared = float(re.search(r'turbo_batch_pictures_sum\{mode="txt2img"\} (\S+)', served)[1])  # type: ignore[index] # the metric exists
             assert batching == "exact" or shared > len(alone) + len(together), "no requests shared a call"
 
 
@@ -103,7 +103,7 @@ def test_every_component_is_on_the_npu_that_was_asked_for(npu: Npu) -> None:
     loaded = load_sdxl_turbo(locate(DemoSource(), Settings().weights_dir), model="demo", device_name="npu:1")
     assert loaded.device_name == "npu:1"
     for mode in Mode:
-        components = loaded.by_mode[mode]._pipe.components  # type: ignore[attr-defined] # what is behind the seam
+        components = loaded.by_mode[mode]._pipe.components  # type: ignore[attr-defined] # the test looks behind the seam
         modules = [part for part in components.values() if isinstance(part, torch.nn.Module)]
         assert len(modules) == 4
         assert {tensor.device for part in modules for tensor in (*part.parameters(), *part.buffers())} == {
@@ -132,7 +132,7 @@ def test_auto_takes_the_npu_where_there_is_one() -> None:
 
 
 def test_the_cpu_can_be_asked_for_where_torch_npu_is_installed(npu: Npu) -> None:
-    """diffusers calls torch_npu's kernels for tensors of the CPU too, which they do not take."""
+    """diffusers calls torch_npu's kernels for CPU tensors too, but the kernels reject them."""
     with service_on_npu(device="cpu") as service:
         npu.calls.clear()
         assert service.txt2img().status_code == 200
@@ -173,7 +173,7 @@ def test_options_that_cannot_work_are_refused_at_start(settings: dict[str, objec
 def test_graphs_are_compiled_while_warming_up_and_in_no_request_whatever_its_size(npu: Npu) -> None:
     with service_on_npu(npu_graphs=True, warm_up_sizes="64x64,96x64") as service:
         compiled = npu.calls["npugraph_ex"]
-        assert compiled == 2, "one for each size, which both modes share"
+        assert compiled == 2, "one graph for each size, and both modes share it"
         for width in (64, 96, 256, 128):
             for steps in (1, 2, 4):
                 made = service.txt2img(width=width, height=64, num_inference_steps=steps)
@@ -184,7 +184,7 @@ def test_graphs_are_compiled_while_warming_up_and_in_no_request_whatever_its_siz
 
 @pytest.mark.usefixtures("npu")
 def test_the_number_of_graphs_is_the_service_s_own_limit_not_torch_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.pipelines.networks.graphs._GRAPHS", 1)  # torch's is 8
+    monkeypatch.setattr("app.pipelines.networks.graphs._GRAPHS", 1)  # torch's own limit is 8
     folder = locate(DemoSource(), Settings().weights_dir)
     loaded = load_sdxl_turbo(folder, model="demo", device_name="npu", dtype_name="fp32", npu_graphs=True)
     call = partial(Txt2ImgParams, prompt="a cat", seed=0, num_inference_steps=1, height=64)
@@ -197,7 +197,7 @@ def test_the_number_of_graphs_is_the_service_s_own_limit_not_torch_s(monkeypatch
 def test_the_vae_keeps_the_dtype_that_it_was_given_at_load() -> None:
     folder = locate(DemoSource(), Settings().weights_dir)
     loaded = load_sdxl_turbo(folder, model="demo", device_name="npu", vae_dtype_name="bf16")
-    pipe = loaded.by_mode[Mode.TXT2IMG]._pipe  # type: ignore[attr-defined] # what is behind the seam
+    pipe = loaded.by_mode[Mode.TXT2IMG]._pipe  # type: ignore[attr-defined] # the test looks behind the seam
     assert (pipe.unet.dtype, pipe.vae.dtype) == (torch.float16, torch.bfloat16)
 
 

@@ -1,4 +1,4 @@
-"""The simulated NPU itself: does it notice what the real one does, and does it fail as that one does?"""
+"""The simulated NPU itself: it detects the mistakes that a real NPU detects, and fails in the same ways."""
 
 import pytest
 import torch
@@ -32,9 +32,9 @@ def test_a_generator_of_the_cpu_is_refused() -> None:
 @pytest.mark.usefixtures("npu")
 def test_a_name_that_torch_npu_does_not_have_is_none_here() -> None:
     with pytest.raises(AttributeError):
-        _ = torch.npu.OutOfMemoryError  # type: ignore[attr-defined] # the point
+        _ = torch.npu.OutOfMemoryError  # type: ignore[attr-defined] # the name must not exist
     with pytest.raises(AssertionError, match=r"torch\.npu\.set_jit_mode does not exist"):
-        torch.npu.set_jit_mode = None  # type: ignore[attr-defined] # the point
+        torch.npu.set_jit_mode = None  # type: ignore[attr-defined] # the name must not exist
 
 
 def test_memory_that_is_not_used_any_more_is_free_again(npu: Npu) -> None:
@@ -42,7 +42,7 @@ def test_memory_that_is_not_used_any_more_is_free_again(npu: Npu) -> None:
     tensor = torch.ones(1 << 20, device="npu")
     assert npu.allocated_bytes >= before + (4 << 20)
     del tensor
-    torch.npu.empty_cache()  # type: ignore[attr-defined] # the device's own
+    torch.npu.empty_cache()  # type: ignore[attr-defined] # the simulator adds it
     assert npu.allocated_bytes <= before
 
 
@@ -55,7 +55,7 @@ def test_a_dead_queue_leaves_the_answers_of_before_and_copies_go_on(npu: Npu) ->
     with pytest.raises(RuntimeError, match="The Inner error is reported as above"):
         canary()
     assert vars(npu)["queue"] == "dead"
-    assert canary() == 36, "a check of a fixed value is deceived: the memory holds it from the last time"
+    assert canary() == 36, "a check of a fixed value passes, because the memory still holds the last result"
     assert torch.arange(3.0).to("npu").cpu().tolist() == [0, 1, 2]
 
 
