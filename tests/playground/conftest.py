@@ -1,4 +1,4 @@
-"""A browser for the playground's tests, and pages whose complaints fail the test."""
+"""A browser for the playground's tests, and pages whose errors and warnings fail the test."""
 
 import re
 import threading
@@ -17,7 +17,7 @@ from app.settings import Settings
 from tests.conftest import program, serving
 from tests.support.gated_pipeline import GatedPipeline
 
-# Of the package and not of the session: while it is open, no test with an event loop of its own could run.
+# Package scope, not session: while Playwright is open, no test with its own event loop can run.
 
 
 @pytest.fixture(scope="package")
@@ -33,14 +33,14 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def fake_service() -> Iterator[str]:
-    """A service that nothing is done to, for all tests."""
+    """A service that all tests share and no test changes."""
     with serving(create_app(Settings(model="fake"))) as url:
         yield url
 
 
 @dataclass
 class Visit:
-    """A page of the playground, and what it asked and complained of."""
+    """A page of the playground, with its requests, errors and warnings."""
 
     page: Page
     url: str
@@ -64,7 +64,7 @@ class Visit:
         self["#prompt"].fill(prompt)
 
     def expect_shown(self, prompt: str) -> None:
-        """Wait until the picture of this prompt is on the stage and nothing is under way."""
+        """Wait until the stage shows the picture of this prompt and no request is running."""
         expect(self["#stage:not(.busy) #pictures img"].first).to_have_attribute("alt", prompt)
 
     def make(self, prompt: str) -> None:
@@ -77,7 +77,7 @@ class Visit:
         return download.value
 
     def watch_stage(self) -> None:
-        """Remember from now on the prompts whose pictures come onto the stage, for `shown`."""
+        """From now on, record the prompts of the pictures on the stage for `shown`."""
         self.page.evaluate(
             """() => {
                 window.shown = [];
@@ -97,10 +97,10 @@ OpenPlayground = Callable[..., Visit]
 
 @pytest.fixture
 def open_playground(browser: Browser, fake_service: str) -> Iterator[OpenPlayground]:
-    """Open the playground of a service, or of an app to be served; by default of the fake.
+    """Open the playground of a service's URL, or of an app to serve; by default of the fake.
 
-    What the page complains of in the console, a violation of its policy included, fails the test unless it matches
-    `complaints`; so does a request to another origin.
+    An error or a warning in the page's console fails the test, unless it matches `complaints`. Violations of the page's
+    policy are such errors. A request to another origin fails the test too.
     """
     visits: list[tuple[Visit, str]] = []
     with ExitStack() as stack:
@@ -120,7 +120,7 @@ def open_playground(browser: Browser, fake_service: str) -> Iterator[OpenPlaygro
 
             page.on("console", complain)
             page.on("pageerror", lambda error: visit.complaints.append(str(error)))
-            page.on("request", lambda request: visit.requests.append(request))  # noqa: PLW0108 - it marks what it is given
+            page.on("request", lambda request: visit.requests.append(request))  # noqa: PLW0108 - Playwright sets an attribute on the handler
             page.goto(f"{url}/")
             expect(page.locator("#examples button").first).to_be_visible()
             return visit
@@ -151,7 +151,7 @@ MakeBusy = Callable[..., Busy]
 
 @pytest.fixture
 def make_busy(pipeline: GatedPipeline) -> Iterator[MakeBusy]:
-    """Serve the gated pipeline, and have another client's request on the device."""
+    """Serve the gated pipeline, and occupy the device with another client's request."""
     with ExitStack() as stack:
 
         def make(**settings: Any) -> Busy:

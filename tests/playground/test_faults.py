@@ -1,4 +1,4 @@
-"""What the page makes of errors: said in place, tried again where that helps, and the newest wins still."""
+"""Errors on the page: shown in place and retried where that helps; the newest state still wins."""
 
 import re
 from contextlib import ExitStack
@@ -170,7 +170,7 @@ def test_when_the_network_is_back_one_need_not_wait(open_playground: OpenPlaygro
     visit.page.context.set_offline(False)
     visit["#retry"].press("Enter")
     visit.expect_shown("a")
-    expect(visit["#result"]).to_be_focused()  # and not the top of the page
+    expect(visit["#result"]).to_be_focused()  # else the focus returns to the top of the page
     expect(visit["#service"]).to_contain_text("fake model")
 
 

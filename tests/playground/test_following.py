@@ -1,4 +1,4 @@
-"""Which states of the page become requests: the newest wins, a stream while one types, nothing for those who left."""
+"""States of the page that become requests: the newest wins, typing gives a stream, invalid input sends nothing."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def wait_until(condition: Callable[[], object], visit: Visit) -> None:
     until = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < until
-        visit.page.wait_for_timeout(5)  # which lets the browser's events in
+        visit.page.wait_for_timeout(5)  # lets the browser deliver its events
 
 
 def test_the_picture_follows_what_is_typed_and_is_the_service_s_own(open_playground: OpenPlayground) -> None:
@@ -90,7 +90,7 @@ def test_who_types_without_a_pause_sees_a_stream_of_pictures(open_playground: Op
     visit.expect_shown(text)
     assert 2 < len(visit.shown) < len(text)
     assert visit.shown == sorted(visit.shown, key=len)
-    expect(visit["#history li"]).to_have_count(2)  # half words are seen and not kept
+    expect(visit["#history li"]).to_have_count(2)  # pictures of unfinished words are shown but not kept
 
 
 def test_a_picture_under_way_is_not_shown_over_one_that_is_shown_again(

@@ -1,4 +1,4 @@
-"""The page in both languages, in the dark, on a phone, by keyboard, and to somebody who does not see it."""
+"""The page in both languages and colour schemes, on a phone, by keyboard, and with a screen reader."""
 
 import re
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_light_and_dark_are_the_system_s_until_switched(open_playground: OpenPla
 
 
 def full(visit: Visit) -> None:
-    """Bring everything onto the page that can be there at once."""
+    """Show everything that the page can show at once."""
     visit["#file"].set_input_files({"name": "a-name-" * 12 + ".png", "mimeType": "image/png", "buffer": png()})
     visit["input[name=number][value='4']"].check()
     visit.make("word " * 100 + "Donaudampfschifffahrtsgesellschaft" * 6)
@@ -150,7 +150,7 @@ def test_in_the_system_s_own_colours_what_is_chosen_is_still_seen(open_playgroun
     visit.make("b")
 
     def look(css: str, pseudo: str = "") -> str:
-        """How it is drawn, of which shadows are nothing here."""
+        """The outline and background of an element. Forced colours remove shadows."""
         drawn: str = visit.page.evaluate(
             """([css, pseudo]) => {
                 const style = getComputedStyle(document.querySelector(css), pseudo);
@@ -198,7 +198,7 @@ def violations(visit: Visit) -> list[Any]:
     ids=["light", "dark", "phone"],
 )
 def test_axe_finds_no_fault(open_playground: OpenPlayground, context: dict[str, Any]) -> None:
-    visit = open_playground(bypass_csp=True, reduced_motion="reduce", **context)  # axe is a script from elsewhere
+    visit = open_playground(bypass_csp=True, reduced_motion="reduce", **context)  # the policy would block axe
     assert violations(visit) == []
     full(visit)
     visit.page.context.set_offline(True)

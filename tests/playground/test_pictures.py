@@ -1,4 +1,4 @@
-"""What one does with pictures: start from one, make several, take one again, and have it from one's own code."""
+"""Pictures: start from an upload, make several, show one again, and copy the code that makes them."""
 
 import base64
 import json
@@ -165,7 +165,7 @@ def test_a_file_that_cannot_be_taken_is_explained_and_not_sent(open_playground: 
     assert len(visit.asked) == 2
 
 
-# Several, larger, again.
+# Several pictures, larger pictures, and pictures shown again.
 
 
 def test_several_pictures_come_at_once_and_each_can_be_chosen(open_playground: OpenPlayground) -> None:
@@ -204,7 +204,7 @@ def test_a_result_of_before_comes_again_with_its_parameters_and_no_request(open_
     visit["input[name=steps][value='4']"].check()
     visit.make("second")
     asked = len(visit.asked)
-    visit.page.get_by_role("button", name="Show again: first, seed 1").last.click()  # it is the oldest
+    visit.page.get_by_role("button", name="Show again: first, seed 1").last.click()  # the oldest picture
     visit.expect_shown("first")
     assert visit.download().path().read_bytes() == first
     assert visit["#prompt"].input_value() == "first"
@@ -228,14 +228,14 @@ def test_the_last_thirty_results_are_kept(open_playground: OpenPlayground) -> No
     expect(visit["#history button"].last).to_have_attribute("title", "picture 2")
 
 
-# The code that one can copy.
+# The code that the page offers to copy.
 
 AWKWARD = 'it\'s a "fox" \\ $HOME `x` <é> 狐狸 🦊'
 INTERPRETERS = {"curl": "sh", "python": sys.executable, "javascript": "node"}
 
 
 def run_copied(visit: Visit, language: str, folder: Path) -> list[bytes]:
-    """Copy the page's code, run it in a folder, and return the files that it wrote."""
+    """Copy the page's code, run it in a folder, and return the new files."""
     visit["#show-code"].click()
     visit[f"[data-code={language}]"].click()
     visit["#copy"].click()
