@@ -1,12 +1,10 @@
-"""The API reference."""
+"""docs/api.md matches the OpenAPI document."""
 
 from tools.api_reference import FILE, reference, service_document
 
 
 def test_the_reference_is_that_of_the_service() -> None:
-    assert FILE.read_text(encoding="utf-8") == reference(service_document()), (
-        "docs/api.md is old: `make docs` writes it"
-    )
+    assert FILE.read_text(encoding="utf-8") == reference(service_document()), "docs/api.md is outdated: run `make docs`"
 
 
 def test_a_route_is_written_with_its_parameters_every_body_it_takes_and_the_shapes_that_these_name() -> None:

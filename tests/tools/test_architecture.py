@@ -1,4 +1,4 @@
-"""The picture of the rooms: drawn from the code, and up to date."""
+"""The picture of the rooms matches the code."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ def test_every_room_with_a_purpose_of_its_own_is_in_the_picture() -> None:
     drawn = {room for row in architecture.ROOMS for room in row}
     app = architecture.ROOT / "app"
     packages = {file.parent.relative_to(app).as_posix() for file in app.rglob("__init__.py")} - {"."}
-    assert packages - drawn == {"api", "api/operations", "api/playground"}  # no step of a request for pictures
+    assert packages - drawn == {"api", "api/operations", "api/playground"}  # requests for pictures do not use them
     assert drawn <= packages
 
 

@@ -1,4 +1,4 @@
-"""The audit with the real pip-audit, against a vulnerability service on loopback that answers as OSV does."""
+"""The audit with the real pip-audit, and a vulnerability service on loopback that responds like OSV."""
 
 import json
 import threading
@@ -13,7 +13,7 @@ ACCEPTED = next(iter(audit.ACCEPTED))
 
 
 class Osv(ThreadingHTTPServer):
-    """Knows of the vulnerabilities that it is given, by the package's name."""
+    """A vulnerability service; `known` has a vulnerability by the package's name."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)

@@ -14,23 +14,23 @@ ALLOWED = {
     *("0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0"),
     *("CNRI-Python", "ISC", "MIT", "MIT-CMU", "MPL-2.0", "MulanPSL-2.0", "PSF-2.0", "Zlib"),
 }
-"""Licences under which a package may be passed on with the service, as it is."""
+"""Licences that allow distributing a package unchanged with the service."""
 
 PACKAGES = {name: package for name, package in dependencies().items() if not CUDA.fullmatch(name)}
 
 DOCUMENT = LIST.read_text(encoding="utf-8")
 LISTED = [Row(*cells) for cells in re.findall(r"^\| \[([^]]+)\]\S+ \| (.+) \| (.+) \|$", DOCUMENT, re.MULTILINE)]
-"""The table of THIRD_PARTY.md, as its reader sees it."""
+"""The rows in the table of THIRD_PARTY.md."""
 
 
 def with_digest(document: str) -> str:
-    """Return the document with the digest that fits its rows, as if `make licences` had written them."""
+    """Return the document with the digest of its rows, as `make licences` writes it."""
     rows = "".join(re.findall(r"^\| \[.*\n", document, re.MULTILINE))
     return re.sub(r"\b[0-9a-f]{64}\b", hashlib.sha256(rows.encode()).hexdigest(), document)
 
 
 def test_the_table_of_third_party_software_is_true_of_what_the_service_needs_here() -> None:
-    assert differences(DOCUMENT, rows()) == [], "`make licences` writes the table anew"
+    assert differences(DOCUMENT, rows()) == [], "run `make licences` to rewrite the table"
 
 
 def test_a_row_that_is_missing_too_many_or_there_twice_is_a_difference() -> None:
@@ -79,7 +79,7 @@ def test_any_change_by_hand_is_a_difference() -> None:
 
 
 def test_a_later_or_an_earlier_release_with_the_same_licence_is_no_difference() -> None:
-    """As tomorrow's installation may have, another Python, or another index."""
+    """A later installation, another Python or another index may give such a release."""
     later = [row._replace(version=f"{Version(row.version).major + 1}.0") for row in LISTED]
     earlier = [row._replace(version=f"{Version(row.version).major}.0a1") for row in LISTED]
     assert differences(DOCUMENT, later) == differences(DOCUMENT, earlier) == []
@@ -94,7 +94,7 @@ def test_a_release_with_another_licence_is_a_difference() -> None:
 def test_every_package_that_the_service_needs_has_a_licence_that_is_allowed() -> None:
     licences = {name: licence(package) for name, package in PACKAGES.items()}
     others = {name: text for name, text in licences.items() if not set(re.split(r" (?:AND|OR) ", text)) <= ALLOWED}
-    assert not others, "read the licence, and add it to ALLOWED, or to SPDX of tools/dependencies.py, if that is right"
+    assert not others, "read the licence; if it is allowed, add it to ALLOWED, or to SPDX in tools/dependencies.py"
 
 
 def test_what_is_installed_for_tests_and_training_is_not_what_the_service_needs() -> None:
@@ -105,7 +105,7 @@ def test_what_is_installed_for_tests_and_training_is_not_what_the_service_needs(
 def test_the_sbom_lists_what_the_service_needs_and_nothing_else(tmp_path: Path) -> None:
     only(tmp_path / "only")
     command = [str(Path(sys.executable).with_name("cyclonedx-py")), "environment", "--output-reproducible"]
-    done = subprocess.run(  # to validate takes 7 s; `make sbom` does
+    done = subprocess.run(  # no validation, which takes 7 s; `make sbom` validates
         [*command, "--no-validate", f"--pyproject={tmp_path / 'only' / 'pyproject.toml'}", str(tmp_path / "only")],
         capture_output=True,
         check=True,
