@@ -1,4 +1,4 @@
-"""The classical detector: right about ideal pictures of every format, and about each single thing that is wrong."""
+"""The classical detector accepts ideal pictures of every format, and finds each single fault."""
 
 import random
 from dataclasses import replace
@@ -43,7 +43,7 @@ def test_everything_is_found_in_ideal_pictures(kind: str, size: tuple[int, int])
         results = check(draw(scene, codes, width=size[0], height=size[1], antialias=2), scene)
         if not all(results.values()):
             wrong.append((scene, results))
-    # A white triangle hardly shows where an open background came out light.
+    # A white triangle is hard to see if an unspecified background is light.
     assert len(wrong) <= (1 if kind == "shape" else 0), wrong
 
 

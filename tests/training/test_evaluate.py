@@ -1,4 +1,4 @@
-"""The measures of the demo model, seen from models that draw ideal or wrong pictures."""
+"""The measures of the demo model, applied to models that draw ideal or wrong pictures."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ LAYOUT = Layout(0.35, 0.6, 0.2)
 
 
 class Painter(Model):
-    """Knows the scene behind each caption, and draws it as `see` sees it."""
+    """A model that knows the scene of each caption, and draws the scene that `see` returns for it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, see: Callable[[Scene], Scene] = lambda scene: scene) -> None:
         self._scenes: dict[str, Scene] = {}

@@ -1,4 +1,4 @@
-"""The recipe of the demo model: its pictures, captions, latents and measures, and that a stopped stage goes on."""
+"""The training of the demo model: pictures, captions, latents, measures, and stages that resume."""
 
 import itertools
 import random
@@ -103,7 +103,7 @@ def test_latents_are_the_mean_colours_of_8x8_blocks() -> None:
     assert latents[0, 32, 32] == pytest.approx((245 / 127.5 - 1) * SCALING)
     tensor = torch.from_numpy(np.asarray(picture, np.float32).transpose(2, 0, 1).copy())[None] / 127.5 - 1
     assert torch.allclose(image_latents(tensor)[0, :3] * SCALING, latents[:3], atol=1e-4)
-    # Drawn at half the size they are nearly the same: the training's shortcut.
+    # To save time, training draws at half the size; the latents must be nearly the same.
     assert (scene_latents(scene)[:3] - latents[:3]).abs().mean() < 0.01 * SCALING
 
 
@@ -229,7 +229,7 @@ def test_a_stopped_or_killed_stage_goes_on_where_it_was_saved(
     assert (tmp_path / "toy.png").stat().st_size > 1000
 
 
-@pytest.mark.timeout(300)  # on a busy machine
+@pytest.mark.timeout(300)  # slow on a busy machine
 def test_the_stages_make_a_pipeline_that_computes_what_they_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,7 +239,7 @@ def test_the_stages_make_a_pipeline_that_computes_what_they_trained(
         monkeypatch.setattr(f"training.{looking}.LOOK_AT", ("a cat", "a circle"))
     monkeypatch.setattr("training.unet._BATCH", 2)
     monkeypatch.setattr("training.stage._LOG_STEPS", 1)
-    # After two steps the activations are as small as the norms' epsilon: nothing to scale down.
+    # After two steps the activations are as small as the norms' epsilon, too small to scale down.
     monkeypatch.setattr("training.models._FP16_SCALE", 1)
     work, model, cpu = tmp_path / "work", tmp_path / "model", torch.device("cpu")
     assert train_text(work)
@@ -277,7 +277,7 @@ def test_a_unet_that_fits_fp16_computes_what_it_did_with_a_smaller_last_level() 
     unet = make_unet().eval()
     below = unet.up_blocks[-2].upsamplers[0].conv
     for convolution in (below, *(resnet.conv2 for resnet in unet.up_blocks[-1].resnets)):
-        convolution.weight.mul_(1000)  # as after training; else a group's variance is as small as the norm's epsilon
+        convolution.weight.mul_(1000)  # as after training; else the variance is as small as the norm's epsilon
     last: list[float] = []
     unet.up_blocks[-1].register_forward_hook(lambda _module, _inputs, output: last.append(output.abs().max().item()))
     sample, prompt = torch.randn(1, 4, 16, 16), torch.randn(1, 77, 192)
