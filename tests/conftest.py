@@ -1,4 +1,4 @@
-"""What the tests share: a tiny model, apps that run in this process, and servers in processes of their own."""
+"""What the tests share: a tiny model, apps in this process, and servers in their own processes."""
 
 import asyncio
 import contextlib
@@ -25,28 +25,30 @@ from app.server.draining import DrainingServer
 from app.settings import Settings
 from tests.support.gated_pipeline import GatedPipeline
 
-# Where several processes compute, threads that spin while they wait for each other make all of them many times slower.
+# With several processes on few cores, OpenMP threads that spin while waiting slow all of them down many times.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Name the option of `make test-long`."""
-    parser.addoption("--long", action="store_true", help="run the tests that look for trouble many more times")
+    """Add the option of `make test-long`."""
+    parser.addoption(
+        "--long", action="store_true", help="run fuzzing, shutdowns and disconnecting clients many more times"
+    )
 
 
 @pytest.fixture
 def rounds(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
-    """How often to try: `rounds(few, many)` gives `few` in the suite and `many` with --long."""
+    """The number of repetitions: `rounds(few, many)` returns `many` with --long, else `few`."""
     chosen = 1 if request.config.getoption("--long") else 0
     return lambda few, many: (few, many)[chosen]
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of the right format that paints noise, for tests that harm it or need it to be fast."""
-    from tests.support.tiny_model import build_tiny_model  # noqa: PLC0415 - diffusers looks for an NPU when it is imported
+    """A fast model of the right format that paints noise. Tests may damage copies of it."""
+    from tests.support.tiny_model import build_tiny_model  # noqa: PLC0415 - importing diffusers looks for an NPU
 
     folder = tmp_path_factory.mktemp("tiny")
     build_tiny_model(folder)
@@ -62,7 +64,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.asynccontextmanager
 async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """Run the app's lifespan, and give a client that talks to it without a socket."""
+    """Run the app's lifespan, and yield a client that calls the app without a socket."""
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://service", timeout=60) as client:
@@ -71,7 +73,7 @@ async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a service on the fake."""
+    """A client of an app with the fake model."""
     async with running(create_app(Settings(model="fake"))) as client:
         yield client
 
@@ -83,7 +85,7 @@ def pipeline() -> GatedPipeline:
 
 @contextlib.contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
-    """Serve the app over a real socket from a thread, as the service is served, and give its URL."""
+    """Serve the app from a thread over a real socket, with the service's own server, and yield its URL."""
     settings = app.state.context.settings.model_copy(update={"port": 0})
     server = DrainingServer(app, settings)
     thread = threading.Thread(target=server.run)
@@ -103,7 +105,7 @@ class ServerProcess:
     """The service as an operator starts it: `python -m app`, with settings as environment variables."""
 
     def __init__(self, log: Path, *, prelude: str | None = None, **settings: object) -> None:
-        """Start it; `prelude` is Python that runs in the process first."""
+        """Start the service. `prelude` is Python code that the process runs first."""
         environment = {**os.environ, **{f"TURBO_{name.upper()}": str(value) for name, value in settings.items()}}
         environment.setdefault("TURBO_PORT", "0")
         self._log = log
@@ -123,14 +125,14 @@ class ServerProcess:
         return f"http://127.0.0.1:{self.wait_for_log(r'Uvicorn running on http://[^:]+:([0-9]+)')}"
 
     def wait_for_log(self, pattern: str, *, timeout_s: float = 60) -> str:
-        """Wait for a line that matches, and return its first group (or all of the match)."""
+        """Wait until the log matches, and return the first group, or the whole match if there is no group."""
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
             if match := re.search(pattern, self.log):
                 return match[match.lastindex or 0]
             assert self.process.poll() is None, f"the service ended with {self.process.returncode}:\n{self.log}"
             time.sleep(0.02)
-        raise AssertionError(f"no {pattern!r} within {timeout_s} s in:\n{self.log}")
+        raise AssertionError(f"the log did not match {pattern!r} within {timeout_s} s:\n{self.log}")
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -148,7 +150,7 @@ StartServer = Callable[..., ServerProcess]
 
 @pytest.fixture
 def start_server(tmp_path: Path) -> Iterator[StartServer]:
-    """Start services that are killed when the test ends."""
+    """Start services, and kill them when the test ends."""
     servers: list[ServerProcess] = []
 
     def start(*, prelude: str | None = None, **settings: object) -> ServerProcess:
@@ -161,21 +163,21 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
 
 
 def program(name: str) -> str:
-    """The path of a program that the system has to bring; without it the test is skipped, but never in CI."""
+    """The path of an installed program. If it is missing, skip the test, but fail in CI."""
     path = shutil.which(name)
     if path is None:
-        lacks(f"{name} is not installed; `make system-programs` says how")
+        lacks(f"{name} is not installed; `make system-programs` says how to install it")
     return path
 
 
 def lacks(reason: str) -> NoReturn:
-    """Skip a test for what the system lacks, but fail in CI."""
+    """Skip a test because the system lacks something it needs, but fail in CI."""
     fail_or_skip = pytest.fail if "CI" in os.environ else pytest.skip
     fail_or_skip(reason)
 
 
 def wait_until(condition: Callable[[], object], *, within_s: float = 30) -> None:
-    """Wait for what another thread or process does."""
+    """Wait until another thread or process makes the condition true."""
     until = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < until
@@ -190,14 +192,13 @@ def png(size: tuple[int, int] = (64, 64), color: str = "red") -> bytes:
 
 
 def opened(data: bytes) -> Image.Image:
-    """The picture in a file's bytes, decoded."""
+    """Decode the picture in a file's bytes."""
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
 
 
 async def until(condition: Callable[[], object], *, timeout_s: float = 10) -> None:
-    """Wait until the condition holds."""
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - the condition is another thread's
+        while not condition():  # noqa: ASYNC110 - another thread changes the condition
             await asyncio.sleep(0.005)

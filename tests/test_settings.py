@@ -24,7 +24,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Settings().port = 1  # type: ignore[misc] # the very thing that must not work
+        Settings().port = 1  # type: ignore[misc] # the assignment must fail
 
 
 def test_the_weights_folder_follows_the_user_s_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,7 @@ def test_the_weights_folder_follows_the_user_s_cache_folder(monkeypatch: pytest.
 
 
 def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compose passes `TURBO_HOST: ${HOST}` on as empty; an empty host would be every interface."""
+    """If HOST is unset, Compose sets `TURBO_HOST: ${HOST}` to an empty text, which would mean every interface."""
     for name in ("TURBO_HOST", "TURBO_WEIGHTS_DIR", "TURBO_MAX_QUEUE"):
         monkeypatch.setenv(name, "")
     assert Settings() == Settings.model_construct(weights_dir=Settings().weights_dir)
