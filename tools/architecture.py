@@ -38,7 +38,7 @@ STEPS = (
 _WIDTH, _ROW, _GAP, _TOP = 1180, 66, 10, 70
 _ROOMS_WIDTH, _STEPS_LEFT = 560, 640
 _SVG = "http://www.w3.org/2000/svg"
-_TITLE = "The rooms of app/, and the way of one request through them"
+_TITLE = "The packages of app/, and the way of one request through them"
 
 _STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #1f2328; }
@@ -72,7 +72,7 @@ def draw() -> str:
             f'<svg xmlns="{_SVG}" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{_TITLE}">',
             f"<style>{_STYLE}</style>",
             f'<rect class="page" width="{_WIDTH}" height="{height}" rx="8"/>',
-            _text(20, 30, "The rooms of app/: imports point down", "head"),
+            _text(20, 30, "The packages of app/: imports point down", "head"),
             _text(_STEPS_LEFT, 30, "POST /txt2img or /img2img, there and back", "head"),
             _text(20, 52, "main puts the parts together; settings and errors are read by all"),
             *_rooms(),
