@@ -100,10 +100,11 @@ def check_python(call: Call) -> None:
         )
     elif module != "venv":
         spec = importlib.util.find_spec(module)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{module}.__main__")
         assert spec is not None, f"no module {module}"
         assert spec.origin is not None
-        file = Path(spec.origin)
-        text = (file.with_name("__main__.py") if file.name == "__init__.py" else file).read_text(encoding="utf-8")
+        text = Path(spec.origin).read_text(encoding="utf-8")
         for flag in (word for word in arguments if word.startswith("--")):
             assert f'"{flag}"' in text, f"{module} does not know {flag}"
 
