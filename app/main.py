@@ -39,7 +39,7 @@ from app.observability.traces import Tracing
 from app.pipelines.base import LoadedPipelines, PipelineLoader
 from app.pipelines.fake import load_fake
 from app.pipelines.watermark import load_watermark
-from app.settings import Settings, parse_sizes, split_list
+from app.settings import Settings, parse_sizes
 from app.weights.source import FakeSource, parse_source
 from app.weights.store import locate
 
@@ -95,7 +95,7 @@ def create_app(
         observability=Observability(
             metrics=Metrics(engine, registry), tracing=tracing, log_prompts=settings.log_prompts
         ),
-        access=Access(rate_limits=settings.rate_limit, origins=split_list(settings.cors_origins)),
+        access=Access(settings),
     )
 
     @asynccontextmanager
@@ -125,6 +125,7 @@ def create_app(
     app = FastAPI(
         title="SDXL-Turbo server",
         version=__version__,
+        description=_DESCRIPTION,
         openapi_url="/openapi.json" if settings.docs else None,
         docs_url=None,
         redoc_url=None,
@@ -135,7 +136,7 @@ def create_app(
     app.state.context = context
     _add_routes(app, settings)
     add_error_handlers(app)
-    add_openapi(app, description=_DESCRIPTION, with_keys=settings.api_keys_file is not None)
+    add_openapi(app, with_keys=settings.api_keys_file is not None)
     _add_middleware(app, context)
     return app
 
@@ -157,8 +158,8 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
 
 def _add_middleware(app: FastAPI, context: ApiContext) -> None:
     """Add the innermost layer first."""
-    settings, origins = context.settings, context.access.origins
-    app.add_middleware(BodyMiddleware, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
+    origins = context.access.origins
+    app.add_middleware(BodyMiddleware, settings=context.settings)
     if origins:
         app.add_middleware(
             CorsMiddleware,

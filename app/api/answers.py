@@ -1,7 +1,7 @@
 """Answers with pictures, as `Accept` asks: a bare picture, or a JSON envelope with all pictures."""
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import mimeparse
@@ -9,17 +9,11 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from app.api.context import ApiContext
-from app.api.generation import generation_headers, while_connected
-from app.api.openapi import GENERATION_HEADERS, Responses, problems
+from app.api.generation import MakePictures, generation_headers, make_while_connected
+from app.api.openapi import GENERATION_HEADERS, JSON, Responses, problems
 from app.errors import NotAcceptableError, TurboError
 from app.images.encoding import MediaType
-from app.inference.generation import Encoding, Generated, Timings, UsedParameters
-from app.inference.requests import Img2ImgRequest, Txt2ImgRequest
-
-JSON = "application/json"
-
-_IMAGES = (MediaType.JPEG, MediaType.WEBP, MediaType.PNG)  # mimeparse prefers the last
+from app.inference.generation import Encoding, Timings, UsedParameters
 
 
 class EncodedImage(BaseModel):
@@ -49,35 +43,24 @@ def picture_responses(kinds: Sequence[type[TurboError]]) -> Responses:
     return {200: pictures, **problems(*kinds, NotAcceptableError)}
 
 
-async def answer_from_text(fields: Txt2ImgRequest, request: Request, context: ApiContext) -> Response:
-    """Make pictures from a prompt, and answer as `Accept` asks.
+async def answer(make: MakePictures, request: Request, *, num_images: int) -> Response:
+    """Make pictures, and answer as `Accept` asks. JSON has PNGs.
 
     Raises:
-        TurboError: As `choose_media_type`, `Generation.from_text` and `while_connected`.
+        TurboError: As `choose_media_type` and `make_while_connected`.
     """
-    media_type, encoding = _negotiate(request, fields.num_images)
-    work = context.generation.from_text(fields, encoding=encoding, observer=request.state.observer)
-    return _answer(await while_connected(request, work), media_type)
-
-
-async def answer_from_picture(
-    fields: Img2ImgRequest, read: Callable[[], bytes | memoryview], request: Request, context: ApiContext
-) -> Response:
-    """Make pictures from a prompt and the file that `read` returns, and answer as `Accept` asks.
-
-    Raises:
-        TurboError: As `choose_media_type`, `Generation.from_picture` and `while_connected`.
-    """
-    media_type, encoding = _negotiate(request, fields.num_images)
-    work = context.generation.from_picture(fields, read, encoding=encoding, observer=request.state.observer)
-    return _answer(await while_connected(request, work), media_type)
-
-
-def _negotiate(request: Request, num_images: int) -> tuple[str, Encoding]:
-    """Return the answer's media type, and the encoding of its pictures. JSON has PNGs."""
-    accept = ", ".join(request.headers.getlist("accept"))
-    media_type = choose_media_type(accept, num_images=num_images)
-    return media_type, Encoding() if media_type == JSON else Encoding(media_type=MediaType(media_type))
+    media_type = choose_media_type(", ".join(request.headers.getlist("accept")), num_images=num_images)
+    encoding = Encoding() if media_type == JSON else Encoding(media_type=MediaType(media_type))
+    result = await make_while_connected(make, encoding, request)
+    headers = {**generation_headers(result), "Vary": "Accept"}
+    if media_type != JSON:
+        return Response(result.files[0], media_type=media_type, headers=headers)
+    images = [
+        EncodedImage(b64=base64.b64encode(file).decode("ascii"), seed=seed, media_type=result.media_type)
+        for file, seed in zip(result.files, result.seeds, strict=True)
+    ]
+    envelope = Envelope(images=images, parameters=result.used, timings=result.timings)
+    return JSONResponse(envelope.model_dump(mode="json", exclude_none=True), headers=headers)
 
 
 def choose_media_type(accept: str | None, *, num_images: int) -> str:
@@ -88,7 +71,7 @@ def choose_media_type(accept: str | None, *, num_images: int) -> str:
     Raises:
         NotAcceptableError: `Accept` allows none of the types, or cannot be parsed.
     """
-    offered = [JSON] if num_images > 1 else [JSON, *_IMAGES]
+    offered = [JSON] if num_images > 1 else [JSON, *reversed(MediaType)]  # mimeparse prefers the last
     try:
         chosen: str = mimeparse.best_match(offered, accept.lower()) if accept else offered[-1]
     except (mimeparse.MimeTypeParseException, ValueError):
@@ -97,15 +80,3 @@ def choose_media_type(accept: str | None, *, num_images: int) -> str:
         several = " Several pictures need application/json." if num_images > 1 else ""
         raise NotAcceptableError(f"Accept must allow one of: {', '.join(map(str, reversed(offered)))}.{several}")
     return chosen
-
-
-def _answer(result: Generated, media_type: str) -> Response:
-    headers = {**generation_headers(result), "Vary": "Accept"}
-    if media_type != JSON:
-        return Response(result.files[0], media_type=media_type, headers=headers)
-    images = [
-        EncodedImage(b64=base64.b64encode(file).decode("ascii"), seed=seed, media_type=result.media_type)
-        for file, seed in zip(result.files, result.seeds, strict=True)
-    ]
-    envelope = Envelope(images=images, parameters=result.used, timings=result.timings)
-    return JSONResponse(envelope.model_dump(mode="json", exclude_none=True), headers=headers)

@@ -13,10 +13,6 @@ class Assets(StaticFiles):
     """A folder of small files, which are always sent whole: a server may ignore Range (RFC 9110, 14.2).
 
     Starlette would reject an invalid range in plain text, where every other error is problem+json.
-
-    Args:
-        directory: The folder.
-        headers: Further headers of each response.
     """
 
     def __init__(self, directory: Path, headers: Mapping[str, str] | None = None) -> None:

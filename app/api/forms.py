@@ -12,11 +12,14 @@ from python_multipart.multipart import parse_options_header
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.errors import InvalidRequestError, MalformedBodyError
+from app.images.memory import reserve
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
 _MAX_FILES, _MAX_FIELDS = 16, 32
 """More parts than any form needs: an unknown field is rejected by its name. OpenAI's API accepts 16 pictures."""
+
+_READ_AT_ONCE_BYTES = 1 << 18
 
 _CHARSETS = frozenset({"utf-8", "ascii", "iso8859-1", "cp1252"})
 """Accepted encodings. Python has a hundred more, and some (punycode) take minutes for a megabyte."""
@@ -31,14 +34,27 @@ def _is_file(value: object) -> object:
 Upload = Annotated[UploadFile, BeforeValidator(_is_file), Field(description="PNG, JPEG or WebP picture to start from.")]
 
 
+def read_upload(upload: UploadFile) -> bytes | memoryview:
+    """Return an uploaded file's bytes, and release its memory or disk space. Blocks.
+
+    A large file is read in pieces, because a single read would hold the GIL for milliseconds.
+    """
+    with upload.file as file:
+        size_bytes = upload.size or 0
+        if size_bytes <= _READ_AT_ONCE_BYTES:
+            return file.read()
+        memory = reserve(size_bytes)
+        for at in range(0, size_bytes, _READ_AT_ONCE_BYTES):
+            piece = file.read(_READ_AT_ONCE_BYTES)
+            memory[at : at + len(piece)] = piece
+        return memoryview(memory)
+
+
 def form_reader(model: type[Fields], *, one_as_list: str | None = None) -> Callable[[Request], AsyncIterator[Fields]]:
     """Return the dependency that reads a multipart form; its files are closed when the request ends.
 
+    The field `one_as_list` may also be sent as `name[]`, as some clients send a list with one element.
     FastAPI itself would treat an empty prompt as missing, and keep the last of several fields of the same name.
-
-    Args:
-        model: The form's fields.
-        one_as_list: A field that may also be sent as `name[]`, as some clients send a list with one element.
     """
 
     async def read(request: Request) -> AsyncIterator[Fields]:
@@ -93,13 +109,9 @@ class _FormParser(MultiPartParser):
 
 
 def checked(model: type[Fields], fields: Any, *within: str, strict: bool = False) -> Fields:
-    """Return the fields as the model.
+    """Return a body, or the part of it that the names in `within` lead to, as its wire model.
 
-    Args:
-        model: The wire model.
-        fields: The body, or a part of it.
-        within: The names that lead to the part.
-        strict: Numbers must be numbers, as in JSON, not strings.
+    If `strict`, numbers must be numbers, as in JSON, not strings.
 
     Raises:
         RequestValidationError: A field is invalid.

@@ -1,32 +1,19 @@
-"""What generation routes share: the upload's bytes, cancellation if the client disconnects, and headers."""
+"""What generation routes share: cancellation if the client disconnects, and headers."""
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Protocol
 
-from fastapi import Request, UploadFile
+from fastapi import Request
 
 from app.errors import ClientDisconnectedError
-from app.images.memory import reserve
-from app.inference.generation import Generated
-
-_READ_AT_ONCE_BYTES = 1 << 18
+from app.inference.generation import Encoding, Generated, Observer
 
 
-def read_upload(upload: UploadFile) -> bytes | memoryview:
-    """Return an uploaded file's bytes, and release its memory or disk space. Blocks.
+class MakePictures(Protocol):
+    """`Generation.from_text` or `Generation.from_picture`, with what the request asks for."""
 
-    A large file is read in pieces, because a single read would hold the GIL for milliseconds.
-    """
-    with upload.file as file:
-        size_bytes = upload.size or 0
-        if size_bytes <= _READ_AT_ONCE_BYTES:
-            return file.read()
-        memory = reserve(size_bytes)
-        for at in range(0, size_bytes, _READ_AT_ONCE_BYTES):
-            piece = file.read(_READ_AT_ONCE_BYTES)
-            memory[at : at + len(piece)] = piece
-        return memoryview(memory)
+    def __call__(self, *, encoding: Encoding, observer: Observer) -> Coroutine[Any, Any, Generated]: ...
 
 
 def generation_headers(result: Generated) -> dict[str, str]:
@@ -48,13 +35,14 @@ def generation_headers(result: Generated) -> dict[str, str]:
     return headers
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, Generated]) -> Generated:
-    """Await the work, and cancel it if the client disconnects.
+async def make_while_connected(make: MakePictures, encoding: Encoding, request: Request) -> Generated:
+    """Make pictures, and stop if the client disconnects.
 
     Raises:
         ClientDisconnectedError: The client disconnected first.
+        TurboError: As `make`.
     """
-    working = asyncio.create_task(work)
+    working = asyncio.create_task(make(encoding=encoding, observer=request.state.observer))
     watching = asyncio.create_task(_disconnect(request))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)

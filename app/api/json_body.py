@@ -10,11 +10,7 @@ from app.errors import InvalidRequestError, MalformedBodyError
 
 
 def parse_json(body: bytes, *, shortened: bool = False) -> Any:
-    """Return the value of a JSON body.
-
-    Args:
-        body: JSON in UTF-8, with or without a byte order mark.
-        shortened: The client sent a longer text, so errors state no position.
+    """Return the value of a JSON body in UTF-8. If it is `shortened`, the client sent more: errors state no position.
 
     Raises:
         MalformedBodyError: The body is not JSON.

@@ -1,9 +1,9 @@
 """The OpenAPI document's description of answers: headers of pictures, and errors as problem+json."""
 
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from app import errors
@@ -72,6 +72,7 @@ PICTURE_PROBLEMS = (
     errors.InvalidImageError,
 )
 
+JSON = "application/json"
 FORM = "multipart/form-data"
 BINARY = "application/octet-stream"
 
@@ -95,28 +96,26 @@ _KEYS = {
 }
 
 
-def add_openapi(app: FastAPI, *, description: str, with_keys: bool) -> None:
+def add_openapi(app: FastAPI, *, with_keys: bool) -> None:
     """Complete the app's OpenAPI document. `with_keys`: the service needs API keys."""
+    generate = app.openapi
 
+    @cache
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = get_openapi(
-                title=app.title, version=app.version, description=description, routes=app.routes, tags=app.openapi_tags
-            )
-            if with_keys:
-                document["components"]["securitySchemes"] = _KEYS
-            for path in document["paths"].values():
-                for operation in path.values():
-                    if with_keys and "401" in operation["responses"]:
-                        operation["security"] = [{scheme: []} for scheme in _KEYS]
-                    if operation["responses"].get("422", {}).get("description") == "Validation Error":
-                        del operation["responses"]["422"]  # FastAPI's, for path parameters that accept any text
-                    for status, response in operation["responses"].items():
-                        _finish_response(status, response)
-            for unused in ("HTTPValidationError", "ValidationError"):
-                document["components"]["schemas"].pop(unused, None)
-            app.openapi_schema = document
-        return app.openapi_schema
+        document = generate()
+        if with_keys:
+            document["components"]["securitySchemes"] = _KEYS
+        for path in document["paths"].values():
+            for operation in path.values():
+                if with_keys and "401" in operation["responses"]:
+                    operation["security"] = [{scheme: []} for scheme in _KEYS]
+                if operation["responses"].get("422", {}).get("description") == "Validation Error":
+                    del operation["responses"]["422"]  # FastAPI's, for path parameters that accept any text
+                for status, response in operation["responses"].items():
+                    _finish_response(status, response)
+        for unused in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(unused, None)
+        return document
 
     # FastAPI documents replacing this method as the way to change the document.
     app.openapi = openapi  # type: ignore[method-assign]
@@ -127,7 +126,7 @@ def _finish_response(status: str, response: dict[str, Any]) -> None:
     response.setdefault("headers", _ANY_HEADERS)
     if status[0] in "45":
         content = response["content"]
-        content[PROBLEM] = content.pop("application/json")
+        content[PROBLEM] = content.pop(JSON)
         if status in ("429", "503", "504"):
             response["headers"] = {
                 **_ANY_HEADERS,

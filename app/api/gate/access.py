@@ -3,7 +3,6 @@
 import ipaddress
 import math
 import time
-from collections.abc import Sequence
 
 import limits
 from fastapi import Request
@@ -12,6 +11,7 @@ from limits.strategies import FixedWindowRateLimiter
 
 from app import errors
 from app.api.gate.api_keys import ApiKeys
+from app.settings import Settings, split_list
 
 ORIGIN_NOT_ALLOWED = "Pages of this origin may not use the service; TURBO_CORS_ORIGINS lists the origins that may."
 
@@ -23,16 +23,12 @@ class Access:
     """Checks each request's key, origin and rate.
 
     `keys` are read when the service starts; None means that no key is needed.
-
-    Args:
-        rate_limits: The rate limit of each client, such as `10/second;2000/hour`; empty for no limit.
-        origins: Origins whose pages may send requests; `*` allows any.
     """
 
-    def __init__(self, *, rate_limits: str, origins: Sequence[str]) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.keys: ApiKeys | None = None
-        self.origins = origins
-        self._rates = limits.parse_many(rate_limits) if rate_limits else []
+        self.origins = split_list(settings.cors_origins)
+        self._rates = limits.parse_many(settings.rate_limit) if settings.rate_limit else []
         self._counted = FixedWindowRateLimiter(MemoryStorage())
 
     def identify(self, request: Request) -> str:

@@ -9,41 +9,40 @@ from starlette.exceptions import HTTPException
 
 from app.api.context import ApiContext
 from app.api.json_body import check_not_blank, parse_json
+from app.api.openapi import BINARY, JSON
 from app.errors import TurboError, UnsupportedMediaTypeError
 
 
-def route_taking(*media_types: str) -> type[APIRoute]:
-    """Return a class of routes for bodies of these types; an empty type is a body without Content-Type.
+class GenerationRoute(APIRoute):
+    """A route for pictures. It accepts the media types of the body that `openapi_extra` describes; otherwise JSON.
 
-    Before they read the body, these routes check origin, key, media type, free places and rate limit.
+    Before it reads the body, it checks origin, key, media type, free places and rate limit.
     """
 
-    class GenerationRoute(APIRoute):
-        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            handle = super().get_route_handler()
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        media_types = self.openapi_extra["requestBody"]["content"] if self.openapi_extra else [JSON]
 
-            async def handle_checked(request: Request) -> Response:
-                context: ApiContext = request.app.state.context
-                context.access.check_origin(request)
-                client = request.state.observer.facts["client"] = context.access.identify(request)
-                sent = media_type_of(request)
-                if sent not in media_types:
-                    accepted = " or ".join(filter(None, media_types))
-                    raise UnsupportedMediaTypeError(f"Send {accepted}, not {sent or 'a body without Content-Type'}.")
-                context.engine.check_admission()
-                # Last: requests refused for lack of capacity do not count against the rate limit.
-                context.access.count(client)
-                try:
-                    return await handle(_JsonRequest(request.scope, request.receive))
-                except HTTPException as error:
-                    # FastAPI replaces any error from reading the body with a 400.
-                    if isinstance(error.__cause__, TurboError):
-                        raise error.__cause__ from error.__cause__.__cause__
-                    raise
+        async def handle_checked(request: Request) -> Response:
+            context: ApiContext = request.app.state.context
+            context.access.check_origin(request)
+            client = request.state.observer.facts["client"] = context.access.identify(request)
+            sent = media_type_of(request)
+            if (sent or BINARY) not in media_types:  # RFC 9110, 8.3: without Content-Type, a body is any bytes
+                accepted = " or ".join(media_types)
+                raise UnsupportedMediaTypeError(f"Send {accepted}, not {sent or 'a body without Content-Type'}.")
+            context.engine.check_admission()
+            # Last: requests refused for lack of capacity do not count against the rate limit.
+            context.access.count(client)
+            try:
+                return await handle(_JsonRequest(request.scope, request.receive))
+            except HTTPException as error:
+                # FastAPI replaces any error from reading the body with a 400.
+                if isinstance(error.__cause__, TurboError):
+                    raise error.__cause__ from error.__cause__.__cause__
+                raise
 
-            return handle_checked
-
-    return GenerationRoute
+        return handle_checked
 
 
 class _JsonRequest(Request):

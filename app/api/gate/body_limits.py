@@ -3,10 +3,10 @@
 import asyncio
 
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import errors
+from app.settings import Settings
 
 MAX_JSON_BYTES = 64 * 1024
 """The longest prompt, with every character escaped, is 24,000 bytes. Parsing JSON blocks the event loop."""
@@ -16,15 +16,11 @@ _LARGE_BODIES = 8
 
 
 class BodyMiddleware:
-    """Stops reading a body that is too large or too slow, or whose client disconnects.
+    """Stops reading a body that is too large or too slow, or whose client disconnects: reading raises the error."""
 
-    Reading then raises an HTTPException: FastAPI replaces any other error from reading a body with a 400.
-    """
-
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, body_timeout_s: float) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
-        self._body_timeout_s = body_timeout_s
+        self._settings = settings
         # Received bytes of all bodies that are not complete yet; the queue's places bound the complete ones.
         self._arriving_bytes = 0
 
@@ -45,17 +41,15 @@ class BodyMiddleware:
             if complete:
                 return await receive()
             _check_size(declared_bytes, limit_bytes)
-            deadline = deadline or asyncio.get_running_loop().time() + self._body_timeout_s
+            deadline = deadline or asyncio.get_running_loop().time() + self._settings.body_timeout_s
             try:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                detail = f"The body had not arrived within {self._body_timeout_s:g} s."
-                raise HTTPException(errors.RequestTimeoutError.status, detail) from None
+                detail = f"The body had not arrived within {self._settings.body_timeout_s:g} s."
+                raise errors.RequestTimeoutError(detail) from None
             if message["type"] == "http.disconnect":
-                raise HTTPException(
-                    errors.ClientDisconnectedError.status, "The client disconnected before its request was complete."
-                )
+                raise errors.ClientDisconnectedError("The client disconnected before its request was complete.")
             part_bytes = len(message.get("body", b""))
             received_bytes += part_bytes
             self._arriving_bytes += part_bytes
@@ -63,12 +57,8 @@ class BodyMiddleware:
             complete = not message.get("more_body", False)
             if complete:
                 self._arriving_bytes -= received_bytes
-            elif part_bytes and self._arriving_bytes > _LARGE_BODIES * self._max_body_bytes:
-                raise HTTPException(
-                    errors.QueueFullError.status,
-                    "Too many large bodies are arriving already.",
-                    headers={"Retry-After": "1"},
-                )
+            elif part_bytes and self._arriving_bytes > _LARGE_BODIES * self._settings.max_body_bytes:
+                raise errors.QueueFullError("Too many large bodies are arriving already.", retry_after_s=1)
             return message
 
         try:
@@ -79,11 +69,11 @@ class BodyMiddleware:
 
     def _limit_bytes(self, path: str, headers: Headers) -> int:
         """Return a body's limit: larger for forms and Hugging Face's clients, which may send pictures."""
+        max_body_bytes = self._settings.max_body_bytes
         is_form = headers.get("content-type", "").lower().startswith("multipart/")
-        may_contain_picture = is_form or path == "/"
-        return self._max_body_bytes if may_contain_picture else min(MAX_JSON_BYTES, self._max_body_bytes)
+        return max_body_bytes if is_form or path == "/" else min(MAX_JSON_BYTES, max_body_bytes)
 
 
 def _check_size(size_bytes: int, limit_bytes: int) -> None:
     if size_bytes > limit_bytes:
-        raise HTTPException(errors.BodyTooLargeError.status, f"The body has more than {limit_bytes} bytes.")
+        raise errors.BodyTooLargeError(f"The body has more than {limit_bytes} bytes.")

@@ -1,5 +1,7 @@
 """Cross-origin requests of browsers (CORS): Starlette's middleware, with problem+json for rejected preflights."""
 
+from http import HTTPStatus
+
 from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -12,9 +14,6 @@ from app.errors import ForbiddenOriginError, MethodNotAllowedError, TurboError
 METHODS = ("GET", "HEAD", "POST")
 """Methods that pages of allowed origins may use."""
 
-_REJECTED = 400
-"""Starlette's status for a rejected preflight."""
-
 
 class CorsMiddleware(CORSMiddleware):
     """Answers preflights, and lets pages of allowed origins read responses."""
@@ -25,7 +24,7 @@ class CorsMiddleware(CORSMiddleware):
             await super().__call__(scope, receive, send)
             return
         response = self.preflight_response(request_headers=headers)
-        if response.status_code == _REJECTED:
+        if response.status_code == HTTPStatus.BAD_REQUEST:  # Starlette rejects it
             kept = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
             error = self._error(headers)
             if isinstance(error, MethodNotAllowedError):

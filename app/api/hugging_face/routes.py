@@ -6,27 +6,27 @@ the prompt takes the file's place (huggingface_hub 2.4, inference/_providers/hf_
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.api.answers import JSON, answer_from_picture, answer_from_text, picture_responses
+from app.api.answers import answer, picture_responses
 from app.api.context import Context
 from app.api.forms import checked
-from app.api.gate.admission import media_type_of, route_taking
+from app.api.gate.admission import GenerationRoute, media_type_of
 from app.api.gate.body_limits import MAX_JSON_BYTES
 from app.api.hugging_face.large_body import decode_base64, parse_large_json, read_body, unescape
 from app.api.hugging_face.schemas import REQUEST_BODY, HuggingFaceRequest, TargetSize
 from app.api.json_body import check_not_blank, parse_json
-from app.api.openapi import BINARY, PICTURE_PROBLEMS
+from app.api.openapi import JSON, PICTURE_PROBLEMS
 from app.errors import InvalidRequestError
-from app.images.encoding import MediaType
 from app.inference.requests import Img2ImgRequest, Txt2ImgRequest
 
 _PICTURE_STARTS = ("data:image/", "iVBORw0KGgo", "/9j/", "UklGR")
 """A data URL, and how PNG, JPEG and WebP files begin in base64."""
 
-router = APIRouter(route_class=route_taking(JSON, *MediaType, BINARY, ""), tags=["Hugging Face"])
+router = APIRouter(route_class=GenerationRoute, tags=["Hugging Face"])
 
 
 @router.post(
@@ -41,13 +41,15 @@ async def generate(request: Request, context: Context) -> Response:
     # The file's reader takes the body out of this list: a request that waits for the device must not keep it in memory.
     held = [await read_body(request.stream(), max_bytes=context.settings.max_body_bytes)]
     if media_type_of(request) != JSON:
-        return await answer_from_picture(Img2ImgRequest(prompt=""), held.pop, request, context)
+        make = partial(context.generation.from_picture, Img2ImgRequest(prompt=""), held.pop)
+        return await answer(make, request, num_images=1)
     sent, read = await _parse(held)
     if "prompt" in sent.parameters or sent.inputs.lstrip().startswith(_PICTURE_STARTS):
         fields = checked(Img2ImgRequest, {"prompt": "", **_with_sides(sent.parameters)}, strict=True)
-        return await answer_from_picture(fields, read, request, context)
-    prompt = {**_with_sides(sent.parameters), "prompt": sent.inputs}
-    return await answer_from_text(checked(Txt2ImgRequest, prompt), request, context)
+        make = partial(context.generation.from_picture, fields, read)
+        return await answer(make, request, num_images=fields.num_images)
+    prompt = checked(Txt2ImgRequest, {**_with_sides(sent.parameters), "prompt": sent.inputs})
+    return await answer(partial(context.generation.from_text, prompt), request, num_images=prompt.num_images)
 
 
 async def _parse(held: list[memoryview]) -> tuple[HuggingFaceRequest, Callable[[], memoryview]]:

@@ -1,28 +1,24 @@
 """POST /txt2img and POST /img2img."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from app.api.answers import JSON, answer_from_picture, answer_from_text, picture_responses
+from app.api.answers import answer, picture_responses
 from app.api.context import Context
-from app.api.forms import Upload, form_reader
-from app.api.gate.admission import route_taking
-from app.api.generation import read_upload
-from app.api.openapi import FORM, PICTURE_PROBLEMS, TEXT_PROBLEMS, form_body
+from app.api.forms import Upload, form_reader, read_upload
+from app.api.gate.admission import GenerationRoute
+from app.api.openapi import PICTURE_PROBLEMS, TEXT_PROBLEMS, form_body
 from app.inference.requests import Img2ImgRequest, Txt2ImgRequest
 
-router = APIRouter(tags=["generation"])
-_from_text = APIRouter(route_class=route_taking(JSON))
-_from_picture = APIRouter(route_class=route_taking(FORM))
+router = APIRouter(route_class=GenerationRoute, tags=["generation"])
 
 
-@_from_text.post(
-    "/txt2img", response_class=Response, responses=picture_responses(TEXT_PROBLEMS), operation_id="txt2img"
-)
+@router.post("/txt2img", response_class=Response, responses=picture_responses(TEXT_PROBLEMS), operation_id="txt2img")
 async def txt2img(body: Txt2ImgRequest, request: Request, context: Context) -> Response:
     """Make pictures from a prompt."""
-    return await answer_from_text(body, request, context)
+    return await answer(partial(context.generation.from_text, body), request, num_images=body.num_images)
 
 
 class Img2ImgForm(Img2ImgRequest):
@@ -31,7 +27,7 @@ class Img2ImgForm(Img2ImgRequest):
     image: Upload
 
 
-@_from_picture.post(
+@router.post(
     "/img2img",
     response_class=Response,
     responses=picture_responses(PICTURE_PROBLEMS),
@@ -42,8 +38,5 @@ async def img2img(
     form: Annotated[Img2ImgForm, Depends(form_reader(Img2ImgForm))], request: Request, context: Context
 ) -> Response:
     """Make pictures from a prompt and a picture."""
-    return await answer_from_picture(form, lambda: read_upload(form.image), request, context)
-
-
-router.include_router(_from_text)
-router.include_router(_from_picture)
+    make = partial(context.generation.from_picture, form, partial(read_upload, form.image))
+    return await answer(make, request, num_images=form.num_images)

@@ -1,27 +1,27 @@
 """OpenAI's Images API: POST /v1/images/generations, POST /v1/images/edits, GET /v1/models."""
 
 import base64
+import json
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from app.api.answers import JSON
 from app.api.context import ApiContext, Context
-from app.api.forms import form_reader
-from app.api.gate.admission import route_taking
-from app.api.generation import generation_headers, read_upload, while_connected
+from app.api.forms import form_reader, read_upload
+from app.api.gate.admission import GenerationRoute
+from app.api.generation import MakePictures, generation_headers, make_while_connected
 from app.api.openai import schemas
-from app.api.openapi import FORM, GENERATION_HEADERS, PICTURE_PROBLEMS, TEXT_PROBLEMS, Responses, form_body, problems
+from app.api.openapi import GENERATION_HEADERS, PICTURE_PROBLEMS, TEXT_PROBLEMS, Responses, form_body, problems
 from app.errors import ModelNotFoundError, TurboError, UnauthorizedError
 from app.images.encoding import MediaType
-from app.inference.generation import Encoding, Generated
+from app.inference.generation import Encoding
 
 router = APIRouter(tags=["OpenAI"])
-_generations = APIRouter(route_class=route_taking(JSON))
-_edits = APIRouter(route_class=route_taking(FORM))
+_pictures = APIRouter(route_class=GenerationRoute)
 
 _LICENCES = {"demo": "Apache-2.0", "fake": "none: there is no model"}
 """Licences by TURBO_MODEL. Every other value means SDXL-Turbo, whatever the source of its weights."""
@@ -41,7 +41,7 @@ _COMPLETED_EVENT: dict[str, Any] = {
     "type": "object",
     "description": "A server-sent event; `data` is JSON with a picture in `b64_json`.",
     "properties": {
-        "event": {"enum": ["image_generation.completed", "image_edit.completed"]},
+        "event": {"enum": [schemas.GenerationsRequest.event, schemas.EditsForm.event]},
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
 }
@@ -57,20 +57,16 @@ def _images_responses(kinds: Sequence[type[TurboError]]) -> Responses:
     return {200: images, **problems(*kinds, ModelNotFoundError)}
 
 
-@_generations.post(
-    "/v1/images/generations", responses=_images_responses(TEXT_PROBLEMS), operation_id="images_generations"
-)
+@_pictures.post("/v1/images/generations", responses=_images_responses(TEXT_PROBLEMS), operation_id="images_generations")
 async def generations(body: schemas.GenerationsRequest, request: Request, context: Context) -> Response:
     """Make pictures from a prompt, as OpenAI's Images API does."""
-    _begin(body, request, context)
-    work = context.generation.from_text(body, encoding=_encoding_of(body), observer=request.state.observer)
-    return _answer(await while_connected(request, work), body, "image_generation.completed")
+    return await _answer(partial(context.generation.from_text, body), body, request, context)
 
 
 _Edits = Annotated[schemas.EditsForm, Depends(form_reader(schemas.EditsForm, one_as_list="image"))]
 
 
-@_edits.post(
+@_pictures.post(
     "/v1/images/edits",
     responses=_images_responses(PICTURE_PROBLEMS),
     operation_id="images_edits",
@@ -78,15 +74,11 @@ _Edits = Annotated[schemas.EditsForm, Depends(form_reader(schemas.EditsForm, one
 )
 async def edits(form: _Edits, request: Request, context: Context) -> Response:
     """Make pictures from a prompt and a picture, as OpenAI's Images API does."""
-    _begin(form, request, context)
-    work = context.generation.from_picture(
-        form, lambda: read_upload(form.image), encoding=_encoding_of(form), observer=request.state.observer
-    )
-    return _answer(await while_connected(request, work), form, "image_edit.completed")
+    make = partial(context.generation.from_picture, form, partial(read_upload, form.image))
+    return await _answer(make, form, request, context)
 
 
-router.include_router(_generations)
-router.include_router(_edits)
+router.include_router(_pictures)
 
 
 @router.get(
@@ -132,43 +124,33 @@ def _check_model(model: str | None, context: ApiContext) -> None:
         raise ModelNotFoundError(f"The served model is {served}. Send this name, or omit it.", param="model")
 
 
-def _begin(wanted: schemas.ImagesRequest, request: Request, context: ApiContext) -> None:
-    _check_model(wanted.model, context)
-    if wanted.caller:
-        request.state.observer.facts["user"] = wanted.caller
-
-
-def _encoding_of(wanted: schemas.ImagesRequest) -> Encoding:
-    return Encoding(media_type=MediaType(f"image/{wanted.output_format or 'png'}"), quality=wanted.output_compression)
-
-
-def _answer(
-    pictures: Generated,
-    wanted: schemas.ImagesRequest,
-    event: Literal["image_generation.completed", "image_edit.completed"],
-) -> Response:
-    """Send all pictures in JSON, or each as a server-sent event.
+async def _answer(make: MakePictures, wanted: schemas.ImagesRequest, request: Request, context: ApiContext) -> Response:
+    """Make pictures, and send all of them in JSON, or each as a server-sent event.
 
     A stream begins when all pictures are done, so a request that fails has its error's status.
     """
-    created = int(time.time())
-    common: dict[str, Any] = {
-        "output_format": wanted.output_format or "png",
-        "size": f"{pictures.used.width}x{pictures.used.height}",
-        "usage": schemas.Usage.of_prompt(pictures.used.prompt_tokens),
-    }
-    data = [
-        schemas.GeneratedImage(b64_json=base64.b64encode(file).decode("ascii"), seed=seed)
-        for file, seed in zip(pictures.files, pictures.seeds, strict=True)
-    ]
+    _check_model(wanted.model, context)
+    if wanted.caller:
+        request.state.observer.facts["user"] = wanted.caller
+    output_format = wanted.output_format or "png"
+    encoding = Encoding(media_type=MediaType(f"image/{output_format}"), quality=wanted.output_compression)
+    pictures = await make_while_connected(make, encoding, request)
+    body = schemas.ImagesResponse(
+        created=int(time.time()),
+        data=[
+            schemas.GeneratedImage(b64_json=base64.b64encode(file).decode("ascii"), seed=seed)
+            for file, seed in zip(pictures.files, pictures.seeds, strict=True)
+        ],
+        output_format=output_format,
+        size=f"{pictures.used.width}x{pictures.used.height}",
+        usage=schemas.Usage.of_prompt(pictures.used.prompt_tokens),
+    ).model_dump(mode="json")
     headers = generation_headers(pictures)
     if not wanted.stream:
-        body = schemas.ImagesResponse(created=created, data=data, **common)
-        return JSONResponse(body.model_dump(mode="json"), headers=headers)
-    caller, stream = wanted.caller, ""
-    for image in data:
-        completed = schemas.CompletedEvent(
-            type=event, created_at=created, safety_identifier=caller, **image.model_dump(), **common
-        )
-        stream += f"event: {event}\ndata: {completed.model_dump_json(exclude_none=True)}\n\n"
+        return JSONResponse(body, headers=headers)
+    images = body.pop("data")
+    common = {"type": wanted.event, "created_at": body.pop("created"), "quality": "auto", **body}
+    if wanted.caller:
+        common["safety_identifier"] = wanted.caller
+    stream = "".join(f"event: {wanted.event}\ndata: {json.dumps({**common, **image})}\n\n" for image in images)
     return Response(stream, media_type="text/event-stream", headers=headers)

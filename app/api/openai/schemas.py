@@ -82,10 +82,11 @@ _Identifier = Annotated[str, Field(max_length=256, description="Written into the
 
 
 class ImagesRequest(BaseModel):
-    """The fields that generations and edits share."""
+    """The fields that generations and edits share. `event` names the server-sent event of a finished picture."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     size_param: ClassVar[str] = "size"
+    event: ClassVar[str]
 
     prompt: Prompt
     model: Annotated[
@@ -159,6 +160,7 @@ class GenerationsRequest(ImagesRequest):
     """The body of `POST /v1/images/generations`."""
 
     model_config = ConfigDict(strict=True)
+    event: ClassVar[str] = "image_generation.completed"
 
     num_inference_steps: Annotated[Steps | None, Field(description="Denoising steps, 1 to 4; 1 if omitted.")] = None
 
@@ -181,6 +183,8 @@ class GenerationsRequest(ImagesRequest):
 
 class EditsForm(ImagesRequest):
     """The multipart form of `POST /v1/images/edits`."""
+
+    event: ClassVar[str] = "image_edit.completed"
 
     image: Upload
     strength: Strength = 0.5
@@ -245,21 +249,6 @@ class ImagesResponse(BaseModel):
     output_format: Literal["png", "webp", "jpeg"]
     size: str
     usage: Usage
-
-
-class CompletedEvent(BaseModel):
-    """One finished picture of a streamed answer."""
-
-    type: Literal["image_generation.completed", "image_edit.completed"]
-    b64_json: str
-    seed: int
-    created_at: int
-    background: Literal["opaque"] = "opaque"
-    output_format: Literal["png", "webp", "jpeg"]
-    quality: Literal["auto"] = "auto"
-    size: str
-    usage: Usage
-    safety_identifier: str | None = None
 
 
 class Model(BaseModel):
