@@ -27,245 +27,173 @@ class TurboError(Exception):
     retryable: ClassVar[bool] = True
     """False if the same request would fail again; the response then tells SDKs not to retry."""
 
-    def __init__(self, detail: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
-        """Make an error.
+    def __init_subclass__(cls, *, code: str, status: int = 500, retryable: bool = True) -> None:
+        """Take the machine code, the HTTP status and `retryable` from the header of the class."""
+        cls.code, cls.status, cls.retryable = code, status, retryable
 
-        Args:
-            detail: The public reason, a full sentence.
-            param: The request field at fault, if any.
-            retry_after_s: Whole seconds after which a retry makes sense.
+    def __init__(
+        self, detail: str, *, param: str | None = None, retry_after_s: int | None = None, remedy: str = ""
+    ) -> None:
+        """Make an error from its public reason, a full sentence, and the request field at fault, if any.
+
+        A retry makes sense after `retry_after_s` seconds. `remedy`, for the operator alone, says what to do; commands
+        show it after `detail`.
         """
         super().__init__(detail)
+        self.detail = detail
         self.param = param
         self.retry_after_s = retry_after_s
+        self.remedy = remedy
 
 
 # Faults of the request: the client must change something.
 
 
-class MalformedRequestError(TurboError):
+class MalformedRequestError(TurboError, status=400, code="malformed_request"):
     """The bytes sent are not an HTTP request."""
 
-    status, code = 400, "malformed_request"
 
-
-class MalformedBodyError(TurboError):
+class MalformedBodyError(TurboError, status=400, code="malformed_body"):
     """The request body cannot be parsed."""
 
-    status, code = 400, "malformed_body"
 
-
-class UnauthorizedError(TurboError):
+class UnauthorizedError(TurboError, status=401, code="invalid_api_key"):
     """The service has API keys, and the request contains none of them."""
 
-    status, code = 401, "invalid_api_key"
 
-
-class ForbiddenOriginError(TurboError):
+class ForbiddenOriginError(TurboError, status=403, code="origin_not_allowed"):
     """A browser sent the request for a page of another site, which `TURBO_CORS_ORIGINS` does not list."""
 
-    status, code = 403, "origin_not_allowed"
 
-
-class NotFoundError(TurboError):
+class NotFoundError(TurboError, status=404, code="not_found"):
     """There is no such route."""
 
-    status, code = 404, "not_found"
 
-
-class ModelNotFoundError(TurboError):
+class ModelNotFoundError(TurboError, status=404, code="model_not_found"):
     """The request names a model that the service does not serve."""
 
-    status, code = 404, "model_not_found"
 
-
-class MethodNotAllowedError(TurboError):
+class MethodNotAllowedError(TurboError, status=405, code="method_not_allowed"):
     """The route exists but does not support this method."""
 
-    status, code = 405, "method_not_allowed"
 
-
-class NotAcceptableError(TurboError):
+class NotAcceptableError(TurboError, status=406, code="not_acceptable"):
     """`Accept` allows none of the media types that the route can produce."""
 
-    status, code = 406, "not_acceptable"
 
-
-class RequestTimeoutError(TurboError):
+class RequestTimeoutError(TurboError, status=408, code="request_timeout"):
     """The header did not arrive within `TURBO_HEADER_TIMEOUT_S`, or the body within `TURBO_BODY_TIMEOUT_S`."""
 
-    status, code = 408, "request_timeout"
 
-
-class BodyTooLargeError(TurboError):
+class BodyTooLargeError(TurboError, status=413, code="body_too_large"):
     """The request body exceeds `TURBO_MAX_BODY_BYTES`, or is JSON with more than 64 KiB besides a picture."""
 
-    status, code = 413, "body_too_large"
 
-
-class ImageTooLargeError(TurboError):
+class ImageTooLargeError(TurboError, status=413, code="image_too_large"):
     """The uploaded picture has more pixels than `TURBO_MAX_UPLOAD_PIXELS`, or would take too much memory to decode."""
 
-    status, code = 413, "image_too_large"
 
-
-class UnsupportedMediaTypeError(TurboError):
+class UnsupportedMediaTypeError(TurboError, status=415, code="unsupported_media_type"):
     """The route does not accept this `Content-Type`."""
 
-    status, code = 415, "unsupported_media_type"
 
-
-class UnsupportedImageError(TurboError):
+class UnsupportedImageError(TurboError, status=415, code="unsupported_image"):
     """The uploaded file is not a PNG, JPEG or WebP picture."""
 
-    status, code = 415, "unsupported_image"
 
-
-class InvalidRequestError(TurboError):
+class InvalidRequestError(TurboError, status=422, code="invalid_request"):
     """A field is missing, unknown or out of bounds; `errors` lists each."""
 
-    status, code = 422, "invalid_request"
 
-
-class InvalidImageError(TurboError):
+class InvalidImageError(TurboError, status=422, code="invalid_image"):
     """The uploaded picture is animated, truncated or damaged, or would take too long to decode."""
 
-    status, code = 422, "invalid_image"
 
-
-class BeyondDeadlineError(TurboError):
+class BeyondDeadlineError(TurboError, status=422, code="beyond_deadline"):
     """Even an idle device cannot finish this request within `TURBO_DEADLINE_S`: ask for less."""
 
-    status, code = 422, "beyond_deadline"
 
-
-class QueueFullError(TurboError):
+class QueueFullError(TurboError, status=429, code="queue_full"):
     """The queue is full, or the device cannot finish more within `TURBO_DEADLINE_S`; retry after `Retry-After`."""
 
-    status, code = 429, "queue_full"
 
-
-class RateLimitedError(TurboError):
+class RateLimitedError(TurboError, status=429, code="rate_limited"):
     """This client sends more requests than `TURBO_RATE_LIMIT` allows; retry after `Retry-After`."""
 
-    status, code = 429, "rate_limited"
 
-
-class HeadersTooLargeError(TurboError):
+class HeadersTooLargeError(TurboError, status=431, code="headers_too_large"):
     """The request's header has more than 16 KiB, or more than 100 fields."""
 
-    status, code = 431, "headers_too_large"
 
-
-class ClientDisconnectedError(TurboError):
+class ClientDisconnectedError(TurboError, status=499, code="client_disconnected"):
     """The client disconnected before the response; only logs and metrics show this."""
-
-    status, code = 499, "client_disconnected"
 
 
 # Faults of the service: the same request may succeed later or elsewhere.
 
 
-class InferenceError(TurboError):
+class InferenceError(TurboError, code="inference_failed"):
     """The pipeline failed on this request."""
 
-    code = "inference_failed"
 
-
-class DeadPictureError(InferenceError):
+class DeadPictureError(InferenceError, code="dead_picture", retryable=False):
     """The model's output is not a picture: it contains NaN or infinite values, or all its values are equal."""
 
-    code, retryable = "dead_picture", False
 
-
-class OperatorRefusedError(InferenceError):
+class OperatorRefusedError(InferenceError, code="operator_refused", retryable=False):
     """An operator of the device does not support a picture of this kind; the device itself works."""
 
-    code, retryable = "operator_refused", False
 
-
-class DeviceOutOfMemoryError(TurboError):
+class DeviceOutOfMemoryError(TurboError, status=503, code="out_of_memory"):
     """The device does not have enough memory for this request now, even with an empty cache."""
 
-    status, code = 503, "out_of_memory"
 
-
-class DeviceLostError(TurboError):
+class DeviceLostError(TurboError, status=503, code="device_lost"):
     """The device failed and its results cannot be trusted; the process must be replaced."""
 
-    status, code = 503, "device_lost"
-
     def __init__(self, detail: str = "The device failed; the service is being replaced.", *, remedy: str = "") -> None:
-        """Make an error; `remedy`, for the operator alone, says what to do. Commands show `detail`: no service runs."""
-        super().__init__(detail, retry_after_s=30)
-        self.detail = detail.replace("; the service is being replaced.", ".")
-        self.remedy = remedy
+        super().__init__(detail, retry_after_s=30, remedy=remedy)
+        self.detail = detail.replace("; the service is being replaced.", ".")  # commands show it, and no service runs
 
 
-class NotReadyError(TurboError):
+class NotReadyError(TurboError, status=503, code="not_ready"):
     """The readiness or liveness check fails; `health` gives the reason."""
 
-    status, code = 503, "not_ready"
 
-
-class DrainingError(TurboError):
+class DrainingError(TurboError, status=503, code="draining"):
     """The service is shutting down and finishes only accepted requests."""
 
-    status, code = 503, "draining"
 
-
-class DeadlineExceededError(TurboError):
+class DeadlineExceededError(TurboError, status=504, code="deadline_exceeded"):
     """The request did not finish within `TURBO_DEADLINE_S`."""
-
-    status, code = 504, "deadline_exceeded"
 
 
 # Faults at start: one log line and a non-zero exit code, no HTTP response.
 
 
-class StartError(TurboError):
+class StartError(TurboError, code="start_failed"):
     """The service cannot start with this configuration."""
 
-    code = "start_failed"
 
-
-class DeadlineTooShortError(StartError):
+class DeadlineTooShortError(StartError, code="deadline_too_short"):
     """Even the warm-up picture takes longer than `TURBO_DEADLINE_S`."""
 
-    code = "deadline_too_short"
 
-
-class AddressError(StartError):
+class AddressError(StartError, code="address_unusable"):
     """The service cannot listen on its address."""
 
-    code = "address_unusable"
 
-    def __init__(self, detail: str, *, remedy: str) -> None:
-        """Make an error; `remedy` says what an operator can do."""
-        super().__init__(f"{detail} {remedy}")
-        self.detail = detail
-        self.remedy = remedy
-
-
-class KeysFileError(StartError):
+class KeysFileError(StartError, code="keys_unusable"):
     """The file of API keys cannot be used."""
 
-    code = "keys_unusable"
 
-
-class TracesError(StartError):
+class TracesError(StartError, code="traces_unusable"):
     """The traces that OpenTelemetry's variables request cannot be produced."""
 
-    code = "traces_unusable"
 
-
-class WeightsError(StartError):
+class WeightsError(StartError, code="weights_unusable"):
     """The weights are missing, damaged or not SDXL-Turbo's."""
 
-    code = "weights_unusable"
 
-
-class DeviceUnavailableError(StartError):
+class DeviceUnavailableError(StartError, code="device_unavailable"):
     """The requested device is not available."""
-
-    code = "device_unavailable"

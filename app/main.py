@@ -60,13 +60,10 @@ def create_app(
     load_pipelines: PipelineLoader | None = None,
     on_device_lost: Callable[[], None] = lambda: None,
 ) -> FastAPI:
-    """Put the service together.
+    """Put the service together, by default with the environment's settings and the model that they name.
 
-    Args:
-        settings: Read from the environment by default.
-        load_pipelines: Loads the pipelines when the lifespan starts; by default those that `settings.model` names.
-        on_device_lost: Called once, on the event loop, after the device failed. The callback should end the process, by
-            `os._exit` because a normal exit waits for a call that hangs. By default only the health checks fail.
+    `on_device_lost` is called once, on the event loop, after the device failed. The callback should end the process, by
+    `os._exit` because a normal exit waits for a call that hangs. By default only the health checks fail.
     """
     settings = settings or Settings()
 
@@ -74,13 +71,10 @@ def create_app(
         _log.critical("the device is lost: %s %s", error, error.remedy, exc_info=error)
         on_device_lost()
 
-    device_lock = DeviceLock(hang_limit_s=settings.hang_limit_s)
-    registry = PipelineRegistry(
-        load_pipelines or partial(load_model, settings), device_lock, warm_up_sizes=parse_sizes(settings.warm_up_sizes)
-    )
+    registry = make_registry(settings, load=load_pipelines)
     engine = Engine(
         registry,
-        device_lock,
+        registry.device_lock,
         max_queue=settings.max_queue,
         deadline_s=settings.deadline_s,
         on_device_lost=end_service,
@@ -102,7 +96,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.callback(codec_threads.shutdown, wait=False, cancel_futures=True)
-            watch = DeviceWatch(engine, device_lock, idle_check_s=settings.idle_check_s)
+            watch = DeviceWatch(engine, registry.device_lock, idle_check_s=settings.idle_check_s)
             stack.callback(asyncio.create_task(watch.run()).cancel)
             try:
                 await stack.enter_async_context(tracing)
@@ -172,6 +166,16 @@ def _add_middleware(app: FastAPI, context: ApiContext) -> None:
     app.add_middleware(EdgeMiddleware)
 
 
+def make_registry(settings: Settings, *, load: PipelineLoader | None = None, warm_up: bool = True) -> PipelineRegistry:
+    """Return a registry with a device lock of its own. By default it loads the model that the settings name."""
+    return PipelineRegistry(
+        load or partial(load_model, settings),
+        DeviceLock(hang_limit_s=settings.hang_limit_s),
+        warm_up_sizes=parse_sizes(settings.warm_up_sizes),
+        warm_up=warm_up,
+    )
+
+
 def load_model(settings: Settings) -> LoadedPipelines:
     """Load the model that the settings name, and the watermark; the contract is `PipelineLoader`."""
     watermark = load_watermark() if settings.watermark else None  # first, because it fails fast
@@ -215,10 +219,10 @@ def load_folder(folder: Path, settings: Settings, *, model: str) -> LoadedPipeli
     )
 
 
-def key_names(settings: Settings) -> Sequence[str]:
-    """Return the names of the API keys, or none without a key file.
+def key_names(path: Path) -> Sequence[str]:
+    """Return the names of the API keys in a file.
 
     Raises:
         KeysFileError: The file is not usable.
     """
-    return [] if settings.api_keys_file is None else ApiKeys(settings.api_keys_file).names
+    return ApiKeys(path).names

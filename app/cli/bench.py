@@ -3,10 +3,10 @@
 import asyncio
 import itertools
 import json
-import math
 import statistics
 import sys
 import time
+import timeit
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -16,24 +16,20 @@ from typing import Any, TypeVar
 import numpy as np
 
 from app.cli.stdout import own_stdout
-from app.errors import DeviceLostError, DeviceOutOfMemoryError, TurboError
+from app.errors import DeviceOutOfMemoryError, TurboError
 from app.images.encoding import MediaType, encode_image
-from app.inference.device_lock import DeviceLock
 from app.inference.device_watch import unless_hung
 from app.inference.registry import PipelineRegistry
 from app.inference.samples import sample_pictures
-from app.main import load_model
+from app.main import make_registry
 from app.pipelines.base import GenerationParams, Mode, PipelineImage, buckets
-from app.settings import Settings, parse_sizes
+from app.settings import Settings
 from app.weights.source import FakeSource, parse_source
 
 T = TypeVar("T")
 
-_CELL_S = 3.0
-"""Seconds spent on each row, within the bounds of `_CALLS`."""
-
-_CALLS = (3, 50)
-"""Minimum and maximum calls of a row."""
+_CELL_S, _MIN_CALLS, _MAX_CALLS = 3.0, 3, 50
+"""Seconds spent on each row, within the bounds of its calls."""
 
 _STEPS = {Mode.TXT2IMG: (1, 2, 3, 4), Mode.IMG2IMG: (2, 4)}
 """Measured steps; batches are measured at the first, the default of a request."""
@@ -82,41 +78,35 @@ def bench(settings: Settings, *, as_json: bool) -> int:
 
     The caller must end the process at once, because the device thread may hang in a call.
     """
-    device_lock = DeviceLock(hang_limit_s=settings.hang_limit_s)
     with own_stdout() as stdout:
         try:
             if isinstance(parse_source(settings.model), FakeSource):
                 _progress("The fake has no model to measure. Set TURBO_MODEL.")
                 return 1
             _progress(f"loading {settings.model}")
-            report = asyncio.run(unless_hung(_load_and_measure(settings, device_lock), device_lock))
-        except DeviceLostError as error:
+            registry = make_registry(settings)
+            report = asyncio.run(unless_hung(_load_and_measure(registry, settings), registry.device_lock))
+        except TurboError as error:
             _progress(f"{error.detail} {error.remedy}".rstrip())
             return 1
-        except TurboError as error:
-            _progress(str(error))
-            return 1
+        text = json.dumps(report, indent=2, default=asdict) if as_json else "\n".join(_lines(report))
         with suppress(BrokenPipeError):  # a reader such as `head` may stop early
-            print(json.dumps(report, indent=2) if as_json else "\n".join(_lines(report)), file=stdout, flush=True)
+            print(text, file=stdout, flush=True)
     return 0
 
 
-async def _load_and_measure(settings: Settings, device_lock: DeviceLock) -> dict[str, Any]:
-    """Load and warm up as the service does, and measure on the device thread.
-
-    Raises:
-        TurboError: The model cannot be loaded, or the device failed.
-    """
-    sizes = parse_sizes(settings.warm_up_sizes)
-    async with PipelineRegistry(partial(load_model, settings), device_lock, warm_up_sizes=sizes) as registry:
-        bench = _Bench(registry, device_lock)
+async def _load_and_measure(registry: PipelineRegistry, settings: Settings) -> dict[str, Any]:
+    """Load and warm up as the service does, and measure on the device thread."""
+    sizes = registry.warm_up_sizes
+    async with registry:
+        bench = _Bench(registry)
         rows = await bench.measure_all(sizes, max_batch=settings.max_batch)
         return {
             "model": registry.loaded.model,
             "device": registry.loaded.device_name,
             "dtype": registry.loaded.dtype,
             "batching": settings.batching,
-            "measurements": [asdict(row) for row in rows],
+            "measurements": rows,
             "encode_ms": {f"{size[0]}x{size[1]}": await bench.encode_ms(size) for size in sizes},
             "recommended_max_batch": {f"{size[0]}x{size[1]}": recommended_batch(rows, size) for size in sizes},
         }
@@ -128,18 +118,13 @@ class _Bench:
     Each timed prompt has a number of its own: prompts of users are mostly new, and a repeated prompt is cached.
     """
 
-    def __init__(self, registry: PipelineRegistry, device_lock: DeviceLock) -> None:
+    def __init__(self, registry: PipelineRegistry) -> None:
         self._registry = registry
-        self._device_lock = device_lock
         self._device: Any = registry.loaded.device  # Any, because the peak memory is behind the seam
         self._numbers = itertools.count()
 
     async def measure_all(self, sizes: Sequence[tuple[int, int]], *, max_batch: int) -> list[Measurement]:
-        """Measure every mode, size, number of steps and batch size that the device has memory for.
-
-        Raises:
-            DeviceLostError: The device failed.
-        """
+        """Measure every mode, size, number of steps and batch size that the device has memory for."""
         cells = [
             (mode, size, steps, batch)
             for size in sizes
@@ -160,7 +145,7 @@ class _Bench:
                 rows.append(await self._measure(pictures))
             except DeviceOutOfMemoryError:
                 _progress(f"{name}: the device does not have enough memory")
-                await self._device_lock.run(self._device.free_memory)
+                await self._registry.device_lock.run(self._device.free_memory)
                 too_large.add((mode, size))
         return rows
 
@@ -176,8 +161,7 @@ class _Bench:
 
         await self._run(timed_call, pictures)
         times_s: list[float] = []
-        at_least, at_most = _CALLS
-        while len(times_s) < at_least or (sum(times_s) < _CELL_S and len(times_s) < at_most):
+        while len(times_s) < _MIN_CALLS or (sum(times_s) < _CELL_S and len(times_s) < _MAX_CALLS):
             times_s.append(await self._run(timed_call, pictures))
         with pipeline.timed_stages() as stages_s:
             staged_s = await self._run(timed_call, pictures)
@@ -210,18 +194,14 @@ class _Bench:
     async def encode_ms(self, size: tuple[int, int]) -> float:
         """Return the median milliseconds to encode a PNG, which the service does on other threads."""
         (made,) = await self._make(sample_pictures(Mode.TXT2IMG, size, 1))
-        times_s = []
-        for _ in range(9):
-            started = time.perf_counter()
-            encode_image(made.pixels, MediaType.PNG)
-            times_s.append(time.perf_counter() - started)
+        times_s = timeit.repeat(lambda: encode_image(made.pixels, MediaType.PNG), number=1, repeat=9)
         return statistics.median(times_s) * 1000
 
     async def _make(self, pictures: Sequence[GenerationParams]) -> Sequence[PipelineImage]:
         return await self._run(partial(self._registry.loaded.by_mode[pictures[0].mode], pictures), pictures)
 
     async def _run(self, call: Callable[[], T], pictures: Sequence[GenerationParams]) -> T:
-        return await self._device_lock.run(call, limit_s=self._registry.hang_limit_s(pictures))
+        return await self._registry.device_lock.run(call, limit_s=self._registry.hang_limit_s(pictures))
 
 
 def recommended_batch(rows: Sequence[Measurement], size: tuple[int, int]) -> int:
@@ -235,7 +215,7 @@ def recommended_batch(rows: Sequence[Measurement], size: tuple[int, int]) -> int
         }
         chosen = 1
         for batch in sorted(rates):
-            if rates[batch] > rates.get(chosen, math.inf) * _WORTH:
+            if rates[batch] > rates[chosen] * _WORTH:
                 chosen = batch
         best = max(best, chosen)
     return best
@@ -243,7 +223,7 @@ def recommended_batch(rows: Sequence[Measurement], size: tuple[int, int]) -> int
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
     yield f"{report['model']} on {report['device']} as {report['dtype']}, TURBO_BATCHING={report['batching']}"
-    yield from (str(Measurement(**row)) for row in report["measurements"])
+    yield from map(str, report["measurements"])
     for size, milliseconds in report["encode_ms"].items():
         yield f"PNG     {size}  {milliseconds:.1f} ms, on other threads in parallel with the device"
     for size, batch in report["recommended_max_batch"].items():

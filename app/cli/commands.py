@@ -16,7 +16,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Literal, NoReturn, get_args, get_origin
 
 import pydantic
 from pydantic import ByteSize
@@ -24,6 +24,7 @@ from pydantic.fields import FieldInfo
 
 from app import __version__
 from app.errors import TurboError
+from app.server.process import START_FAILED, exit_now
 from app.settings import PREFIX, Settings, warn_of_unknown_variables
 
 _log = logging.getLogger(__name__)
@@ -114,9 +115,6 @@ def _open_standard_streams() -> None:
 class _Parser(ArgumentParser):
     """argparse's parser with errors of one line, without argparse's usage, which would list every setting."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-
     def parse(self, flags: Sequence[str]) -> Namespace:
         options, unknown = self.parse_known_args(flags)
         if unknown:
@@ -135,7 +133,12 @@ def _parser(name: str) -> _Parser:
     program = f"{_program()} {name}"
     own = "PROMPT [-o FILE] [--image FILE] " if name == "generate" else ""
     parser = _Parser(
-        prog=program, usage=f"{program} {own}[OPTIONS]", description=description, epilog=f"examples:\n{examples}"
+        prog=program,
+        usage=f"{program} {own}[OPTIONS]",
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     if name == "generate":
         _add_request(parser)
@@ -223,22 +226,20 @@ def _program() -> str:
 def _overview() -> str:
     program = _program()
     helps = {name: _help(name) for name in _COMMANDS}
-    return "\n".join(
-        [
-            f"usage: {program} [COMMAND] [OPTIONS]",
-            "",
-            "SDXL-Turbo makes pictures from a prompt, or from a prompt and a picture.",
-            "",
-            "commands:",
-            *(f"  {name:<10}{description.splitlines()[0]}" for name, (description, _) in helps.items()),
-            "",
-            "examples:",
-            *(examples.splitlines()[0] for _, examples in helps.values()),
-            "",
-            f"`{program} COMMAND --help` lists the options of a command, and the settings, which all commands share.",
-            f"`{program} --version` prints the version.",
-        ]
-    )
+    commands = "\n".join(f"  {name:<10}{description.splitlines()[0]}" for name, (description, _) in helps.items())
+    examples = "\n".join(examples.splitlines()[0] for _, examples in helps.values())
+    return f"""usage: {program} [COMMAND] [OPTIONS]
+
+SDXL-Turbo makes pictures from a prompt, or from a prompt and a picture.
+
+commands:
+{commands}
+
+examples:
+{examples}
+
+`{program} COMMAND --help` lists the options of a command, and the settings, which all commands share.
+`{program} --version` prints the version."""
 
 
 def _add_request(parser: _Parser) -> None:
@@ -292,7 +293,6 @@ def _generate(settings: Settings, options: Namespace) -> NoReturn:
       130 after Ctrl-C, 143 after SIGTERM: no unfinished file is left
     """
     from app.cli.generate import Order, generate
-    from app.server.process import exit_now
 
     fields = {name: value for name in ("prompt", *_REQUEST_OPTIONS) if (value := getattr(options, name)) is not None}
     order = Order(fields=fields, image=options.image, output=options.output, as_json=options.json)
@@ -304,7 +304,6 @@ def _pull(settings: Settings, _: Namespace) -> int:
 
     PROGRAM pull --model hf:stabilityai/sdxl-turbo
     """
-    from app.server.process import START_FAILED
     from app.weights.source import FakeSource, parse_source
     from app.weights.store import pull
 
@@ -327,7 +326,6 @@ def _doctor(settings: Settings, options: Namespace) -> NoReturn:
     PROGRAM doctor --json
     """
     from app.cli.doctor import examine, report
-    from app.server.process import exit_now
 
     exit_now(report(examine(settings), as_json=options.json))
 
@@ -339,7 +337,6 @@ def _bench(settings: Settings, options: Namespace) -> NoReturn:
     PROGRAM bench --json
     """
     from app.cli.bench import bench
-    from app.server.process import exit_now
 
     exit_now(bench(settings, as_json=options.json))
 

@@ -4,19 +4,18 @@ import importlib.metadata
 import json
 import os
 import platform
-import queue
 import re
 import sys
-import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from app.cli.stdout import own_stdout
-from app.errors import AddressError, DeviceLostError, TurboError, first_line, root_cause
+from app.errors import TurboError, first_line, root_cause
 from app.inference.registry import LOAD_LIMITS
 from app.inference.samples import sample_pictures
 from app.main import key_names, load_folder
@@ -78,11 +77,8 @@ def examine(settings: Settings, *, root: Path = Path("/")) -> Iterator[Finding]:
     """Check everything, ordered so that the first failure is the first to repair.
 
     If a check fails, the checks that depend on it are left out. Every exception becomes a finding. Blocks; the device
-    is opened on a separate thread, which is abandoned if the device hangs.
-
-    Args:
-        settings: The configuration to check.
-        root: The root folder of the host's files.
+    is opened on a separate thread, which is abandoned if the device hangs: then only `os._exit` ends the process.
+    `root` is the folder of the host's files.
     """
     if (3, 11) <= sys.version_info[:2] <= (3, 13):
         yield Finding("python", "OK", platform.python_version())
@@ -117,33 +113,24 @@ def _caught(check: str, findings: Findings[T]) -> Findings[T | None]:
     """Pass on findings and their return value; turn an exception into a finding and return None."""
     try:
         return (yield from findings)
-    except (AddressError, DeviceLostError) as error:
-        yield Finding(check, "FAIL", error.detail, error.remedy)
     except TurboError as error:
-        yield Finding(check, "FAIL", str(error))
+        yield Finding(check, "FAIL", error.detail, error.remedy)
     except Exception as error:  # noqa: BLE001 - the process's edge: any other fault is a finding, too
         yield Finding(check, "FAIL", f"{type(error).__name__}: {first_line(error)}.")
     return None
 
 
-def _unless_hung(findings: Iterable[Finding], settings: Settings) -> Iterator[Finding]:
+def _unless_hung(findings: Iterator[Finding], settings: Settings) -> Iterator[Finding]:
     """Pass on findings that a separate thread makes, and abandon the thread if it makes none for too long."""
     limits = _LIMITS_TO_COMPILE if settings.compile == "on" or settings.npu_graphs else _LIMITS
-    made: queue.SimpleQueue[Finding | None] = queue.SimpleQueue()
-
-    def make() -> None:
-        for finding in findings:
-            made.put(finding)
-        made.put(None)
-
-    threading.Thread(target=make, name="doctor", daemon=True).start()
     limit_s = settings.hang_limit_s * limits
+    thread = ThreadPoolExecutor(1, thread_name_prefix="doctor")
     try:
-        while finding := made.get(timeout=limit_s):
+        while finding := thread.submit(next, findings, None).result(limit_s):
             yield finding
             loading = finding.check == "canary"  # the next check loads the weights
             limit_s = settings.hang_limit_s * (max(limits, LOAD_LIMITS) if loading else limits)
-    except queue.Empty:
+    except TimeoutError:
         remedy = "If it may still be loading or compiling, set TURBO_HANG_LIMIT_S higher; else reset the device."
         yield Finding("device", "FAIL", f"The device has not answered for {limit_s:g} s.", remedy)
 
@@ -155,7 +142,7 @@ def _port(settings: Settings) -> Findings[None]:
 
 def _doors(settings: Settings) -> Findings[None]:
     if settings.api_keys_file is not None:
-        yield Finding("doors", "OK", f"API keys of {', '.join(key_names(settings))}.")
+        yield Finding("doors", "OK", f"API keys of {', '.join(key_names(settings.api_keys_file))}.")
     elif settings.host not in ("127.0.0.1", "::1", "localhost"):
         detail = f"Every client that can reach {settings.host}:{settings.port} may request pictures."
         yield Finding("doors", "WARN", detail, "Set TURBO_API_KEYS_FILE, unless a proxy or the network limits access.")
@@ -247,12 +234,11 @@ def _npu_smi(number: int) -> Findings[None]:
     """Check the health of all devices; only the device with this number, which would be used, can fail the check."""
     try:
         health_of = {its: (name, health) for its, name, health in ascend_host.npu_smi()}
-    except FileNotFoundError as error:
-        remedy = "In a container: mount /usr/local/bin/npu-smi and /usr/local/dcmi."
-        yield Finding("npu-smi", "WARN", f"{error}.", remedy)
-        return
     except OSError as error:
-        yield Finding("npu-smi", "WARN", f"{error}.", "Check the driver: dmesg, and npu-smi on the host.")
+        remedy = "Check the driver: dmesg, and npu-smi on the host."
+        if isinstance(error, FileNotFoundError):
+            remedy = "In a container: mount /usr/local/bin/npu-smi and /usr/local/dcmi."
+        yield Finding("npu-smi", "WARN", f"{error}.", remedy)
         return
     unwell = {its: f"NPU {its} ({name}) is {health}" for its, (name, health) in health_of.items() if health != "OK"}
     if unwell:

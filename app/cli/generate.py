@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
 
@@ -21,16 +21,14 @@ from pydantic import ValidationError
 from app import errors
 from app.cli.output_files import STDOUT, OutputFiles
 from app.cli.stdout import own_stdout
-from app.images.encoding import MediaType
-from app.inference.device_lock import DeviceLock
 from app.inference.device_watch import unless_hung
 from app.inference.engine import Engine
 from app.inference.generation import Encoding, Generated, Generation, Observer
 from app.inference.registry import PipelineRegistry
 from app.inference.requests import Img2ImgRequest, Txt2ImgRequest
-from app.main import load_model
+from app.main import make_registry
 from app.pipelines.base import GenerationParams
-from app.settings import Settings, parse_sizes
+from app.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +36,6 @@ _FAILED, _REFUSED, _CANNOT_START = 1, 2, 3
 """Exit codes; `python -m app generate --help` explains them."""
 
 _STDIN = "-"
-
-_CLIENT_ERRORS = range(400, 500)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +70,7 @@ def generate(order: Order, settings: Settings) -> int:
         progress.say(_explain(error))
         if isinstance(error, (errors.StartError, errors.DeviceLostError)):
             return _CANNOT_START
-        return _REFUSED if error.status in _CLIENT_ERRORS else _FAILED
+        return _REFUSED if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else _FAILED
     except OSError as error:
         progress.say(f"{error.filename or 'stdout'} cannot be written: {error.strerror}.")
         return _FAILED
@@ -82,11 +78,9 @@ def generate(order: Order, settings: Settings) -> int:
 
 
 def _explain(error: errors.TurboError) -> str:
-    if isinstance(error, errors.DeviceLostError):
-        return f"{error.detail} {error.remedy}".rstrip()
     if type(error) is errors.InferenceError and error.__cause__:  # the public text does not name a foreign cause
         return f"{str(error).removesuffix('.')}: {_named(error.__cause__)}."
-    return f"{_option(error.param)}: {error}" if error.param else str(error)
+    return f"{_option(error.param)}: {error}" if error.param else f"{error.detail} {error.remedy}".rstrip()
 
 
 def _named(error: BaseException) -> str:
@@ -141,9 +135,11 @@ def _make_and_write(order: Order, settings: Settings, progress: _Progress) -> No
             raise errors.InvalidRequestError("Stdout is closed.", param="output")
         files = OutputFiles(order.output, count=request.num_images, stdout=stdout)
         _end_on_signals(files, progress)
-        device_lock = DeviceLock(hang_limit_s=settings.hang_limit_s)
-        making = _make(request, picture, settings, device_lock, progress, media_type=files.media_type)
-        load_s, result = asyncio.run(unless_hung(making, device_lock, on_tick=progress.tick))
+        if settings.batching == "exact":  # one request needs no trial batches; its bytes are those of single pictures
+            settings = settings.model_copy(update={"batching": "off"})
+        registry = make_registry(settings, warm_up=False)
+        making = _make(request, picture, registry, settings, progress, encoding=Encoding(media_type=files.media_type))
+        load_s, result = asyncio.run(unless_hung(making, registry.device_lock, on_tick=progress.tick))
         names = []
         for number, (seed, file) in enumerate(zip(result.seeds, result.files, strict=True)):
             names.append(files.write(number, file, name=f"{result.used.mode}-{seed}.png"))
@@ -213,24 +209,14 @@ def _end_on_signals(files: OutputFiles, progress: _Progress) -> None:
 async def _make(
     request: Txt2ImgRequest | Img2ImgRequest,
     picture: bytes,
+    registry: PipelineRegistry,
     settings: Settings,
-    device_lock: DeviceLock,
     progress: _Progress,
     *,
-    media_type: MediaType,
+    encoding: Encoding,
 ) -> tuple[float, Generated]:
-    """Load the model without warm-up and serve the request; return the seconds of loading and the result.
-
-    Raises:
-        StartError: The weights or the device cannot be used.
-        TurboError: The request is invalid, or the pictures could not be made.
-    """
-    if settings.batching == "exact":  # a single request needs no trial batches; its bytes are those of single pictures
-        settings = settings.model_copy(update={"batching": "off"})
-    registry = PipelineRegistry(
-        partial(load_model, settings), device_lock, warm_up_sizes=parse_sizes(settings.warm_up_sizes), warm_up=False
-    )
-    engine = Engine(registry, device_lock, max_queue=0, deadline_s=math.inf, on_device_lost=lambda _: None)
+    """Load the model without warm-up and serve the request; return the seconds of loading and the result."""
+    engine = Engine(registry, registry.device_lock, max_queue=0, deadline_s=math.inf, on_device_lost=lambda _: None)
     with ThreadPoolExecutor(request.num_images) as codec_threads:
         generation = Generation(engine, registry, settings, codec_threads=codec_threads)
         generation.check_pixels(request)
@@ -249,7 +235,6 @@ async def _make(
                 raise errors.StartError(f"The model cannot be loaded: {_named(error)}.") from error
             load_s = time.monotonic() - started
             progress.device_name = registry.loaded.device_name
-            encoding = Encoding(media_type=media_type)
             if isinstance(request, Txt2ImgRequest):
                 return load_s, await generation.from_text(request, encoding=encoding, observer=progress)
             return load_s, await generation.from_picture(request, lambda: picture, encoding=encoding, observer=progress)

@@ -34,7 +34,7 @@ def serve(make_app: AppMaker, settings: Settings) -> NoReturn:
     try:
         check_address(settings.host, settings.port)
     except AddressError as error:
-        _log.critical("cannot start: %s", error)
+        _log.critical("cannot start: %s %s", error, error.remedy)
         exit_now(START_FAILED)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.disable()  # until the server has started: collections took a fifth of the imports' time
