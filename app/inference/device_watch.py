@@ -68,7 +68,7 @@ class DeviceWatch:
         """Check the device when it has been idle for a while, so that no request finds it dead."""
         while True:
             await asyncio.sleep(max(self.idle_check_s - self.device_lock.idle_s, self.idle_check_s / 10))
-            if self.engine.status.warm and self.device_lock.idle_s >= self.idle_check_s:
+            if self.engine.registry.warm and self.device_lock.idle_s >= self.idle_check_s:
                 try:
                     await self.engine.check_device()
                 except DeviceOutOfMemoryError as error:

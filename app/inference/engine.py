@@ -37,30 +37,7 @@ class GenerationResult:
     batch_pictures: int
 
 
-StatusWord = Literal["ready", "draining", "device_lost", "hung", "starting"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStatus:
-    """The state for health checks and metrics."""
-
-    word: StatusWord
-    """The most serious state."""
-    warm: bool
-    waiting: int
-    running_s: float
-    calls: int
-    busy_s: float
-
-    @property
-    def live(self) -> bool:
-        """Whether the process can serve; if not, replace it."""
-        return self.word not in ("hung", "device_lost")
-
-    @property
-    def ready(self) -> bool:
-        """Whether new requests should be sent here."""
-        return self.word == "ready"
+Status = Literal["ready", "draining", "device_lost", "hung", "starting"]
 
 
 @dataclass(slots=True, eq=False)
@@ -110,29 +87,32 @@ class Engine:
     deadline_s: float
     on_device_lost: Callable[[DeviceLostError], None]
     draining: bool = field(default=False, init=False)
+    calls: int = field(default=0, init=False)
+    """Calls for pictures so far."""
     _places: set[Place] = field(default_factory=set, init=False)
     _lost: DeviceLostError | None = field(default=None, init=False)
     _measuring: asyncio.Task[None] | None = field(default=None, init=False)
-    _calls: int = field(default=0, init=False)
 
     @property
-    def status(self) -> EngineStatus:
-        """The state now. Never waits for the device."""
-        word: StatusWord = "ready" if self.registry.warm else "starting"
+    def status(self) -> Status:
+        """The most serious state now. Never waits for the device."""
         if self.device_lock.hung:
-            word = "hung"
-        elif self._lost is not None:
-            word = "device_lost"
-        elif self.draining:
-            word = "draining"
-        return EngineStatus(
-            word=word,
-            warm=self.registry.warm,
-            waiting=self._waiting,
-            running_s=self.device_lock.running_s,
-            calls=self._calls,
-            busy_s=self.device_lock.busy_s,
-        )
+            return "hung"
+        if self._lost is not None:
+            return "device_lost"
+        if self.draining:
+            return "draining"
+        return "ready" if self.registry.warm else "starting"
+
+    @property
+    def live(self) -> bool:
+        """Whether the process can serve; if not, replace it."""
+        return self.status not in ("hung", "device_lost")
+
+    @property
+    def waiting(self) -> int:
+        """Admitted requests that the device has not begun."""
+        return sum(place.waiting for place in self._places)
 
     @property
     def in_flight(self) -> int:
@@ -188,10 +168,10 @@ class Engine:
             raise _copy(self._lost)
         if self.draining:
             raise errors.DrainingError("The service is shutting down.", retry_after_s=self._retry_after_s())
-        ahead = self._waiting + self.device_lock.serving  # a check of the idle device is short and does not count
+        ahead = self.waiting + self.device_lock.serving  # a check of the idle device is short and does not count
         if ahead > self.max_queue:
             raise errors.QueueFullError(
-                f"{self._waiting} requests are waiting already.", retry_after_s=self._retry_after_s()
+                f"{self.waiting} requests are waiting already.", retry_after_s=self._retry_after_s()
             )
         # If the queue outlasts the deadline, the device works on requests that expire unfinished. Allow for two calls:
         # this request's own, and one batch that may overtake it.
@@ -313,9 +293,9 @@ class Engine:
             return [_copy(error) for _ in places]
         inference_s = time.monotonic() - started
         self.registry.costs.learn_requests(requests)
-        self._calls += 1
+        self.calls += 1
         pictures = sum(map(len, requests))
-        result = partial(GenerationResult, inference_s=inference_s, call=self._calls, batch_pictures=pictures)
+        result = partial(GenerationResult, inference_s=inference_s, call=self.calls, batch_pictures=pictures)
         results: dict[Place, GenerationResult | Exception] = {
             place: outcome if isinstance(outcome, Exception) else result(images=outcome, queue_s=place.queue_s)
             for place, outcome in zip(waiting, outcomes, strict=True)
@@ -342,10 +322,6 @@ class Engine:
             # Reported from here, as the clients may have left, and before the next call.
             loop.call_soon_threadsafe(self.lose_device, error)
             raise
-
-    @property
-    def _waiting(self) -> int:
-        return sum(place.waiting for place in self._places)
 
     def _backlog_s(self, *, besides: Place | None = None) -> float:
         """Estimate the seconds until the admitted requests, without `besides`, are done."""

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from app import __version__
 from app.errors import StartError, TurboError
-from app.inference.engine import Engine, StatusWord
+from app.inference.engine import Engine, Status
 from app.inference.generation import Generated
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import CacheStatistics, Mode
@@ -111,8 +111,8 @@ class _StateCollector(Collector):
     registry: PipelineRegistry
 
     def collect(self) -> Iterator[Metric]:
-        status = self.engine.status
-        if status.warm:
+        engine, device_lock = self.engine, self.engine.device_lock
+        if self.registry.warm:
             loaded = self.registry.loaded
             yield InfoMetricFamily(
                 "turbo",
@@ -120,23 +120,23 @@ class _StateCollector(Collector):
                 {"version": __version__, "model": loaded.model, "device": loaded.device_name, "dtype": loaded.dtype},
             )
         words = GaugeMetricFamily("turbo_status", "1 for what the service is, 0 for what it is not.", labels=["status"])
-        for word in get_args(StatusWord):
-            words.add_metric([word], float(word == status.word))
+        for word in get_args(Status):
+            words.add_metric([word], float(word == engine.status))
         yield words
         gauge = GaugeMetricFamily
-        yield gauge("turbo_queue_depth", "Requests waiting for the device.", status.waiting)
-        yield gauge("turbo_queue_limit", "Requests that may wait (TURBO_MAX_QUEUE).", self.engine.max_queue)
-        yield gauge("turbo_deadline_seconds", "Time a request may take (TURBO_DEADLINE_S).", self.engine.deadline_s)
+        yield gauge("turbo_queue_depth", "Requests waiting for the device.", engine.waiting)
+        yield gauge("turbo_queue_limit", "Requests that may wait (TURBO_MAX_QUEUE).", engine.max_queue)
+        yield gauge("turbo_deadline_seconds", "Time a request may take (TURBO_DEADLINE_S).", engine.deadline_s)
         yield gauge(
             "turbo_device_call_running_seconds",
             "Time that the running device call has been running; 0 when none is.",
-            status.running_s,
+            device_lock.running_s,
         )
-        yield CounterMetricFamily("turbo_device_calls", "Device calls for pictures.", status.calls)
+        yield CounterMetricFamily("turbo_device_calls", "Device calls for pictures.", engine.calls)
         yield CounterMetricFamily(
-            "turbo_device_busy_seconds", "Time that the device was busy, the running call included.", status.busy_s
+            "turbo_device_busy_seconds", "Time that the device was busy, the running call included.", device_lock.busy_s
         )
-        cache = self.registry.loaded.prompt_cache() if status.warm else CacheStatistics()
+        cache = self.registry.loaded.prompt_cache() if self.registry.warm else CacheStatistics()
         lookups = CounterMetricFamily(
             "turbo_prompt_cache_lookups", "Prompts looked up in the cache of encoded ones.", labels=["outcome"]
         )
