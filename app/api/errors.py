@@ -3,6 +3,7 @@
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -11,9 +12,8 @@ from starlette.exceptions import HTTPException
 
 from app import errors
 from app.errors import TurboError
-from app.observability.logs import get_logger
 
-_log = get_logger(__name__)
+_log = structlog.stdlib.get_logger(__name__)
 
 PROBLEM = "application/problem+json"
 

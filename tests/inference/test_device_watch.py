@@ -22,7 +22,7 @@ async def watched(
     lock, on_device_lost = DeviceLock(hang_limit_s=hang_limit_s), Mock()
     async with PipelineRegistry(pipeline.load, lock, warm_up_sizes=[(64, 64)]) as registry:
         engine = Engine(registry, lock, max_queue=2, deadline_s=30, on_device_lost=on_device_lost)
-        watch = DeviceWatch(engine, lock, idle_check_s=idle_check_s)
+        watch = DeviceWatch(engine, idle_check_s=idle_check_s)
         pipeline.device.checks = 0
         watching = asyncio.create_task(watch.run())
         yield engine, lock, on_device_lost
@@ -92,7 +92,7 @@ async def test_a_call_that_hangs_while_the_service_starts_is_found(pipeline: Gat
     registry = PipelineRegistry(pipeline.load, lock, warm_up_sizes=[(64, 64)])
     engine = Engine(registry, lock, max_queue=2, deadline_s=30, on_device_lost=on_device_lost)
     pipeline.gate.clear()
-    watching = asyncio.create_task(DeviceWatch(engine, lock, idle_check_s=0.01).run())
+    watching = asyncio.create_task(DeviceWatch(engine, idle_check_s=0.01).run())
     starting = asyncio.create_task(registry.__aenter__())
     await until(lambda: on_device_lost.called)
     pipeline.gate.set()
