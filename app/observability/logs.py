@@ -31,9 +31,7 @@ def configure_logging(*, log_format: str, level: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        formatter(foreign_pre_chain=shared, processors=[formatter.remove_processors_meta, *last]),
-    )
+    handler.setFormatter(formatter(foreign_pre_chain=shared, processors=[formatter.remove_processors_meta, *last]))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
