@@ -109,7 +109,8 @@ class DrainingServer(uvicorn.Server):
             over = time.monotonic() >= self._drain_until
             if not self._engine.in_flight:
                 # After a loss of the device, do not wait for clients that read slowly.
-                answering = any(isinstance(one, HttpProtocol) and one.answering for one in self.server_state.connections)
+                connections = self.server_state.connections
+                answering = any(isinstance(one, HttpProtocol) and one.answering for one in connections)
                 self.should_exit = over or self.exit_code != 0 or not answering
             elif over and not self._gave_up:
                 _log.error("drain time is over: giving up on %d requests", self._engine.in_flight)
