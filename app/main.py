@@ -85,10 +85,8 @@ def create_app(
         settings=settings,
         registry=registry,
         engine=engine,
-        generation=Generation(engine, registry, settings, codec_threads=codec_threads),
-        observability=Observability(
-            metrics=Metrics(engine, registry), tracing=tracing, log_prompts=settings.log_prompts
-        ),
+        generation=Generation(engine, settings, codec_threads=codec_threads),
+        observability=Observability(metrics=Metrics(engine), tracing=tracing, log_prompts=settings.log_prompts),
         access=Access(settings),
     )
 
@@ -96,7 +94,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.callback(codec_threads.shutdown, wait=False, cancel_futures=True)
-            watch = DeviceWatch(engine, registry.device_lock, idle_check_s=settings.idle_check_s)
+            watch = DeviceWatch(engine, idle_check_s=settings.idle_check_s)
             stack.callback(asyncio.create_task(watch.run()).cancel)
             try:
                 await stack.enter_async_context(tracing)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -12,9 +13,8 @@ from starlette.exceptions import HTTPException
 
 from app import errors
 from app.errors import TurboError
-from app.observability.logs import get_logger
 
-_log = get_logger(__name__)
+_log = structlog.stdlib.get_logger(__name__)
 
 PROBLEM = "application/problem+json"
 

@@ -218,7 +218,7 @@ async def _make(
     """Load the model without warm-up and serve the request; return the seconds of loading and the result."""
     engine = Engine(registry, registry.device_lock, max_queue=0, deadline_s=math.inf, on_device_lost=lambda _: None)
     with ThreadPoolExecutor(request.num_images) as codec_threads:
-        generation = Generation(engine, registry, settings, codec_threads=codec_threads)
+        generation = Generation(engine, settings, codec_threads=codec_threads)
         generation.check_pixels(request)
         if isinstance(request, Img2ImgRequest):
             generation.decode(picture, request)  # a bad picture is rejected before the model is loaded

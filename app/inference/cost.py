@@ -1,8 +1,7 @@
 """The cost of calls: the seconds that pictures take on this device, measured during warm-up and by every call.
 
-The hang limit, the deadline checks and Retry-After use it. Each kind of picture has its own measurements, so neither
-large nor small requests change the estimates for others. A kind without any is judged by its work relative to the
-warm-up's picture.
+Each kind of picture has its own measurements, so requests of one kind do not change the estimates for others. A kind
+without any is judged by its work relative to the warm-up's picture.
 """
 
 import math
@@ -68,11 +67,11 @@ class CostModel:
         self,
         work: Callable[[GenerationParams], float],
         *,
-        size: tuple[int, int] | None = None,
+        size: tuple[int, int] = _DEFAULT_SIZE,
         first_call_is_slow: bool = False,
     ) -> None:
         self._work = work
-        self.reference = sample_pictures(Mode.TXT2IMG, size or _DEFAULT_SIZE, 1)
+        self.reference = sample_pictures(Mode.TXT2IMG, size, 1)
         self._default = sample_pictures(Mode.TXT2IMG, _DEFAULT_SIZE, 1)
         self._first_call_is_slow = first_call_is_slow
         self._pace_s = 0.0

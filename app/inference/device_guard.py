@@ -22,7 +22,7 @@ Wanted = Callable[[int], bool]
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceGuard:
-    """Calls pipelines, makes second tries, and checks the device after every call. On the device thread alone.
+    """Calls a pipeline, makes second tries, and checks the device after every call. On the device thread alone.
 
     A device can die without an error: after one error torch_npu's task queue may drop all later work, calls return
     normally, and pictures are old memory (torch_npu 2.13). Only a newly computed value shows that.
@@ -31,13 +31,12 @@ class DeviceGuard:
     pictures and the seconds of each successful call.
     """
 
+    pipeline: Pipeline
     device: Device
     on_progress: Callable[[], None]
     on_made: Callable[[Sequence[GenerationParams], float], None] = lambda _, __: None
 
-    def call(
-        self, pipeline: Pipeline, requests: Sequence[Request], *, wanted: Wanted = lambda _: True
-    ) -> list[Outcome]:
+    def call(self, requests: Sequence[Request], *, wanted: Wanted = lambda _: True) -> list[Outcome]:
         """Make the pictures of all requests as one batch, and return an outcome for each.
 
         A single request above the pipeline's batch limit is made in several calls. If memory was short or a batch of
@@ -50,9 +49,9 @@ class DeviceGuard:
         """
         try:
             if len(requests) == 1:
-                size = pipeline.batch_limit(requests[0][0].batch_key)
-                return [self._in_parts(pipeline, requests[0], size, partial(wanted, 0))]
-            images = iter(self._attempt(pipeline, [params for request in requests for params in request]))
+                size = self.pipeline.batch_limit(requests[0][0].batch_key)
+                return [self._in_parts(requests[0], size, partial(wanted, 0))]
+            images = iter(self._attempt([params for request in requests for params in request]))
             return [list(islice(images, len(request))) for request in requests]
         except DeviceLostError:
             raise
@@ -69,26 +68,20 @@ class DeviceGuard:
         if memory_was_short:
             self.device.free_memory()
             self.device.check()
-        return [self._one_by_one(pipeline, request, partial(wanted, number)) for number, request in enumerate(requests)]
+        return [self._one_by_one(request, partial(wanted, number)) for number, request in enumerate(requests)]
 
-    def _in_parts(
-        self, pipeline: Pipeline, request: Request, size: int, wanted: Callable[[], bool]
-    ) -> list[PipelineImage]:
-        """Make a request's pictures, `size` at once, while its client waits for them.
-
-        Raises:
-            ClientDisconnectedError: The client has left.
-        """
+    def _in_parts(self, request: Request, size: int, wanted: Callable[[], bool]) -> list[PipelineImage]:
+        """Make a request's pictures, `size` at once, while its client waits for them."""
         images: list[PipelineImage] = []
         while len(images) < len(request):
             if not wanted():
                 raise ClientDisconnectedError("The client has left.")
-            images += self._attempt(pipeline, request[len(images) : len(images) + size])
+            images += self._attempt(request[len(images) : len(images) + size])
         return images
 
-    def _one_by_one(self, pipeline: Pipeline, request: Request, wanted: Callable[[], bool]) -> Outcome:
+    def _one_by_one(self, request: Request, wanted: Callable[[], bool]) -> Outcome:
         try:
-            return self._in_parts(pipeline, request, 1, wanted)
+            return self._in_parts(request, 1, wanted)
         except DeviceLostError:
             raise
         except DeviceOutOfMemoryError as error:
@@ -101,10 +94,10 @@ class DeviceGuard:
         except Exception as error:  # noqa: BLE001 - only this request fails
             return error
 
-    def _attempt(self, pipeline: Pipeline, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
+    def _attempt(self, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
         started = time.monotonic()
         try:
-            images = pipeline(batch)
+            images = self.pipeline(batch)
         except (DeviceLostError, DeviceOutOfMemoryError):
             raise
         except Exception:  # a library may have hidden an earlier error, of which the device died

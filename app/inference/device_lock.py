@@ -1,9 +1,7 @@
 """The lock that orders calls, and the one thread that makes them.
 
-A lock alone does not serialize: when a task is cancelled while it awaits a thread, `async with` frees the lock and the
-thread runs on. So the end of the call frees this lock, not the end of the wait. One thread makes all calls, as Ascend's
-current device is per thread. When the lock is free, the oldest item is served at once, in one call with waiting items
-that fit into it.
+The end of the call frees the lock, not the end of the wait: if the task that waits is cancelled, the thread runs on.
+When the lock is free, the oldest item is served at once, in one call with waiting items that fit into it.
 """
 
 import asyncio

@@ -44,7 +44,6 @@ class DeviceWatch:
     """Watches the device from the event loop, and reports its loss to the engine."""
 
     engine: Engine
-    device_lock: DeviceLock
     idle_check_s: float = field(kw_only=True)
 
     async def run(self) -> None:
@@ -59,16 +58,16 @@ class DeviceWatch:
             raise
 
     async def _find_hung_calls(self) -> None:
-        pause_s = self.device_lock.hang_limit_s / _LOOKS_PER_LIMIT
-        while not self.device_lock.hung:  # noqa: ASYNC110 - a hung call sets no event
+        pause_s = self.engine.device_lock.hang_limit_s / _LOOKS_PER_LIMIT
+        while not self.engine.device_lock.hung:  # noqa: ASYNC110 - a hung call sets no event
             await asyncio.sleep(pause_s)
-        self._lose_device(_hang(self.device_lock))
+        self._lose_device(_hang(self.engine.device_lock))
 
     async def _check_when_idle(self) -> None:
         """Check the device when it has been idle for a while, so that no request finds it dead."""
         while True:
-            await asyncio.sleep(max(self.idle_check_s - self.device_lock.idle_s, self.idle_check_s / 10))
-            if self.engine.status.warm and self.device_lock.idle_s >= self.idle_check_s:
+            await asyncio.sleep(max(self.idle_check_s - self.engine.device_lock.idle_s, self.idle_check_s / 10))
+            if self.engine.registry.warm and self.engine.device_lock.idle_s >= self.idle_check_s:
                 try:
                     await self.engine.check_device()
                 except DeviceOutOfMemoryError as error:

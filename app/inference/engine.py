@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from copy import copy
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Literal, TypeVar
@@ -13,7 +14,6 @@ from typing import Literal, TypeVar
 from app import errors
 from app.errors import DeviceLostError, TurboError
 from app.inference.cost import Request
-from app.inference.device_guard import Outcome
 from app.inference.device_lock import DeviceLock, Item, TooLateError
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import PipelineImage
@@ -37,30 +37,7 @@ class GenerationResult:
     batch_pictures: int
 
 
-StatusWord = Literal["ready", "draining", "device_lost", "hung", "starting"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStatus:
-    """The state for health checks and metrics."""
-
-    word: StatusWord
-    """The most serious state."""
-    warm: bool
-    waiting: int
-    running_s: float
-    calls: int
-    busy_s: float
-
-    @property
-    def live(self) -> bool:
-        """Whether the process can serve; if not, replace it."""
-        return self.word not in ("hung", "device_lost")
-
-    @property
-    def ready(self) -> bool:
-        """Whether new requests should be sent here."""
-        return self.word == "ready"
+Status = Literal["ready", "draining", "device_lost", "hung", "starting"]
 
 
 @dataclass(slots=True, eq=False)
@@ -110,29 +87,32 @@ class Engine:
     deadline_s: float
     on_device_lost: Callable[[DeviceLostError], None]
     draining: bool = field(default=False, init=False)
+    calls: int = field(default=0, init=False)
+    """Calls for pictures so far."""
     _places: set[Place] = field(default_factory=set, init=False)
     _lost: DeviceLostError | None = field(default=None, init=False)
     _measuring: asyncio.Task[None] | None = field(default=None, init=False)
-    _calls: int = field(default=0, init=False)
 
     @property
-    def status(self) -> EngineStatus:
-        """The state now. Never waits for the device."""
-        word: StatusWord = "ready" if self.registry.warm else "starting"
+    def status(self) -> Status:
+        """The most serious state now. Never waits for the device."""
         if self.device_lock.hung:
-            word = "hung"
-        elif self._lost is not None:
-            word = "device_lost"
-        elif self.draining:
-            word = "draining"
-        return EngineStatus(
-            word=word,
-            warm=self.registry.warm,
-            waiting=self._waiting,
-            running_s=self.device_lock.running_s,
-            calls=self._calls,
-            busy_s=self.device_lock.busy_s,
-        )
+            return "hung"
+        if self._lost is not None:
+            return "device_lost"
+        if self.draining:
+            return "draining"
+        return "ready" if self.registry.warm else "starting"
+
+    @property
+    def live(self) -> bool:
+        """Whether the process can serve; if not, replace it."""
+        return self.status not in ("hung", "device_lost")
+
+    @property
+    def waiting(self) -> int:
+        """Admitted requests that the device has not begun."""
+        return sum(place.waiting for place in self._places)
 
     @property
     def in_flight(self) -> int:
@@ -159,7 +139,7 @@ class Engine:
         self._lost = error
         for place in self._places:
             if not place.served:
-                place.end(_copy(error))
+                place.end(copy(error))  # an error that is raised repeatedly would keep every traceback
         self.on_device_lost(error)
 
     def check_deadline(self) -> None:
@@ -185,13 +165,13 @@ class Engine:
             QueueFullError: `max_queue` requests wait, or as many as can be served by the deadline.
         """
         if self._lost is not None:
-            raise _copy(self._lost)
+            raise copy(self._lost)
         if self.draining:
             raise errors.DrainingError("The service is shutting down.", retry_after_s=self._retry_after_s())
-        ahead = self._waiting + self.device_lock.serving  # a check of the idle device is short and does not count
+        ahead = self.waiting + self.device_lock.serving  # a check of the idle device is short and does not count
         if ahead > self.max_queue:
             raise errors.QueueFullError(
-                f"{self._waiting} requests are waiting already.", retry_after_s=self._retry_after_s()
+                f"{self.waiting} requests are waiting already.", retry_after_s=self._retry_after_s()
             )
         # If the queue outlasts the deadline, the device works on requests that expire unfinished. Allow for two calls:
         # this request's own, and one batch that may overtake it.
@@ -253,11 +233,7 @@ class Engine:
         return result
 
     def _item(self, request: Request, place: Place) -> Item[Place, GenerationResult]:
-        """Return the request as an item of the device lock, if the request can meet its deadline.
-
-        Raises:
-            TurboError: The request was ended meanwhile, or cannot meet its deadline.
-        """
+        """Return the request as an item of the device lock, if it was not ended meanwhile and can meet its deadline."""
         if place.ended_by is not None:
             raise place.ended_by
         others_s = self._backlog_s(besides=place)
@@ -265,7 +241,7 @@ class Engine:
         least_s, expected_s = costs.least_s(request), costs.expected_s(request)
         if least_s > self.deadline_s:
             idle = not others_s and not self.device_lock.serving
-            if idle and costs.is_stale and self._measuring is None:
+            if idle and costs.is_stale and (self._measuring is None or self._measuring.done()):
                 self._measuring = asyncio.create_task(self._measure_again())
             raise errors.BeyondDeadlineError(
                 f"The request would take {max(least_s, expected_s):.1f} s on this device, and a request may take "
@@ -292,30 +268,24 @@ class Engine:
         """Make the reference picture, so that a measurement on a busy machine does not reject requests forever."""
         reference = self.registry.costs.reference
         call = partial(self._unless_lost, partial(self.registry.call, [reference]), asyncio.get_running_loop())
-        try:
-            with suppress(DeviceLostError):  # reported by `_unless_lost`
-                await self.device_lock.run(call, limit_s=self.registry.hang_limit_s(reference))
-        finally:
-            self._measuring = None
+        with suppress(DeviceLostError):  # reported by `_unless_lost`
+            await self.device_lock.run(call, limit_s=self.registry.hang_limit_s(reference))
 
     def _serve(self, places: Sequence[Place], *, loop: asyncio.AbstractEventLoop) -> list[GenerationResult | Exception]:
         """Serve requests of one batch key by one call. On the device thread."""
         started = time.monotonic()
         waiting = [place for place in places if place in self._places]
         requests = [place.request for place in waiting]
-        outcomes: list[Outcome] = []
+        call = partial(self.registry.call, requests, wanted=lambda number: waiting[number] in self._places)
         try:
-            if waiting:
-                outcomes = self._unless_lost(
-                    lambda: self.registry.call(requests, wanted=lambda number: waiting[number] in self._places), loop
-                )
+            outcomes = self._unless_lost(call, loop) if waiting else []
         except DeviceLostError as error:
-            return [_copy(error) for _ in places]
+            return [copy(error) for _ in places]
         inference_s = time.monotonic() - started
         self.registry.costs.learn_requests(requests)
-        self._calls += 1
+        self.calls += 1
         pictures = sum(map(len, requests))
-        result = partial(GenerationResult, inference_s=inference_s, call=self._calls, batch_pictures=pictures)
+        result = partial(GenerationResult, inference_s=inference_s, call=self.calls, batch_pictures=pictures)
         results: dict[Place, GenerationResult | Exception] = {
             place: outcome if isinstance(outcome, Exception) else result(images=outcome, queue_s=place.queue_s)
             for place, outcome in zip(waiting, outcomes, strict=True)
@@ -335,17 +305,13 @@ class Engine:
     def _unless_lost(self, call: Callable[[], T], loop: asyncio.AbstractEventLoop) -> T:
         """Make a call unless the device is lost, and report a loss. On the device thread."""
         if self._lost is not None:
-            raise _copy(self._lost)
+            raise copy(self._lost)
         try:
             return call()
         except DeviceLostError as error:
             # Reported from here, as the clients may have left, and before the next call.
             loop.call_soon_threadsafe(self.lose_device, error)
             raise
-
-    @property
-    def _waiting(self) -> int:
-        return sum(place.waiting for place in self._places)
 
     def _backlog_s(self, *, besides: Place | None = None) -> float:
         """Estimate the seconds until the admitted requests, without `besides`, are done."""
@@ -365,8 +331,3 @@ class Engine:
 
     def _retry_after_s(self, *, besides: Place | None = None) -> int:
         return max(_MIN_RETRY_AFTER_S, min(_MAX_RETRY_AFTER_S, math.ceil(self._backlog_s(besides=besides))))
-
-
-def _copy(error: DeviceLostError) -> DeviceLostError:
-    """Return an equal error for one more request, as an error that is raised repeatedly keeps every traceback."""
-    return DeviceLostError(str(error), remedy=error.remedy)

@@ -19,7 +19,6 @@ from app.images.provenance import provenance_of
 from app.images.sizes import Size
 from app.inference.cost import Request
 from app.inference.engine import Engine, GenerationResult, Place
-from app.inference.registry import PipelineRegistry
 from app.pipelines.base import GenerationParams, Img2ImgParams, Mode, PipelineImage, Txt2ImgParams
 from app.settings import Settings
 
@@ -125,7 +124,6 @@ class Generation:
     """
 
     engine: Engine
-    registry: PipelineRegistry
     settings: Settings
     codec_threads: ThreadPoolExecutor = field(kw_only=True)
 
@@ -207,16 +205,15 @@ class Generation:
 
     async def _on_device(self, params: Request, place: Place, observer: Observer) -> GenerationResult:
         """Wait for the device and its call, and report both as stages, also if they fail."""
-        started, made, failure = time.monotonic(), None, None
+        started, call, failure = time.monotonic(), {}, None
         try:
             made = await self.engine.generate(params, place)
+            call = {"call": made.call, "batch_pictures": made.batch_pictures}
         except BaseException as error:
             failure = error
             raise
-        else:
-            return made
         finally:
-            ended, loaded, first = time.monotonic(), self.registry.loaded, params[0]
+            ended, loaded, first = time.monotonic(), self.engine.registry.loaded, params[0]
             facts: dict[str, str | int] = {
                 "model": loaded.model,
                 "device": loaded.device_name,
@@ -229,12 +226,12 @@ class Generation:
                 observer.on_stage(Stage("queue", started, ended, facts, failure))
             else:
                 observer.on_stage(Stage("queue", started, place.turn_at, facts))
-                call = {} if made is None else {"call": made.call, "batch_pictures": made.batch_pictures}
                 observer.on_stage(Stage("inference", place.turn_at, ended, {**facts, **call}, failure))
+        return made
 
     def _encode(self, image: PipelineImage, params: GenerationParams, encoding: Encoding) -> bytes:
         """Return a picture's file, with its watermark and the allowed metadata. On a codec thread."""
-        loaded, settings = self.registry.loaded, self.settings
+        loaded, settings = self.engine.registry.loaded, self.settings
         pixels = image.pixels if loaded.watermark is None else loaded.watermark(image.pixels)
         provenance = provenance_of(
             params,
@@ -249,7 +246,7 @@ class Generation:
     def _used(self, params: GenerationParams, image: PipelineImage) -> UsedParameters:
         return UsedParameters(
             mode=params.mode,
-            model=self.registry.loaded.model,
+            model=self.engine.registry.loaded.model,
             prompt=params.prompt,
             prompt_tokens=image.prompt_tokens,
             prompt_truncated=image.prompt_truncated,

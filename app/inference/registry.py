@@ -49,11 +49,9 @@ class PipelineRegistry:
         _log.info("loaded %s on %s as %s in %.1f s", loaded.model, loaded.device_name, loaded.dtype, seconds)
         await self.device_lock.run(loaded.device.check)
         self._loaded = loaded
-        self.costs = CostModel(
-            loaded.work, size=next(iter(self.warm_up_sizes), None), first_call_is_slow=loaded.first_call_is_slow
-        )
+        self.costs = CostModel(loaded.work, size=self.warm_up_sizes[0], first_call_is_slow=loaded.first_call_is_slow)
         if self.warm_up:
-            await self._warm_up(loaded)
+            await self._warm_up()
         await self.device_lock.run(loaded.on_warm)
         self.warm = True
         return self
@@ -67,11 +65,12 @@ class PipelineRegistry:
     def call(self, requests: Sequence[Request], *, wanted: Wanted = lambda _: True) -> list[Outcome]:
         """Make the pictures of requests of one batch key; the contract is `DeviceGuard.call`. On the device thread."""
         guard = DeviceGuard(
+            pipeline=self.loaded.by_mode[requests[0][0].mode],
             device=self.loaded.device,
             on_progress=self.device_lock.restart_clock,
             on_made=self.costs.learn if self.warm else lambda _, __: None,
         )
-        return guard.call(self.loaded.by_mode[requests[0][0].mode], requests, wanted=wanted)
+        return guard.call(requests, wanted=wanted)
 
     def hang_limit_s(self, request: Request) -> float:
         """Return the seconds after which a call for these pictures counts as hung; more before the warm-up's end."""
@@ -85,12 +84,11 @@ class PipelineRegistry:
             raise RuntimeError("the registry has not been entered")
         return self._loaded
 
-    async def _warm_up(self, loaded: LoadedPipelines) -> None:
+    async def _warm_up(self) -> None:
         measured: list[tuple[GenerationParams, float]] = []
-        for batch in warm_up_batches(loaded, self.warm_up_sizes):
+        for batch in warm_up_batches(self.loaded, self.warm_up_sizes):
             first, pictures, started = batch[0], len(batch), time.monotonic()
-            call = partial(self.call, [batch])
-            (outcome,) = await self.device_lock.run(call, limit_s=self.hang_limit_s(batch))
+            (outcome,) = await self.device_lock.run(partial(self.call, [batch]), limit_s=self.hang_limit_s(batch))
             if isinstance(outcome, Exception):
                 raise outcome
             seconds = time.monotonic() - started
@@ -98,5 +96,4 @@ class PipelineRegistry:
                 measured.append((first, seconds))
             size = f"{first.width}x{first.height}"
             _log.info("warmed up %s at %s, %d at once, in %.2f s", first.mode, size, pictures, seconds)
-        if measured:
-            self.costs.calibrate(measured)
+        self.costs.calibrate(measured)

@@ -1,6 +1,7 @@
 """Sample pictures, to warm up, check and measure pipelines."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from PIL import Image
 
@@ -11,17 +12,13 @@ def sample_pictures(
     mode: Mode, size: tuple[int, int], count: int, *, prompt: str = "a red circle on a blue background"
 ) -> list[GenerationParams]:
     """Return pictures with a request's default steps, and a different prompt and seed each."""
-    width, height = size
+    make: Callable[..., GenerationParams]
     if mode is Mode.TXT2IMG:
-        return [
-            Txt2ImgParams(prompt=f"{prompt} {seed}", seed=seed, num_inference_steps=1, width=width, height=height)
-            for seed in range(count)
-        ]
-    image = Image.linear_gradient("L").resize(size).convert("RGB")
-    return [
-        Img2ImgParams(prompt=f"{prompt} {seed}", seed=seed, num_inference_steps=2, strength=0.5, image=image)
-        for seed in range(count)
-    ]
+        make = partial(Txt2ImgParams, num_inference_steps=1, width=size[0], height=size[1])
+    else:
+        image = Image.linear_gradient("L").resize(size).convert("RGB")
+        make = partial(Img2ImgParams, num_inference_steps=2, strength=0.5, image=image)
+    return [make(prompt=f"{prompt} {seed}", seed=seed) for seed in range(count)]
 
 
 def warm_up_batches(loaded: LoadedPipelines, sizes: Sequence[tuple[int, int]]) -> Iterator[list[GenerationParams]]:

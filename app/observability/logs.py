@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-from typing import Any
 
 import structlog
 
@@ -21,10 +20,8 @@ def configure_logging(*, log_format: str, level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.ExtraAdder(allow=()),
     ]
-    last: list[structlog.typing.Processor]
-    if log_format == "json":
-        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    else:
+    last: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    if log_format == "console":
         plain = structlog.dev.plain_traceback  # rich's traceback would show variables, such as prompts
         last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     formatter = structlog.stdlib.ProcessorFormatter
@@ -34,9 +31,7 @@ def configure_logging(*, log_format: str, level: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        formatter(foreign_pre_chain=shared, processors=[formatter.remove_processors_meta, *last]),
-    )
+    handler.setFormatter(formatter(foreign_pre_chain=shared, processors=[formatter.remove_processors_meta, *last]))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -51,8 +46,3 @@ def configure_logging(*, log_format: str, level: str) -> None:
 def _is_no_start_traceback(record: logging.LogRecord) -> bool:
     """Drop Starlette's traceback of a failed start, as the start logs its own line."""
     return not str(record.msg).startswith("Traceback (most recent call last)")
-
-
-def get_logger(name: str) -> Any:
-    """Return a structlog logger. It is lazy, so modules may call this before logging is configured."""
-    return structlog.stdlib.get_logger(name)

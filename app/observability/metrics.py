@@ -1,7 +1,6 @@
 """Prometheus metrics."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import get_args
 
@@ -12,9 +11,8 @@ from prometheus_client.registry import Collector
 
 from app import __version__
 from app.errors import StartError, TurboError
-from app.inference.engine import Engine, StatusWord
+from app.inference.engine import Engine, Status
 from app.inference.generation import Generated
-from app.inference.registry import PipelineRegistry
 from app.pipelines.base import CacheStatistics, Mode
 
 SECONDS_BUCKETS = (0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
@@ -25,21 +23,22 @@ PICTURES_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-class Metrics:
+class Metrics(Collector):
     """The service's metrics, in a registry of their own, so that tests may have several apps in one process.
 
     The engine's state is read at each scrape; other values are counted as they change. Series with known labels start
     at 0, so that Prometheus sees the first error of a kind as a rise.
     """
 
-    def __init__(self, engine: Engine, registry: PipelineRegistry) -> None:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         # Prometheus does not use the library's `_created` series, one for each other series.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no type for it
         self.registry = prometheus_client.CollectorRegistry()
         counter = partial(Counter, registry=self.registry)
-        seconds = partial(Histogram, registry=self.registry, buckets=SECONDS_BUCKETS)
+        histogram = partial(Histogram, registry=self.registry, buckets=SECONDS_BUCKETS)
         self.requests = counter("turbo_requests", "Requests answered.", ["method", "route", "status"])
-        self.request_seconds = seconds(
+        self.request_seconds = histogram(
             "turbo_request_duration_seconds",
             "Time from a request's header to the end of its answer.",
             ["method", "route", "status_class"],
@@ -51,29 +50,28 @@ class Metrics:
         )
         self.errors = counter("turbo_errors", "Answers that are no success, by the code in their body.", ["code"])
         self.pictures = counter("turbo_pictures", "Pictures made for answers.", ["mode"])
-        self.decode_seconds = seconds("turbo_decode_seconds", "Time that a served request's upload took to decode.")
-        self.queue_seconds = seconds(
+        self.decode_seconds = histogram("turbo_decode_seconds", "Time that a served request's upload took to decode.")
+        self.queue_seconds = histogram(
             "turbo_queue_seconds", "Time that a served request waited for the device.", ["mode"]
         )
-        self.inference_seconds = seconds(
+        self.inference_seconds = histogram(
             "turbo_inference_seconds", "Time of the device call that served a request.", ["mode"]
         )
-        self.encode_seconds = seconds(
+        self.encode_seconds = histogram(
             "turbo_encode_seconds", "Time that a request's pictures took to encode.", ["media_type"]
         )
-        self.batch_pictures = Histogram(
+        self.batch_pictures = histogram(
             "turbo_batch_pictures",
             "Pictures of the device call that served a request.",
             ["mode"],
             buckets=PICTURES_BUCKETS,
-            registry=self.registry,
         )
         for mode in Mode:
             for metric in (self.pictures, self.queue_seconds, self.inference_seconds, self.batch_pictures):
                 metric.labels(mode)
         for code in _codes(TurboError):
             self.errors.labels(code)
-        self.registry.register(_StateCollector(engine, registry))
+        self.registry.register(self)
         prometheus_client.ProcessCollector(registry=self.registry)
         prometheus_client.GCCollector(registry=self.registry)
 
@@ -94,49 +92,34 @@ class Metrics:
         self.inference_seconds.labels(mode).observe(timings.inference_s)
         self.encode_seconds.labels(result.media_type).observe(timings.encode_s)
 
-
-def _codes(kind: type[TurboError]) -> Iterator[str]:
-    """Yield the codes of an error class and its subclasses, except errors at start."""
-    if not issubclass(kind, StartError):
-        yield kind.code
-        for subclass in kind.__subclasses__():
-            yield from _codes(subclass)
-
-
-@dataclass(frozen=True, eq=False)
-class _StateCollector(Collector):
-    """Reads the state of the engine and the registry at each scrape. Never waits for the device."""
-
-    engine: Engine
-    registry: PipelineRegistry
-
     def collect(self) -> Iterator[Metric]:
-        status = self.engine.status
-        if status.warm:
-            loaded = self.registry.loaded
+        """Read the state of the engine. Never waits for the device."""
+        engine, device_lock, pipelines = self._engine, self._engine.device_lock, self._engine.registry
+        if pipelines.warm:
+            loaded = pipelines.loaded
             yield InfoMetricFamily(
                 "turbo",
                 "What runs: the service's version, the model, its device and number format.",
                 {"version": __version__, "model": loaded.model, "device": loaded.device_name, "dtype": loaded.dtype},
             )
         words = GaugeMetricFamily("turbo_status", "1 for what the service is, 0 for what it is not.", labels=["status"])
-        for word in get_args(StatusWord):
-            words.add_metric([word], float(word == status.word))
+        for word in get_args(Status):
+            words.add_metric([word], float(word == engine.status))
         yield words
         gauge = GaugeMetricFamily
-        yield gauge("turbo_queue_depth", "Requests waiting for the device.", status.waiting)
-        yield gauge("turbo_queue_limit", "Requests that may wait (TURBO_MAX_QUEUE).", self.engine.max_queue)
-        yield gauge("turbo_deadline_seconds", "Time a request may take (TURBO_DEADLINE_S).", self.engine.deadline_s)
+        yield gauge("turbo_queue_depth", "Requests waiting for the device.", engine.waiting)
+        yield gauge("turbo_queue_limit", "Requests that may wait (TURBO_MAX_QUEUE).", engine.max_queue)
+        yield gauge("turbo_deadline_seconds", "Time a request may take (TURBO_DEADLINE_S).", engine.deadline_s)
         yield gauge(
             "turbo_device_call_running_seconds",
             "Time that the running device call has been running; 0 when none is.",
-            status.running_s,
+            device_lock.running_s,
         )
-        yield CounterMetricFamily("turbo_device_calls", "Device calls for pictures.", status.calls)
+        yield CounterMetricFamily("turbo_device_calls", "Device calls for pictures.", engine.calls)
         yield CounterMetricFamily(
-            "turbo_device_busy_seconds", "Time that the device was busy, the running call included.", status.busy_s
+            "turbo_device_busy_seconds", "Time that the device was busy, the running call included.", device_lock.busy_s
         )
-        cache = self.registry.loaded.prompt_cache() if status.warm else CacheStatistics()
+        cache = pipelines.loaded.prompt_cache() if pipelines.warm else CacheStatistics()
         lookups = CounterMetricFamily(
             "turbo_prompt_cache_lookups", "Prompts looked up in the cache of encoded ones.", labels=["outcome"]
         )
@@ -144,3 +127,11 @@ class _StateCollector(Collector):
         lookups.add_metric(["miss"], cache.misses)
         yield lookups
         yield gauge("turbo_prompt_cache_bytes", "Memory that the encoded prompts take.", cache.size_bytes)
+
+
+def _codes(kind: type[TurboError]) -> Iterator[str]:
+    """Yield the codes of an error class and its subclasses, except errors at start."""
+    if not issubclass(kind, StartError):
+        yield kind.code
+        for subclass in kind.__subclasses__():
+            yield from _codes(subclass)

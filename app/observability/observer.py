@@ -7,32 +7,43 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from app.inference.generation import Generated, Observer, Stage
-from app.observability.logs import get_logger
-from app.observability.metrics import Metrics
-from app.observability.traces import Trace, Tracing
+import structlog
 
-_log = get_logger("app.access")
+from app.inference.generation import Generated, Observer, Stage
+from app.observability.metrics import Metrics
+from app.observability.traces import Tracing
+
+_log = structlog.stdlib.get_logger("app.access")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observability:
+    """The service's metrics and traces, and whether prompts are logged."""
+
+    metrics: Metrics
+    tracing: Tracing
+    log_prompts: bool
 
 
 class RequestObserver(Observer):
-    """Collects the facts of one request, and reports them at the end.
+    """Collects the facts of one request, given as its ASGI scope, and reports them at the end.
 
-    Handlers may add to `facts`, the fields of the log line. `headers` and `ids` name the trace in the answer's headers
-    and in other log lines of the request.
+    A `quiet` request has no trace, and no info line unless it fails. Handlers may add to `facts`, the fields of the log
+    line. `headers` and `ids` name the trace in the answer's headers and in other log lines of the request.
     """
 
-    def __init__(self, metrics: Metrics, trace: Trace | None, *, quiet: bool, log_prompts: bool) -> None:
+    def __init__(self, observability: Observability, scope: Mapping[str, Any], *, quiet: bool) -> None:
+        trace = None if quiet else observability.tracing.begin(scope)
         self.facts: dict[str, Any] = {}
         self.headers: Mapping[str, str] = trace.headers if trace else {}
         self.ids: Mapping[str, str] = trace.ids if trace else {}
         self.error_code: str | None = None
-        self._metrics = metrics
+        self._metrics = observability.metrics
         self._trace = trace
         self._quiet = quiet
-        self._log_prompts = log_prompts
+        self._log_prompts = observability.log_prompts
         self._started = time.monotonic()
-        metrics.requests_in_progress.inc(not quiet)
+        self._metrics.requests_in_progress.inc(not quiet)
 
     def on_stage(self, stage: Stage) -> None:
         if self._trace:
@@ -78,17 +89,3 @@ class RequestObserver(Observer):
             self._trace.end(
                 route=route, status=status, error_code=self.error_code, request_id=request_id, facts=self.facts
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observability:
-    """The service's metrics and traces, and whether prompts are logged."""
-
-    metrics: Metrics
-    tracing: Tracing
-    log_prompts: bool
-
-    def begin(self, scope: Mapping[str, Any], *, quiet: bool) -> RequestObserver:
-        """Follow a request, given as its ASGI scope. A `quiet` one has no trace, and no info line unless it fails."""
-        trace = None if quiet else self.tracing.begin(scope)
-        return RequestObserver(self.metrics, trace, quiet=quiet, log_prompts=self.log_prompts)

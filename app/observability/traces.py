@@ -12,7 +12,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from http import HTTPMethod, HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 
@@ -76,19 +75,11 @@ class Tracing:
         """Send the last spans, for a few seconds at most."""
         if self._provider is None:
             return
-        loop, sent, shutdown = asyncio.get_running_loop(), asyncio.Event(), self._provider.shutdown
-
-        def send_rest() -> None:
-            shutdown()
-            with suppress(RuntimeError):  # the loop is closed: the time was over
-                loop.call_soon_threadsafe(sent.set)
-
-        # Not a thread of the loop's pool: that one is joined at the end, and the collector may not answer.
-        threading.Thread(target=send_rest, name="last-spans", daemon=True).start()
-        try:
-            async with asyncio.timeout(_FLUSH_S):
-                await sent.wait()
-        except TimeoutError:
+        # A daemon thread, because the collector may not answer, and the process must end nevertheless.
+        sending = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
+        sending.start()
+        await asyncio.to_thread(sending.join, _FLUSH_S)
+        if sending.is_alive():
             logging.getLogger(__name__).warning("the last spans were not sent within %d s", _FLUSH_S)
 
     def begin(self, scope: Mapping[str, Any]) -> "Trace | None":
@@ -181,11 +172,7 @@ class _Seldom(logging.Filter):
 
 
 def _exporters(environ: Mapping[str, str]) -> list[str]:
-    """Return the names of the exporters that OpenTelemetry's variables ask for.
-
-    Raises:
-        TracesError: The service does not have an exporter, or cannot use it as the variables ask.
-    """
+    """Return the names of the exporters that OpenTelemetry's variables ask for; a TracesError says what is invalid."""
     names = environ.get("OTEL_TRACES_EXPORTER", "").replace(",", " ").split()
     if not names and any(environ.get(variable) for variable in _ENDPOINTS):
         names = ["otlp"]

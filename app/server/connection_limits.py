@@ -4,6 +4,7 @@ import asyncio
 import logging
 import resource
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 _log = logging.getLogger(__name__)
 
@@ -20,22 +21,21 @@ _DESCRIPTORS_PER_CONNECTION = 2
 """One for the connection, one for the file that it uploads."""
 
 
+@dataclass(kw_only=True)
 class ConnectionLimits:
     """The limits of one server's connections.
 
-    Args:
-        header_timeout_s: Seconds that a request's header may take to arrive.
-        max_connections: Open connections. At the limit, the connection whose client has stalled longest is closed. A
-            connection whose request has arrived completely is never closed for a new one.
-        count_error: Counts an error response that is sent below the app, by the error's code.
+    At `max_connections`, the connection whose client has stalled longest is closed. A connection whose request has
+    arrived completely is never closed for a new one.
     """
 
-    def __init__(self, *, header_timeout_s: float, max_connections: int, count_error: Callable[[str], None]) -> None:
-        self.header_timeout_s = header_timeout_s
-        self.count_error = count_error
-        self.max_connections = max_connections
-        self._open: set[asyncio.Transport] = set()
-        self._stalled: dict[asyncio.Transport, None] = {}  # open ones; the longest stalled is first
+    header_timeout_s: float
+    max_connections: int
+    count_error: Callable[[str], None]
+    """Counts an error response that is sent below the app, by the error's code."""
+    _open: set[asyncio.Transport] = field(default_factory=set, init=False)
+    _stalled: dict[asyncio.Transport, None] = field(default_factory=dict, init=False)
+    """Open connections whose clients have stalled, the longest stalled first."""
 
     def opened(self, connection: asyncio.Transport) -> None:
         """Count a connection, and make room for it."""

@@ -1,9 +1,7 @@
 """Connections: uvicorn's HTTP/1.1, with limits for slow, silent and malformed clients.
 
-uvicorn limits the idle time between two requests and the size of an incomplete header, and nothing else. A connection
-that never sends a request, or whose client does not read its response, would stay open and use a file descriptor that
-health checks need. Limited here are a header's size, fields and time, a body's chunks, the rest of a body after its
-response, the time that a response makes no progress, and the number of connections.
+uvicorn limits the idle time between two requests and the size of an incomplete header, and nothing else. Other
+connections would stay open, and use file descriptors that health checks need.
 """
 
 import asyncio
@@ -101,7 +99,7 @@ class HttpProtocol(H11Protocol):
         super().__init__(*args, **options)
         self.conn = _BoundedConnection(h11.SERVER, MAX_HEADER_BYTES)
         self._limits = limits
-        self._waits_for = "nothing"
+        self._receive_limit: tuple[float, Callable[[], None]] | None = None
         self._receive_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
         self._lingering = False
@@ -168,25 +166,22 @@ class HttpProtocol(H11Protocol):
         """Set the timer and the limits as the connection's state requires."""
         if self.transport.is_closing():
             return
+        limit: tuple[float, Callable[[], None]] | None = None
         state = self.conn.their_state
         stalled = state in (h11.IDLE, h11.SEND_BODY) or self.flow.write_paused
         self._limits.review(self.transport, stalled=stalled)
         # Between two requests uvicorn's own timer runs, until the first byte of the next request arrives.
         if state is h11.IDLE and self.timeout_keep_alive_task is None:
-            waits_for = "header"
+            limit = (self._limits.header_timeout_s, self._on_header_timeout)
         elif self._lingering or (state is h11.SEND_BODY and self.conn.our_state is h11.DONE):
-            waits_for = "rest of body"
-        else:
-            waits_for = "nothing"
-        if waits_for == self._waits_for:
+            limit = (_LINGER_S, self._close_now)
+        if limit == self._receive_limit:
             return
-        self._waits_for = waits_for
+        self._receive_limit = limit
         if self._receive_timer is not None:
             self._receive_timer.cancel()
-        if waits_for == "header":
-            self._receive_timer = self.loop.call_later(self._limits.header_timeout_s, self._on_header_timeout)
-        elif waits_for == "rest of body":
-            self._receive_timer = self.loop.call_later(_LINGER_S, self._close_now)
+        if limit is not None:
+            self._receive_timer = self.loop.call_later(*limit)
 
     def _on_header_timeout(self) -> None:
         if self.conn.trailing_data[0]:  # part of a header has arrived

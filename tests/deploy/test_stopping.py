@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app.server import draining
+from app.server.serve import LAST_BYTES_S
 from app.settings import Settings
 from tests.deploy.manifests import SHIPPED, documents, need_renderer, pod
 from tools.kubernetes.__main__ import render
@@ -53,4 +53,4 @@ def test_so_is_that_of_pods_and_what_the_end_takes_beside_the_drain_fits_into_th
     (drain_s,) = [one["value"] for one in serve["env"] if one["name"] == "TURBO_DRAIN_S"]
     assert ending["terminationGracePeriodSeconds"] == float(drain_s) + GRACE_S
     before_s = int(serve["lifecycle"]["preStop"]["exec"]["command"][-1])
-    assert before_s + draining.LAST_BYTES_S + 1 < GRACE_S  # one second for the server's ticks and the exit
+    assert before_s + LAST_BYTES_S + 1 < GRACE_S  # one second for the server's ticks and the exit

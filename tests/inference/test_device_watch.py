@@ -22,7 +22,7 @@ async def watched(
     lock, on_device_lost = DeviceLock(hang_limit_s=hang_limit_s), Mock()
     async with PipelineRegistry(pipeline.load, lock, warm_up_sizes=[(64, 64)]) as registry:
         engine = Engine(registry, lock, max_queue=2, deadline_s=30, on_device_lost=on_device_lost)
-        watch = DeviceWatch(engine, lock, idle_check_s=idle_check_s)
+        watch = DeviceWatch(engine, idle_check_s=idle_check_s)
         pipeline.device.checks = 0
         watching = asyncio.create_task(watch.run())
         yield engine, lock, on_device_lost
@@ -48,7 +48,7 @@ async def test_calls_below_the_limit_are_left_alone_however_many_there_are(pipel
         pipeline.gate.clear()
         for _ in range(6):
             await lock.run(lambda: pipeline.gate.wait(0.06))
-        assert engine.status.live
+        assert engine.live
         assert not on_device_lost.called
 
 
@@ -69,14 +69,14 @@ async def test_a_device_that_dies_while_idle_is_reported(pipeline: GatedPipeline
     async with watched(pipeline, idle_check_s=0.05) as (engine, _, on_device_lost):
         pipeline.device.error = DeviceLostError("it does not compute")
         await until(lambda: on_device_lost.called)
-        assert not engine.status.live
+        assert not engine.live
 
 
 async def test_an_idle_device_without_memory_for_a_check_is_not_lost(pipeline: GatedPipeline) -> None:
     async with watched(pipeline, idle_check_s=0.05) as (engine, _, on_device_lost):
         pipeline.device.error = DeviceOutOfMemoryError("full")
         await until(lambda: pipeline.device.checks >= 2)
-        assert engine.status.live
+        assert engine.live
         assert not on_device_lost.called
 
 
@@ -84,7 +84,7 @@ async def test_a_watch_that_fails_does_not_leave_the_device_unwatched(pipeline: 
     async with watched(pipeline, idle_check_s=0.05) as (engine, _, on_device_lost):
         pipeline.device.error = OSError("nobody has thought of this")
         await until(lambda: on_device_lost.called)
-        assert not engine.status.live
+        assert not engine.live
 
 
 async def test_a_call_that_hangs_while_the_service_starts_is_found(pipeline: GatedPipeline) -> None:
@@ -92,7 +92,7 @@ async def test_a_call_that_hangs_while_the_service_starts_is_found(pipeline: Gat
     registry = PipelineRegistry(pipeline.load, lock, warm_up_sizes=[(64, 64)])
     engine = Engine(registry, lock, max_queue=2, deadline_s=30, on_device_lost=on_device_lost)
     pipeline.gate.clear()
-    watching = asyncio.create_task(DeviceWatch(engine, lock, idle_check_s=0.01).run())
+    watching = asyncio.create_task(DeviceWatch(engine, idle_check_s=0.01).run())
     starting = asyncio.create_task(registry.__aenter__())
     await until(lambda: on_device_lost.called)
     pipeline.gate.set()

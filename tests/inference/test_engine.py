@@ -65,7 +65,7 @@ async def occupy(engine: Engine, pipeline: GatedPipeline, *, waiting: int) -> li
     tasks = [asyncio.create_task(generate(engine, params("running")))]
     await until(lambda: pipeline.calls)
     tasks += [asyncio.create_task(generate(engine, params(f"waiting {i}"))) for i in range(waiting)]
-    await until(lambda: engine.status.waiting == waiting)
+    await until(lambda: engine.waiting == waiting)
     return tasks
 
 
@@ -106,7 +106,7 @@ async def test_several_pictures_take_one_place(make_engine: MakeEngine, pipeline
     engine = make_engine(max_queue=1)
     tasks = await occupy(engine, pipeline, waiting=0)
     tasks.append(asyncio.create_task(generate(engine, *(params(seed=i) for i in range(4)))))
-    await until(lambda: engine.status.waiting == 1)
+    await until(lambda: engine.waiting == 1)
     pipeline.gate.set()
     await asyncio.gather(*tasks)
     assert [len(batch) for batch in pipeline.calls] == [1, 4]
@@ -172,7 +172,7 @@ async def test_an_idle_device_serves_also_who_can_hardly_be_done_by_the_deadline
         await generate(engine)
     await asyncio.sleep(0.5)
     pipeline.gate.set()
-    await until(lambda: engine.status.running_s == 0)  # one request took 0.9 s
+    await until(lambda: engine.device_lock.running_s == 0)  # one request took 0.9 s
     await generate(engine)
 
 
@@ -233,7 +233,7 @@ async def test_calls_that_are_given_up_count_towards_the_measured_time(
         await generate(engine)
     await asyncio.sleep(1.3)
     pipeline.gate.set()
-    await until(lambda: engine.status.running_s == 0)
+    await until(lambda: engine.device_lock.running_s == 0)
     tasks = await occupy(engine, pipeline, waiting=0)
     with pytest.raises(QueueFullError) as caught:
         await generate(engine)
@@ -251,7 +251,7 @@ async def test_a_request_past_its_deadline_is_given_up_and_the_next_is_served(
         await generate(engine)
     assert engine.in_flight == 0
     pipeline.gate.set()
-    await until(lambda: engine.status.running_s == 0)
+    await until(lambda: engine.device_lock.running_s == 0)
     await generate(engine)
     assert pipeline.peak == 1
 
@@ -265,7 +265,7 @@ async def test_waiting_past_the_deadline_costs_the_device_nothing(
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [DeadlineExceededError] * 3
     pipeline.gate.set()
-    await until(lambda: engine.status.running_s == 0)
+    await until(lambda: engine.device_lock.running_s == 0)
     await generate(engine, params("last"))
     assert pipeline.prompts == ["request 0", "last"]
 
@@ -276,9 +276,9 @@ async def test_a_waiter_that_leaves_frees_its_place_and_costs_the_device_nothing
     engine = make_engine(max_queue=1)
     running, waiting = await occupy(engine, pipeline, waiting=1)
     waiting.cancel()
-    await until(lambda: engine.status.waiting == 0)
+    await until(lambda: engine.waiting == 0)
     following = asyncio.create_task(generate(engine, params("following")))
-    await until(lambda: engine.status.waiting == 1)
+    await until(lambda: engine.waiting == 1)
     pipeline.gate.set()
     await asyncio.gather(running, following)
     assert pipeline.prompts == ["running", "following"]
@@ -288,8 +288,8 @@ async def test_draining_admits_nobody_and_finishes_who_is_in(make_engine: MakeEn
     engine = make_engine()
     tasks = await occupy(engine, pipeline, waiting=1)
     engine.drain()
-    assert not engine.status.ready
-    assert engine.status.live
+    assert engine.status != "ready"
+    assert engine.live
     with pytest.raises(DrainingError):
         await generate(engine)
     pipeline.gate.set()
@@ -308,7 +308,7 @@ async def test_an_error_of_the_pipeline_is_this_request_s_alone(
     assert isinstance(caught.value.__cause__, KeyError)
     pipeline.error = None
     await generate(engine)
-    assert engine.status.ready
+    assert engine.status == "ready"
 
 
 async def test_out_of_memory_is_passed_on_and_the_next_request_is_served(
@@ -334,8 +334,8 @@ async def test_after_a_lost_device_nothing_reaches_it_any_more(
     assert pipeline.prompts == ["running"]
     with pytest.raises(DeviceLostError):
         await generate(engine)
-    assert not engine.status.live
-    assert not engine.status.ready
+    assert not engine.live
+    assert engine.status != "ready"
     losses.assert_called_once()
 
 
@@ -392,10 +392,10 @@ async def test_a_call_for_several_pictures_may_take_the_limit_for_each(
     engine = make_engine(hang_limit_s=0.2)
     pipeline.gate.clear()
     call = asyncio.create_task(generate(engine, params(), params(), params(), params()))
-    await until(lambda: engine.status.running_s > 0.4)
-    assert engine.status.word != "hung"
-    await until(lambda: engine.status.word == "hung")
-    assert engine.status.running_s > 0.8
+    await until(lambda: engine.device_lock.running_s > 0.4)
+    assert engine.status != "hung"
+    await until(lambda: engine.status == "hung")
+    assert engine.device_lock.running_s > 0.8
     pipeline.gate.set()
     await call
 
@@ -403,12 +403,12 @@ async def test_a_call_for_several_pictures_may_take_the_limit_for_each(
 async def test_a_second_try_has_the_whole_limit_again(make_engine: MakeEngine, pipeline: GatedPipeline) -> None:
     engine = make_engine(hang_limit_s=30)
     tasks = await occupy(engine, pipeline, waiting=0)
-    await until(lambda: engine.status.running_s > 0.2)
+    await until(lambda: engine.device_lock.running_s > 0.2)
     pipeline.errors = [DeviceOutOfMemoryError("full")]
     slow = threading.Event()
     pipeline.device.free_memory = lambda: slow.wait(60)  # type: ignore[method-assign,assignment]
     pipeline.gate.set()
-    await until(lambda: 0 < engine.status.running_s < 0.2)
+    await until(lambda: 0 < engine.device_lock.running_s < 0.2)
     slow.set()
     await asyncio.gather(*tasks)
 
@@ -418,7 +418,7 @@ async def test_a_check_takes_no_request_s_place(make_engine: MakeEngine, pipelin
     checked = threading.Event()
     pipeline.device.check = lambda: checked.wait(60)  # type: ignore[method-assign,assignment]
     check = asyncio.create_task(engine.check_device())
-    await until(lambda: engine.status.running_s > 0)
+    await until(lambda: engine.device_lock.running_s > 0)
     engine.check_admission()
     checked.set()
     await check
@@ -441,11 +441,11 @@ async def test_a_call_past_the_hang_limit_is_noticed_while_it_runs(
 ) -> None:
     engine = make_engine(hang_limit_s=0.1)
     tasks = await occupy(engine, pipeline, waiting=0)
-    await until(lambda: engine.status.word == "hung")
-    assert not engine.status.live
+    await until(lambda: engine.status == "hung")
+    assert not engine.live
     pipeline.gate.set()
     await asyncio.gather(*tasks)
-    assert engine.status.live
+    assert engine.live
 
 
 async def test_requests_that_wait_are_served_by_one_call_and_each_gets_its_own_pictures(
@@ -482,7 +482,7 @@ async def test_only_requests_of_the_same_mode_size_steps_and_strength_share_a_ca
     tasks = await occupy(engine, pipeline, waiting=0)
     for kind in kinds * 2:
         tasks.append(asyncio.create_task(generate(engine, kind)))
-    await until(lambda: engine.status.waiting == 16)
+    await until(lambda: engine.waiting == 16)
     pipeline.gate.set()
     await asyncio.gather(*tasks)
     served = [[params.batch_key for params in batch] for batch in pipeline.calls[1:]]
@@ -494,7 +494,7 @@ async def test_seven_of_eight_succeed_when_one_is_poisoned(make_engine: MakeEngi
     tasks = await occupy(engine, pipeline, waiting=0)
     pipeline.poison = {5: KeyError("secret")}
     tasks += [asyncio.create_task(generate(engine, params(seed=seed))) for seed in range(8)]
-    await until(lambda: engine.status.waiting == 8)
+    await until(lambda: engine.waiting == 8)
     pipeline.gate.set()
     _, *results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [GenerationResult] * 5 + [InferenceError] + [GenerationResult] * 2
@@ -509,7 +509,7 @@ async def test_a_client_that_leaves_takes_only_its_own_request_out_of_the_batch(
     engine = make_engine(max_queue=8)
     running, gone, staying, late = await occupy(engine, pipeline, waiting=3)
     gone.cancel()
-    await until(lambda: engine.status.waiting == 2)
+    await until(lambda: engine.waiting == 2)
     pipeline.gate.set()
     await running
     await until(lambda: len(pipeline.calls) == 2)
@@ -582,7 +582,7 @@ async def busy_with(
     tasks = [asyncio.create_task(generate(engine, kinds[0]))]
     await until(lambda: pipeline.calls)
     tasks += [asyncio.create_task(generate(engine, kind)) for kind in kinds[1:]]
-    await until(lambda: engine.status.waiting == len(kinds) - 1)
+    await until(lambda: engine.waiting == len(kinds) - 1)
     return tasks
 
 
@@ -615,7 +615,7 @@ async def test_a_request_that_was_run_in_vain_is_not_run_again() -> None:
         engine = Engine(registry, lock, max_queue=2, deadline_s=0.3, on_device_lost=Mock())
         with pytest.raises(DeadlineExceededError):
             await generate(engine, sized("slow", 768))
-        await until(lambda: engine.status.running_s == 0)
+        await until(lambda: engine.device_lock.running_s == 0)
         with pytest.raises(BeyondDeadlineError):
             await generate(engine, sized("slow", 768))
 
@@ -653,7 +653,7 @@ async def test_a_small_request_is_let_in_behind_a_large_one_though_a_large_one_w
         await generate(engine, large())
         tasks = await busy_with(engine, pipeline, large("running"))
         tasks.append(asyncio.create_task(generate(engine, sized("small"))))
-        await until(lambda: engine.status.waiting == 1)
+        await until(lambda: engine.waiting == 1)
         pipeline.gate.set()
         await asyncio.gather(*tasks)
 
@@ -669,7 +669,7 @@ async def test_small_requests_do_not_spoil_what_is_expected_of_large_ones() -> N
             await generate(engine, sized(f"tiny {n}", 64))
         tasks = await busy_with(engine, pipeline, sized("tiny", 64))
         tasks.append(asyncio.create_task(generate(engine, large())))
-        await until(lambda: engine.status.waiting == 1)
+        await until(lambda: engine.waiting == 1)
         pipeline.gate.set()
         await asyncio.gather(*tasks)
 
@@ -689,7 +689,7 @@ async def test_a_request_that_is_too_large_to_be_done_after_the_others_is_told_w
         tasks = await busy_with(engine, pipeline, sized("running"), large())
         assert await refused(engine, large("another")) == 1  # 0.8 s and a little; with its own it would be 2
         tasks.append(asyncio.create_task(generate(engine, sized("small"))))
-        await until(lambda: engine.status.waiting == 2)
+        await until(lambda: engine.waiting == 2)
         pipeline.gate.set()
         await asyncio.gather(*tasks)
         assert "another" not in pipeline.prompts
@@ -704,7 +704,7 @@ async def test_a_call_that_cannot_be_done_in_the_time_that_is_left_is_not_starte
         pipeline.gate.set()  # and the running call ends 0.1 s before the deadline, or, on a busy machine, later
         with pytest.raises(DeadlineExceededError):
             await waiting
-        await until(lambda: engine.status.running_s == 0)
+        await until(lambda: engine.device_lock.running_s == 0)
         assert pipeline.prompts == ["running"]
         await generate(engine, sized("next"))
 
@@ -715,7 +715,7 @@ async def test_nobody_is_taken_along_who_would_make_the_others_too_late() -> Non
         tasks = await busy_with(engine, pipeline, sized("running"), sized("first"))
         await asyncio.sleep(0.7)
         tasks += [asyncio.create_task(generate(engine, sized(f"later {n}"))) for n in range(4)]
-        await until(lambda: engine.status.waiting == 5)
+        await until(lambda: engine.waiting == 5)
         pipeline.gate.set()  # and 0.2 s later 0.6 s are left for the first: two fit
         results = await asyncio.gather(*tasks[:2], return_exceptions=True)
         assert [type(result) for result in results] == [GenerationResult] * 2
@@ -732,7 +732,7 @@ async def test_the_rest_of_the_pictures_of_a_client_that_left_is_not_made() -> N
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         pipeline.gate.set()
-        await until(lambda: engine.status.running_s == 0)
+        await until(lambda: engine.device_lock.running_s == 0)
         assert len(pipeline.calls) == 1
 
 
@@ -763,7 +763,7 @@ async def test_a_legal_request_is_not_taken_for_a_call_that_hangs_however_large_
         tasks = [asyncio.create_task(generate(engine, large(), large(), large()))]  # 2.4 s
         hung = False
         while not all(task.done() for task in tasks):
-            hung = hung or engine.status.word == "hung"
+            hung = hung or engine.status == "hung"
             await asyncio.sleep(0.01)
         assert not hung
         assert (await tasks[0]).images
@@ -778,7 +778,7 @@ async def test_a_call_that_hangs_is_found_though_another_size_took_long_for_its_
         await generate(engine, sized("compiles", 64))
         tasks = await busy_with(engine, pipeline, sized("hangs"))
         await asyncio.sleep(0.5)
-        assert engine.status.word == "hung"
+        assert engine.status == "hung"
         pipeline.gate.set()
         await asyncio.gather(*tasks)
 

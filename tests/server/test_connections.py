@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from app.main import create_app
 from app.server import connections
 from app.server.connections import HttpProtocol
-from app.server.draining import DrainingServer
+from app.server.serve import DrainingServer
 from app.settings import Settings
 from tests.api.test_errors import assert_is_problem
 from tests.conftest import serving

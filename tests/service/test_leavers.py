@@ -121,7 +121,7 @@ class Wave:
         self._present: list[Client] = []
 
     def run(self, asked: Sequence[Wish]) -> None:
-        wait_until(lambda: not self._engine.status.running_s, within_s=20)
+        wait_until(lambda: not self._engine.device_lock.running_s, within_s=20)
         self._pipeline.calls.clear()
         self._clients = [self._connect(wish) for wish in asked]
         self._present = [client for client in self._clients if client.leaves.arrives_whole]

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from app.cli import commands as command_line
 from app.main import create_app
-from app.server import draining
+from app.server.serve import LAST_BYTES_S
 from app.settings import PREFIX, Settings, unknown_variables
 from app.weights.source import HubSource, parse_source
 from tools.kubernetes.schemas import Manifest, faults_of_form, is_foreign
@@ -388,7 +388,7 @@ def _ending(container: Manifest, pod: Manifest, settings: Settings) -> Iterator[
     if sleep is None:
         yield "lifecycle.preStop: has to sleep for some seconds, until the cluster's proxies send no more requests"
         return
-    rest_s = int(sleep[1]) + draining.LAST_BYTES_S + 1  # and a second for the shutdown
+    rest_s = int(sleep[1]) + LAST_BYTES_S + 1  # and a second for the shutdown
     if rest_s >= max(GRACE_S, grace_s - settings.drain_s):
         yield f"lifecycle.preStop: {sleep[1]} s, the drain and the last bytes together exceed the grace period"
 

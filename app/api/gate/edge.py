@@ -6,6 +6,7 @@ import string
 import uuid
 from urllib.parse import quote
 
+import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,9 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.context import ApiContext
 from app.api.errors import SECURITY_HEADERS, problem_response
 from app.errors import DrainingError, TurboError
-from app.observability.logs import get_logger
+from app.observability.observer import RequestObserver
 
-_log = get_logger("app.access")
+_log = structlog.stdlib.get_logger("app.access")
 
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _QUIET_PATHS = ("/healthz/", "/metrics")
@@ -34,7 +35,7 @@ class EdgeMiddleware:
         context: ApiContext = scope["app"].state.context
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if _SAFE_REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
-        observer = context.observability.begin(scope, quiet=scope["path"].startswith(_QUIET_PATHS))
+        observer = RequestObserver(context.observability, scope, quiet=scope["path"].startswith(_QUIET_PATHS))
         scope.setdefault("state", {}).update(request_id=request_id, observer=observer)
         status = 0
 

@@ -11,7 +11,7 @@ from app.api.context import ApiContext, Context
 from app.api.errors import problem_response
 from app.api.openapi import problems
 from app.errors import NotReadyError
-from app.inference.engine import StatusWord
+from app.inference.engine import Status
 from app.pipelines.base import Mode
 
 router = APIRouter(prefix="/healthz", tags=["health"])
@@ -34,7 +34,7 @@ class QueueState(BaseModel):
 class Readiness(BaseModel):
     """The model, the device and the queue, and whether the service accepts requests."""
 
-    status: StatusWord
+    status: Status
     warm: bool
     model: str | None
     modes: list[Mode]
@@ -53,7 +53,7 @@ class Readiness(BaseModel):
 )
 async def live(request: Request, context: Context) -> Live | JSONResponse:
     """Tell whether the process works. Fails if the device is lost or a call hangs; then restart the process."""
-    return Live() if context.engine.status.live else _unhealthy(request, context)
+    return Live() if context.engine.live else _unhealthy(request, context)
 
 
 @router.get(
@@ -65,7 +65,7 @@ async def live(request: Request, context: Context) -> Live | JSONResponse:
 )
 async def ready(request: Request, context: Context) -> Readiness | JSONResponse:
     """Tell whether to send requests here. Fails also while the service drains."""
-    return _readiness(context) if context.engine.status.ready else _unhealthy(request, context)
+    return _readiness(context) if context.engine.status == "ready" else _unhealthy(request, context)
 
 
 def _unhealthy(request: Request, context: ApiContext) -> JSONResponse:
@@ -75,15 +75,17 @@ def _unhealthy(request: Request, context: ApiContext) -> JSONResponse:
 
 
 def _readiness(context: ApiContext) -> Readiness:
-    status = context.engine.status
-    loaded = context.registry.loaded if context.registry.warm else None
+    engine, warm = context.engine, context.registry.warm
+    loaded = context.registry.loaded if warm else None
     return Readiness(
-        status=status.word,
-        warm=status.warm,
+        status=engine.status,
+        warm=warm,
         model=loaded and loaded.model,
         modes=list(loaded.by_mode) if loaded else [],
         device=loaded and loaded.device_name,
         dtype=loaded and loaded.dtype,
-        queue=QueueState(waiting=status.waiting, limit=context.engine.max_queue, running_s=round(status.running_s, 3)),
+        queue=QueueState(
+            waiting=engine.waiting, limit=engine.max_queue, running_s=round(engine.device_lock.running_s, 3)
+        ),
         version=__version__,
     )

@@ -52,8 +52,8 @@ class Replica:
             NotReadyError: The replica does not work and must be replaced.
         """
         status = self._engine.status
-        if not status.ready:
-            raise NotReadyError(f"The service is not ready: {status.word}.")
+        if status != "ready":
+            raise NotReadyError(f"The service is not ready: {status}.")
 
 
 def _end_soon() -> None:
