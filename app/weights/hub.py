@@ -148,14 +148,8 @@ class _OpenMindHub(_Hub):
     def list_files(self) -> list[_HubFile]:
         # The client reads its home from the environment when it is imported. It writes only to this home, to /tmp and
         # to visible folders of $HOME (SENSITIVE_PATHS and WHITE_LIST_PATHS in the constants of openmind_hub 1.3.0).
-        before = os.environ.get("XDG_CACHE_HOME")
-        os.environ["XDG_CACHE_HOME"] = str(self.weights_dir)
-        try:
-            from openmind_hub import RepoFile, list_repo_tree  # noqa: PLC0415 - as above
-        finally:
-            del os.environ["XDG_CACHE_HOME"]
-            if before is not None:
-                os.environ["XDG_CACHE_HOME"] = before
+        os.environ["XDG_CACHE_HOME"] = str(self.weights_dir)  # the process ends with the pull
+        from openmind_hub import RepoFile, list_repo_tree  # noqa: PLC0415 - as above
 
         revision = self.source.revision
         tree = list_repo_tree(self.source.repo_id, revision=revision, recursive=True)
@@ -221,18 +215,17 @@ def _sha256_if_whole(blob: Path) -> str | None:
 
     The clients do not check this: huggingface_hub compares only sizes, openmind_hub does not check a file again.
     """
-    sha256 = hex_digest(blob)
-    digest = sha256
-    if len(blob.name) != _SHA256_DIGITS:
-        header = f"blob {blob.stat().st_size}\0".encode()
-        digest = hex_digest(blob, hashlib.sha1(header, usedforsecurity=False))
+    digest = sha256 = hex_digest(blob)
+    if len(blob.name) == _SHA1_DIGITS:  # a small file: hubs keep large files by their SHA-256
+        content = blob.read_bytes()
+        digest = hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
     return sha256 if digest == blob.name else None
 
 
-def hex_digest(path: Path, begun: "hashlib._Hash | None" = None) -> str:
-    """Return the SHA-256 of a file, or the digest of a hash that has begun with other bytes."""
+def hex_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: begun or hashlib.sha256()).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _attempt(hub: _Hub, call: Callable[[], _T], file: _HubFile | None = None, *, last: bool = False) -> _T:

@@ -26,13 +26,10 @@ _MODELS = ("text_encoder", "text_encoder_2", "unet", "vae")
 
 def is_needed(path: str) -> bool:
     """Return whether serving needs the file with this path in a repository. In a pattern, `*` does not match a `/`."""
-    names = path.split("/")
-    if not {"", ".", ".."}.isdisjoint(names):  # it could lead out of the folder
+    if not {"", ".", ".."}.isdisjoint(path.split("/")):  # it could lead out of the folder
         return False
-    return any(
-        len(wanted) == len(names) and all(map(fnmatchcase, names, wanted))
-        for wanted in (pattern.split("/") for pattern in FILE_PATTERNS)
-    )
+    slashes = path.count("/")
+    return any(pattern.count("/") == slashes and fnmatchcase(path, pattern) for pattern in FILE_PATTERNS)
 
 
 def check_layout(folder: Path) -> None:
