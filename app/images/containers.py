@@ -1,8 +1,7 @@
 """Takes an uploaded PNG, JPEG or WebP file apart into the parts that make its picture, and its metadata.
 
 Pillow reads everything in a file, mostly without bounds: text that unpacks to hundreds of megabytes, EXIF entries that
-all point at the same bytes, millions of chunks. So Pillow gets only the picture's own parts. The metadata that changes
-how the picture looks is read here: EXIF orientation, colour profile and a PNG's transparent colour.
+all point at the same bytes, millions of chunks. So Pillow gets only the picture, and the metadata is read here.
 """
 
 import re
@@ -162,15 +161,11 @@ def _is_valid_transparency(chunk: _Part, kind: tuple[int, ...], parts: Mapping[b
 
 
 def _transparent_color(view: memoryview, chunk: _Part, depth: int, color_type: int) -> TransparentColor:
-    """Return the colour that a tRNS chunk names.
-
-    Only the low bits of a level count, as many as a sample has (PNG specification, 11.3.2.1).
-    """
     content = chunk.content
     # Pillow does not see this chunk, so its checksum is checked here.
     if zlib.crc32(content, zlib.crc32(b"tRNS")) != int.from_bytes(view[chunk.end - 4 : chunk.end], "big"):
         raise damaged()
-    highest = (1 << depth) - 1
+    highest = (1 << depth) - 1  # of a level, only as many low bits count as a sample has (specification, 11.3.2.1)
     levels = tuple(level & highest for level in struct.unpack(f">{len(content) // 2}H", content))
     if depth < _DEEP:
         return TransparentColor(tuple(level * 255 // highest for level in levels))

@@ -6,9 +6,9 @@ import io
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -42,7 +42,6 @@ _BAND_PIXELS = 1 << 20
 _LANCZOS_SUPPORT = 3
 
 _MUCH_MEMORY = 16 << 20  # bytes, of the file and for decoding it, from which freed memory is returned to the system
-_HIGH_BYTE = [value >> 8 for value in range(1 << 16)]  # lookup table from 16-bit to 8-bit grey
 
 
 def decode_image(data: bytes | memoryview, size: Size | None, settings: Settings) -> Image.Image:
@@ -89,7 +88,7 @@ def _decode(contents: Contents, size: Size | None, settings: Settings) -> tuple[
             raise
         except Exception as error:  # for a damaged file, decoders raise struct.error, EOFError and others
             raise damaged() from error
-        fitted = _fit(_Decoded(image, contents, low_bytes_match), upright, target)
+        fitted = _fit(partial(_rgb_rows, image, contents, low_bytes_match), upright, target)
     if contents.profile is not None:
         fitted = _as_srgb(fitted, contents.profile)
     return fitted, contents.memory_bytes(stored.pixels)
@@ -200,34 +199,13 @@ def _match(image: Image.Image, levels: Sequence[int]) -> Image.Image:
     return Image.fromarray(np.logical_and.reduce(matches))
 
 
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """A picture's pixels as the file stores them."""
-
-    image: Image.Image
-    contents: Contents
-    low_bytes_match: Image.Image | None  # the mask of `_match_low_bytes`
-
-    def upright_rows(self, start: int, end: int) -> Image.Image:
-        """Return some rows of the upright picture, as RGB blended with white."""
-        rows = _upright_rows(self.image, self.contents.orientation, start, end)
-        rgb = _as_rgb(rows)
-        if self.contents.transparent is not None:
-            clear = _match(rows, self.contents.transparent.levels)
-            if self.low_bytes_match is not None:
-                low_bytes_match = _upright_rows(self.low_bytes_match, self.contents.orientation, start, end)
-                clear = ImageChops.logical_and(clear, low_bytes_match)
-            rgb.paste("white", (0, 0), clear)
-        return rgb
-
-
 def _bands(width: int, first: int, last: int) -> Iterator[tuple[int, int]]:
     """Divide rows of a picture into bands; return each band's first row and the row behind its last."""
     rows = max(1, _BAND_PIXELS // width)
     return ((start, min(start + rows, last)) for start in range(first, last, rows))
 
 
-def _fit(picture: _Decoded, upright: Size, target: Size) -> Image.Image:
+def _fit(rgb_rows: Callable[[int, int], Image.Image], upright: Size, target: Size) -> Image.Image:
     """Make the upright RGB picture of the target's size: scaled to cover it, cropped about its centre.
 
     Bands of rows are converted one after another. So that a large picture is never in memory twice, each band is scaled
@@ -237,7 +215,7 @@ def _fit(picture: _Decoded, upright: Size, target: Size) -> Image.Image:
     if upright.pixels <= _WHOLE_PIXELS:
         whole = Image.new("RGB", (upright.width, upright.height), None)
         for start, end in _bands(upright.width, 0, upright.height):
-            whole.paste(picture.upright_rows(start, end), (0, start))
+            whole.paste(rgb_rows(start, end), (0, start))
         return ImageOps.fit(whole, (target.width, target.height), Image.Resampling.LANCZOS)
     scale = min(upright.width / target.width, upright.height / target.height)
     left = max(0.0, (upright.width - target.width * scale) / 2)
@@ -247,11 +225,25 @@ def _fit(picture: _Decoded, upright: Size, target: Size) -> Image.Image:
     first, last = max(0, int(top - reach)), min(upright.height, math.ceil(bottom + reach))
     across = Image.new("RGB", (target.width, last - first))
     for start, end in _bands(upright.width, first, last):
-        band = picture.upright_rows(start, end)
+        band = rgb_rows(start, end)
         box = (left, 0, right, band.height)
         across.paste(band.resize((target.width, band.height), Image.Resampling.LANCZOS, box), (0, start - first))
     within = (0, top - first, target.width, bottom - first)
     return across.resize((target.width, target.height), Image.Resampling.LANCZOS, within)
+
+
+def _rgb_rows(
+    image: Image.Image, contents: Contents, low_bytes_match: Image.Image | None, start: int, end: int
+) -> Image.Image:
+    """Return rows of the upright picture from `start` to before `end`, as RGB blended with white."""
+    rows = _upright_rows(image, contents.orientation, start, end)
+    rgb = _as_rgb(rows)
+    if contents.transparent is not None:
+        clear = _match(rows, contents.transparent.levels)
+        if low_bytes_match is not None:
+            clear = ImageChops.logical_and(clear, _upright_rows(low_bytes_match, contents.orientation, start, end))
+        rgb.paste("white", (0, 0), clear)
+    return rgb
 
 
 def _upright_rows(image: Image.Image, orientation: int, start: int, end: int) -> Image.Image:
@@ -269,7 +261,7 @@ def _upright_rows(image: Image.Image, orientation: int, start: int, end: int) ->
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
-        return image.convert("I").point(_HIGH_BYTE, "L").convert("RGB")
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")

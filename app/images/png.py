@@ -42,7 +42,6 @@ more and gives larger files with Paeth. Stripes and flat art cost 0.8 or less an
 
 _FLAT_SHARE = 10  # a picture that igzip makes this many times smaller is flat or smooth
 
-
 _AVERAGE, _PAETH = 3, 4
 """Filter types: the first byte of a row (section 9.2)."""
 

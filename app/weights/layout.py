@@ -12,10 +12,7 @@ from app.errors import WeightsError
 PIPELINE_CLASS = "StableDiffusionXLPipeline"
 
 FILE_PATTERNS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.fp16.safetensors")
-"""Files that serving needs (see `is_needed`): configs, tokenizers and fp16 safetensors.
-
-Pickles, fp32 weights and single-file checkpoints in a repository's root are not needed.
-"""
+"""Files that serving needs (see `is_needed`), without pickles, fp32 weights and single-file checkpoints."""
 
 _SCHEDULER_CLASS = "EulerAncestralDiscreteScheduler"
 """The scheduler of SDXL-Turbo's repository. The model was trained for its single step."""
