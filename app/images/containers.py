@@ -1,8 +1,7 @@
 """Takes an uploaded PNG, JPEG or WebP file apart into the parts that make its picture, and its metadata.
 
 Pillow reads everything in a file, mostly without bounds: text that unpacks to hundreds of megabytes, EXIF entries that
-all point at the same bytes, millions of chunks. So Pillow gets only the picture's own parts. The metadata that changes
-how the picture looks is read here: EXIF orientation, colour profile and a PNG's transparent colour.
+all point at the same bytes, millions of chunks. So Pillow gets only the picture, and the metadata is read here.
 """
 
 import re
@@ -69,15 +68,10 @@ _ICC_CONTENT = 14  # where a piece of a profile begins: after the head, the piec
 
 
 class TransparentColor(NamedTuple):
-    """A PNG's colour whose pixels are fully transparent."""
+    """A PNG's colour whose pixels are fully transparent, in samples as Pillow decodes them."""
 
     levels: tuple[int, ...]  # one of grey, or three of red, green and blue
-    bits: int  # bits of each level: 16, or 8, to which Pillow scales samples of fewer bits
-
-    @property
-    def is_deep_rgb(self) -> bool:
-        """Whether this is RGB of 16 bits. Of such a sample, Pillow decodes only one of the two bytes."""
-        return self.bits == _DEEP and len(self.levels) > 1
+    low_bytes: tuple[int, ...] = ()  # of 16-bit RGB: Pillow decodes one of a sample's two bytes, the high one
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +139,14 @@ def _unpack_png(view: memoryview) -> Contents:
         parts.setdefault(part.name, part)
     transparent = None
     if b"tRNS" in parts and kind in _LEVELS_BYTES:
-        transparent = _transparent_color(view, parts[b"tRNS"], depth=kind[0])
+        transparent = _transparent_color(view, parts[b"tRNS"], *kind)
     return Contents(
         "PNG",
         [_PNG_MAGIC, *(view[start:end] for start, end in spans)],
         orientation=_orientation(parts.get(b"eXIf")),
         profile=_bounded_profile(_inflate_profile(parts[b"iCCP"].content) if b"iCCP" in parts else b""),
         transparent=transparent,
-        bytes_per_pixel=5 if transparent and transparent.is_deep_rgb else 4,  # with a mask of a byte for each pixel
+        bytes_per_pixel=5 if transparent and transparent.low_bytes else 4,  # with a mask of a byte for each pixel
     )
 
 
@@ -166,20 +160,18 @@ def _is_valid_transparency(chunk: _Part, kind: tuple[int, ...], parts: Mapping[b
     return length == _LEVELS_BYTES.get(kind)
 
 
-def _transparent_color(view: memoryview, chunk: _Part, *, depth: int) -> TransparentColor:
-    """Return the colour that a tRNS chunk names.
-
-    Only the low bits of a level count, as many as a sample has (PNG specification, 11.3.2.1).
-    """
+def _transparent_color(view: memoryview, chunk: _Part, depth: int, color_type: int) -> TransparentColor:
     content = chunk.content
     # Pillow does not see this chunk, so its checksum is checked here.
     if zlib.crc32(content, zlib.crc32(b"tRNS")) != int.from_bytes(view[chunk.end - 4 : chunk.end], "big"):
         raise damaged()
-    highest = (1 << depth) - 1
+    highest = (1 << depth) - 1  # of a level, only as many low bits count as a sample has (specification, 11.3.2.1)
     levels = tuple(level & highest for level in struct.unpack(f">{len(content) // 2}H", content))
-    if depth == _DEEP:
-        return TransparentColor(levels, _DEEP)
-    return TransparentColor(tuple(level * 255 // highest for level in levels), 8)
+    if depth < _DEEP:
+        return TransparentColor(tuple(level * 255 // highest for level in levels))
+    if color_type == _GREY:
+        return TransparentColor(levels)
+    return TransparentColor(tuple(level >> 8 for level in levels), tuple(level & 0xFF for level in levels))
 
 
 def _png_parts(view: memoryview) -> Iterator[_Part]:

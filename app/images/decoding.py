@@ -6,18 +6,19 @@ import io
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from functools import reduce
+from functools import partial
 from typing import BinaryIO, cast
 
+import numpy as np
 from PIL import ExifTags, Image, ImageChops, ImageCms, ImageFile, ImageOps, _imaging
 
 from app.errors import ImageTooLargeError, InvalidImageError
-from app.images.containers import Contents, TransparentColor, damaged, unpack
+from app.images.containers import Contents, damaged, unpack
 from app.images.memory import reserve
 from app.images.sizes import Size, preferred_size
+from app.settings import Settings
 
 _MAX_UPLOAD_SIDE = 65_535  # the longest side of a JPEG; Pillow allocates 8 bytes for each row before any pixel
 
@@ -41,23 +42,16 @@ _BAND_PIXELS = 1 << 20
 _LANCZOS_SUPPORT = 3
 
 _MUCH_MEMORY = 16 << 20  # bytes, of the file and for decoding it, from which freed memory is returned to the system
-_HIGH_BYTE = [value >> 8 for value in range(1 << 16)]  # lookup table from 16-bit to 8-bit grey
 
 
-def decode_image(
-    data: bytes | memoryview, *, size: Size | None, max_upload_pixels: int, max_pixels: int
-) -> Image.Image:
+def decode_image(data: bytes | memoryview, size: Size | None, settings: Settings) -> Image.Image:
     """Decode an uploaded file to an RGB picture of the size to generate at. Blocks; call it in a thread.
 
     The header is checked before anything is decoded. EXIF orientation and RGB colour profiles are applied, transparency
     is blended with white. The picture is scaled to cover the size and cropped about its centre.
 
-    Args:
-        data: The file's bytes.
-        size: The output's size. None keeps the picture's aspect, at most 32:1, at about 512x512 pixels and with sides
-            that are multiples of 8.
-        max_upload_pixels: Pixels that the upload may have; fewer if its decoder takes more memory than most.
-        max_pixels: Pixels that the output may have.
+    Without a size, the picture keeps its aspect, at most 32:1, at about 512x512 pixels and with sides that are
+    multiples of 8.
 
     Raises:
         UnsupportedImageError: The bytes are not a PNG, JPEG or WebP picture.
@@ -67,28 +61,26 @@ def decode_image(
     """
     memory_bytes = math.inf  # if decoding fails
     try:
-        image, memory_bytes = _decode(unpack(data), size, max_upload_pixels=max_upload_pixels, max_pixels=max_pixels)
+        image, memory_bytes = _decode(unpack(data), size, settings)
         return image
     finally:  # the memory for decoding is freed by now
         if len(data) + memory_bytes > _MUCH_MEMORY:
             _return_memory()
 
 
-def _decode(
-    contents: Contents, size: Size | None, *, max_upload_pixels: int, max_pixels: int
-) -> tuple[Image.Image, float]:
+def _decode(contents: Contents, size: Size | None, settings: Settings) -> tuple[Image.Image, float]:
     """Decode the picture; return it and the memory that this took, in bytes."""
     try:
         image = _open(contents)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(max_upload_pixels) from error
+        raise _too_large(settings.max_upload_pixels) from error
     except Exception as error:  # as below
         raise damaged() from error
     stored = Size(*image.size)
     upright = stored if contents.orientation < _FIRST_TURNED else Size(stored.height, stored.width)
     with closing(image):  # frees the pixels even while an error's traceback refers to the picture
-        _check_cost(stored, contents, max_upload_pixels)
-        target = size or preferred_size(upright, max_pixels=max_pixels)
+        _check_cost(stored, contents, settings.max_upload_pixels)
+        target = size or preferred_size(upright, max_pixels=settings.max_pixels)
         try:
             low_bytes_match = _match_low_bytes(contents)
             _load(image)
@@ -96,14 +88,13 @@ def _decode(
             raise
         except Exception as error:  # for a damaged file, decoders raise struct.error, EOFError and others
             raise damaged() from error
-        fitted = _fit(_Decoded(image, contents.orientation, contents.transparent, low_bytes_match), upright, target)
+        fitted = _fit(partial(_rgb_rows, image, contents, low_bytes_match), upright, target)
     if contents.profile is not None:
         fitted = _as_srgb(fitted, contents.profile)
     return fitted, contents.memory_bytes(stored.pixels)
 
 
 def _open(contents: Contents) -> ImageFile.ImageFile:
-    """Read the header."""
     return Image.open(cast("BinaryIO", _TimedFile(contents.picture)), formats=(contents.format,))
 
 
@@ -151,9 +142,8 @@ class _TimedFile:
             number += 1
         return b"".join(found)
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._ends[-1]}[whence]
-        self._at = min(max(0, base + offset), self._ends[-1])
+    def seek(self, offset: int) -> int:
+        self._at = min(offset, self._ends[-1])
         return self._at
 
     def tell(self) -> int:
@@ -188,73 +178,44 @@ def _match_low_bytes(contents: Contents) -> Image.Image | None:
 
     Pillow's picture has room for the high bytes only, so the file is decoded once more.
     """
-    if contents.transparent is None or not contents.transparent.is_deep_rgb:
+    if contents.transparent is None or not contents.transparent.low_bytes:
         return None
-    low_bytes = _open(contents)
-    with closing(low_bytes):
+    with closing(_open(contents)) as low_bytes:
         # Read as little-endian: Pillow keeps the second byte of a sample, which here is the low byte.
         low_bytes.tile = [tile._replace(args="RGB;16L") for tile in low_bytes.tile]
         _load(low_bytes)
         width, height = low_bytes.size
-        levels = [level & 0xFF for level in contents.transparent.levels]
         mask = Image.new("1", low_bytes.size, None)
-        rows = max(1, _BAND_PIXELS // width)
-        for start in range(0, height, rows):
-            mask.paste(_match(low_bytes.crop((0, start, width, min(start + rows, height))), levels), (0, start))
+        for start, end in _bands(width, 0, height):
+            rows = low_bytes.crop((0, start, width, end))
+            mask.paste(_match(rows, contents.transparent.low_bytes), (0, start))
         return mask
 
 
-def _match_transparent(image: Image.Image, color: TransparentColor) -> Image.Image:
-    """Return a mask of the pixels of this colour; in 16-bit RGB, of the pixels with its high bytes."""
-    if image.mode.startswith("I"):  # 16-bit grey
-        return _match(image.convert("I").point([value == color.levels[0] for value in range(1 << 16)], "L"), [1])
-    high_bytes = [level >> color.bits - 8 for level in color.levels]
-    return _match(image.convert("L") if image.mode == "1" else image, high_bytes)
-
-
 def _match(image: Image.Image, levels: Sequence[int]) -> Image.Image:
-    """Return a mask of the pixels with these levels, one for each 8-bit channel."""
-    matches = (
-        channel.point([255 * (value == level) for value in range(256)], "1")
-        for channel, level in zip(image.split(), levels, strict=True)
-    )
-    return reduce(ImageChops.logical_and, matches)
+    """Return a mask of the pixels with these levels, one for each channel."""
+    channels = (image.convert("L") if image.mode == "1" else image).split()
+    matches = [np.asarray(channel) == level for channel, level in zip(channels, levels, strict=True)]
+    return Image.fromarray(np.logical_and.reduce(matches))
 
 
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """A picture's pixels as the file stores them."""
-
-    image: Image.Image
-    orientation: int
-    transparent: TransparentColor | None
-    low_bytes_match: Image.Image | None  # the mask of `_match_low_bytes`
-
-    def upright_rows(self, start: int, end: int) -> Image.Image:
-        """Return some rows of the upright picture, as RGB blended with white."""
-        rows = _upright_rows(self.image, self.orientation, start, end)
-        rgb = _as_rgb(rows)
-        if self.transparent is not None:
-            clear = _match_transparent(rows, self.transparent)
-            if self.low_bytes_match is not None:
-                low_bytes_match = _upright_rows(self.low_bytes_match, self.orientation, start, end)
-                clear = ImageChops.logical_and(clear, low_bytes_match)
-            rgb.paste("white", (0, 0), clear)
-        return rgb
+def _bands(width: int, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Divide rows of a picture into bands; return each band's first row and the row behind its last."""
+    rows = max(1, _BAND_PIXELS // width)
+    return ((start, min(start + rows, last)) for start in range(first, last, rows))
 
 
-def _fit(picture: _Decoded, upright: Size, target: Size) -> Image.Image:
+def _fit(rgb_rows: Callable[[int, int], Image.Image], upright: Size, target: Size) -> Image.Image:
     """Make the upright RGB picture of the target's size: scaled to cover it, cropped about its centre.
 
     Bands of rows are converted one after another. So that a large picture is never in memory twice, each band is scaled
     across before the next is converted, and the result is scaled down. Pillow scales in this order too: the pixels are
     the same, or are rounded in another order.
     """
-    rows = max(1, _BAND_PIXELS // upright.width)
     if upright.pixels <= _WHOLE_PIXELS:
         whole = Image.new("RGB", (upright.width, upright.height), None)
-        for start in range(0, upright.height, rows):
-            whole.paste(picture.upright_rows(start, min(start + rows, upright.height)), (0, start))
+        for start, end in _bands(upright.width, 0, upright.height):
+            whole.paste(rgb_rows(start, end), (0, start))
         return ImageOps.fit(whole, (target.width, target.height), Image.Resampling.LANCZOS)
     scale = min(upright.width / target.width, upright.height / target.height)
     left = max(0.0, (upright.width - target.width * scale) / 2)
@@ -263,12 +224,26 @@ def _fit(picture: _Decoded, upright: Size, target: Size) -> Image.Image:
     reach = _LANCZOS_SUPPORT * max(1.0, scale)
     first, last = max(0, int(top - reach)), min(upright.height, math.ceil(bottom + reach))
     across = Image.new("RGB", (target.width, last - first))
-    for start in range(first, last, rows):
-        band = picture.upright_rows(start, min(start + rows, last))
+    for start, end in _bands(upright.width, first, last):
+        band = rgb_rows(start, end)
         box = (left, 0, right, band.height)
         across.paste(band.resize((target.width, band.height), Image.Resampling.LANCZOS, box), (0, start - first))
     within = (0, top - first, target.width, bottom - first)
     return across.resize((target.width, target.height), Image.Resampling.LANCZOS, within)
+
+
+def _rgb_rows(
+    image: Image.Image, contents: Contents, low_bytes_match: Image.Image | None, start: int, end: int
+) -> Image.Image:
+    """Return rows of the upright picture from `start` to before `end`, as RGB blended with white."""
+    rows = _upright_rows(image, contents.orientation, start, end)
+    rgb = _as_rgb(rows)
+    if contents.transparent is not None:
+        clear = _match(rows, contents.transparent.levels)
+        if low_bytes_match is not None:
+            clear = ImageChops.logical_and(clear, _upright_rows(low_bytes_match, contents.orientation, start, end))
+        rgb.paste("white", (0, 0), clear)
+    return rgb
 
 
 def _upright_rows(image: Image.Image, orientation: int, start: int, end: int) -> Image.Image:
@@ -286,7 +261,7 @@ def _upright_rows(image: Image.Image, orientation: int, start: int, end: int) ->
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
-        return image.convert("I").point(_HIGH_BYTE, "L").convert("RGB")
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")

@@ -28,15 +28,10 @@ def encode_image(
     quality: int | None = None,
     provenance: Provenance | None = None,
 ) -> bytes:
-    """Encode an RGB picture. Blocks; call it in a thread.
+    """Encode an RGB picture of shape (height, width, 3). Blocks; call it in a thread.
 
-    The bytes depend only on the arguments and the encoders: the file contains no time, host or library name.
-
-    Args:
-        pixels: The picture, of shape (height, width, 3).
-        media_type: The file's format.
-        quality: Quality of WebP and JPEG, 0 to 100; `LOSSY_QUALITY` if None.
-        provenance: Metadata about the making of the picture; none if None.
+    The quality, 0 to 100, is for WebP and JPEG; `LOSSY_QUALITY` if None. The bytes depend only on the arguments and the
+    encoders: the file contains no time, host or library name.
     """
     said = provenance or Provenance()
     if media_type is MediaType.PNG:

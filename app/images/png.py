@@ -42,22 +42,18 @@ more and gives larger files with Paeth. Stripes and flat art cost 0.8 or less an
 
 _FLAT_SHARE = 10  # a picture that igzip makes this many times smaller is flat or smooth
 
-
 _AVERAGE, _PAETH = 3, 4
 """Filter types: the first byte of a row (section 9.2)."""
 
 
 def encode_png(pixels: Bytes, *, text: str | None = None, xmp: bytes | None = None) -> bytes:
-    """Write a PNG of 8 bits a channel, not interlaced. Blocks; call it in a thread.
+    """Write an RGB picture of shape (height, width, 3) as a PNG, not interlaced. Blocks; call it in a thread.
 
     The bytes depend on the arguments, the processor's instruction set (igzip's matches may differ) and the libraries'
     versions. The decoded pixels are always the same.
 
-    Args:
-        pixels: The picture, of shape (height, width, 3): red, green, blue. Need not be contiguous.
-        text: Text with the keyword `parameters`: in Latin-1 (tEXt, section 11.3.3.2) if possible, else in UTF-8 (iTXt,
-            section 11.3.3.4). None writes no such chunk.
-        xmp: An XMP packet. It and the text precede the pixels, for readers that stop there.
+    The text gets the keyword `parameters`. It is in Latin-1 (tEXt, section 11.3.3.2) if possible, else in UTF-8 (iTXt,
+    section 11.3.3.4). It and the XMP packet precede the pixels, for readers that stop there.
 
     Raises:
         ValueError: Shape or type are wrong, or a side is 0 or more than 2**31 - 1.

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import ExifTags
 
 from app.pipelines.base import GenerationParams, Img2ImgParams
+from app.settings import Settings
 
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
@@ -49,31 +50,15 @@ class Provenance:
 
 
 def provenance_of(
-    params: GenerationParams,
-    pixels: npt.NDArray[np.uint8],
-    *,
-    model: str,
-    tell_parameters: bool,
-    ai_label: bool,
-    aigc_producer: str,
+    params: GenerationParams, pixels: npt.NDArray[np.uint8], model: str, settings: Settings
 ) -> Provenance:
-    """Return a picture's metadata. Reads all pixels: call it in a thread.
-
-    Args:
-        params: The request's parameters.
-        pixels: The picture, of shape (height, width, 3).
-        model: The model's name.
-        tell_parameters: Whether to include the prompt, the seed and the other parameters.
-        ai_label: Whether to include IPTC's Digital Source Type.
-        aigc_producer: The producer in the label of GB 45438-2025: ASCII without space, quotation mark and backslash
-            (annex E). Empty for no such label.
-    """
-    parameters = parameters_text(params, model=model) if tell_parameters else None
+    """Return the metadata that the settings allow for a picture. Reads all pixels: call it in a thread."""
+    parameters = parameters_text(params, model=model) if settings.image_metadata else None
     properties = {}
-    if ai_label:
+    if settings.ai_label:
         properties["Iptc4xmpExt:DigitalSourceType"] = _SOURCE_TYPE
-    if aigc_producer:
-        properties["TC260:AIGC"] = _aigc(aigc_producer, _produce_id(pixels, parameters))
+    if settings.aigc_producer:
+        properties["TC260:AIGC"] = _aigc(settings.aigc_producer, _produce_id(pixels, parameters))
     return Provenance(parameters=parameters, xmp=_xmp(properties) if properties else None)
 
 

@@ -26,7 +26,7 @@ Code = tuple[int, list[tuple[int, int]]]
 
 
 def check_codes(data: bytes | memoryview, width: int, height: int) -> None:
-    """Read a lossless stream, without the header with its size, up to its pixels.
+    """Read a lossless stream, behind the header with its size, up to its pixels.
 
     Raises:
         InvalidImageError: It has more blocks with codes than any encoder makes, or is damaged.

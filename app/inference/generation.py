@@ -173,12 +173,7 @@ class Generation:
         Raises:
             TurboError: The file is not a usable picture.
         """
-        return decode_image(
-            data,
-            size=fields.chosen_size,
-            max_upload_pixels=self.settings.max_upload_pixels,
-            max_pixels=self.settings.max_pixels,
-        )
+        return decode_image(data, fields.chosen_size, self.settings)
 
     async def _make(
         self, params: Request, place: Place, encoding: Encoding, observer: Observer, seconds: dict[str, float]
@@ -231,16 +226,9 @@ class Generation:
 
     def _encode(self, image: PipelineImage, params: GenerationParams, encoding: Encoding) -> bytes:
         """Return a picture's file, with its watermark and the allowed metadata. On a codec thread."""
-        loaded, settings = self.engine.registry.loaded, self.settings
+        loaded = self.engine.registry.loaded
         pixels = image.pixels if loaded.watermark is None else loaded.watermark(image.pixels)
-        provenance = provenance_of(
-            params,
-            pixels,
-            model=loaded.model,
-            tell_parameters=settings.image_metadata,
-            ai_label=settings.ai_label,
-            aigc_producer=settings.aigc_producer,
-        )
+        provenance = provenance_of(params, pixels, loaded.model, self.settings)
         return encode_image(pixels, encoding.media_type, quality=encoding.quality, provenance=provenance)
 
     def _used(self, params: GenerationParams, image: PipelineImage) -> UsedParameters:

@@ -47,7 +47,7 @@ def download(source: HubSource, weights_dir: Path) -> Download:
     """Download the files of a repository that serving needs. Blocks; shows progress bars.
 
     Files are downloaded one by one, small files first, so that a fault shows early with the file's name. The clients'
-    snapshot_download hides it: openmind_hub retries each file ten times in 75 s after any fault.
+    snapshot_download would hide the name.
 
     Raises:
         WeightsError: The hub cannot be reached, refuses access, lacks the repository or sends wrong bytes twice, or the
@@ -79,7 +79,7 @@ class _HubFile:
 
 
 class _Hub(ABC):
-    """A repository and its hub's client. The client's errors pass through; `_attempt` converts them to WeightsError."""
+    """A repository and its hub's client, whose errors pass through."""
 
     name: ClassVar[str]
     cache: ClassVar[str]  # the client's folder in the weights folder
@@ -148,14 +148,8 @@ class _OpenMindHub(_Hub):
     def list_files(self) -> list[_HubFile]:
         # The client reads its home from the environment when it is imported. It writes only to this home, to /tmp and
         # to visible folders of $HOME (SENSITIVE_PATHS and WHITE_LIST_PATHS in the constants of openmind_hub 1.3.0).
-        before = os.environ.get("XDG_CACHE_HOME")
-        os.environ["XDG_CACHE_HOME"] = str(self.weights_dir)
-        try:
-            from openmind_hub import RepoFile, list_repo_tree  # noqa: PLC0415 - as above
-        finally:
-            del os.environ["XDG_CACHE_HOME"]
-            if before is not None:
-                os.environ["XDG_CACHE_HOME"] = before
+        os.environ["XDG_CACHE_HOME"] = str(self.weights_dir)  # the process ends with the pull
+        from openmind_hub import RepoFile, list_repo_tree  # noqa: PLC0415 - as above
 
         revision = self.source.revision
         tree = list_repo_tree(self.source.repo_id, revision=revision, recursive=True)
@@ -221,18 +215,17 @@ def _sha256_if_whole(blob: Path) -> str | None:
 
     The clients do not check this: huggingface_hub compares only sizes, openmind_hub does not check a file again.
     """
-    sha256 = hex_digest(blob)
-    digest = sha256
-    if len(blob.name) != _SHA256_DIGITS:
-        header = f"blob {blob.stat().st_size}\0".encode()
-        digest = hex_digest(blob, hashlib.sha1(header, usedforsecurity=False))
+    digest = sha256 = hex_digest(blob)
+    if len(blob.name) == _SHA1_DIGITS:  # a small file: hubs keep large files by their SHA-256
+        content = blob.read_bytes()
+        digest = hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
     return sha256 if digest == blob.name else None
 
 
-def hex_digest(path: Path, begun: "hashlib._Hash | None" = None) -> str:
-    """Return the SHA-256 of a file, or the digest of a hash that has begun with other bytes."""
+def hex_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: begun or hashlib.sha256()).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _attempt(hub: _Hub, call: Callable[[], _T], file: _HubFile | None = None, *, last: bool = False) -> _T:
@@ -259,9 +252,7 @@ def _explain(error: Exception, hub: _Hub, file: _HubFile | None) -> tuple[str, b
     subject = f"{file.path} of {hub.source}" if file else str(hub.source)
     statuses = [getattr(getattr(link, "response", None), "status_code", 0) for link in chain]
     if status := next(filter(None, statuses), 0):
-        revision_known = all(type(link).__name__ != "RevisionNotFoundError" for link in chain)
-        reason = _explain_status(status, hub, subject, revision_known=revision_known)
-        return reason, status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return _explain_status(status, hub, subject, chain), status >= HTTPStatus.INTERNAL_SERVER_ERROR
     if file and any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain):
         return _no_space(hub, subject, file.size_bytes), False
     reason = first_line(next((link for link in reversed(chain) if isinstance(link, OSError)), error))
@@ -276,10 +267,10 @@ def _explain(error: Exception, hub: _Hub, file: _HubFile | None) -> tuple[str, b
     return f"{subject} could not be downloaded to {hub.weights_dir}: {reason}. {remedy}.", True
 
 
-def _explain_status(status: int, hub: _Hub, subject: str, *, revision_known: bool) -> str:
+def _explain_status(status: int, hub: _Hub, subject: str, chain: list[BaseException]) -> str:
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return f"{hub.name} refuses access to {subject} ({status}). {hub.how_to_get_access}"
-    if status == HTTPStatus.NOT_FOUND and not revision_known:
+    if any(type(link).__name__ == "RevisionNotFoundError" for link in chain):
         return f"{hub.name} has no revision {hub.source.revision} of {hub.source.repo_id}. Check TURBO_MODEL."
     if status == HTTPStatus.NOT_FOUND:
         return f"{hub.name} does not have {subject}, or shows it only to its members. Check TURBO_MODEL."

@@ -12,10 +12,7 @@ from app.errors import WeightsError
 PIPELINE_CLASS = "StableDiffusionXLPipeline"
 
 FILE_PATTERNS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.fp16.safetensors")
-"""Files that serving needs (see `is_needed`): configs, tokenizers and fp16 safetensors.
-
-Pickles, fp32 weights and single-file checkpoints in a repository's root are not needed.
-"""
+"""Files that serving needs (see `is_needed`), without pickles, fp32 weights and single-file checkpoints."""
 
 _SCHEDULER_CLASS = "EulerAncestralDiscreteScheduler"
 """The scheduler of SDXL-Turbo's repository. The model was trained for its single step."""
@@ -26,13 +23,10 @@ _MODELS = ("text_encoder", "text_encoder_2", "unet", "vae")
 
 def is_needed(path: str) -> bool:
     """Return whether serving needs the file with this path in a repository. In a pattern, `*` does not match a `/`."""
-    names = path.split("/")
-    if not {"", ".", ".."}.isdisjoint(names):  # it could lead out of the folder
+    if not {"", ".", ".."}.isdisjoint(path.split("/")):  # it could lead out of the folder
         return False
-    return any(
-        len(wanted) == len(names) and all(map(fnmatchcase, names, wanted))
-        for wanted in (pattern.split("/") for pattern in FILE_PATTERNS)
-    )
+    slashes = path.count("/")
+    return any(pattern.count("/") == slashes and fnmatchcase(path, pattern) for pattern in FILE_PATTERNS)
 
 
 def check_layout(folder: Path) -> None:

@@ -18,6 +18,7 @@ from app.images.decoding import _load, decode_image
 from app.images.encoding import MediaType, encode_image
 from app.images.provenance import Provenance
 from app.images.sizes import Size, preferred_size
+from app.settings import Settings
 from tests.conftest import opened, png
 from tests.support.uploads import (
     GREY,
@@ -41,7 +42,7 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
 def decode(data: bytes, *, size: Size | None = None, max_upload_pixels: int = 1 << 24) -> Image.Image:
-    return decode_image(data, size=size, max_upload_pixels=max_upload_pixels, max_pixels=1 << 20)
+    return decode_image(data, size, Settings(max_upload_pixels=max_upload_pixels, max_pixels=1 << 20))
 
 
 def saved(image: Image.Image, file_format: str, **options: Any) -> bytes:

@@ -14,6 +14,7 @@ from PIL import ExifTags, Image
 from app.images.encoding import MediaType, encode_image
 from app.images.provenance import Provenance, parameters_text, provenance_of
 from app.pipelines.base import Img2ImgParams, Txt2ImgParams
+from app.settings import Settings
 from tests.conftest import opened
 
 Pixels = npt.NDArray[np.uint8]
@@ -27,9 +28,11 @@ AIGC = "{http://www.tc260.org.cn/ns/AIGC/1.0/}AIGC"
 SOURCE_TYPE = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
 
 
-def said(params: Txt2ImgParams | Img2ImgParams = TXT2IMG, pixels: Pixels = PIXELS, **switches: Any) -> Provenance:
-    chosen: dict[str, Any] = {"model": "m", "tell_parameters": True, "ai_label": True, "aigc_producer": "me"} | switches
-    return provenance_of(params, pixels, **chosen)
+def said(
+    params: Txt2ImgParams | Img2ImgParams = TXT2IMG, pixels: Pixels = PIXELS, *, model: str = "m", **switches: Any
+) -> Provenance:
+    chosen: dict[str, Any] = {"image_metadata": True, "ai_label": True, "aigc_producer": "me"} | switches
+    return provenance_of(params, pixels, model, Settings(**chosen))
 
 
 def properties(provenance: Provenance) -> dict[str, str]:
@@ -76,10 +79,10 @@ def test_both_modes_are_labelled_as_made_by_a_trained_algorithm(params: Txt2ImgP
 
 
 def test_what_is_switched_off_is_absent() -> None:
-    assert said(tell_parameters=False).parameters is None
+    assert said(image_metadata=False).parameters is None
     assert set(properties(said(ai_label=False))) == {AIGC}
     assert set(properties(said(aigc_producer=""))) == {SOURCE_TYPE}
-    assert said(tell_parameters=False, ai_label=False, aigc_producer="") == Provenance()
+    assert said(image_metadata=False, ai_label=False, aigc_producer="") == Provenance()
 
 
 @pytest.mark.parametrize(
@@ -107,8 +110,8 @@ def test_the_number_of_a_picture_changes_with_the_model_and_every_pixel() -> Non
             said(),
             said(model="n"),
             said(pixels=one_level_off),
-            said(pixels=PIXELS.reshape(shape), tell_parameters=False),
-            said(tell_parameters=False),
+            said(pixels=PIXELS.reshape(shape), image_metadata=False),
+            said(image_metadata=False),
         )
     ]
     assert len(set(numbers)) == len(numbers)
@@ -121,7 +124,7 @@ def test_the_number_of_a_picture_changes_with_nothing_else() -> None:
 
 
 def test_no_number_is_made_of_parameters_that_are_not_told() -> None:
-    first, other = (said(dataclasses.replace(TXT2IMG, prompt=prompt), tell_parameters=False) for prompt in "ab")
+    first, other = (said(dataclasses.replace(TXT2IMG, prompt=prompt), image_metadata=False) for prompt in "ab")
     assert first == other
 
 
@@ -133,7 +136,7 @@ def test_labels_change_no_pixel(media_type: MediaType) -> None:
 
 
 @pytest.mark.parametrize("media_type", MediaType)
-@pytest.mark.parametrize("switches", [{"tell_parameters": False}, {"ai_label": False, "aigc_producer": ""}, {}])
+@pytest.mark.parametrize("switches", [{"image_metadata": False}, {"ai_label": False, "aigc_producer": ""}, {}])
 def test_the_same_picture_gives_the_same_bytes(media_type: MediaType, switches: dict[str, Any]) -> None:
     first, second = (encode_image(PIXELS, media_type, provenance=said(**switches)) for _ in range(2))
     assert first == second
