@@ -199,22 +199,7 @@ def load_folder(folder: Path, settings: Settings, *, model: str) -> LoadedPipeli
             f"torch and diffusers cannot be imported ({first_line(root_cause(error))}). If torch_npu is installed, "
             "source CANN's set_env.sh first; `python -m app doctor` shows details."
         ) from error
-
-    return load_sdxl_turbo(
-        folder,
-        model=model,
-        device_name=settings.device,
-        dtype_name=settings.dtype,
-        vae_dtype_name=settings.vae_dtype,
-        allow_tf32=settings.allow_tf32,
-        attention=settings.attention,
-        npu_graphs=settings.npu_graphs,
-        vae_folder=settings.vae,
-        compile_mode=settings.compile,
-        batching=settings.batching,
-        max_batch=settings.max_batch,
-        prompt_cache_bytes=settings.prompt_cache_bytes,
-    )
+    return load_sdxl_turbo(folder, settings, model=model)
 
 
 def key_names(path: Path) -> Sequence[str]:

@@ -253,15 +253,15 @@ def _npu_smi(number: int) -> Findings[None]:
 
 
 def _device_files(number: int, root: Path) -> Findings[None]:
-    for file in ascend_host.device_files(number, root):
-        if not file.exists:
+    for path in ascend_host.device_files(number, root):
+        if not path.exists():
             remedy = "Load the driver; in a container: pass the file with --device."
-            yield Finding("device files", "FAIL", f"{file.path} is missing.", remedy)
-        elif not file.usable:
+            yield Finding("device files", "FAIL", f"{path} is missing.", remedy)
+        elif not os.access(path, os.R_OK | os.W_OK):
             remedy = "Run as a member of the group that owns it (docker: --group-add $(stat -c %g /dev/davinci0))."
-            yield Finding("device files", "FAIL", f"{file.path} is not readable and writable by this user.", remedy)
+            yield Finding("device files", "FAIL", f"{path} is not readable and writable by this user.", remedy)
         else:
-            yield Finding("device files", "OK", f"{file.path}")
+            yield Finding("device files", "OK", str(path))
 
 
 def _device(settings: Settings, folder: Path | None) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """How many pictures go through the networks at once."""
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 
 from app.pipelines.base import BatchKey, GenerationParams
@@ -8,12 +9,11 @@ from app.pipelines.base import BatchKey, GenerationParams
 class BatchSizes:
     """How many pictures go through the networks at once. For the device thread; `limit` is for any thread.
 
-    Args:
-        sizes: Allowed sizes of a batch. None allows those that are found to change no picture while warming up.
-        max_pixels: Pixels (width x height) that all pictures of a batch together may have. None sets no bound.
+    Without `sizes`, a batch has one of the sizes that are found to change no picture while warming up. All pictures of
+    a batch together have at most `max_pixels`.
     """
 
-    def __init__(self, sizes: Collection[int] | None, *, max_pixels: int | None = None) -> None:
+    def __init__(self, sizes: Collection[int] | None, *, max_pixels: float = math.inf) -> None:
         self._sizes = sizes
         self._max_pixels = max_pixels
         self._learned: dict[BatchKey, set[int]] = {}
@@ -30,16 +30,13 @@ class BatchSizes:
     def split(self, batch: Sequence[GenerationParams]) -> Iterator[Sequence[GenerationParams]]:
         """Split a batch into parts of allowed sizes, the largest first."""
         allowed = self._allowed(batch[0].batch_key)
-        begin = 0
-        while begin < len(batch):
-            size = max(size for size in allowed if size <= len(batch) - begin)
-            yield batch[begin : begin + size]
-            begin += size
+        while batch:
+            size = max(size for size in allowed if size <= len(batch))
+            yield batch[:size]
+            batch = batch[size:]
 
     def _allowed(self, key: BatchKey) -> set[int]:
         sizes = {1, *(self._learned.get(_shape(key), ()) if self._sizes is None else self._sizes)}
-        if self._max_pixels is None:
-            return sizes
         return {size for size in sizes if size == 1 or size * key.width * key.height <= self._max_pixels}
 
 

@@ -17,10 +17,6 @@ _log = logging.getLogger(__name__)
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _M_ARENA_MAX = -3, -1, -8
-"""Options of mallopt(3), numbered as in malloc.h: bytes from which a block comes from the system by itself, bytes at
-the heap's end from which they are returned, and the number of heaps (each would keep memory of its own)."""
-
 _CHECKS = 1000
 """Number of different values that checks compute in turn; all are exact in fp32."""
 
@@ -53,8 +49,8 @@ class TorchDevice:
     def free_memory(self) -> None:
         gc.collect()  # a failed call may leave tensors in reference cycles
         if self.torch_device.type == "cpu":
-            if (libc := _glibc()) is not None:
-                libc.malloc_trim(0)
+            if sys.platform == "linux":  # glibc, because torch has no builds for other C libraries
+                ctypes.CDLL(None).malloc_trim(0)
         else:
             self.synchronize()  # torch_npu's empty_cache waits for the device too, but holds the GIL meanwhile
             with device_errors(self.torch_device):
@@ -66,8 +62,7 @@ class TorchDevice:
         if self.torch_device.type == "cpu":
             unit_bytes = 1 if sys.platform == "darwin" else 1024
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
-        peak_bytes: int = torch.get_device_module(self.torch_device).max_memory_allocated(self.torch_device)
-        return peak_bytes
+        return int(torch.get_device_module(self.torch_device).max_memory_allocated(self.torch_device))
 
     def synchronize(self) -> None:
         """Wait until the device has finished its queued work."""
@@ -87,19 +82,27 @@ def open_device(name: str, *, allow_tf32: bool = False) -> TorchDevice:
     accelerator may round fp32 to TF32 or HF32 in products and convolutions.
 
     Raises:
-        DeviceUnavailableError: The device does not exist. There is no fallback: a service that silently runs on the CPU
-            instead of its accelerator is too slow, and nobody notices why.
+        DeviceUnavailableError: The device does not exist. A silent fallback to the CPU would be too slow.
     """
     kind, _, number = (_first_available() if name == "auto" else name).partition(":")
+    if kind == "cpu":
+        if sys.platform == "linux":
+            _keep_freed_memory()
+        return TorchDevice(torch.device("cpu"))
     index = int(number or 0)
     if kind == "npu":
+        count = npu.visible_devices()
         hint = "Check npu-smi info, ASCEND_RT_VISIBLE_DEVICES and the container's /dev/davinci*."
-        _check_index("npu", index, npu.visible_devices(), hint=hint)
+    else:
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        hint = "Check nvidia-smi, CUDA_VISIBLE_DEVICES and that torch is a CUDA build."
+    if index >= count:
+        raise DeviceUnavailableError(
+            f"TURBO_DEVICE={kind}:{index} is not available: {count} visible {kind} devices. {hint}"
+        )
+    if kind == "npu":
         return TorchDevice(npu.open_npu(index, allow_hf32=allow_tf32))
-    if kind == "cuda":
-        return TorchDevice(_open_cuda(index, allow_tf32=allow_tf32))
-    _keep_freed_memory()
-    return TorchDevice(torch.device("cpu"))
+    return TorchDevice(_open_cuda(index, allow_tf32=allow_tf32))
 
 
 def describe(device: TorchDevice) -> tuple[str, int, int]:
@@ -122,9 +125,6 @@ def _first_available() -> str:
 
 
 def _open_cuda(index: int, *, allow_tf32: bool) -> torch.device:
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    hint = "Check nvidia-smi, CUDA_VISIBLE_DEVICES and that torch is a CUDA build."
-    _check_index("cuda", index, count, hint=hint)
     # torch's default is TF32 for cuDNN's convolutions and fp32 for products.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allow_tf32
     device = torch.device("cuda", index)
@@ -139,25 +139,12 @@ def _keep_freed_memory() -> None:
     By default glibc returns each large block to the system. The next picture's blocks are then zeroed and faulted in
     page by page: a sixth of the CPU time of the VAE at 512x512. The kept memory is bounded by the largest call's peak.
     """
-    if (libc := _glibc()) is None:
-        return
-    # Older versions of glibc accept at most 32 MiB.
-    if libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30) or libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20):
-        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
-        libc.mallopt(_M_ARENA_MAX, 1)
-
-
-def _glibc() -> ctypes.CDLL | None:
-    """Return the C library if it is glibc."""
     libc = ctypes.CDLL(None)
-    return libc if hasattr(libc, "gnu_get_libc_version") else None
-
-
-def _check_index(kind: str, index: int, count: int, *, hint: str) -> None:
-    if index >= count:
-        raise DeviceUnavailableError(
-            f"TURBO_DEVICE={kind}:{index} is not available: {count} visible {kind} devices. {hint}"
-        )
+    mmap_threshold, trim_threshold, arena_max = -3, -1, -8  # mallopt(3); the numbers are malloc.h's
+    # Older versions of glibc accept at most 32 MiB.
+    if libc.mallopt(mmap_threshold, 1 << 30) or libc.mallopt(mmap_threshold, 32 << 20):
+        libc.mallopt(trim_threshold, (1 << 31) - 1)
+        libc.mallopt(arena_max, 1)  # each heap would keep memory of its own
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -168,10 +155,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def choose_vae_dtype(name: str, dtype: torch.dtype, *, force_upcast: bool) -> torch.dtype:
-    """Return the VAE's dtype of a setting.
+    """Return the VAE's dtype of a setting; `auto` is the other models' dtype, or fp32 for a VAE that overflows in fp16.
 
-    `auto` is the other models' dtype, but fp32 instead of fp16 if the VAE's config says `force_upcast`: SDXL's VAE
-    overflows in fp16 and its pictures turn black (diffusers converts too, but around every single picture).
+    Its config then says `force_upcast`. diffusers converts too, but around every single picture.
     """
     if name == "auto":
         return torch.float32 if dtype == torch.float16 and force_upcast else dtype

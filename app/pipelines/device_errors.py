@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from app.errors import DeviceLostError, DeviceOutOfMemoryError, OperatorRefusedError
+from app.errors import DeviceLostError, DeviceOutOfMemoryError, OperatorRefusedError, TurboError
 from app.pipelines.npu.errors import NPU_ALLOCATOR, npu_error
 
 _CUDA = re.compile(r"CUDA|cuDNN|CUDNN|cuBLAS|CUBLAS|NVRTC")
@@ -34,9 +34,7 @@ def device_errors(device: torch.device) -> Iterator[None]:
         raise ours from error
 
 
-def as_turbo_error(
-    error: Exception, device: torch.device
-) -> DeviceOutOfMemoryError | DeviceLostError | OperatorRefusedError | None:
+def as_turbo_error(error: Exception, device: torch.device) -> TurboError | None:
     """Translate an error of a device call; None if it is not the device's.
 
     Every error that an accelerator reports is fatal, known or not: no result of a failed device can be trusted. An
@@ -52,7 +50,7 @@ def as_turbo_error(
     return npu_error(error) if device.type == "npu" else _cuda_error(error)
 
 
-def _cuda_error(error: Exception) -> DeviceLostError | OperatorRefusedError | None:
+def _cuda_error(error: Exception) -> TurboError | None:
     if isinstance(error, torch.AcceleratorError):
         return DeviceLostError()
     if _CUDA_REFUSALS.search(str(error)):

@@ -5,6 +5,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,58 +24,48 @@ from app.pipelines.networks.plain import Networks
 from app.pipelines.prompts import EncodedPrompt, PromptEncoder
 from app.pipelines.work import StageTimes
 
-_SIZES = 64
-"""Number of sizes whose constant tensors are kept."""
 
-
+@dataclass(eq=False)
 class SdxlTurboPipeline:
     """One mode of SDXL-Turbo, built from a diffusers pipeline's parts: diffusers' own call makes one prompt's pictures.
 
     `pipe` is a StableDiffusionXLPipeline or StableDiffusionXLImg2ImgPipeline that is already on `device`.
     """
 
-    def __init__(
-        self,
-        pipe: Any,
-        networks: Networks,
-        prompts: PromptEncoder,
-        device: TorchDevice,
-        *,
-        batch_sizes: BatchSizes,
-        stage_times: StageTimes,
-    ) -> None:
-        self._pipe = pipe
-        self._networks = networks
-        self._prompts = prompts
-        self._device = device
-        self._batch_sizes = batch_sizes
-        self._stage_times = stage_times
+    pipe: Any
+    networks: Networks
+    prompts: PromptEncoder
+    device: TorchDevice
+    batch_sizes: BatchSizes
+    stage_times: StageTimes
+
+    def __post_init__(self) -> None:
         # Read once: diffusers walks through all modules for it, which takes milliseconds.
-        self._dtype: torch.dtype = pipe.unet.dtype
-        self._vae_dtype: torch.dtype = pipe.vae.dtype
+        self._dtype: torch.dtype = self.pipe.unet.dtype
+        self._vae_dtype: torch.dtype = self.pipe.vae.dtype
         self._stages_s: dict[str, float] | None = None
         self._schedule = functools.cache(self._make_schedule)  # for 1 to 4 steps
-        self._time_ids = functools.lru_cache(_SIZES)(self._make_time_ids)
+        self._time_ids = functools.lru_cache(64)(self._make_time_ids)  # each is a copy to the device
 
     def __call__(self, batch: Sequence[GenerationParams], /) -> list[PipelineImage]:
-        with device_errors(self._device.torch_device), torch.inference_mode():
-            if self._batch_sizes.learning and len(batch) > 1:
+        with device_errors(self.device.torch_device), torch.inference_mode():
+            if self.batch_sizes.learning and len(batch) > 1:
                 return self._learn(batch)
-            if self._stage_times.learning and len(batch) == 1 and self._stages_s is None:
+            if self.stage_times.learning and len(batch) == 1 and self._stages_s is None:
                 with self.timed_stages() as stages_s:
                     images = self._generate(batch)
-                self._stage_times.learn(batch[0], stages_s)
+                self.stage_times.learn(batch[0], stages_s)
                 return images
-            return [image for part in self._batch_sizes.split(batch) for image in self._generate(part)]
+            return [image for part in self.batch_sizes.split(batch) for image in self._generate(part)]
 
     def batch_limit(self, key: BatchKey) -> int:
-        return self._batch_sizes.limit(key)
+        return self.batch_sizes.limit(key)
 
     @property
     def dtypes(self) -> dict[str, str]:
         """The number format of each model, such as `float16`."""
         names = ("text_encoder", "text_encoder_2", "unet", "vae")
-        return {name: str(getattr(self._pipe, name).dtype).removeprefix("torch.") for name in names}
+        return {name: str(getattr(self.pipe, name).dtype).removeprefix("torch.") for name in names}
 
     @contextmanager
     def timed_stages(self) -> Iterator[dict[str, float]]:
@@ -90,10 +81,10 @@ class SdxlTurboPipeline:
         if self._stages_s is None:
             yield
             return
-        self._device.synchronize()
+        self.device.synchronize()
         started = time.monotonic()
         yield
-        self._device.synchronize()
+        self.device.synchronize()
         self._stages_s[name] = self._stages_s.get(name, 0.0) + time.monotonic() - started
 
     def _learn(self, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
@@ -101,7 +92,7 @@ class SdxlTurboPipeline:
         alone = [image for params in batch for image in self._generate([params])]
         together = self._generate(batch)
         if all(np.array_equal(one.pixels, other.pixels) for one, other in zip(alone, together, strict=True)):
-            self._batch_sizes.learn(batch[0].batch_key, len(batch))
+            self.batch_sizes.learn(batch[0].batch_key, len(batch))
         return alone
 
     def _generate(self, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
@@ -109,7 +100,7 @@ class SdxlTurboPipeline:
         # seed gives the same noise on every device.
         generators = [torch.Generator("cpu").manual_seed(params.seed) for params in batch]
         with self._stage("text"):
-            prompts = [self._prompts(params.prompt) for params in batch]
+            prompts = [self.prompts(params.prompt) for params in batch]
         pixels = self._decode(self._denoise(batch, prompts, generators))
         return [
             PipelineImage(pixels=picture, tokens=prompt.tokens) for picture, prompt in zip(pixels, prompts, strict=True)
@@ -119,39 +110,37 @@ class SdxlTurboPipeline:
         self, batch: Sequence[GenerationParams], prompts: Sequence[EncodedPrompt], generators: list[torch.Generator]
     ) -> Tensor:
         """Return latents of shape (batch, 4, height / 8, width / 8)."""
-        first, pipe = batch[0], self._pipe
+        first, pipe = batch[0], self.pipe
         settled, timesteps = self._schedule(first.num_inference_steps)
         scheduler = copy.copy(settled)  # the copy has this call's step index
         begin = first.num_inference_steps - first.effective_steps
         scheduler.set_begin_index(begin)
         conditions = (
-            _together([prompt.embeds for prompt in prompts]),
-            _together([prompt.pooled for prompt in prompts]),
+            torch.cat([prompt.embeds for prompt in prompts]),
+            torch.cat([prompt.pooled for prompt in prompts]),
             self._time_ids(first.width, first.height, len(batch)),
         )
         start = self._encode(batch, generators) if isinstance(first, Img2ImgParams) else None  # draws before the noise
         sides = (first.height // pipe.vae_scale_factor, first.width // pipe.vae_scale_factor)
         shape = (len(batch), pipe.unet.config.in_channels, *sides)
-        noise = randn_tensor(shape, generator=generators, device=self._device.torch_device, dtype=self._dtype)
-        latents: Tensor
+        noise = randn_tensor(shape, generator=generators, device=self.device.torch_device, dtype=self._dtype)
         if start is None:
-            latents = noise * scheduler.init_noise_sigma
+            latents: Tensor = noise * scheduler.init_noise_sigma
         else:
             latents = scheduler.add_noise(start, noise, timesteps[begin].expand(len(batch)))
         for timestep in timesteps[begin:]:
             with self._stage("unet"):
-                noise = self._networks.predict_noise(
-                    scheduler.scale_model_input(latents, timestep), timestep, *conditions
-                )
+                scaled = scheduler.scale_model_input(latents, timestep)
+                noise = self.networks.predict_noise(scaled, timestep, *conditions)
             latents = scheduler.step(noise, timestep, latents, generator=generators, return_dict=False)[0]
         return latents
 
     def _encode(self, batch: Sequence[Any], generators: Sequence[torch.Generator]) -> Any:
         """Return the latents of the RGB pictures to start from, drawn from the VAE's posterior as diffusers does."""
-        vae = self._pipe.vae
-        pixels = torch.cat([self._pipe.image_processor.preprocess(params.image) for params in batch])
+        vae = self.pipe.vae
+        pixels = torch.cat([self.pipe.image_processor.preprocess(params.image) for params in batch])
         with self._stage("vae encode"):
-            encoded = self._by_picture(self._networks.encode, pixels.to(self._device.torch_device, self._vae_dtype))
+            encoded = self._by_picture(self.networks.encode, pixels.to(self.device.torch_device, self._vae_dtype))
         if not isinstance(vae, AutoencoderTiny):
             posteriors = map(DiagonalGaussianDistribution, torch.split(encoded, 1))
             encoded = torch.cat(
@@ -160,38 +149,30 @@ class SdxlTurboPipeline:
         return (encoded * vae.config.scaling_factor).to(self._dtype)
 
     def _decode(self, latents: Tensor) -> Iterator[Any]:
-        """Return the pictures of the latents, each an array of shape (height, width, 3) of uint8.
-
-        Raises:
-            DeadPictureError: An output is not a picture.
-        """
-        vae = self._pipe.vae
+        """Return the pictures of the latents, each an array of shape (height, width, 3) of uint8."""
+        vae = self.pipe.vae
         with self._stage("vae decode"):
-            pixels = self._by_picture(self._networks.decode, latents.to(self._vae_dtype) / vae.config.scaling_factor)
+            pixels = self._by_picture(self.networks.decode, latents.to(self._vae_dtype) / vae.config.scaling_factor)
         check_alive(pixels)
         levels = pixels.float().div(2).add_(0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
         return iter(levels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
     def _by_picture(self, network: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
         """Call the VAE; on the CPU with one picture at a time, because a batch saves nothing there."""
-        if self._device.torch_device.type != "cpu":
+        if self.device.torch_device.type != "cpu":
             return network(tensor)
-        return _together([network(one) for one in torch.split(tensor, 1)])
+        return torch.cat([network(one) for one in torch.split(tensor, 1)])
 
     def _make_schedule(self, num_inference_steps: int) -> tuple[Any, Tensor]:
         """Return the mode's scheduler, set to a number of steps, and the timesteps on the device."""
-        scheduler = copy.copy(self._pipe.scheduler)
+        scheduler = copy.copy(self.pipe.scheduler)
         scheduler.set_timesteps(num_inference_steps)
-        return scheduler, scheduler.timesteps.to(self._device.torch_device)
+        return scheduler, scheduler.timesteps.to(self.device.torch_device)
 
     def _make_time_ids(self, width: int, height: int, pictures: int) -> Tensor:
         """Return SDXL's size conditions: the original size, the crop's corner and the size of the picture."""
         ids = [height, width, 0, 0, height, width]
-        return torch.tensor([ids] * pictures, dtype=self._dtype, device=self._device.torch_device)
-
-
-def _together(tensors: Sequence[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+        return torch.tensor([ids] * pictures, dtype=self._dtype, device=self.device.torch_device)
 
 
 def check_alive(pixels: Tensor) -> None:

@@ -38,7 +38,9 @@ class PromptEncoder:
         self._tokenizers = tokenizers
         self._encoders = encoders
         self._device = device
-        cache: LRUCache[Any, EncodedPrompt] = LRUCache(cache_bytes, getsizeof=_size_bytes)
+        cache: LRUCache[Any, EncodedPrompt] = LRUCache(
+            cache_bytes, getsizeof=lambda encoded: encoded.embeds.nbytes + encoded.pooled.nbytes
+        )
         self._cached = cached(cache, info=True)(self._encode)
 
     @property
@@ -56,19 +58,13 @@ class PromptEncoder:
 
     def _encode(self, prompt: str) -> EncodedPrompt:
         ids = [tokenizer(prompt).input_ids for tokenizer in self._tokenizers]
-        states, pooled = zip(
-            *(
-                encode(_fitted(prompt_ids, tokenizer.pad_token_id).to(self._device))
-                for prompt_ids, tokenizer, encode in zip(ids, self._tokenizers, self._encoders, strict=True)
-            ),
-            strict=True,
-        )
-        # SDXL is conditioned on the second encoder's pooled output.
-        return EncodedPrompt(embeds=torch.cat(states, dim=-1), pooled=pooled[-1], tokens=max(map(len, ids)))
-
-
-def _size_bytes(encoded: EncodedPrompt) -> int:
-    return encoded.embeds.nbytes + encoded.pooled.nbytes
+        encoded = [
+            encode(_fitted(prompt_ids, tokenizer.pad_token_id).to(self._device))
+            for prompt_ids, tokenizer, encode in zip(ids, self._tokenizers, self._encoders, strict=True)
+        ]
+        embeds = torch.cat([state for state, _ in encoded], dim=-1)
+        _, pooled = encoded[-1]  # SDXL is conditioned on the second encoder's pooled output
+        return EncodedPrompt(embeds=embeds, pooled=pooled, tokens=max(map(len, ids)))
 
 
 def _fitted(ids: list[int], pad_id: int) -> torch.Tensor:

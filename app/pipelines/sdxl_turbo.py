@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import diffusers
 import torch
@@ -14,15 +14,16 @@ import transformers
 from app.errors import DeviceUnavailableError, WeightsError, first_line
 from app.pipelines.base import LoadedPipelines, Mode, buckets
 from app.pipelines.batch_sizes import BatchSizes
-from app.pipelines.device import TorchDevice, choose_dtype, choose_vae_dtype, open_device
+from app.pipelines.device import choose_dtype, choose_vae_dtype, open_device
 from app.pipelines.device_errors import device_errors
 from app.pipelines.diffusion import SdxlTurboPipeline
-from app.pipelines.networks.choice import Batching, choose_networks, is_fp32_on_cpu
+from app.pipelines.networks.choice import choose_networks, is_fp32_on_cpu
 from app.pipelines.networks.plain import Networks
 from app.pipelines.networks.traced import predicts_alike_in_a_batch
 from app.pipelines.npu import setup as npu
 from app.pipelines.prompts import PromptEncoder
 from app.pipelines.work import StageTimes
+from app.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +34,6 @@ _MODELS = {
     "vae": diffusers.AutoencoderKL,
 }
 """The models of SDXL-Turbo's model_index.json."""
-
-_LATENT_CHANNELS = 4
 
 _COMPILE_LIMITS = 20
 """Hang limits that a warm-up call may take if it compiles."""
@@ -47,27 +46,10 @@ _VAES = {"AutoencoderKL": diffusers.AutoencoderKL, "AutoencoderTiny": diffusers.
 """The kinds of VAE that TURBO_VAE can name."""
 
 
-def load_sdxl_turbo(
-    folder: Path,
-    *,
-    model: str,
-    device_name: str = "auto",
-    dtype_name: str = "auto",
-    vae_dtype_name: str = "auto",
-    allow_tf32: bool = False,
-    vae_folder: Path | None = None,
-    attention: npu.Attention = "sdpa",
-    npu_graphs: bool = False,
-    compile_mode: Literal["off", "on"] = "off",
-    batching: Batching = "exact",
-    max_batch: int = 8,
-    prompt_cache_bytes: int = 64 << 20,
-) -> LoadedPipelines:
+def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str) -> LoadedPipelines:
     """Open the device and load both modes from one set of weights; the contract is `PipelineLoader`.
 
-    `folder` is a diffusers folder with fp16 safetensors that `app.weights` has checked. `vae_folder` is a diffusers
-    folder of a VAE that replaces the model's own. `model` is the name to report. The other arguments are settings;
-    `app/settings.py` explains them.
+    `folder` is a diffusers folder with fp16 safetensors that `app.weights` has checked. `model` is the name to report.
 
     Raises:
         DeviceUnavailableError: The device does not exist, or does not support an option.
@@ -80,41 +62,34 @@ def load_sdxl_turbo(
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
 
-    device = open_device(device_name, allow_tf32=allow_tf32)
+    device = open_device(settings.device, allow_tf32=settings.allow_tf32)
     kind = device.torch_device.type
-    dtype = choose_dtype(dtype_name, device.torch_device)
-    npu.check_options(device.torch_device, dtype, attention=attention, graphs=npu_graphs)
-    if compile_mode == "on" and kind != "cuda":
+    dtype = choose_dtype(settings.dtype, device.torch_device)
+    npu.check_options(settings, device.torch_device, dtype)
+    if settings.compile == "on" and kind != "cuda":
         hint = " For an NPU, set TURBO_NPU_GRAPHS instead." if kind == "npu" else ""
         raise DeviceUnavailableError(f"TURBO_COMPILE=on needs CUDA, and the device is {device.torch_device}.{hint}")
-    txt2img = _load_pipeline(folder, vae_folder, dtype)
+    txt2img = _load_pipeline(folder, settings.vae, dtype)
     # The VAE has one dtype for good. The pipelines convert its inputs and outputs.
     force_upcast = txt2img.vae.config.get("force_upcast", False)
-    txt2img.vae.to(choose_vae_dtype(vae_dtype_name, dtype, force_upcast=force_upcast))
+    txt2img.vae.to(choose_vae_dtype(settings.vae_dtype, dtype, force_upcast=force_upcast))
     txt2img.vae.register_to_config(force_upcast=False)
     with device_errors(device.torch_device):
         txt2img.to(device.torch_device)
     _settle_memory_format(txt2img, kind)
-    npu.fit(txt2img.unet, attention=attention)
+    npu.fit(txt2img.unet, settings)
     # The scheduler holds the step index, so each mode has its own (huggingface/diffusers#7851). They share all else.
     scheduler = type(txt2img.scheduler).from_config(txt2img.scheduler.config)
     img2img = diffusers.AutoPipelineForImage2Image.from_pipe(txt2img, scheduler=scheduler)
 
-    networks = choose_networks(txt2img, device, batching=batching, compile_mode=compile_mode, npu_graphs=npu_graphs)
+    networks = choose_networks(txt2img, settings)
     tokenizers = (txt2img.tokenizer, txt2img.tokenizer_2)
-    prompts = PromptEncoder(tokenizers, networks.encode_text, device.torch_device, cache_bytes=prompt_cache_bytes)
-    by_graphs = compile_mode == "on" or npu_graphs
-    if batching == "off":
-        sizes = BatchSizes([1])
-    elif kind == "cpu":
-        sizes = _cpu_batch_sizes(txt2img, networks, device, batching=batching, max_batch=max_batch)
-    elif batching == "exact":
-        sizes = BatchSizes(None)
-    else:
-        sizes = BatchSizes(buckets(max_batch) if by_graphs else range(1, max_batch + 1))
+    cache_bytes = settings.prompt_cache_bytes
+    prompts = PromptEncoder(tokenizers, networks.encode_text, device.torch_device, cache_bytes=cache_bytes)
+    sizes = _choose_batch_sizes(txt2img, networks, settings)
     stage_times = StageTimes()
     pipelines = {
-        mode: SdxlTurboPipeline(pipe, networks, prompts, device, batch_sizes=sizes, stage_times=stage_times)
+        mode: SdxlTurboPipeline(pipe, networks, prompts, device, sizes, stage_times)
         for mode, pipe in ((Mode.TXT2IMG, txt2img), (Mode.IMG2IMG, img2img))
     }
 
@@ -132,8 +107,8 @@ def load_sdxl_turbo(
         model=model,
         device_name=str(device.torch_device),
         dtype=str(dtype).removeprefix("torch."),
-        warm_up_batches=(1,) if batching == "off" or kind == "cpu" else buckets(max_batch),
-        warm_up_limits=_COMPILE_LIMITS if by_graphs else 2,
+        warm_up_batches=(1,) if settings.batching == "off" or kind == "cpu" else buckets(settings.max_batch),
+        warm_up_limits=_COMPILE_LIMITS if _has_graphs(settings) else 2,
         first_call_is_slow=True,
         on_warm=on_warm,
         work=stage_times.work,
@@ -199,15 +174,22 @@ def _load_vae(folder: Path, dtype: torch.dtype) -> Any:
     variant = "fp16" if any(folder.glob("*.fp16.safetensors")) else None
     with _weights_errors(f"The VAE in {folder}"):
         vae = _load_model(kind, folder, dtype, variant=variant)
-    if vae.config.latent_channels != _LATENT_CHANNELS:
+    if vae.config.latent_channels != 4:  # noqa: PLR2004 - the text below says it
         raise WeightsError(f"The VAE in {folder} has {vae.config.latent_channels} latent channels, and SDXL's has 4.")
     return vae
 
 
-def _cpu_batch_sizes(
-    pipe: Any, networks: Networks, device: TorchDevice, *, batching: Batching, max_batch: int
-) -> BatchSizes:
-    if batching == "fast" or (is_fp32_on_cpu(pipe, device) and predicts_alike_in_a_batch(pipe, networks)):
-        return BatchSizes(range(1, max_batch + 1), max_pixels=_CPU_BATCH_PIXELS)
+def _has_graphs(settings: Settings) -> bool:
+    return settings.compile == "on" or settings.npu_graphs
+
+
+def _choose_batch_sizes(pipe: Any, networks: Networks, settings: Settings) -> BatchSizes:
+    sizes = buckets(settings.max_batch) if _has_graphs(settings) else range(1, settings.max_batch + 1)
+    if settings.batching == "off":
+        return BatchSizes([1])
+    if pipe.unet.device.type != "cpu":
+        return BatchSizes(None if settings.batching == "exact" else sizes)
+    if settings.batching == "fast" or (is_fp32_on_cpu(pipe) and predicts_alike_in_a_batch(pipe, networks)):
+        return BatchSizes(sizes, max_pixels=_CPU_BATCH_PIXELS)
     _log.warning("On this CPU, a batch changes the pictures: TURBO_BATCHING=exact makes pictures one by one.")
     return BatchSizes([1])

@@ -10,9 +10,6 @@ _FLOPS: Mapping[str, float] = {"text": 0.11, "unet": 1.59, "vae encode": 1.12, "
 """TFLOP of SDXL-Turbo's stages for one picture of 512x512, the UNet's for one step (counted by torch's
 FlopCounterMode on the networks in their real shapes)."""
 
-_MEASURED = frozenset({"text", "unet", "vae decode"})
-"""The stages of text to image, which are measured. The VAE's encoder is assumed to run at its decoder's speed."""
-
 _ATTENTION_SHARE = 0.02
 """Share of the UNet and of the VAE at 512x512 that grows with the square of the pixels (the same count)."""
 
@@ -37,7 +34,8 @@ class StageTimes:
     def settle(self) -> None:
         """Stop learning. Use the measurements from now on if all stages of text to image have one."""
         self.learning = False
-        if self._measured.keys() >= _MEASURED:
+        if {"text", "unet", "vae decode"} <= self._measured.keys():
+            # The VAE's encoder is assumed to run at its decoder's speed.
             encode_s = self._measured["vae decode"] * _FLOPS["vae encode"] / _FLOPS["vae decode"]
             self._stages = self._measured | {"vae encode": encode_s}
 

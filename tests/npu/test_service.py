@@ -3,6 +3,7 @@
 import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import httpx
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from app.errors import DeviceUnavailableError
-from app.pipelines.base import Mode, Txt2ImgParams
+from app.pipelines.base import LoadedPipelines, Mode, Txt2ImgParams
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
 from app.settings import Settings
 from app.weights.source import DemoSource
@@ -98,12 +99,17 @@ def test_by_default_it_runs_in_fp16_and_paints_the_same() -> None:
         assert difference.mean() < 0.5
 
 
+def load(device: str = "npu", **options: Any) -> LoadedPipelines:
+    settings = Settings(device=device, **options)
+    return load_sdxl_turbo(locate(DemoSource(), settings.weights_dir), settings, model="demo")
+
+
 def test_every_component_is_on_the_npu_that_was_asked_for(npu: Npu) -> None:
     npu.count = 2
-    loaded = load_sdxl_turbo(locate(DemoSource(), Settings().weights_dir), model="demo", device_name="npu:1")
+    loaded = load("npu:1")
     assert loaded.device_name == "npu:1"
     for mode in Mode:
-        components = loaded.by_mode[mode]._pipe.components  # type: ignore[attr-defined] # the test looks behind the seam
+        components = loaded.by_mode[mode].pipe.components  # type: ignore[attr-defined] # what is behind the seam
         modules = [part for part in components.values() if isinstance(part, torch.nn.Module)]
         assert len(modules) == 4
         assert {tensor.device for part in modules for tensor in (*part.parameters(), *part.buffers())} == {
@@ -142,7 +148,7 @@ def test_the_cpu_can_be_asked_for_where_torch_npu_is_installed(npu: Npu) -> None
 @pytest.mark.usefixtures("npu")
 def test_an_npu_that_is_not_there_is_a_clear_error() -> None:
     with pytest.raises(DeviceUnavailableError, match=r"TURBO_DEVICE=npu:1 is not available: 1 visible npu devices"):
-        load_sdxl_turbo(locate(DemoSource(), Settings().weights_dir), model="demo", device_name="npu:1")
+        load("npu:1")
 
 
 def test_flash_attention_is_diffusers_own_processor_and_paints_the_same(npu: Npu) -> None:
@@ -158,16 +164,15 @@ def test_flash_attention_is_diffusers_own_processor_and_paints_the_same(npu: Npu
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"attention": "npu_flash", "dtype_name": "fp32"}, "works in fp16 and bf16"),
-        ({"attention": "npu_flash", "device_name": "cpu"}, "npu_flash needs an NPU"),
-        ({"npu_graphs": True, "device_name": "cpu"}, "TURBO_NPU_GRAPHS needs an NPU"),
+        ({"attention": "npu_flash", "dtype": "fp32"}, "works in fp16 and bf16"),
+        ({"attention": "npu_flash", "device": "cpu"}, "npu_flash needs an NPU"),
+        ({"npu_graphs": True, "device": "cpu"}, "TURBO_NPU_GRAPHS needs an NPU"),
     ],
 )
 @pytest.mark.usefixtures("npu")
-def test_options_that_cannot_work_are_refused_at_start(settings: dict[str, object], reason: str) -> None:
-    folder = locate(DemoSource(), Settings().weights_dir)
+def test_options_that_cannot_work_are_refused_at_start(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(DeviceUnavailableError, match=reason):
-        load_sdxl_turbo(folder, **{"model": "demo", "device_name": "npu", **settings})  # type: ignore[arg-type]
+        load(**settings)
 
 
 def test_graphs_are_compiled_while_warming_up_and_in_no_request_whatever_its_size(npu: Npu) -> None:
@@ -184,9 +189,8 @@ def test_graphs_are_compiled_while_warming_up_and_in_no_request_whatever_its_siz
 
 @pytest.mark.usefixtures("npu")
 def test_the_number_of_graphs_is_the_service_s_own_limit_not_torch_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.pipelines.networks.graphs._GRAPHS", 1)  # torch's own limit is 8
-    folder = locate(DemoSource(), Settings().weights_dir)
-    loaded = load_sdxl_turbo(folder, model="demo", device_name="npu", dtype_name="fp32", npu_graphs=True)
+    monkeypatch.setattr("app.pipelines.networks.graphs._GRAPHS", 1)  # torch's is 8
+    loaded = load(dtype="fp32", npu_graphs=True)
     call = partial(Txt2ImgParams, prompt="a cat", seed=0, num_inference_steps=1, height=64)
     assert loaded.by_mode[Mode.TXT2IMG]([call(width=64)])
     with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
@@ -195,9 +199,8 @@ def test_the_number_of_graphs_is_the_service_s_own_limit_not_torch_s(monkeypatch
 
 @pytest.mark.usefixtures("npu")
 def test_the_vae_keeps_the_dtype_that_it_was_given_at_load() -> None:
-    folder = locate(DemoSource(), Settings().weights_dir)
-    loaded = load_sdxl_turbo(folder, model="demo", device_name="npu", vae_dtype_name="bf16")
-    pipe = loaded.by_mode[Mode.TXT2IMG]._pipe  # type: ignore[attr-defined] # the test looks behind the seam
+    loaded = load(vae_dtype="bf16")
+    pipe = loaded.by_mode[Mode.TXT2IMG].pipe  # type: ignore[attr-defined] # what is behind the seam
     assert (pipe.unet.dtype, pipe.vae.dtype) == (torch.float16, torch.bfloat16)
 
 

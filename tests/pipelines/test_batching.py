@@ -16,13 +16,14 @@ from PIL import Image
 from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, Mode, Txt2ImgParams
 from app.pipelines.batch_sizes import BatchSizes
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
+from app.settings import Settings
 
 SIDES = (64, 72, 80, 96)
 """Multiples of 8 that are multiples of what the UNet halves its sides by, and that are not."""
 
 
 def load(folder: Path, **options: Any) -> LoadedPipelines:
-    return load_sdxl_turbo(folder, model="tiny", device_name="cpu", **options)
+    return load_sdxl_turbo(folder, Settings(device="cpu", **options), model="tiny")
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +103,14 @@ def _samples(pipelines: LoadedPipelines, batch: Sequence[GenerationParams]) -> l
     """How many samples each call of the UNet is given."""
     pipeline: Any = pipelines.by_mode[batch[0].mode]
     given: list[int] = []
-    predict_noise = pipeline._networks.predict_noise  # noqa: SLF001 - what is called is what is looked at
+    predict_noise = pipeline.networks.predict_noise  # what is called is what is looked at
 
     def count(latents: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         given.append(len(latents))
         noise: torch.Tensor = predict_noise(latents, *others)
         return noise
 
-    object.__setattr__(pipeline._networks, "predict_noise", count)  # noqa: SLF001
+    object.__setattr__(pipeline.networks, "predict_noise", count)
     pipeline(batch)
     return given
 

@@ -16,12 +16,13 @@ from app.errors import DeadPictureError, DeviceUnavailableError, InferenceError,
 from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, Mode, PipelineImage, Txt2ImgParams
 from app.pipelines.diffusion import check_alive
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
+from app.settings import Settings
 
 START = Image.effect_mandelbrot((96, 64), (-2, -1, 1, 1), 20).convert("RGB")
 
 
-def load(folder: Path, *, dtype: str = "auto", **options: Any) -> LoadedPipelines:
-    return load_sdxl_turbo(folder, model="demo", device_name="cpu", dtype_name=dtype, **options)
+def load(folder: Path, **options: Any) -> LoadedPipelines:
+    return load_sdxl_turbo(folder, Settings(device="cpu", **options), model="demo")
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_the_picture_that_image_to_image_starts_from_matters(pipelines: LoadedPi
 
 
 def test_both_modes_share_every_component_but_the_scheduler(pipelines: LoadedPipelines) -> None:
-    one, other = (pipelines.by_mode[mode]._pipe for mode in Mode)  # type: ignore[attr-defined] # noqa: SLF001 - what is shared is what is tested
+    one, other = (pipelines.by_mode[mode].pipe for mode in Mode)  # type: ignore[attr-defined] # what is shared is what is tested
     assert one.unet is other.unet
     assert one.vae is other.vae
     assert one.text_encoder is other.text_encoder
@@ -142,7 +143,8 @@ kept = AutoPipelineForText2Image.from_pretrained({str(folder)!r}, variant="fp16"
     both_modes = f"""
 from pathlib import Path
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
-kept = load_sdxl_turbo(Path({str(folder)!r}), model="", device_name="cpu", dtype_name="fp32")
+from app.settings import Settings
+kept = load_sdxl_turbo(Path({str(folder)!r}), Settings(device="cpu", dtype="fp32"), model="")
 """
     assert unet_bytes > 1 << 27
     assert _peak_bytes(both_modes) - _peak_bytes(one_mode) < unet_bytes / 4
@@ -180,7 +182,7 @@ def test_half_precision_paints_nearly_the_same_picture(
 
 def test_in_fp16_the_vae_stays_in_fp32_before_and_after_a_picture(tiny_folder: Path) -> None:
     half = load(tiny_folder, dtype="fp16")
-    pipe = half.by_mode[Mode.TXT2IMG]._pipe  # type: ignore[attr-defined] # noqa: SLF001 - its dtype shows nowhere else
+    pipe = half.by_mode[Mode.TXT2IMG].pipe  # type: ignore[attr-defined] # its dtype shows nowhere else
     for params in (txt2img(), img2img()):
         make(half, params)
         assert (pipe.unet.dtype, pipe.vae.dtype) == (torch.float16, torch.float32)
@@ -245,7 +247,7 @@ def test_weights_that_diffusers_cannot_load_are_a_clear_error(tiny_folder: Path,
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a device that must not be there")
 def test_a_device_that_is_not_there_is_an_error_and_no_fallback(tiny_folder: Path) -> None:
     with pytest.raises(DeviceUnavailableError, match="TURBO_DEVICE=cuda:0 is not available"):
-        load_sdxl_turbo(tiny_folder, model="demo", device_name="cuda", dtype_name="auto")
+        load_sdxl_turbo(tiny_folder, Settings(device="cuda"), model="demo")
 
 
 # Another VAE.
@@ -266,7 +268,7 @@ def tiny_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_tiny_vae_takes_the_place_of_the_model_s_own_in_both_modes(
     pipelines: LoadedPipelines, tiny_folder: Path, tiny_vae: Path
 ) -> None:
-    other = load(tiny_folder, vae_folder=tiny_vae)
+    other = load(tiny_folder, vae=tiny_vae)
     for params in (txt2img(steps=2), img2img()):
         assert (pixels(make(other, params)) != pixels(make(pipelines, params))).any()
     oracle = AutoPipelineForText2Image.from_pretrained(
@@ -290,7 +292,7 @@ def test_a_folder_that_holds_no_vae_is_a_clear_error(tiny_folder: Path, tmp_path
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     with pytest.raises(WeightsError, match=r"TURBO_VAE=.* is not a VAE folder"):
-        load(tiny_folder, vae_folder=tmp_path)
+        load(tiny_folder, vae=tmp_path)
 
 
 def test_a_scheduler_that_is_not_sdxl_turbo_s_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
@@ -304,7 +306,7 @@ def test_a_scheduler_that_is_not_sdxl_turbo_s_is_refused(tiny_folder: Path, tmp_
 
 def test_graphs_that_need_cuda_are_refused_elsewhere(tiny_folder: Path) -> None:
     with pytest.raises(DeviceUnavailableError, match="TURBO_COMPILE=on needs CUDA"):
-        load(tiny_folder, compile_mode="on")
+        load(tiny_folder, compile="on")
 
 
 # Pictures that are none, before anything is clamped.

@@ -7,6 +7,7 @@ from app.inference.samples import sample_pictures, warm_up_batches
 from app.pipelines.base import Img2ImgParams, Mode, Txt2ImgParams
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
 from app.pipelines.work import StageTimes
+from app.settings import Settings
 
 STAGES_S = {"text": 1.0, "unet": 8.0, "vae decode": 9.0}
 
@@ -54,7 +55,7 @@ def test_while_a_stage_is_not_measured_no_other_counts() -> None:
 
 
 def test_the_loader_measures_every_stage_while_it_warms_up_and_none_later(tiny_folder: Path) -> None:
-    loaded = load_sdxl_turbo(tiny_folder, model="tiny", device_name="cpu")
+    loaded = load_sdxl_turbo(tiny_folder, Settings(device="cpu"), model="tiny")
     before = loaded.work(picture())
     batches = list(warm_up_batches(loaded, [(64, 64)]))
     modes = [(batch[0].mode, len(batch)) for batch in batches]

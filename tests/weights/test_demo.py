@@ -17,6 +17,7 @@ from PIL import Image
 import app.weights.store
 from app.pipelines.base import Mode, Txt2ImgParams
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
+from app.settings import Settings
 from benchmarks.gpu import full_unet, full_vae
 from tests.conftest import ServerProcess, opened
 from training.detect import background_rgb, check, find_objects, pixels_of
@@ -229,7 +230,7 @@ def test_diffusers_loads_it_by_its_two_auto_pipelines() -> None:
 def test_in_fp16_as_accelerators_run_it_the_pictures_are_those_of_fp32(steps: int) -> None:
     pictures = []
     for dtype in ("fp32", "fp16"):
-        loaded = load_sdxl_turbo(FOLDER, model="demo", device_name="cpu", dtype_name=dtype)
+        loaded = load_sdxl_turbo(FOLDER, Settings.model_validate({"device": "cpu", "dtype": dtype}), model="demo")
         params = [
             Txt2ImgParams(prompt=prompt, seed=1, num_inference_steps=steps, width=128, height=128)
             for prompt in ("a red circle", "a cat with a hat at night", "a green hexagon left of a blue star")

@@ -22,29 +22,33 @@ Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class WarmGraphs:
-    """A function that uses graphs at the sizes that come before `stop_compiling`, and no graphs at other sizes.
+    """Compiles functions to use graphs at the sizes that come before `stop_compiling`, and no graphs at other sizes.
 
     A compiled function compiles when it gets a new size, which takes from seconds to minutes, and records its graph at
     the next call. No request may wait for either. For the device thread.
     """
 
-    def __init__(self, plain: Callable[..., Any], compile_function: Compile) -> None:
+    def __init__(self, compile_function: Compile) -> None:
         torch._dynamo.config.recompile_limit = _GRAPHS  # noqa: SLF001 - documented, and 8 otherwise
-        self._plain = plain
-        self._compiled = compile_function(plain)
-        self._sizes: set[tuple[torch.Size, ...]] = set()
+        self._compile = compile_function
         self._compiling = True
 
-    def __call__(self, *tensors: Tensor) -> Any:
-        sizes = tuple(tensor.shape for tensor in tensors)
-        if sizes not in self._sizes and not self._compiling:
-            return self._plain(*tensors)
-        laid_out = [tensor.contiguous() for tensor in tensors]  # a graph is made for one layout
-        if sizes not in self._sizes:
-            self._sizes.add(sizes)
-            for _ in range(_CALLS_UNTIL_RECORDED):
-                self._compiled(*laid_out)
-        return self._compiled(*laid_out)
+    def compiled(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        compiled = self._compile(plain)
+        warm_sizes: set[tuple[torch.Size, ...]] = set()
+
+        def call(*tensors: Tensor) -> Any:
+            sizes = tuple(tensor.shape for tensor in tensors)
+            if sizes not in warm_sizes and not self._compiling:
+                return plain(*tensors)
+            laid_out = [tensor.contiguous() for tensor in tensors]  # a graph is made for one layout
+            if sizes not in warm_sizes:
+                warm_sizes.add(sizes)
+                for _ in range(_CALLS_UNTIL_RECORDED):
+                    compiled(*laid_out)
+            return compiled(*laid_out)
+
+        return call
 
     def stop_compiling(self) -> None:
         self._compiling = False
@@ -71,24 +75,17 @@ def compiled_networks(plain: Networks, device: torch.device, *, compile_function
         for encode in plain.encode_text:
             # An encoder of transformers takes a lock at its first call, which cannot be compiled.
             encode(torch.zeros(1, MAX_PROMPT_TOKENS, dtype=torch.long, device=device))
-    functions: list[Callable[..., Any]] = [*plain.encode_text, plain.predict_noise, plain.encode, plain.decode]
-    graphs = [WarmGraphs(function, compile_function) for function in functions]
-
-    def stop_compiling() -> None:
-        for graph in graphs:
-            graph.stop_compiling()
-
-    *encode_text, predict_noise, encode_pixels, decode = graphs
+    graphs = WarmGraphs(compile_function)
     return Networks(
-        encode_text=tuple(encode_text),
-        predict_noise=predict_noise,
-        encode=encode_pixels,
-        decode=decode,
-        stop_compiling=stop_compiling,
+        encode_text=tuple(map(graphs.compiled, plain.encode_text)),
+        predict_noise=graphs.compiled(plain.predict_noise),
+        encode=graphs.compiled(plain.encode),
+        decode=graphs.compiled(plain.decode),
+        stop_compiling=graphs.stop_compiling,
     )
 
 
 def with_npu_graphs(plain: Networks, compile_function: Compile) -> Networks:
     """Return the networks with NPU graphs for the UNet."""
-    graphs = WarmGraphs(plain.predict_noise, compile_function)
-    return replace(plain, predict_noise=graphs, stop_compiling=graphs.stop_compiling)
+    graphs = WarmGraphs(compile_function)
+    return replace(plain, predict_noise=graphs.compiled(plain.predict_noise), stop_compiling=graphs.stop_compiling)

@@ -1,14 +1,13 @@
 """Networks on the CPU, recorded once: without Python's overhead, and with the same bits alone and in a batch.
 
-A network of many small layers spends half of its time in Python (diffusers' UNet of 12.6 million parameters at 128x128,
-one thread: 39 ms, and 17 ms recorded). Recording takes about a second, compiling would take minutes.
+Python takes half of the time of a network of small layers (a UNet of 12.6 million parameters at 128x128: 39 ms, and 17
+ms recorded). Recording takes about a second, compiling would take minutes.
 
 On the CPU, rounding depends on the batch's shape if a library chooses another kernel, another order of sums, or another
 end of its vectors. These operations are therefore recorded as loops over the samples:
 
 - convolutions: torch chooses the kernel by the batch's size too (`ConvParams::use_mkldnn` in its Convolution.cpp);
-- Linears: MKL chooses the kernel of a matrix product and splits its sums among threads by the number of all rows
-  (measured: with AVX-512 for few rows and long sums, with AVX2 for many shapes);
+- Linears: MKL chooses the kernel of a matrix product, and splits its sums among threads, by the number of all rows;
 - group norms in the channels-last layout, which may add up by thread;
 - functions such as SiLU, which compute their last elements without vectors.
 
@@ -32,10 +31,9 @@ from app.pipelines.networks.plain import Networks
 def trace(function: Callable[..., Any], example: Sequence[Tensor], *, exact: bool) -> Callable[..., Any]:
     """Record a function of tensors on the CPU; the recording takes tensors of any batch and size.
 
-    Args:
-        function: Calls networks whose weights need no gradients. The recording shares the weights.
-        example: What to call it with. The tracer may take a size for a constant if it is 1 or equals another size.
-        exact: Whether a sample's result must not depend on the rest of the batch, to the last bit.
+    The weights of the function's networks need no gradients, and the recording shares them. The tracer may take a size
+    of the `example` for a constant if it is 1 or equals another size. With `exact`, a sample's result does not depend
+    on the rest of the batch, to the last bit.
     """
     with warnings.catch_warnings(), torch.inference_mode():
         # The tracer warns of every number that Python reads from a tensor. diffusers reads channels only: constants.
@@ -64,16 +62,14 @@ class _Recorded(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _DIVISIONS and not isinstance(args[1], Tensor) and args[1] == 1:
+        is_division = func in {Tensor.div, Tensor.__truediv__, torch.div}
+        if is_division and not isinstance(args[1], Tensor) and args[1] == 1:
             return args[0]  # diffusers scales by 1 after every block
         if func is F.dropout:
             return args[0]
         if func is F.silu:
             kwargs = {}  # `inplace`, which the loop does not have; diffusers leaves it False
         return self._replaced.get(func, func)(*args, **kwargs)
-
-
-_DIVISIONS = (Tensor.div, Tensor.__truediv__, torch.div)
 
 
 def _by_sample() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -124,17 +120,14 @@ def _group_norm(x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor 
     return torch.cat([F.group_norm(x[i : i + 1], num_groups, weight, bias, eps) for i in range(x.size(0))])
 
 
-_EXAMPLE_SIDES = (9, 11)
-"""Latents to record with. The operations for odd sides are valid for all sides; even sides would be recorded as
-constants where the UNet doubles them."""
-
-
 def traced_networks(pipe: Any, plain: Networks, *, exact: bool) -> Networks:
     """Return the networks of a pipeline in fp32 on the CPU, recorded; `exact` is for the UNet, as in `trace`."""
     for network in (pipe.text_encoder, pipe.text_encoder_2, pipe.unet, pipe.vae):
         network.requires_grad_(requires_grad=False)
-    example = _noise_inputs(pipe, batch=2, sides=_EXAMPLE_SIDES)
-    pixels = torch.zeros(1, 3, *(side * pipe.vae_scale_factor for side in _EXAMPLE_SIDES))
+    # Operations for odd sides are valid for all; even sides would be recorded as constants where the UNet doubles them.
+    sides = (9, 11)
+    example = _noise_inputs(pipe, batch=2, sides=sides)
+    pixels = torch.zeros(1, 3, *(side * pipe.vae_scale_factor for side in sides))
     ids = torch.zeros(1, MAX_PROMPT_TOKENS, dtype=torch.long)
     return Networks(
         encode_text=tuple(trace(encode, [ids], exact=False) for encode in plain.encode_text),
@@ -150,8 +143,8 @@ def predicts_alike_in_a_batch(pipe: Any, networks: Networks) -> bool:
     with torch.inference_mode():
         together = networks.predict_noise(latents, timestep, *conditions)
         alone = [
-            networks.predict_noise(sample, timestep, *condition)
-            for sample, *condition in zip(*(torch.split(tensor, 1) for tensor in (latents, *conditions)), strict=True)
+            networks.predict_noise(latents[i : i + 1], timestep, *(condition[i : i + 1] for condition in conditions))
+            for i in range(len(latents))
         ]
         return torch.equal(torch.cat(alone), together)
 

@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from app.errors import DeviceLostError, OperatorRefusedError
+from app.errors import DeviceLostError, OperatorRefusedError, TurboError
 
 NPU_ALLOCATOR = "NPU out of memory"
 """How the text of torch_npu's allocators begins. The task queue raises the same class with other texts; it is fatal."""
@@ -147,16 +147,15 @@ def explain(error: BaseException) -> Fault:
     return next((fault for fault in NPU_FAULTS if re.search(fault.sign, text)), _UNKNOWN)
 
 
-def npu_error(error: Exception) -> DeviceLostError | OperatorRefusedError | None:
+def npu_error(error: Exception) -> TurboError | None:
     """Translate an error of a call to an NPU; None if it is not the NPU's."""
     text, fault = str(error), explain(error)
-    # torch_npu then shortens its texts so far that a refusal cannot be told from a fault.
-    is_compact = os.environ.get("TORCH_NPU_COMPACT_ERROR_OUTPUT") == "1"
-    if not is_compact and not _OF_THE_NPU.search(text):
-        return None
-    if not is_compact and fault is _UNKNOWN:
+    # A compact text of torch_npu is so short that a refusal cannot be told from a fault.
+    if os.environ.get("TORCH_NPU_COMPACT_ERROR_OUTPUT") != "1":
+        if not _OF_THE_NPU.search(text):
+            return None
         refusal = next((refusal for refusal in NPU_REFUSALS if re.search(refusal.sign, text)), None)
-        if refusal is not None:
+        if fault is _UNKNOWN and refusal is not None:
             name = re.search(r"\baclnn\w+", text)
             operator = f" ({name[0]})" if name else ""
             return OperatorRefusedError(f"The device is well, but {refusal.meaning}{operator}. {refusal.remedy}")

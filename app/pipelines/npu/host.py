@@ -3,27 +3,16 @@
 Source of the paths: the installation guides of CANN (instg_0064 at hiascend.com) and of Ascend/mind-cluster.
 """
 
-import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 _TOOLKITS = ("usr/local/Ascend/cann", "usr/local/Ascend/ascend-toolkit/latest")
 _DRIVER = "usr/local/Ascend/driver/version.info"
 _SHARED_DEVICES = ("davinci_manager", "devmm_svm", "hisi_hdc")
 _NPU_SMI_TIMEOUT_S = 20
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceFile:
-    """A file under /dev that CANN opens; `usable` means that this user may read and write it."""
-
-    path: Path
-    exists: bool
-    usable: bool
 
 
 def cann_version(environ: Mapping[str, str], root: Path = Path("/")) -> str | None:
@@ -62,10 +51,9 @@ def device_number(environ: Mapping[str, str], index: int, root: Path = Path("/")
     return numbers[position] if position < len(numbers) else position
 
 
-def device_files(number: int, root: Path = Path("/")) -> list[DeviceFile]:
-    """Return the device files that the NPU /dev/davinciN needs."""
-    paths = [root / "dev" / name for name in (f"davinci{number}", *_SHARED_DEVICES)]
-    return [DeviceFile(path, path.exists(), os.access(path, os.R_OK | os.W_OK)) for path in paths]
+def device_files(number: int, root: Path = Path("/")) -> list[Path]:
+    """Return the files that CANN reads and writes for the NPU /dev/davinciN."""
+    return [root / "dev" / name for name in (f"davinci{number}", *_SHARED_DEVICES)]
 
 
 def npu_smi() -> Iterator[tuple[int, str, str]]:

@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -11,8 +11,7 @@ from diffusers.models.activations import GEGLU
 
 from app.errors import DeviceUnavailableError
 from app.pipelines.device_errors import device_errors
-
-Attention = Literal["sdpa", "npu_flash"]
+from app.settings import Settings
 
 
 def is_installed() -> bool:
@@ -46,11 +45,7 @@ def visible_devices() -> int:
 
 
 def open_npu(index: int, *, allow_hf32: bool) -> torch.device:
-    """Set the NPU up and make it current on the calling thread; each thread starts with device 0 as the current one.
-
-    Args:
-        index: Its number among the visible ones.
-        allow_hf32: Whether fp32 may be rounded to HF32 in products and convolutions.
+    """Set up the visible NPU with this index and make it current on the calling thread, which starts with device 0.
 
     Raises:
         DeviceLostError: The NPU fails.
@@ -71,29 +66,29 @@ def open_npu(index: int, *, allow_hf32: bool) -> torch.device:
     return device
 
 
-def check_options(device: torch.device, dtype: torch.dtype, *, attention: Attention, graphs: bool) -> None:
+def check_options(settings: Settings, device: torch.device, dtype: torch.dtype) -> None:
     """Check that the NPU's own options fit the device and the UNet's dtype.
 
     Raises:
         DeviceUnavailableError: They do not fit; the text says why.
     """
-    options = {"TURBO_ATTENTION=npu_flash": attention == "npu_flash", "TURBO_NPU_GRAPHS": graphs}
-    for option, is_set in options.items():
+    is_flash = settings.attention == "npu_flash"
+    for option, is_set in {"TURBO_ATTENTION=npu_flash": is_flash, "TURBO_NPU_GRAPHS": settings.npu_graphs}.items():
         if is_set and device.type != "npu":
             raise DeviceUnavailableError(f"{option} needs an NPU, and the device is {device}.")
-    if attention == "npu_flash" and dtype == torch.float32:
+    if is_flash and dtype == torch.float32:
         # npu_fusion_attention takes fp16 and bf16; diffusers would silently use SDPA.
         raise DeviceUnavailableError("TURBO_ATTENTION=npu_flash works in fp16 and bf16, not with TURBO_DTYPE=fp32.")
 
 
-def fit(unet: UNet2DConditionModel, *, attention: Attention) -> None:
+def fit(unet: UNet2DConditionModel, settings: Settings) -> None:
     """Adapt the UNet to torch_npu if torch_npu is installed: diffusers checks no more, whatever the UNet's device."""
     if not is_installed():
         return
     for module in unet.modules():
         if type(module) is GEGLU:
             module.__class__ = _ErfGeglu
-    if attention == "npu_flash":
+    if settings.attention == "npu_flash":
         # No default: on 910B and later, SDPA already calls npu_fusion_attention (torch_npu's op-plugin).
         # `set_attention_backend("_native_npu")` has no effect: SDXL's UNet has processors of the older kind.
         unet.enable_npu_flash_attention()
@@ -105,8 +100,7 @@ def graphs(function: Callable[..., Any]) -> Callable[..., Any]:
     Source: docs/zh/npugraph_ex/quick_start.md of Ascend/torchair. Without clone_output, the next call overwrites the
     result of this one. torch.compile's default backend was 6.5 times slower on a 910B (sgl-project/sglang#20687).
     """
-    options: dict[str, Any] = {"clone_output": True}
-    return torch.compile(function, backend="npugraph_ex", fullgraph=True, dynamic=False, options=options)
+    return torch.compile(function, backend="npugraph_ex", fullgraph=True, dynamic=False, options={"clone_output": True})
 
 
 class _ErfGeglu(GEGLU):  # type: ignore[misc] # diffusers publishes no types

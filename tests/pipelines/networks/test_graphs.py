@@ -32,13 +32,14 @@ def plain(tensor: torch.Tensor) -> torch.Tensor:
 
 def test_a_size_is_compiled_and_recorded_when_it_first_comes_and_none_after_the_warm_up() -> None:
     compiler = Compiler()
-    graphs = WarmGraphs(plain, lambda _: compiler)
+    warm = WarmGraphs(lambda _: compiler)
+    graphs = warm.compiled(plain)
     graphs(torch.ones(1, 4, 8, 8))
     recorded = compiler.calls
     assert recorded > 2, "the first compiles, the second records"
     graphs(torch.ones(1, 4, 8, 8))
     assert compiler.calls == recorded + 1
-    graphs.stop_compiling()
+    warm.stop_compiling()
     assert torch.equal(graphs(torch.ones(2, 4, 8, 8)), torch.full((2, 4, 8, 8), 2.0))
     assert compiler.calls == recorded + 1
     graphs(torch.ones(1, 4, 8, 8))
@@ -47,9 +48,10 @@ def test_a_size_is_compiled_and_recorded_when_it_first_comes_and_none_after_the_
 
 def test_a_tensor_that_lies_in_memory_in_another_order_needs_no_graph_of_its_own() -> None:
     compiler = Compiler()
-    graphs = WarmGraphs(plain, lambda _: compiler)
+    warm = WarmGraphs(lambda _: compiler)
+    graphs = warm.compiled(plain)
     graphs(torch.ones(1, 4, 8, 8))
-    graphs.stop_compiling()
+    warm.stop_compiling()
     graphs(torch.ones(1, 4, 8, 8).contiguous(memory_format=torch.channels_last))
     assert len(compiler.strides) == 1
 
