@@ -28,7 +28,8 @@ from app.api.operations import documentation as pages
 from app.api.operations import health, metrics
 from app.api.playground import page as playground
 from app.errors import DeviceLostError, DeviceUnavailableError, TurboError, first_line, root_cause
-from app.inference.device_lock import DeviceLock
+from app.inference.admission import Admission
+from app.inference.batching_lock import BatchingLock
 from app.inference.device_watch import DeviceWatch
 from app.inference.engine import Engine
 from app.inference.generation import Generation
@@ -72,13 +73,8 @@ def create_app(
         on_device_lost()
 
     registry = make_registry(settings, load=load_pipelines)
-    engine = Engine(
-        registry,
-        registry.device_lock,
-        max_queue=settings.max_queue,
-        deadline_s=settings.deadline_s,
-        on_device_lost=end_service,
-    )
+    admission = Admission(registry, max_queue=settings.max_queue, deadline_s=settings.deadline_s)
+    engine = Engine(registry, admission, on_device_lost=end_service)
     codec_threads = ThreadPoolExecutor(_CODEC_THREADS, thread_name_prefix="codec")
     tracing = Tracing()
     context = ApiContext(
@@ -102,7 +98,7 @@ def create_app(
                     context.access.keys = ApiKeys(settings.api_keys_file)
                     stack.callback(asyncio.create_task(context.access.keys.keep_fresh()).cancel)
                 await stack.enter_async_context(registry)
-                engine.check_deadline()
+                engine.admission.check_deadline()
             except DeviceLostError as error:
                 engine.lose_device(error)
                 raise
@@ -168,7 +164,7 @@ def make_registry(settings: Settings, *, load: PipelineLoader | None = None, war
     """Return a registry with a device lock of its own. By default it loads the model that the settings name."""
     return PipelineRegistry(
         load or partial(load_model, settings),
-        DeviceLock(hang_limit_s=settings.hang_limit_s),
+        BatchingLock(hang_limit_s=settings.hang_limit_s),
         warm_up_sizes=parse_sizes(settings.warm_up_sizes),
         warm_up=warm_up,
     )

@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from app.main import create_app
-from app.server.serve import DrainingServer
+from app.server.draining import DrainingServer
 from app.settings import Settings
 from tests.support.gated_pipeline import GatedPipeline
 

@@ -85,7 +85,7 @@ def bench(settings: Settings, *, as_json: bool) -> int:
                 return 1
             _progress(f"loading {settings.model}")
             registry = make_registry(settings)
-            report = asyncio.run(unless_hung(_load_and_measure(registry, settings), registry.device_lock))
+            report = asyncio.run(unless_hung(_load_and_measure(registry, settings), registry.lock))
         except TurboError as error:
             _progress(f"{error.detail} {error.remedy}".rstrip())
             return 1
@@ -145,7 +145,7 @@ class _Bench:
                 rows.append(await self._measure(pictures))
             except DeviceOutOfMemoryError:
                 _progress(f"{name}: the device does not have enough memory")
-                await self._registry.device_lock.run(self._device.free_memory)
+                await self._registry.lock.run(self._device.free_memory)
                 too_large.add((mode, size))
         return rows
 
@@ -201,7 +201,7 @@ class _Bench:
         return await self._run(partial(self._registry.loaded.by_mode[pictures[0].mode], pictures), pictures)
 
     async def _run(self, call: Callable[[], T], pictures: Sequence[GenerationParams]) -> T:
-        return await self._registry.device_lock.run(call, limit_s=self._registry.hang_limit_s(pictures))
+        return await self._registry.lock.run(call, limit_s=self._registry.hang_limit_s(pictures))
 
 
 def recommended_batch(rows: Sequence[Measurement], size: tuple[int, int]) -> int:

@@ -21,11 +21,12 @@ from pydantic import ValidationError
 from app import errors
 from app.cli.output_files import STDOUT, OutputFiles
 from app.cli.stdout import own_stdout
+from app.inference.admission import Admission
 from app.inference.device_watch import unless_hung
 from app.inference.engine import Engine
 from app.inference.generation import Encoding, Generated, Generation, Observer
 from app.inference.registry import PipelineRegistry
-from app.inference.requests import Img2ImgRequest, Txt2ImgRequest
+from app.inference.request_validation import Img2ImgRequest, Txt2ImgRequest
 from app.main import make_registry
 from app.pipelines.base import GenerationParams
 from app.settings import Settings
@@ -139,7 +140,7 @@ def _make_and_write(order: Order, settings: Settings, progress: _Progress) -> No
             settings = settings.model_copy(update={"batching": "off"})
         registry = make_registry(settings, warm_up=False)
         making = _make(request, picture, registry, settings, progress, encoding=Encoding(media_type=files.media_type))
-        load_s, result = asyncio.run(unless_hung(making, registry.device_lock, on_tick=progress.tick))
+        load_s, result = asyncio.run(unless_hung(making, registry.lock, on_tick=progress.tick))
         names = []
         for number, (seed, file) in enumerate(zip(result.seeds, result.files, strict=True)):
             names.append(files.write(number, file, name=f"{result.used.mode}-{seed}.png"))
@@ -216,7 +217,7 @@ async def _make(
     encoding: Encoding,
 ) -> tuple[float, Generated]:
     """Load the model without warm-up and serve the request; return the seconds of loading and the result."""
-    engine = Engine(registry, registry.device_lock, max_queue=0, deadline_s=math.inf, on_device_lost=lambda _: None)
+    engine = Engine(registry, Admission(registry, max_queue=0, deadline_s=math.inf), on_device_lost=lambda _: None)
     with ThreadPoolExecutor(request.num_images) as codec_threads:
         generation = Generation(engine, settings, codec_threads=codec_threads)
         generation.check_pixels(request)

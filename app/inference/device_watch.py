@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from app.errors import DeviceLostError, DeviceOutOfMemoryError
-from app.inference.device_lock import DeviceLock
+from app.inference.batching_lock import BatchingLock
 from app.inference.engine import Engine
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ _TICK_S = 0.1
 
 
 async def unless_hung(
-    work: Coroutine[Any, Any, T], device_lock: DeviceLock, *, on_tick: Callable[[], None] = lambda: None
+    work: Coroutine[Any, Any, T], device_lock: BatchingLock, *, on_tick: Callable[[], None] = lambda: None
 ) -> T:
     """Wait for a command's work on the device. `on_tick` is called meanwhile.
 
@@ -58,16 +58,16 @@ class DeviceWatch:
             raise
 
     async def _find_hung_calls(self) -> None:
-        pause_s = self.engine.device_lock.hang_limit_s / _LOOKS_PER_LIMIT
-        while not self.engine.device_lock.hung:  # noqa: ASYNC110 - a hung call sets no event
+        pause_s = self.engine.registry.lock.hang_limit_s / _LOOKS_PER_LIMIT
+        while not self.engine.registry.lock.hung:  # noqa: ASYNC110 - a hung call sets no event
             await asyncio.sleep(pause_s)
-        self._lose_device(_hang(self.engine.device_lock))
+        self._lose_device(_hang(self.engine.registry.lock))
 
     async def _check_when_idle(self) -> None:
         """Check the device when it has been idle for a while, so that no request finds it dead."""
         while True:
-            await asyncio.sleep(max(self.idle_check_s - self.engine.device_lock.idle_s, self.idle_check_s / 10))
-            if self.engine.registry.warm and self.engine.device_lock.idle_s >= self.idle_check_s:
+            await asyncio.sleep(max(self.idle_check_s - self.engine.registry.lock.idle_s, self.idle_check_s / 10))
+            if self.engine.registry.warm and self.engine.registry.lock.idle_s >= self.idle_check_s:
                 try:
                     await self.engine.check_device()
                 except DeviceOutOfMemoryError as error:
@@ -79,5 +79,5 @@ class DeviceWatch:
         self.engine.lose_device(DeviceLostError(f"{reason}; the service is being replaced."))
 
 
-def _hang(device_lock: DeviceLock) -> str:
+def _hang(device_lock: BatchingLock) -> str:
     return f"A device call did not return within {round(device_lock.limit_s, 1):g} s"

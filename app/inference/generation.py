@@ -17,8 +17,9 @@ from app.images.decoding import decode_image
 from app.images.encoding import MediaType, encode_image
 from app.images.provenance import provenance_of
 from app.images.sizes import Size
+from app.inference.admission import Place
 from app.inference.cost import Request
-from app.inference.engine import Engine, GenerationResult, Place
+from app.inference.engine import Engine, GenerationResult
 from app.pipelines.base import GenerationParams, Img2ImgParams, Mode, PipelineImage, Txt2ImgParams
 from app.settings import Settings
 
@@ -134,7 +135,7 @@ class Generation:
             TurboError: The size is too large, the service has no capacity, or a stage failed.
         """
         self.check_pixels(fields)
-        async with self.engine.admit() as place:
+        async with self.engine.admission.admit() as place:
             return await self._make(fields.to_params(), place, encoding, observer, {})
 
     async def from_picture(
@@ -148,7 +149,7 @@ class Generation:
             TurboError: As `from_text`, or the file is not a usable picture.
         """
         self.check_pixels(fields)
-        async with self.engine.admit() as place:
+        async with self.engine.admission.admit() as place:
             seconds: dict[str, float] = {}
             with _stage("decode", observer, seconds):
                 image = await self._in_thread(lambda: self.decode(read(), fields))

@@ -7,9 +7,9 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Self
 
+from app.inference.batching_lock import BatchingLock
 from app.inference.cost import CostModel, Request
 from app.inference.device_guard import DeviceGuard, Outcome, Wanted
-from app.inference.device_lock import DeviceLock
 from app.inference.samples import warm_up_batches
 from app.pipelines.base import GenerationParams, LoadedPipelines, PipelineLoader
 
@@ -28,7 +28,7 @@ class PipelineRegistry:
     """
 
     load: PipelineLoader
-    device_lock: DeviceLock
+    lock: BatchingLock
     _: KW_ONLY
     warm_up_sizes: Sequence[tuple[int, int]]
     warm_up: bool = True
@@ -44,15 +44,15 @@ class PipelineRegistry:
             TurboError: The weights, the device or a warm-up call failed.
         """
         started = time.monotonic()
-        loaded = await self.device_lock.run(self.load, limit_s=LOAD_LIMITS * self.device_lock.hang_limit_s)
+        loaded = await self.lock.run(self.load, limit_s=LOAD_LIMITS * self.lock.hang_limit_s)
         seconds = time.monotonic() - started
         _log.info("loaded %s on %s as %s in %.1f s", loaded.model, loaded.device_name, loaded.dtype, seconds)
-        await self.device_lock.run(loaded.device.check)
+        await self.lock.run(loaded.device.check)
         self._loaded = loaded
         self.costs = CostModel(loaded.work, size=self.warm_up_sizes[0], first_call_is_slow=loaded.first_call_is_slow)
         if self.warm_up:
             await self._warm_up()
-        await self.device_lock.run(loaded.on_warm)
+        await self.lock.run(loaded.on_warm)
         self.warm = True
         return self
 
@@ -60,14 +60,14 @@ class PipelineRegistry:
         """Drop the pipelines and end the device thread."""
         self.warm = False
         self._loaded = None
-        self.device_lock.close()
+        self.lock.close()
 
     def call(self, requests: Sequence[Request], *, wanted: Wanted = lambda _: True) -> list[Outcome]:
         """Make the pictures of requests of one batch key; the contract is `DeviceGuard.call`. On the device thread."""
         guard = DeviceGuard(
             pipeline=self.loaded.by_mode[requests[0][0].mode],
             device=self.loaded.device,
-            on_progress=self.device_lock.restart_clock,
+            on_progress=self.lock.restart_clock,
             on_made=self.costs.learn if self.warm else lambda _, __: None,
         )
         return guard.call(requests, wanted=wanted)
@@ -75,7 +75,7 @@ class PipelineRegistry:
     def hang_limit_s(self, request: Request) -> float:
         """Return the seconds after which a call for these pictures counts as hung; more before the warm-up's end."""
         limits = 1 if self.warm and self.warm_up else self.loaded.warm_up_limits
-        return limits * self.costs.hang_limit_s(request, hang_limit_s=self.device_lock.hang_limit_s)
+        return limits * self.costs.hang_limit_s(request, hang_limit_s=self.lock.hang_limit_s)
 
     @property
     def loaded(self) -> LoadedPipelines:
@@ -88,7 +88,7 @@ class PipelineRegistry:
         measured: list[tuple[GenerationParams, float]] = []
         for batch in warm_up_batches(self.loaded, self.warm_up_sizes):
             first, pictures, started = batch[0], len(batch), time.monotonic()
-            (outcome,) = await self.device_lock.run(partial(self.call, [batch]), limit_s=self.hang_limit_s(batch))
+            (outcome,) = await self.lock.run(partial(self.call, [batch]), limit_s=self.hang_limit_s(batch))
             if isinstance(outcome, Exception):
                 raise outcome
             seconds = time.monotonic() - started

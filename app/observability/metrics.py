@@ -94,9 +94,9 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read the state of the engine. Never waits for the device."""
-        engine, device_lock, pipelines = self._engine, self._engine.device_lock, self._engine.registry
-        if pipelines.warm:
-            loaded = pipelines.loaded
+        engine, registry = self._engine, self._engine.registry
+        if registry.warm:
+            loaded = registry.loaded
             yield InfoMetricFamily(
                 "turbo",
                 "What runs: the service's version, the model, its device and number format.",
@@ -107,19 +107,23 @@ class Metrics(Collector):
             words.add_metric([word], float(word == engine.status))
         yield words
         gauge = GaugeMetricFamily
-        yield gauge("turbo_queue_depth", "Requests waiting for the device.", engine.waiting)
-        yield gauge("turbo_queue_limit", "Requests that may wait (TURBO_MAX_QUEUE).", engine.max_queue)
-        yield gauge("turbo_deadline_seconds", "Time a request may take (TURBO_DEADLINE_S).", engine.deadline_s)
+        yield gauge("turbo_queue_depth", "Requests waiting for the device.", engine.admission.waiting)
+        yield gauge("turbo_queue_limit", "Requests that may wait (TURBO_MAX_QUEUE).", engine.admission.max_queue)
+        yield gauge(
+            "turbo_deadline_seconds", "Time a request may take (TURBO_DEADLINE_S).", engine.admission.deadline_s
+        )
         yield gauge(
             "turbo_device_call_running_seconds",
             "Time that the running device call has been running; 0 when none is.",
-            device_lock.running_s,
+            registry.lock.running_s,
         )
         yield CounterMetricFamily("turbo_device_calls", "Device calls for pictures.", engine.calls)
         yield CounterMetricFamily(
-            "turbo_device_busy_seconds", "Time that the device was busy, the running call included.", device_lock.busy_s
+            "turbo_device_busy_seconds",
+            "Time that the device was busy, the running call included.",
+            registry.lock.busy_s,
         )
-        cache = pipelines.loaded.prompt_cache() if pipelines.warm else CacheStatistics()
+        cache = registry.loaded.prompt_cache() if registry.warm else CacheStatistics()
         lookups = CounterMetricFamily(
             "turbo_prompt_cache_lookups", "Prompts looked up in the cache of encoded ones.", labels=["outcome"]
         )

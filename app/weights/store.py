@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import WeightsError
-from app.weights.hub import Download, download, hex_digest
+from app.weights.download import Download, download, hex_digest
 from app.weights.layout import check_layout
 from app.weights.source import DemoSource, FolderSource, HubSource, WeightsSource
 

@@ -6,7 +6,7 @@ from typing import Any
 import schemathesis
 from hypothesis import strategies as st
 
-from app.inference.requests import MAX_SEED
+from app.inference.request_validation import MAX_SEED
 from tests.conftest import PNG_MAGIC, png
 
 PICTURES = st.sampled_from([png((64, 64)), png((200, 100), "blue")])

@@ -17,7 +17,7 @@ class ObservedReplica(Replica):
         app = super().__serve_build_asgi_app__()
         break_it = {
             "/lose": lambda: self._engine.lose_device(DeviceLostError("The device is lost.")),
-            "/unready": self._engine.drain,
+            "/unready": self._engine.admission.drain,
         }
 
         async def observed(scope: Scope, receive: Receive, send: Send) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app.server.serve import LAST_BYTES_S
+from app.server.draining import LAST_BYTES_S
 from app.settings import Settings
 from tests.deploy.manifests import SHIPPED, documents, need_renderer, pod
 from tools.kubernetes.__main__ import render

@@ -19,7 +19,7 @@ from app.cli import commands as command_line
 from app.cli import generate
 from app.errors import StartError, TurboError
 from app.images import encoding
-from app.inference.requests import MAX_PROMPT_CHARACTERS, Txt2ImgRequest
+from app.inference.request_validation import MAX_PROMPT_CHARACTERS, Txt2ImgRequest
 from app.main import create_app
 from app.pipelines.base import MAX_PROMPT_TOKENS
 from app.server import connections, process

@@ -6,7 +6,8 @@ from unittest.mock import Mock
 import pytest
 
 from app.errors import DeviceLostError, DeviceOutOfMemoryError
-from app.inference.device_lock import DeviceLock
+from app.inference.admission import Admission
+from app.inference.batching_lock import BatchingLock
 from app.inference.device_watch import DeviceWatch
 from app.inference.engine import Engine
 from app.inference.registry import PipelineRegistry
@@ -18,10 +19,10 @@ from tests.support.gated_pipeline import GatedPipeline
 @contextlib.asynccontextmanager
 async def watched(
     pipeline: GatedPipeline, *, hang_limit_s: float = 30, idle_check_s: float = 30
-) -> AsyncIterator[tuple[Engine, DeviceLock, Mock]]:
-    lock, on_device_lost = DeviceLock(hang_limit_s=hang_limit_s), Mock()
+) -> AsyncIterator[tuple[Engine, BatchingLock, Mock]]:
+    lock, on_device_lost = BatchingLock(hang_limit_s=hang_limit_s), Mock()
     async with PipelineRegistry(pipeline.load, lock, warm_up_sizes=[(64, 64)]) as registry:
-        engine = Engine(registry, lock, max_queue=2, deadline_s=30, on_device_lost=on_device_lost)
+        engine = Engine(registry, Admission(registry, max_queue=2, deadline_s=30), on_device_lost=on_device_lost)
         watch = DeviceWatch(engine, idle_check_s=idle_check_s)
         pipeline.device.checks = 0
         watching = asyncio.create_task(watch.run())
@@ -36,7 +37,7 @@ async def test_a_call_that_hangs_is_found_and_reported_once(pipeline: GatedPipel
         call = asyncio.create_task(lock.run(pipeline.gate.wait))
         await until(lambda: on_device_lost.called)
         with pytest.raises(DeviceLostError, match=r"did not return within 0\.1 s"):
-            engine.check_admission()
+            engine.admission.check()
         await asyncio.sleep(0.15)
         on_device_lost.assert_called_once()
         pipeline.gate.set()
@@ -88,9 +89,9 @@ async def test_a_watch_that_fails_does_not_leave_the_device_unwatched(pipeline: 
 
 
 async def test_a_call_that_hangs_while_the_service_starts_is_found(pipeline: GatedPipeline) -> None:
-    lock, on_device_lost = DeviceLock(hang_limit_s=0.1), Mock()
+    lock, on_device_lost = BatchingLock(hang_limit_s=0.1), Mock()
     registry = PipelineRegistry(pipeline.load, lock, warm_up_sizes=[(64, 64)])
-    engine = Engine(registry, lock, max_queue=2, deadline_s=30, on_device_lost=on_device_lost)
+    engine = Engine(registry, Admission(registry, max_queue=2, deadline_s=30), on_device_lost=on_device_lost)
     pipeline.gate.clear()
     watching = asyncio.create_task(DeviceWatch(engine, idle_check_s=0.01).run())
     starting = asyncio.create_task(registry.__aenter__())
@@ -101,7 +102,7 @@ async def test_a_call_that_hangs_while_the_service_starts_is_found(pipeline: Gat
 
 
 async def test_loading_may_take_longer_than_a_call(pipeline: GatedPipeline) -> None:
-    lock = DeviceLock(hang_limit_s=0.1)
+    lock = BatchingLock(hang_limit_s=0.1)
 
     def load() -> LoadedPipelines:
         pipeline.gate.wait(0.3)

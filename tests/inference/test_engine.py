@@ -21,7 +21,8 @@ from app.errors import (
     InferenceError,
     QueueFullError,
 )
-from app.inference.device_lock import DeviceLock
+from app.inference.admission import Admission
+from app.inference.batching_lock import BatchingLock
 from app.inference.engine import Engine, GenerationResult
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import GenerationParams, Img2ImgParams, Txt2ImgParams
@@ -39,12 +40,14 @@ def losses() -> Mock:
 
 @pytest.fixture
 async def make_engine(pipeline: GatedPipeline, losses: Mock) -> AsyncIterator[MakeEngine]:
-    lock = DeviceLock(hang_limit_s=30)
+    lock = BatchingLock(hang_limit_s=30)
     async with PipelineRegistry(pipeline.load, lock, warm_up_sizes=[(64, 64)]) as registry:
 
         def make(*, max_queue: int = 2, deadline_s: float = 30, hang_limit_s: float = 30) -> Engine:
             lock.hang_limit_s = hang_limit_s
-            return Engine(registry, lock, max_queue=max_queue, deadline_s=deadline_s, on_device_lost=losses)
+            return Engine(
+                registry, Admission(registry, max_queue=max_queue, deadline_s=deadline_s), on_device_lost=losses
+            )
 
         yield make
         pipeline.gate.set()
@@ -55,7 +58,7 @@ def params(prompt: str = "a cat", seed: int = 0) -> Txt2ImgParams:
 
 
 async def generate(engine: Engine, *batch: GenerationParams) -> GenerationResult:
-    async with engine.admit() as place:
+    async with engine.admission.admit() as place:
         return await engine.generate(batch or (params(),), place)
 
 
@@ -65,7 +68,7 @@ async def occupy(engine: Engine, pipeline: GatedPipeline, *, waiting: int) -> li
     tasks = [asyncio.create_task(generate(engine, params("running")))]
     await until(lambda: pipeline.calls)
     tasks += [asyncio.create_task(generate(engine, params(f"waiting {i}"))) for i in range(waiting)]
-    await until(lambda: engine.waiting == waiting)
+    await until(lambda: engine.admission.waiting == waiting)
     return tasks
 
 
@@ -106,7 +109,7 @@ async def test_several_pictures_take_one_place(make_engine: MakeEngine, pipeline
     engine = make_engine(max_queue=1)
     tasks = await occupy(engine, pipeline, waiting=0)
     tasks.append(asyncio.create_task(generate(engine, *(params(seed=i) for i in range(4)))))
-    await until(lambda: engine.waiting == 1)
+    await until(lambda: engine.admission.waiting == 1)
     pipeline.gate.set()
     await asyncio.gather(*tasks)
     assert [len(batch) for batch in pipeline.calls] == [1, 4]
@@ -172,7 +175,7 @@ async def test_an_idle_device_serves_also_who_can_hardly_be_done_by_the_deadline
         await generate(engine)
     await asyncio.sleep(0.5)
     pipeline.gate.set()
-    await until(lambda: engine.device_lock.running_s == 0)  # one request took 0.9 s
+    await until(lambda: engine.registry.lock.running_s == 0)  # one request took 0.9 s
     await generate(engine)
 
 
@@ -194,11 +197,11 @@ async def test_giving_up_tells_everybody_who_is_in_that_the_service_stops(
 ) -> None:
     engine = make_engine()
     tasks = await occupy(engine, pipeline, waiting=2)
-    engine.drain()
-    engine.give_up()
+    engine.admission.drain()
+    engine.admission.give_up()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [DrainingError] * 3
-    assert engine.in_flight == 0
+    assert engine.admission.in_flight == 0
 
 
 async def test_giving_up_at_the_very_moment_of_a_deadline_breaks_nothing(
@@ -211,7 +214,7 @@ async def test_giving_up_at_the_very_moment_of_a_deadline_breaks_nothing(
     async with asyncio.TaskGroup() as tasks:
         request = tasks.create_task(_expect_to_be_told(engine))
         await asyncio.sleep(0)
-        loop.call_at(loop.time() + 0.11, lambda: gave_up.set_result(engine.give_up()))  # type: ignore[func-returns-value] # what it raises would be lost in a callback without a future
+        loop.call_at(loop.time() + 0.11, lambda: gave_up.set_result(engine.admission.give_up()))  # type: ignore[func-returns-value] # what it raises would be lost in a callback without a future
         await asyncio.sleep(0.05)
         time.sleep(0.1)  # noqa: ASYNC251 - late for both timers, the loop runs them in one pass
         await asyncio.wait_for(gave_up, timeout=5)
@@ -233,7 +236,7 @@ async def test_calls_that_are_given_up_count_towards_the_measured_time(
         await generate(engine)
     await asyncio.sleep(1.3)
     pipeline.gate.set()
-    await until(lambda: engine.device_lock.running_s == 0)
+    await until(lambda: engine.registry.lock.running_s == 0)
     tasks = await occupy(engine, pipeline, waiting=0)
     with pytest.raises(QueueFullError) as caught:
         await generate(engine)
@@ -249,9 +252,9 @@ async def test_a_request_past_its_deadline_is_given_up_and_the_next_is_served(
     pipeline.close()
     with pytest.raises(DeadlineExceededError):
         await generate(engine)
-    assert engine.in_flight == 0
+    assert engine.admission.in_flight == 0
     pipeline.gate.set()
-    await until(lambda: engine.device_lock.running_s == 0)
+    await until(lambda: engine.registry.lock.running_s == 0)
     await generate(engine)
     assert pipeline.peak == 1
 
@@ -265,7 +268,7 @@ async def test_waiting_past_the_deadline_costs_the_device_nothing(
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [DeadlineExceededError] * 3
     pipeline.gate.set()
-    await until(lambda: engine.device_lock.running_s == 0)
+    await until(lambda: engine.registry.lock.running_s == 0)
     await generate(engine, params("last"))
     assert pipeline.prompts == ["request 0", "last"]
 
@@ -276,9 +279,9 @@ async def test_a_waiter_that_leaves_frees_its_place_and_costs_the_device_nothing
     engine = make_engine(max_queue=1)
     running, waiting = await occupy(engine, pipeline, waiting=1)
     waiting.cancel()
-    await until(lambda: engine.waiting == 0)
+    await until(lambda: engine.admission.waiting == 0)
     following = asyncio.create_task(generate(engine, params("following")))
-    await until(lambda: engine.waiting == 1)
+    await until(lambda: engine.admission.waiting == 1)
     pipeline.gate.set()
     await asyncio.gather(running, following)
     assert pipeline.prompts == ["running", "following"]
@@ -287,14 +290,14 @@ async def test_a_waiter_that_leaves_frees_its_place_and_costs_the_device_nothing
 async def test_draining_admits_nobody_and_finishes_who_is_in(make_engine: MakeEngine, pipeline: GatedPipeline) -> None:
     engine = make_engine()
     tasks = await occupy(engine, pipeline, waiting=1)
-    engine.drain()
+    engine.admission.drain()
     assert engine.status != "ready"
     assert engine.live
     with pytest.raises(DrainingError):
         await generate(engine)
     pipeline.gate.set()
     assert len(await asyncio.gather(*tasks)) == 2
-    assert engine.in_flight == 0
+    assert engine.admission.in_flight == 0
 
 
 async def test_an_error_of_the_pipeline_is_this_request_s_alone(
@@ -367,7 +370,7 @@ async def test_a_request_that_has_its_pictures_is_finished_when_the_device_is_lo
     make_engine: MakeEngine, losses: Mock
 ) -> None:
     engine = make_engine()
-    async with engine.admit() as place:
+    async with engine.admission.admit() as place:
         result = await engine.generate([params()], place)
         engine.lose_device(DeviceLostError())
         await asyncio.sleep(0.01)  # where an encoder would be at work
@@ -383,7 +386,7 @@ async def test_requests_that_wait_are_told_at_once_when_the_device_is_lost_thoug
     engine.lose_device(DeviceLostError("hung"))
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [(type(result), str(result)) for result in results] == [(DeviceLostError, "hung")] * 3
-    assert engine.in_flight == 0
+    assert engine.admission.in_flight == 0
 
 
 async def test_a_call_for_several_pictures_may_take_the_limit_for_each(
@@ -392,10 +395,10 @@ async def test_a_call_for_several_pictures_may_take_the_limit_for_each(
     engine = make_engine(hang_limit_s=0.2)
     pipeline.gate.clear()
     call = asyncio.create_task(generate(engine, params(), params(), params(), params()))
-    await until(lambda: engine.device_lock.running_s > 0.4)
+    await until(lambda: engine.registry.lock.running_s > 0.4)
     assert engine.status != "hung"
     await until(lambda: engine.status == "hung")
-    assert engine.device_lock.running_s > 0.8
+    assert engine.registry.lock.running_s > 0.8
     pipeline.gate.set()
     await call
 
@@ -403,12 +406,12 @@ async def test_a_call_for_several_pictures_may_take_the_limit_for_each(
 async def test_a_second_try_has_the_whole_limit_again(make_engine: MakeEngine, pipeline: GatedPipeline) -> None:
     engine = make_engine(hang_limit_s=30)
     tasks = await occupy(engine, pipeline, waiting=0)
-    await until(lambda: engine.device_lock.running_s > 0.2)
+    await until(lambda: engine.registry.lock.running_s > 0.2)
     pipeline.errors = [DeviceOutOfMemoryError("full")]
     slow = threading.Event()
     pipeline.device.free_memory = lambda: slow.wait(60)  # type: ignore[method-assign,assignment]
     pipeline.gate.set()
-    await until(lambda: 0 < engine.device_lock.running_s < 0.2)
+    await until(lambda: 0 < engine.registry.lock.running_s < 0.2)
     slow.set()
     await asyncio.gather(*tasks)
 
@@ -418,8 +421,8 @@ async def test_a_check_takes_no_request_s_place(make_engine: MakeEngine, pipelin
     checked = threading.Event()
     pipeline.device.check = lambda: checked.wait(60)  # type: ignore[method-assign,assignment]
     check = asyncio.create_task(engine.check_device())
-    await until(lambda: engine.device_lock.running_s > 0)
-    engine.check_admission()
+    await until(lambda: engine.registry.lock.running_s > 0)
+    engine.admission.check()
     checked.set()
     await check
 
@@ -431,7 +434,7 @@ async def test_what_becomes_of_a_lost_device_later_does_not_hide_how_it_was_lost
     engine.lose_device(DeviceLostError("it did not return"))
     engine.lose_device(DeviceLostError("error 507014"))
     with pytest.raises(DeviceLostError, match="it did not return"):
-        engine.check_admission()
+        engine.admission.check()
     assert "error 507014" in caplog.text
     losses.assert_called_once()
 
@@ -482,7 +485,7 @@ async def test_only_requests_of_the_same_mode_size_steps_and_strength_share_a_ca
     tasks = await occupy(engine, pipeline, waiting=0)
     for kind in kinds * 2:
         tasks.append(asyncio.create_task(generate(engine, kind)))
-    await until(lambda: engine.waiting == 16)
+    await until(lambda: engine.admission.waiting == 16)
     pipeline.gate.set()
     await asyncio.gather(*tasks)
     served = [[params.batch_key for params in batch] for batch in pipeline.calls[1:]]
@@ -494,7 +497,7 @@ async def test_seven_of_eight_succeed_when_one_is_poisoned(make_engine: MakeEngi
     tasks = await occupy(engine, pipeline, waiting=0)
     pipeline.poison = {5: KeyError("secret")}
     tasks += [asyncio.create_task(generate(engine, params(seed=seed))) for seed in range(8)]
-    await until(lambda: engine.waiting == 8)
+    await until(lambda: engine.admission.waiting == 8)
     pipeline.gate.set()
     _, *results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [GenerationResult] * 5 + [InferenceError] + [GenerationResult] * 2
@@ -509,7 +512,7 @@ async def test_a_client_that_leaves_takes_only_its_own_request_out_of_the_batch(
     engine = make_engine(max_queue=8)
     running, gone, staying, late = await occupy(engine, pipeline, waiting=3)
     gone.cancel()
-    await until(lambda: engine.waiting == 2)
+    await until(lambda: engine.admission.waiting == 2)
     pipeline.gate.set()
     await running
     await until(lambda: len(pipeline.calls) == 2)
@@ -568,9 +571,9 @@ async def measuring(
     pipeline: GatedPipeline, *, deadline_s: float = 60, max_queue: int = 100, hang_limit_s: float = 30
 ) -> AsyncIterator[Engine]:
     """An engine that was warmed up at 512x512 with a pipeline whose calls take time."""
-    lock = DeviceLock(hang_limit_s=hang_limit_s)
+    lock = BatchingLock(hang_limit_s=hang_limit_s)
     async with PipelineRegistry(pipeline.load, lock, warm_up_sizes=[(512, 512)]) as registry:
-        yield Engine(registry, lock, max_queue=max_queue, deadline_s=deadline_s, on_device_lost=Mock())
+        yield Engine(registry, Admission(registry, max_queue=max_queue, deadline_s=deadline_s), on_device_lost=Mock())
         pipeline.gate.set()
 
 
@@ -582,7 +585,7 @@ async def busy_with(
     tasks = [asyncio.create_task(generate(engine, kinds[0]))]
     await until(lambda: pipeline.calls)
     tasks += [asyncio.create_task(generate(engine, kind)) for kind in kinds[1:]]
-    await until(lambda: engine.waiting == len(kinds) - 1)
+    await until(lambda: engine.admission.waiting == len(kinds) - 1)
     return tasks
 
 
@@ -602,7 +605,7 @@ async def test_what_the_device_cannot_do_by_the_deadline_is_refused_at_once_and_
         with pytest.raises(BeyondDeadlineError):
             await generate(engine, *[sized("many", seed=seed) for seed in range(20)])
         assert pipeline.calls == []
-        assert engine.in_flight == 0
+        assert engine.admission.in_flight == 0
         await generate(engine, sized("small", 768))
 
 
@@ -610,12 +613,12 @@ async def test_a_request_that_was_run_in_vain_is_not_run_again() -> None:
     """Where the estimate was too low: the call that nobody waited for was measured all the same."""
     pipeline = GatedPipeline(unit_s=0.5, work=lambda params: 0.1 if params.width == 512 else 1.0)
     pipeline_of_work = dataclasses.replace(pipeline.load(), work=lambda _: 1.0)
-    lock = DeviceLock(hang_limit_s=30)
+    lock = BatchingLock(hang_limit_s=30)
     async with PipelineRegistry(lambda: pipeline_of_work, lock, warm_up_sizes=[(512, 512)]) as registry:
-        engine = Engine(registry, lock, max_queue=2, deadline_s=0.3, on_device_lost=Mock())
+        engine = Engine(registry, Admission(registry, max_queue=2, deadline_s=0.3), on_device_lost=Mock())
         with pytest.raises(DeadlineExceededError):
             await generate(engine, sized("slow", 768))
-        await until(lambda: engine.device_lock.running_s == 0)
+        await until(lambda: engine.registry.lock.running_s == 0)
         with pytest.raises(BeyondDeadlineError):
             await generate(engine, sized("slow", 768))
 
@@ -653,7 +656,7 @@ async def test_a_small_request_is_let_in_behind_a_large_one_though_a_large_one_w
         await generate(engine, large())
         tasks = await busy_with(engine, pipeline, large("running"))
         tasks.append(asyncio.create_task(generate(engine, sized("small"))))
-        await until(lambda: engine.waiting == 1)
+        await until(lambda: engine.admission.waiting == 1)
         pipeline.gate.set()
         await asyncio.gather(*tasks)
 
@@ -662,14 +665,14 @@ async def test_small_requests_do_not_spoil_what_is_expected_of_large_ones() -> N
     """A small picture takes many times its share of the pixels."""
     pipeline = GatedPipeline(unit_s=UNIT_S, work=lambda params: max(0.5, pixels_times_steps(params)))
     loaded = dataclasses.replace(pipeline.load(), work=pixels_times_steps)
-    lock = DeviceLock(hang_limit_s=30)
+    lock = BatchingLock(hang_limit_s=30)
     async with PipelineRegistry(lambda: loaded, lock, warm_up_sizes=[(512, 512)]) as registry:
-        engine = Engine(registry, lock, max_queue=9, deadline_s=2, on_device_lost=Mock())
+        engine = Engine(registry, Admission(registry, max_queue=9, deadline_s=2), on_device_lost=Mock())
         for n in range(5):
             await generate(engine, sized(f"tiny {n}", 64))
         tasks = await busy_with(engine, pipeline, sized("tiny", 64))
         tasks.append(asyncio.create_task(generate(engine, large())))
-        await until(lambda: engine.waiting == 1)
+        await until(lambda: engine.admission.waiting == 1)
         pipeline.gate.set()
         await asyncio.gather(*tasks)
 
@@ -689,7 +692,7 @@ async def test_a_request_that_is_too_large_to_be_done_after_the_others_is_told_w
         tasks = await busy_with(engine, pipeline, sized("running"), large())
         assert await refused(engine, large("another")) == 1  # 0.8 s and a little; with its own it would be 2
         tasks.append(asyncio.create_task(generate(engine, sized("small"))))
-        await until(lambda: engine.waiting == 2)
+        await until(lambda: engine.admission.waiting == 2)
         pipeline.gate.set()
         await asyncio.gather(*tasks)
         assert "another" not in pipeline.prompts
@@ -704,7 +707,7 @@ async def test_a_call_that_cannot_be_done_in_the_time_that_is_left_is_not_starte
         pipeline.gate.set()  # and the running call ends 0.1 s before the deadline, or, on a busy machine, later
         with pytest.raises(DeadlineExceededError):
             await waiting
-        await until(lambda: engine.device_lock.running_s == 0)
+        await until(lambda: engine.registry.lock.running_s == 0)
         assert pipeline.prompts == ["running"]
         await generate(engine, sized("next"))
 
@@ -715,7 +718,7 @@ async def test_nobody_is_taken_along_who_would_make_the_others_too_late() -> Non
         tasks = await busy_with(engine, pipeline, sized("running"), sized("first"))
         await asyncio.sleep(0.7)
         tasks += [asyncio.create_task(generate(engine, sized(f"later {n}"))) for n in range(4)]
-        await until(lambda: engine.waiting == 5)
+        await until(lambda: engine.admission.waiting == 5)
         pipeline.gate.set()  # and 0.2 s later 0.6 s are left for the first: two fit
         results = await asyncio.gather(*tasks[:2], return_exceptions=True)
         assert [type(result) for result in results] == [GenerationResult] * 2
@@ -732,7 +735,7 @@ async def test_the_rest_of_the_pictures_of_a_client_that_left_is_not_made() -> N
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         pipeline.gate.set()
-        await until(lambda: engine.device_lock.running_s == 0)
+        await until(lambda: engine.registry.lock.running_s == 0)
         assert len(pipeline.calls) == 1
 
 
@@ -740,7 +743,7 @@ async def test_a_client_that_leaves_before_the_device_thread_begins_costs_no_cal
     make_engine: MakeEngine, pipeline: GatedPipeline
 ) -> None:
     engine = make_engine()
-    async with engine.admit() as place:
+    async with engine.admission.admit() as place:
         pass
     calls = len(pipeline.calls)
     with pytest.raises(ClientDisconnectedError):
@@ -750,7 +753,7 @@ async def test_a_client_that_leaves_before_the_device_thread_begins_costs_no_cal
 
 async def test_a_request_that_was_ended_while_it_was_read_is_told_why(make_engine: MakeEngine) -> None:
     engine = make_engine()
-    async with engine.admit() as place:
+    async with engine.admission.admit() as place:
         engine.lose_device(DeviceLostError("gone"))
         with pytest.raises(DeviceLostError, match="gone"):
             await engine.generate([params()], place)
@@ -772,9 +775,9 @@ async def test_a_legal_request_is_not_taken_for_a_call_that_hangs_however_large_
 async def test_a_call_that_hangs_is_found_though_another_size_took_long_for_its_first_call() -> None:
     pipeline = GatedPipeline(unit_s=0.02, work=lambda params: 50 if params.width == 64 else 1)
     loaded = dataclasses.replace(pipeline.load(), work=pixels_times_steps, first_call_is_slow=True)
-    lock = DeviceLock(hang_limit_s=0.3)
+    lock = BatchingLock(hang_limit_s=0.3)
     async with PipelineRegistry(lambda: loaded, lock, warm_up_sizes=[(512, 512)]) as registry:
-        engine = Engine(registry, lock, max_queue=2, deadline_s=30, on_device_lost=Mock())
+        engine = Engine(registry, Admission(registry, max_queue=2, deadline_s=30), on_device_lost=Mock())
         await generate(engine, sized("compiles", 64))
         tasks = await busy_with(engine, pipeline, sized("hangs"))
         await asyncio.sleep(0.5)
@@ -786,6 +789,6 @@ async def test_a_call_that_hangs_is_found_though_another_size_took_long_for_its_
 async def test_a_deadline_that_is_too_short_for_the_warm_up_s_picture_fails_the_start() -> None:
     async with measuring(GatedPipeline(unit_s=0.2), deadline_s=0.1) as engine:
         with pytest.raises(DeadlineTooShortError, match=r"takes 0\.2 s on this device, and TURBO_DEADLINE_S is 0\.1"):
-            engine.check_deadline()
+            engine.admission.check_deadline()
     async with measuring(GatedPipeline(unit_s=0.02), deadline_s=0.5) as engine:
-        engine.check_deadline()
+        engine.admission.check_deadline()

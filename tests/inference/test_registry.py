@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from app.errors import DeviceLostError, WeightsError
-from app.inference.device_lock import DeviceLock
+from app.inference.batching_lock import BatchingLock
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import LoadedPipelines, Mode
 from tests.support.gated_pipeline import GatedPipeline
@@ -12,7 +12,7 @@ SIZES = [(512, 512), (768, 256)]
 
 
 async def test_entering_loads_once_and_warms_every_mode_up_at_every_size(pipeline: GatedPipeline) -> None:
-    async with PipelineRegistry(pipeline.load, DeviceLock(hang_limit_s=30), warm_up_sizes=SIZES) as registry:
+    async with PipelineRegistry(pipeline.load, BatchingLock(hang_limit_s=30), warm_up_sizes=SIZES) as registry:
         assert registry.warm
         assert [(batch[0].mode, batch[0].width, batch[0].height) for batch in pipeline.calls] == [
             (Mode.TXT2IMG, 512, 512),
@@ -29,7 +29,7 @@ async def test_every_mode_is_warmed_up_with_as_many_pictures_at_once_as_the_load
     def load() -> LoadedPipelines:
         return dataclasses.replace(pipeline.load(), warm_up_batches=(1, 4))
 
-    async with PipelineRegistry(load, DeviceLock(hang_limit_s=30), warm_up_sizes=[(64, 64)]):
+    async with PipelineRegistry(load, BatchingLock(hang_limit_s=30), warm_up_sizes=[(64, 64)]):
         assert [(batch[0].mode, len(batch)) for batch in pipeline.calls] == [
             (Mode.TXT2IMG, 1),
             (Mode.IMG2IMG, 1),
@@ -40,7 +40,7 @@ async def test_every_mode_is_warmed_up_with_as_many_pictures_at_once_as_the_load
 
 
 async def test_load_warm_up_and_calls_share_one_thread(pipeline: GatedPipeline) -> None:
-    lock = DeviceLock(hang_limit_s=30)
+    lock = BatchingLock(hang_limit_s=30)
     async with PipelineRegistry(pipeline.load, lock, warm_up_sizes=SIZES) as registry:
         await lock.run(lambda: registry.call([pipeline.calls[0]]))
     assert len(pipeline.thread_ids) == 1
@@ -52,7 +52,7 @@ async def test_the_loader_is_told_when_every_mode_is_warm(pipeline: GatedPipelin
     def load() -> LoadedPipelines:
         return dataclasses.replace(pipeline.load(), on_warm=lambda: calls.append(len(pipeline.calls)))
 
-    async with PipelineRegistry(load, DeviceLock(hang_limit_s=30), warm_up_sizes=SIZES):
+    async with PipelineRegistry(load, BatchingLock(hang_limit_s=30), warm_up_sizes=SIZES):
         assert calls == [4]
 
 
@@ -60,7 +60,7 @@ async def test_a_failed_load_leaves_the_registry_cold() -> None:
     def load() -> LoadedPipelines:
         raise WeightsError("unet is missing")
 
-    registry = PipelineRegistry(load, DeviceLock(hang_limit_s=30), warm_up_sizes=SIZES)
+    registry = PipelineRegistry(load, BatchingLock(hang_limit_s=30), warm_up_sizes=SIZES)
     with pytest.raises(WeightsError, match="unet is missing"):
         await registry.__aenter__()
     assert not registry.warm
@@ -69,15 +69,15 @@ async def test_a_failed_load_leaves_the_registry_cold() -> None:
 async def test_a_failed_warm_up_fails_the_start(pipeline: GatedPipeline) -> None:
     pipeline.error = RuntimeError("no kernel")
     with pytest.raises(RuntimeError, match="no kernel"):
-        await PipelineRegistry(pipeline.load, DeviceLock(hang_limit_s=30), warm_up_sizes=SIZES).__aenter__()
+        await PipelineRegistry(pipeline.load, BatchingLock(hang_limit_s=30), warm_up_sizes=SIZES).__aenter__()
 
 
 async def test_a_device_that_does_not_compute_fails_the_start(pipeline: GatedPipeline) -> None:
     pipeline.device.error = DeviceLostError()
     with pytest.raises(DeviceLostError):
-        await PipelineRegistry(pipeline.load, DeviceLock(hang_limit_s=30), warm_up_sizes=SIZES).__aenter__()
+        await PipelineRegistry(pipeline.load, BatchingLock(hang_limit_s=30), warm_up_sizes=SIZES).__aenter__()
 
 
 async def test_a_cold_registry_says_so(pipeline: GatedPipeline) -> None:
     with pytest.raises(RuntimeError, match="not been entered"):
-        _ = PipelineRegistry(pipeline.load, DeviceLock(hang_limit_s=30), warm_up_sizes=SIZES).loaded
+        _ = PipelineRegistry(pipeline.load, BatchingLock(hang_limit_s=30), warm_up_sizes=SIZES).loaded

@@ -4,7 +4,7 @@ import pytest
 from fastapi import UploadFile
 
 from app.api.native.routes import Img2ImgForm
-from app.inference.requests import Txt2ImgRequest
+from app.inference.request_validation import Txt2ImgRequest
 from app.inference.samples import sample_pictures
 from app.pipelines.base import Img2ImgParams, Mode
 

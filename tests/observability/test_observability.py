@@ -113,7 +113,7 @@ async def test_the_status_is_one_of_five_and_what_the_health_checks_say() -> Non
                 (word, "1.0" if word == status else "0.0")
                 for word in ("device_lost", "draining", "hung", "ready", "starting")
             ]
-            app.state.context.engine.drain()
+            app.state.context.engine.admission.drain()
 
 
 async def test_what_clients_choose_makes_no_new_series(client: httpx.AsyncClient) -> None:

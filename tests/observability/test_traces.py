@@ -195,7 +195,7 @@ async def test_requests_of_one_call_have_its_number(collector: Collector, pipeli
     async with running(app) as client:
         pipeline.close()
         requests = [asyncio.create_task(client.post("/txt2img", json=TXT2IMG)) for _ in range(3)]
-        await until(lambda: pipeline.calls and app.state.context.engine.waiting == 2)
+        await until(lambda: pipeline.calls and app.state.context.engine.admission.waiting == 2)
         pipeline.gate.set()
         assert {answer.status_code for answer in await asyncio.gather(*requests)} == {200}
     calls = [attributes(collector.stages(span)["inference"]) for span in collector.wait_for(3)]

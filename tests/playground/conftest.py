@@ -142,7 +142,7 @@ class Busy:
 
     @property
     def waiting(self) -> int:
-        waiting: int = self.app.state.context.engine.waiting
+        waiting: int = self.app.state.context.engine.admission.waiting
         return waiting
 
 

@@ -177,7 +177,7 @@ def test_when_the_network_is_back_one_need_not_wait(open_playground: OpenPlaygro
 def test_a_service_that_drains_says_so(open_playground: OpenPlayground) -> None:
     app = create_app(Settings(model="fake"))
     visit = open_playground(app, complaints="503")
-    app.state.context.engine.drain()
+    app.state.context.engine.admission.drain()
     visit.fill("a")
     expect(visit["#notice"]).to_contain_text("The service is not available now: The service is shutting down.")
     expect(visit["#service"]).to_contain_text("(not ready: draining)")

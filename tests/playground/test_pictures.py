@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from app.inference.requests import smallest_strength
+from app.inference.request_validation import smallest_strength
 from app.main import create_app
 from app.pipelines.base import Img2ImgParams, effective_img2img_steps
 from app.settings import Settings

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from app.main import create_app
 from app.server import connections
 from app.server.connections import HttpProtocol
-from app.server.serve import DrainingServer
+from app.server.draining import DrainingServer
 from app.settings import Settings
 from tests.api.test_errors import assert_is_problem
 from tests.conftest import serving
@@ -239,7 +239,7 @@ def test_a_client_that_is_told_to_close_while_it_sends_its_body_is_not_cut_off(
     app = create_app(Settings(model="fake", max_body_bytes=limit), load_pipelines=pipeline.load)
     with serving(app) as url:
         if status == 503:
-            app.state.context.engine.drain()
+            app.state.context.engine.admission.drain()
         with connected(httpx.URL(url), head, b"Content-Length: 500000\r\n\r\n") as connection:
             for _ in range(5):
                 time.sleep(0.05)

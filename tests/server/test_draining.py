@@ -306,7 +306,9 @@ def test_a_client_that_reads_slowly_gets_all_of_its_answer_and_until_then_the_po
     start_server: StartServer,
 ) -> None:
     """Four pictures of noise are more than the buffers between us take."""
-    server = start_server(prelude="from app.server import serve; serve.LAST_BYTES_S = 1", model="fake", drain_s=DRAIN_S)
+    server = start_server(
+        prelude="from app.server import draining; draining.LAST_BYTES_S = 1", model="fake", drain_s=DRAIN_S
+    )
     url = httpx.URL(server.wait_until_started())
     file = io.BytesIO()
     noise = np.random.default_rng(4).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)

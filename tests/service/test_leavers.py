@@ -121,7 +121,7 @@ class Wave:
         self._present: list[Client] = []
 
     def run(self, asked: Sequence[Wish]) -> None:
-        wait_until(lambda: not self._engine.device_lock.running_s, within_s=20)
+        wait_until(lambda: not self._engine.registry.lock.running_s, within_s=20)
         self._pipeline.calls.clear()
         self._clients = [self._connect(wish) for wish in asked]
         self._present = [client for client in self._clients if client.leaves.arrives_whole]
@@ -171,7 +171,7 @@ class Wave:
         self._settle()
 
     def _settle(self) -> None:
-        wait_until(lambda: self._engine.in_flight == len(self._present), within_s=20)
+        wait_until(lambda: self._engine.admission.in_flight == len(self._present), within_s=20)
 
 
 @pytest.mark.long

@@ -11,7 +11,7 @@ from hatchling.builders.wheel import WheelBuilder
 
 import app.weights.store
 from app.errors import WeightsError
-from app.weights.hub import Download
+from app.weights.download import Download
 from app.weights.source import DemoSource, FolderSource, HubSource
 from app.weights.store import locate, pull
 

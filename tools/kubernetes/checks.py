@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from app.cli import commands as command_line
 from app.main import create_app
-from app.server.serve import LAST_BYTES_S
+from app.server.draining import LAST_BYTES_S
 from app.settings import PREFIX, Settings, unknown_variables
 from app.weights.source import HubSource, parse_source
 from tools.kubernetes.schemas import Manifest, faults_of_form, is_foreign

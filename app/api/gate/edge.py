@@ -48,7 +48,7 @@ class EdgeMiddleware:
                 headers.update(observer.headers)
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
-                if context.engine.draining:
+                if context.engine.admission.draining:
                     headers["Connection"] = "close"  # the client's next request should reach another instance
             await send(message)
 

@@ -14,7 +14,7 @@ from app.api.gate.body_limits import MAX_JSON_BYTES
 from app.api.json_body import parse_json
 from app.errors import BodyTooLargeError, InvalidImageError
 from app.images.memory import reserve
-from app.inference.requests import MAX_PROMPT_CHARACTERS
+from app.inference.request_validation import MAX_PROMPT_CHARACTERS
 
 PIECE_BYTES = 1 << 18
 """Handled in one call, which takes a few milliseconds at most. A multiple of 4, the length of a base64 group."""

@@ -14,14 +14,14 @@ from fastapi import APIRouter, Request, Response
 from app.api.answers import answer, picture_responses
 from app.api.context import Context
 from app.api.forms import checked
-from app.api.gate.admission import GenerationRoute, media_type_of
 from app.api.gate.body_limits import MAX_JSON_BYTES
+from app.api.gate.generation_route import GenerationRoute, media_type_of
 from app.api.hugging_face.large_body import decode_base64, parse_large_json, read_body, unescape
 from app.api.hugging_face.schemas import REQUEST_BODY, HuggingFaceRequest, TargetSize
 from app.api.json_body import check_not_blank, parse_json
 from app.api.openapi import JSON, PICTURE_PROBLEMS
 from app.errors import InvalidRequestError
-from app.inference.requests import Img2ImgRequest, Txt2ImgRequest
+from app.inference.request_validation import Img2ImgRequest, Txt2ImgRequest
 
 _PICTURE_STARTS = ("data:image/", "iVBORw0KGgo", "/9j/", "UklGR")
 """A data URL, and how PNG, JPEG and WebP files begin in base64."""

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from app.api.openapi import BINARY
 from app.images.encoding import MediaType
-from app.inference.requests import Img2ImgRequest, Txt2ImgRequest
+from app.inference.request_validation import Img2ImgRequest, Txt2ImgRequest
 
 
 class TargetSize(BaseModel):

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from app.api.answers import answer, picture_responses
 from app.api.context import Context
 from app.api.forms import Upload, form_reader, read_upload
-from app.api.gate.admission import GenerationRoute
+from app.api.gate.generation_route import GenerationRoute
 from app.api.openapi import PICTURE_PROBLEMS, TEXT_PROBLEMS, form_body
-from app.inference.requests import Img2ImgRequest, Txt2ImgRequest
+from app.inference.request_validation import Img2ImgRequest, Txt2ImgRequest
 
 router = APIRouter(route_class=GenerationRoute, tags=["generation"])
 

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from app.api.context import ApiContext, Context
 from app.api.forms import form_reader, read_upload
-from app.api.gate.admission import GenerationRoute
+from app.api.gate.generation_route import GenerationRoute
 from app.api.generation import MakePictures, generation_headers, make_while_connected
 from app.api.openai import schemas
 from app.api.openapi import GENERATION_HEADERS, PICTURE_PROBLEMS, TEXT_PROBLEMS, Responses, form_body, problems

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from app.api.forms import Upload
 from app.images.sizes import Size
-from app.inference.requests import (
+from app.inference.request_validation import (
     WHOLE,
     GuidanceScale,
     NegativePrompt,

@@ -85,7 +85,9 @@ def _readiness(context: ApiContext) -> Readiness:
         device=loaded and loaded.device_name,
         dtype=loaded and loaded.dtype,
         queue=QueueState(
-            waiting=engine.waiting, limit=engine.max_queue, running_s=round(engine.device_lock.running_s, 3)
+            waiting=engine.admission.waiting,
+            limit=engine.admission.max_queue,
+            running_s=round(engine.registry.lock.running_s, 3),
         ),
         version=__version__,
     )

@@ -363,7 +363,7 @@ async def test_when_the_queue_is_full_the_next_is_told_when_to_come_back(pipelin
     async with running(app) as client:
         pipeline.close()
         accepted = [asyncio.create_task(txt2img(client)) for _ in range(2)]
-        await until(lambda: app.state.context.engine.waiting == 1)
+        await until(lambda: app.state.context.engine.admission.waiting == 1)
         for refused in (await txt2img(client), await img2img(client)):
             assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
             assert refused.json()["error"]["type"] == "rate_limit_error"
@@ -413,7 +413,7 @@ def test_clients_that_hang_up_while_they_wait_cost_the_device_nothing(pipeline: 
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(f"{url}/txt2img", json={"prompt": f"gone {i}"}, timeout=0.2)
         deadline = time.monotonic() + 10
-        while engine.waiting and time.monotonic() < deadline:
+        while engine.admission.waiting and time.monotonic() < deadline:
             time.sleep(0.01)
         pipeline.gate.set()
         first.join()

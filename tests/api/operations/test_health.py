@@ -75,7 +75,7 @@ async def test_a_lost_device_fails_both_checks_for_good(pipeline: GatedPipeline)
 async def test_a_draining_service_is_live_but_not_ready_and_closes_connections() -> None:
     app = create_app(Settings(model="fake"))
     async with running(app) as client:
-        app.state.context.engine.drain()
+        app.state.context.engine.admission.drain()
         assert (await client.get("/healthz/live")).status_code == 200
         assert (await client.get("/healthz/ready")).json()["health"]["status"] == "draining"
         for path, body in (("/txt2img", {"json": {"prompt": "a"}}), ("/img2img", {"files": {"image": b""}})):

@@ -9,7 +9,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from app.api.native.routes import Img2ImgForm
-from app.inference.requests import MAX_SEED, Txt2ImgRequest, smallest_strength
+from app.inference.request_validation import MAX_SEED, Txt2ImgRequest, smallest_strength
 from app.pipelines.base import effective_img2img_steps
 
 prompts = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=100)

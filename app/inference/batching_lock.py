@@ -48,7 +48,7 @@ _Waiters = dict[Item[Any, Any], asyncio.Future[Any]]
 """Items in the order in which they came, and the futures of their outcomes."""
 
 
-class DeviceLock:
+class BatchingLock:
     """First come, first served access to one device. Belongs to the event loop; only calls run on the device thread.
 
     A call that runs for longer than the hang limits of its items together counts as hung. Properties never block.

@@ -31,7 +31,7 @@ class GenerationRoute(APIRoute):
             if (sent or BINARY) not in media_types:  # RFC 9110, 8.3: without Content-Type, a body is any bytes
                 accepted = " or ".join(media_types)
                 raise UnsupportedMediaTypeError(f"Send {accepted}, not {sent or 'a body without Content-Type'}.")
-            context.engine.check_admission()
+            context.engine.admission.check()
             # Last: requests refused for lack of capacity do not count against the rate limit.
             context.access.count(client)
             try:

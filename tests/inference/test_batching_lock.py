@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from app.inference.device_lock import DeviceLock, Item
+from app.inference.batching_lock import BatchingLock, Item
 from tests.conftest import until
 
 
@@ -31,13 +31,13 @@ class Device:
 
 
 @pytest.fixture
-async def lock() -> AsyncIterator[DeviceLock]:
-    lock = DeviceLock(hang_limit_s=30)
+async def lock() -> AsyncIterator[BatchingLock]:
+    lock = BatchingLock(hang_limit_s=30)
     yield lock
     lock.close()
 
 
-async def test_a_call_whose_waiter_is_cancelled_never_overlaps_the_next(lock: DeviceLock) -> None:
+async def test_a_call_whose_waiter_is_cancelled_never_overlaps_the_next(lock: BatchingLock) -> None:
     device = Device()
     for _ in range(5):
         abandoned = asyncio.create_task(lock.run(device.call))
@@ -47,7 +47,7 @@ async def test_a_call_whose_waiter_is_cancelled_never_overlaps_the_next(lock: De
     assert device.peak == 1
 
 
-async def test_a_call_that_times_out_never_overlaps_the_next(lock: DeviceLock) -> None:
+async def test_a_call_that_times_out_never_overlaps_the_next(lock: BatchingLock) -> None:
     device = Device()
     for _ in range(5):
         with pytest.raises(TimeoutError):
@@ -57,7 +57,7 @@ async def test_a_call_that_times_out_never_overlaps_the_next(lock: DeviceLock) -
     assert device.peak == 1
 
 
-async def test_every_call_comes_on_the_one_device_thread_however_busy_other_threads_are(lock: DeviceLock) -> None:
+async def test_every_call_comes_on_the_one_device_thread_however_busy_other_threads_are(lock: BatchingLock) -> None:
     """Ascend's current device is per thread: a pool that hands calls to whichever thread is free would lose it."""
     device = Device()
     for busy in range(4):
@@ -70,13 +70,13 @@ async def test_every_call_comes_on_the_one_device_thread_however_busy_other_thre
     assert not device.threads & set(pool_threads)
 
 
-async def test_waiters_are_served_in_the_order_they_came(lock: DeviceLock) -> None:
+async def test_waiters_are_served_in_the_order_they_came(lock: BatchingLock) -> None:
     served: list[int] = []
     await asyncio.gather(*(lock.run(lambda i=i: served.append(i)) for i in range(20)))  # type: ignore[misc] # bound i
     assert served == list(range(20))
 
 
-async def test_a_waiter_that_leaves_costs_the_device_nothing(lock: DeviceLock) -> None:
+async def test_a_waiter_that_leaves_costs_the_device_nothing(lock: BatchingLock) -> None:
     device = Device()
     running = asyncio.create_task(lock.run(device.call))
     await until(lambda: device.inside)
@@ -88,7 +88,7 @@ async def test_a_waiter_that_leaves_costs_the_device_nothing(lock: DeviceLock) -
     assert device.calls == 2
 
 
-async def test_the_device_is_busy_until_the_abandoned_call_ends(lock: DeviceLock) -> None:
+async def test_the_device_is_busy_until_the_abandoned_call_ends(lock: BatchingLock) -> None:
     device = Device()
     abandoned = asyncio.create_task(lock.run(device.call))
     await until(lambda: device.inside)
@@ -101,7 +101,7 @@ async def test_the_device_is_busy_until_the_abandoned_call_ends(lock: DeviceLock
     assert lock.running_s == 0
 
 
-async def test_an_error_reaches_the_caller_and_frees_the_device(lock: DeviceLock) -> None:
+async def test_an_error_reaches_the_caller_and_frees_the_device(lock: BatchingLock) -> None:
     def fail() -> None:
         raise ValueError("no")
 
@@ -111,7 +111,7 @@ async def test_an_error_reaches_the_caller_and_frees_the_device(lock: DeviceLock
 
 
 async def test_a_call_that_fails_when_nobody_waits_any_more_is_no_complaint_of_asyncio_s(
-    lock: DeviceLock, caplog: pytest.LogCaptureFixture
+    lock: BatchingLock, caplog: pytest.LogCaptureFixture
 ) -> None:
     go_on = threading.Event()
 
@@ -149,7 +149,7 @@ class Together:
 
 
 async def ask(
-    lock: DeviceLock, together: Together, *items: str, key: str = "same", pictures: int = 1
+    lock: BatchingLock, together: Together, *items: str, key: str = "same", pictures: int = 1
 ) -> list[asyncio.Task[str]]:
     waiting = [Item(value=item, call=together.call, key=key, max_pictures=4, pictures=pictures) for item in items]
     tasks = [asyncio.create_task(lock.serve(item)) for item in waiting]
@@ -157,14 +157,14 @@ async def ask(
     return tasks
 
 
-async def busy(lock: DeviceLock, together: Together) -> asyncio.Task[str]:
+async def busy(lock: BatchingLock, together: Together) -> asyncio.Task[str]:
     together.go_on.clear()
     (task,) = await ask(lock, together, "first")
     await until(lambda: together.batches)
     return task
 
 
-async def test_who_finds_the_device_idle_is_served_at_once_and_alone(lock: DeviceLock) -> None:
+async def test_who_finds_the_device_idle_is_served_at_once_and_alone(lock: BatchingLock) -> None:
     together = Together()
     for item in ("a", "b"):
         (task,) = await ask(lock, together, item)
@@ -173,7 +173,7 @@ async def test_who_finds_the_device_idle_is_served_at_once_and_alone(lock: Devic
     assert together.batches == [["a"], ["b"]]
 
 
-async def test_those_who_wait_are_served_together_and_each_gets_its_own(lock: DeviceLock) -> None:
+async def test_those_who_wait_are_served_together_and_each_gets_its_own(lock: BatchingLock) -> None:
     together = Together()
     first = await busy(lock, together)
     waiting = await ask(lock, together, "a", "b", "c")
@@ -182,7 +182,7 @@ async def test_those_who_wait_are_served_together_and_each_gets_its_own(lock: De
     assert together.batches == [["first"], ["a", "b", "c"]]
 
 
-async def test_a_call_serves_no_more_pictures_than_it_may(lock: DeviceLock) -> None:
+async def test_a_call_serves_no_more_pictures_than_it_may(lock: BatchingLock) -> None:
     together = Together()
     tasks = [await busy(lock, together)]
     tasks += await ask(lock, together, "a", "b", "c")
@@ -194,7 +194,7 @@ async def test_a_call_serves_no_more_pictures_than_it_may(lock: DeviceLock) -> N
     assert together.batches == [["first"], ["a", "b", "c", "d"], ["pair"], ["crowd"]]
 
 
-async def test_the_oldest_is_next_and_takes_along_its_own_kind_in_the_order_they_came(lock: DeviceLock) -> None:
+async def test_the_oldest_is_next_and_takes_along_its_own_kind_in_the_order_they_came(lock: BatchingLock) -> None:
     together = Together()
     tasks = [await busy(lock, together)]
     for item, key in (("a1", "a"), ("b1", "b"), ("a2", "a"), ("c1", "c"), ("b2", "b"), ("a3", "a")):
@@ -204,7 +204,7 @@ async def test_the_oldest_is_next_and_takes_along_its_own_kind_in_the_order_they
     assert together.batches == [["first"], ["a1", "a2", "a3"], ["b1", "b2"], ["c1"]]
 
 
-async def test_the_limits_of_those_who_share_a_call_add_up(lock: DeviceLock) -> None:
+async def test_the_limits_of_those_who_share_a_call_add_up(lock: BatchingLock) -> None:
     together = Together()
     first = await busy(lock, together)
     assert lock.limit_s == 30
@@ -221,7 +221,7 @@ async def test_the_limits_of_those_who_share_a_call_add_up(lock: DeviceLock) -> 
     assert lock.limit_s == 7
 
 
-async def test_who_has_no_key_is_served_alone(lock: DeviceLock) -> None:
+async def test_who_has_no_key_is_served_alone(lock: BatchingLock) -> None:
     together = Together()
     first = await busy(lock, together)
     calls: list[int] = []
@@ -232,7 +232,7 @@ async def test_who_has_no_key_is_served_alone(lock: DeviceLock) -> None:
 
 
 async def test_who_leaves_while_it_waits_is_not_served_and_who_leaves_later_takes_nobody_along(
-    lock: DeviceLock,
+    lock: BatchingLock,
 ) -> None:
     together = Together()
     first = await busy(lock, together)
@@ -247,7 +247,7 @@ async def test_who_leaves_while_it_waits_is_not_served_and_who_leaves_later_take
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-async def test_who_leaves_during_the_call_that_it_shares_takes_nobody_along(lock: DeviceLock, place: int) -> None:
+async def test_who_leaves_during_the_call_that_it_shares_takes_nobody_along(lock: BatchingLock, place: int) -> None:
     together = Together()
     first = await busy(lock, together)
     tasks = await ask(lock, together, "a", "b", "c")
@@ -263,7 +263,7 @@ async def test_who_leaves_during_the_call_that_it_shares_takes_nobody_along(lock
     assert results == [item for item in ("A", "B", "C") if item != "ABC"[place]]
 
 
-async def test_an_outcome_that_is_an_error_is_one_waiter_s_alone(lock: DeviceLock) -> None:
+async def test_an_outcome_that_is_an_error_is_one_waiter_s_alone(lock: BatchingLock) -> None:
     together = Together()
     first = await busy(lock, together)
     waiting = await ask(lock, together, "a", "bad", "c")
@@ -274,7 +274,7 @@ async def test_an_outcome_that_is_an_error_is_one_waiter_s_alone(lock: DeviceLoc
     assert isinstance(results[1], ValueError)
 
 
-async def test_the_next_call_begins_before_the_last_one_s_results_are_collected(lock: DeviceLock) -> None:
+async def test_the_next_call_begins_before_the_last_one_s_results_are_collected(lock: BatchingLock) -> None:
     together = Together()
     first = await busy(lock, together)
     (other,) = await ask(lock, together, "a", key="other")
@@ -287,7 +287,7 @@ async def test_the_next_call_begins_before_the_last_one_s_results_are_collected(
 
 @pytest.mark.parametrize("outcomes", [[], ["one"], ["one", "two", "three"], [StopIteration(), "two"]])
 async def test_outcomes_that_cannot_be_handed_out_fail_those_who_wait_and_free_the_device(
-    lock: DeviceLock, outcomes: list[str | Exception]
+    lock: BatchingLock, outcomes: list[str | Exception]
 ) -> None:
     together = Together()
     first = await busy(lock, together)
@@ -303,7 +303,7 @@ async def test_outcomes_that_cannot_be_handed_out_fail_those_who_wait_and_free_t
     assert await lock.run(lambda: 7) == 7
 
 
-async def test_who_waits_for_a_lock_that_is_closed_is_told(lock: DeviceLock) -> None:
+async def test_who_waits_for_a_lock_that_is_closed_is_told(lock: BatchingLock) -> None:
     together = Together()
     first = await busy(lock, together)
     waiting = await ask(lock, together, "a", key="other")
