@@ -27,7 +27,7 @@ STEPS = (
     (1, "limit the connection and its header"),
     (2, "request id, origin, key, type, capacity, rate; then read the body"),
     (3, "check the fields: wire model to params"),
-    (5, "generation takes a place and has the upload decoded; engine and device_lock wait for the turn"),
+    (5, "generation takes a place and has the upload decoded; engine and batching_lock wait for the turn"),
     (6, "decode the upload in a codec thread"),
     (7, "ONE call on the device thread makes the pictures of the whole batch"),
     (6, "encode the files in codec threads; the device is free"),

@@ -21,7 +21,7 @@ _TICK_S = 0.1
 
 
 async def unless_hung(
-    work: Coroutine[Any, Any, T], device_lock: BatchingLock, *, on_tick: Callable[[], None] = lambda: None
+    work: Coroutine[Any, Any, T], lock: BatchingLock, *, on_tick: Callable[[], None] = lambda: None
 ) -> T:
     """Wait for a command's work on the device. `on_tick` is called meanwhile.
 
@@ -31,9 +31,9 @@ async def unless_hung(
     task = asyncio.create_task(work)
     while not (await asyncio.wait({task}, timeout=_TICK_S))[0]:
         on_tick()
-        if device_lock.hung:
+        if lock.hung:
             raise DeviceLostError(
-                f"{_hang(device_lock)}.",
+                f"{_hang(lock)}.",
                 remedy="If it may still be loading or compiling, set TURBO_HANG_LIMIT_S higher; else reset the device.",
             )
     return task.result()
@@ -79,5 +79,5 @@ class DeviceWatch:
         self.engine.lose_device(DeviceLostError(f"{reason}; the service is being replaced."))
 
 
-def _hang(device_lock: BatchingLock) -> str:
-    return f"A device call did not return within {round(device_lock.limit_s, 1):g} s"
+def _hang(lock: BatchingLock) -> str:
+    return f"A device call did not return within {round(lock.limit_s, 1):g} s"

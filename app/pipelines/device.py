@@ -4,6 +4,7 @@ import ctypes
 import gc
 import logging
 import os
+import platform
 import resource
 import sys
 
@@ -49,7 +50,7 @@ class TorchDevice:
     def free_memory(self) -> None:
         gc.collect()  # a failed call may leave tensors in reference cycles
         if self.torch_device.type == "cpu":
-            if sys.platform == "linux":  # glibc, because torch has no builds for other C libraries
+            if platform.libc_ver()[0] == "glibc":
                 ctypes.CDLL(None).malloc_trim(0)
         else:
             self.synchronize()  # torch_npu's empty_cache waits for the device too, but holds the GIL meanwhile
@@ -86,7 +87,7 @@ def open_device(name: str, *, allow_tf32: bool = False) -> TorchDevice:
     """
     kind, _, number = (_first_available() if name == "auto" else name).partition(":")
     if kind == "cpu":
-        if sys.platform == "linux":
+        if platform.libc_ver()[0] == "glibc":  # other C libraries lack mallopt
             _keep_freed_memory()
         return TorchDevice(torch.device("cpu"))
     index = int(number or 0)
