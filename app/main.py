@@ -35,7 +35,7 @@ from app.inference.engine import Engine
 from app.inference.generation import Generation
 from app.inference.registry import PipelineRegistry
 from app.observability.metrics import Metrics
-from app.observability.observer import Observability
+from app.observability.request_observer import Observability
 from app.observability.traces import Tracing
 from app.pipelines.base import LoadedPipelines, PipelineLoader
 from app.pipelines.fake import load_fake

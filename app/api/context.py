@@ -10,7 +10,7 @@ from app.api.gate.access import Access
 from app.inference.engine import Engine
 from app.inference.generation import Generation
 from app.inference.registry import PipelineRegistry
-from app.observability.observer import Observability
+from app.observability.request_observer import Observability
 from app.settings import Settings
 
 

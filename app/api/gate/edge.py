@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.context import ApiContext
 from app.api.errors import SECURITY_HEADERS, problem_response
 from app.errors import DrainingError, TurboError
-from app.observability.observer import RequestObserver
+from app.observability.request_observer import RequestObserver
 
 _log = structlog.stdlib.get_logger("app.access")
 
