@@ -600,7 +600,7 @@ async def test_what_the_device_cannot_do_by_the_deadline_is_refused_at_once_and_
     pipeline = proportional()
     async with measuring(pipeline, deadline_s=0.4) as engine:
         pipeline.calls.clear()
-        with pytest.raises(BeyondDeadlineError, match=r"take 0\.[89] s on this device, and a request may take 0\.4 s"):
+        with pytest.raises(BeyondDeadlineError, match=r"take [\d.]+ s on this device, and a request may take 0\.4 s"):
             await generate(engine, large())
         with pytest.raises(BeyondDeadlineError):
             await generate(engine, *[sized("many", seed=seed) for seed in range(20)])

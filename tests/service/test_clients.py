@@ -24,7 +24,7 @@ def test_every_parameter_of_the_sdk_and_of_the_service_has_its_rule() -> None:
     assert RULES.keys() == SDKS.keys() | {"stream"} | fields
 
 
-@pytest.mark.parametrize("name", sorted(name for name, rule in RULES.items() if rule.startswith("refused")))
+@pytest.mark.parametrize("name", sorted(name for name, rule in RULES.items() if rule.startswith("rejected")))
 async def test_a_parameter_that_is_said_to_be_refused_is_refused_with_a_reason_of_its_own(
     client: httpx.AsyncClient, name: str
 ) -> None:
