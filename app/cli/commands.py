@@ -226,8 +226,9 @@ def _program() -> str:
 def _overview() -> str:
     program = _program()
     helps = {name: _help(name) for name in _COMMANDS}
-    commands = "\n".join(f"  {name:<10}{description.splitlines()[0]}" for name, (description, _) in helps.items())
-    examples = "\n".join(examples.splitlines()[0] for _, examples in helps.values())
+    firsts = {name: description.partition("\n")[0] for name, (description, _) in helps.items()}
+    commands = "\n".join(f"  {name:<10}{first}" for name, first in firsts.items())
+    examples = "\n".join(examples.partition("\n")[0] for _, examples in helps.values())
     return f"""usage: {program} [COMMAND] [OPTIONS]
 
 SDXL-Turbo makes pictures from a prompt, or from a prompt and a picture.

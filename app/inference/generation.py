@@ -201,7 +201,7 @@ class Generation:
 
     async def _on_device(self, params: Request, place: Place, observer: Observer) -> GenerationResult:
         """Wait for the device and its call, and report both as stages, also if they fail."""
-        started, call, failure = time.monotonic(), {}, None
+        started, call, failure, loaded = time.monotonic(), {}, None, self.engine.registry.loaded
         try:
             made = await self.engine.generate(params, place)
             call = {"call": made.call, "batch_pictures": made.batch_pictures}
@@ -209,7 +209,7 @@ class Generation:
             failure = error
             raise
         finally:
-            ended, loaded, first = time.monotonic(), self.engine.registry.loaded, params[0]
+            ended, first = time.monotonic(), params[0]
             facts: dict[str, str | int] = {
                 "model": loaded.model,
                 "device": loaded.device_name,

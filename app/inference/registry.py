@@ -50,9 +50,10 @@ class PipelineRegistry:
         await self.lock.run(loaded.device.check)
         self._loaded = loaded
         self.costs = CostModel(loaded.work, size=self.warm_up_sizes[0], first_call_is_slow=loaded.first_call_is_slow)
-        if self.warm_up:
-            await self._warm_up()
+        measured = await self._warm_up() if self.warm_up else []
         await self.lock.run(loaded.on_warm)
+        if measured:
+            self.costs.calibrate(measured)  # after `on_warm`, which may change the unit of `work`
         self.warm = True
         return self
 
@@ -84,7 +85,8 @@ class PipelineRegistry:
             raise RuntimeError("the registry has not been entered")
         return self._loaded
 
-    async def _warm_up(self) -> None:
+    async def _warm_up(self) -> list[tuple[GenerationParams, float]]:
+        """Make the warm-up's pictures. Return the single ones, each with the seconds of its call."""
         measured: list[tuple[GenerationParams, float]] = []
         for batch in warm_up_batches(self.loaded, self.warm_up_sizes):
             first, pictures, started = batch[0], len(batch), time.monotonic()
@@ -96,4 +98,4 @@ class PipelineRegistry:
                 measured.append((first, seconds))
             size = f"{first.width}x{first.height}"
             _log.info("warmed up %s at %s, %d at once, in %.2f s", first.mode, size, pictures, seconds)
-        self.costs.calibrate(measured)
+        return measured

@@ -103,8 +103,9 @@ class Metrics(Collector):
                 {"version": __version__, "model": loaded.model, "device": loaded.device_name, "dtype": loaded.dtype},
             )
         words = GaugeMetricFamily("turbo_status", "1 for what the service is, 0 for what it is not.", labels=["status"])
+        status = engine.status
         for word in get_args(Status):
-            words.add_metric([word], float(word == engine.status))
+            words.add_metric([word], float(word == status))
         yield words
         gauge = GaugeMetricFamily
         yield gauge("turbo_queue_depth", "Requests waiting for the device.", engine.admission.waiting)

@@ -7,13 +7,13 @@ which may contain a prompt.
 import asyncio
 import logging
 import os
-import re
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from http import HTTPMethod, HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 from opentelemetry import propagate, trace
 
@@ -173,13 +173,14 @@ class _Seldom(logging.Filter):
 
 def _exporters(environ: Mapping[str, str]) -> list[str]:
     """Return the names of the exporters that OpenTelemetry's variables ask for; a TracesError says what is invalid."""
-    names = environ.get("OTEL_TRACES_EXPORTER", "").replace(",", " ").split()
+    asked = environ.get("OTEL_TRACES_EXPORTER", "")
+    names = [name for word in asked.split(",") if (name := word.strip())]
     if not names and any(environ.get(variable) for variable in _ENDPOINTS):
         names = ["otlp"]
     if "none" in names or environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return []
     if not {"otlp", "console"}.issuperset(names):
-        raise TracesError(f"OTEL_TRACES_EXPORTER={','.join(names)}: it must be otlp, console or none.")
+        raise TracesError(f"OTEL_TRACES_EXPORTER={asked}: it must be otlp, console or none.")
     if "otlp" in names:
         _check_otlp(environ)
     return names
@@ -189,13 +190,21 @@ def _check_otlp(environ: Mapping[str, str]) -> None:
     """Check what the exporter would not report at start: an address that is no URL, and a protocol that it ignores."""
     for variable in _ENDPOINTS:
         endpoint = environ.get(variable)
-        if endpoint and not re.match(r"https?://[^/:?#\s]", endpoint, re.IGNORECASE):
+        if endpoint and not _is_http_url(endpoint):
             raise TracesError(f"{variable}={endpoint}: it must be http:// or https:// and a host.")
     variable = next(filter(environ.get, _PROTOCOLS), "")
     if environ.get(variable, _PROTOCOL) != _PROTOCOL:
         raise TracesError(
             f"{variable}={environ[variable]}: spans are sent by {_PROTOCOL} only, which collectors take at port 4318."
         )
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+    except ValueError:
+        return False
+    return url.scheme in ("http", "https") and bool(url.hostname)
 
 
 def _provider(exporters: Sequence[str]) -> "TracerProvider":

@@ -167,7 +167,7 @@ def _load_model(kind: Any, folder: Path, dtype: torch.dtype, *, variant: str | N
 def _load_vae(folder: Path, dtype: torch.dtype) -> Any:
     try:
         kind = _VAES[json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(
             f"TURBO_VAE={folder} is not a VAE folder: its config.json must name {' or '.join(_VAES)}."
         ) from error

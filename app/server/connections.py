@@ -120,6 +120,7 @@ class HttpProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn forgets its timer when the connection was reset
         self._limits.closed(self.transport)
         for timer in (self._receive_timer, self._send_timer):
             if timer is not None:

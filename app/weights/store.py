@@ -130,19 +130,15 @@ def _verified(source: HubSource, weights_dir: Path) -> Path:
         raise WeightsError(f"{record_path} is damaged. Delete it and run `python -m app pull`.") from error
     folder = weights_dir / record.folder
     files = {folder / name: expected for name, expected in record.files.items()}
+    for path, expected in files.items():  # all sizes first: hashing gigabytes takes a while
+        if not path.is_file():
+            raise WeightsError(f"{path} is missing. Run `python -m app pull`.")
+        if (size_bytes := path.stat().st_size) != expected.size_bytes:
+            fault = f"it has {size_bytes} bytes instead of {expected.size_bytes}"
+            raise WeightsError(f"{path} is damaged: {fault}. Run `python -m app pull`.")
     with ThreadPoolExecutor(max_workers=4) as pool:  # hashlib releases the GIL
-        list(pool.map(_check_file, files, files.values()))
+        for path, digest in zip(files, pool.map(hex_digest, files), strict=True):
+            if digest != files[path].sha256:
+                fault = "its SHA-256 is not that of the pulled file"
+                raise WeightsError(f"{path} is damaged: {fault}. Run `python -m app pull`.")
     return folder
-
-
-def _check_file(path: Path, expected: _FileRecord) -> None:
-    if not path.is_file():
-        raise WeightsError(f"{path} is missing. Run `python -m app pull`.")
-    size_bytes = path.stat().st_size
-    if size_bytes != expected.size_bytes:
-        fault = f"it has {size_bytes} bytes instead of {expected.size_bytes}"
-    elif hex_digest(path) != expected.sha256:
-        fault = "its SHA-256 is not that of the pulled file"
-    else:
-        return
-    raise WeightsError(f"{path} is damaged: {fault}. Run `python -m app pull`.")

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import ANY, Mock
 
 import pytest
 from PIL import Image
@@ -339,7 +339,7 @@ async def test_after_a_lost_device_nothing_reaches_it_any_more(
         await generate(engine)
     assert not engine.live
     assert engine.status != "ready"
-    losses.assert_called_once()
+    losses.assert_called_once_with(ANY)
 
 
 async def test_a_device_that_is_lost_when_nobody_waits_any_more_is_lost_too(
@@ -375,7 +375,7 @@ async def test_a_request_that_has_its_pictures_is_finished_when_the_device_is_lo
         engine.lose_device(DeviceLostError())
         await asyncio.sleep(0.01)  # where an encoder would be at work
         assert result.images
-    losses.assert_called_once()
+    losses.assert_called_once_with(ANY)
 
 
 async def test_requests_that_wait_are_told_at_once_when_the_device_is_lost_though_its_call_never_returns(
@@ -436,7 +436,7 @@ async def test_what_becomes_of_a_lost_device_later_does_not_hide_how_it_was_lost
     with pytest.raises(DeviceLostError, match="it did not return"):
         engine.admission.check()
     assert "error 507014" in caplog.text
-    losses.assert_called_once()
+    losses.assert_called_once_with(ANY)
 
 
 async def test_a_call_past_the_hang_limit_is_noticed_while_it_runs(
@@ -600,8 +600,11 @@ async def test_what_the_device_cannot_do_by_the_deadline_is_refused_at_once_and_
     pipeline = proportional()
     async with measuring(pipeline, deadline_s=0.4) as engine:
         pipeline.calls.clear()
-        with pytest.raises(BeyondDeadlineError, match=r"take [\d.]+ s on this device, and a request may take 0\.4 s"):
+        with pytest.raises(
+            BeyondDeadlineError, match=r"take [\d.]+ s on this device, and a request may take 0\.4 s"
+        ) as no:
             await generate(engine, large())
+        assert float(str(no.value).split()[4]) >= 0.8  # more on a busy machine
         with pytest.raises(BeyondDeadlineError):
             await generate(engine, *[sized("many", seed=seed) for seed in range(20)])
         assert pipeline.calls == []

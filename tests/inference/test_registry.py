@@ -56,6 +56,20 @@ async def test_the_loader_is_told_when_every_mode_is_warm(pipeline: GatedPipelin
         assert calls == [4]
 
 
+async def test_the_costs_are_in_the_unit_that_the_loader_s_work_has_when_it_is_warm() -> None:
+    """SDXL-Turbo's loader estimates in TFLOP until its stages are measured, and in seconds from then on."""
+    pipeline = GatedPipeline(unit_s=0.1)
+    unit = [1000.0]
+
+    def load() -> LoadedPipelines:
+        return dataclasses.replace(
+            pipeline.load(), work=lambda _: unit[0], on_warm=lambda: unit.append(unit.pop() / 1000)
+        )
+
+    async with PipelineRegistry(load, BatchingLock(hang_limit_s=30), warm_up_sizes=[(512, 512)]) as registry:
+        assert registry.costs.expected_s(registry.costs.reference) >= 0.1
+
+
 async def test_a_failed_load_leaves_the_registry_cold() -> None:
     def load() -> LoadedPipelines:
         raise WeightsError("unet is missing")

@@ -300,6 +300,9 @@ async def test_traces_are_off_unless_they_are_asked_for(
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"}, "PROTOCOL=http/json"),
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "EXPORTER=zipkin"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "ENDPOINT=collector:4318"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://[bad"}, "must be http:// or https:// and a host"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://user@:4318"}, "must be http:// or https:// and a host"),
+        ({"OTEL_TRACES_EXPORTER": "otlp console"}, "must be otlp, console or none"),
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "max_queue_size"),
     ],
 )

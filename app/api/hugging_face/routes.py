@@ -66,7 +66,7 @@ async def _parse(held: list[memoryview]) -> tuple[HuggingFaceRequest, Callable[[
         value, long_text = await asyncio.to_thread(parse_large_json, body)
     sent = checked(HuggingFaceRequest, value)
     if long_text is None:
-        return sent, lambda: decode_base64(memoryview(bytearray(sent.inputs.encode())))
+        return sent, lambda: decode_base64(memoryview(bytearray(sent.inputs.strip().encode("ascii", "replace"))))
     held.append(long_text)
     return sent, lambda: decode_base64(unescape(held.pop()))
 

@@ -213,3 +213,11 @@ def test_the_client_s_token_is_the_service_s_key(tmp_path: Path) -> None:
         with pytest.raises(HfHubHTTPError, match="401"):
             InferenceClient(model=url, token=unknown).text_to_image("a cat")
         assert InferenceClient(model=url, token=known).text_to_image("a cat").size == (512, 512)
+
+
+@pytest.mark.parametrize("inputs", [r"iVBORw0KGgo\ud800AAAA", r"data:image/png;base64,\ud800AAAA", "iVBORw0KGgoé"])
+async def test_a_picture_with_characters_that_base64_lacks_is_rejected(client: httpx.AsyncClient, inputs: str) -> None:
+    answer = await client.post(
+        "/", content=f'{{"inputs": "{inputs}"}}'.encode(), headers={"content-type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "inputs")
