@@ -15,7 +15,7 @@ SYSTEM_PROGRAMS ?= chromium curl docker-compose exiftool haproxy node openssl pr
 SYSTEM_PACKAGES := chromium curl docker-compose haproxy libimage-exiftool-perl nodejs openssl prometheus systemd
 
 .DEFAULT_GOAL := help
-.PHONY: help run system-programs pull test test-service test-models test-npu test-http test-deploy test-long coverage lint check-pins check-deploy audit sbom licences docs format bench soak train-demo eval-demo clean
+.PHONY: help run system-programs pull test test-service test-models test-npu test-core test-api test-deploy test-playground test-long coverage lint check-pins check-deploy audit sbom licences docs format bench soak train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,18 +27,21 @@ run: $(VENV)/.run pull ## Set up, and serve on 127.0.0.1:8000; passes all TURBO_
 pull: $(VENV)/.run ## Set up, and download the weights that TURBO_MODEL names (default: the demo model)
 	@$(BIN)/python -m app pull
 
-test: $(VENV)/.test ## Set up, and run the tests: five parts, three at once, which fits two cores
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-service test-models test-npu test-deploy test-http
+test: $(VENV)/.test ## Set up, and run the tests: seven parts, three at once, which fits two cores
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-service test-npu test-models test-api test-deploy test-playground test-core
 
 MODELS := tests/pipelines tests/training tests/weights
-HTTP := tests/api tests/images tests/inference
-DEPLOY := tests/deploy tests/playground
+CORE := tests/images tests/inference
+OTHERS := $(MODELS) $(CORE) tests/api tests/deploy tests/playground
 
 test-service:
-	$(BIN)/pytest $(MODELS:%=--ignore=%) $(HTTP:%=--ignore=%) $(DEPLOY:%=--ignore=%)
+	$(BIN)/pytest $(OTHERS:%=--ignore=%)
 
-test-http:
-	$(BIN)/pytest $(HTTP)
+test-core:
+	$(BIN)/pytest $(CORE)
+
+test-api:
+	$(BIN)/pytest tests/api
 
 test-models:
 	$(BIN)/pytest $(MODELS)
@@ -47,7 +50,10 @@ test-npu:
 	$(BIN)/pytest tests/npu
 
 test-deploy:
-	$(BIN)/pytest $(DEPLOY)
+	$(BIN)/pytest tests/deploy
+
+test-playground:
+	$(BIN)/pytest tests/playground
 
 test-long: $(VENV)/.test ## Run the fuzzing, shutdown and disconnect tests many more times
 	$(BIN)/pytest --long --timeout=3600 -m long

@@ -3,10 +3,11 @@
 import ctypes
 import gc
 import logging
-import os
 import platform
+import re
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
@@ -109,8 +110,9 @@ def open_device(name: str, *, allow_tf32: bool = False) -> TorchDevice:
 def describe(device: TorchDevice) -> tuple[str, int, int]:
     """Return the device's name (with its number and the number of visible devices), its free and total bytes."""
     if device.torch_device.type == "cpu":
-        page_bytes = os.sysconf("SC_PAGE_SIZE")
-        return "CPU", os.sysconf("SC_AVPHYS_PAGES") * page_bytes, os.sysconf("SC_PHYS_PAGES") * page_bytes
+        memory = Path("/proc/meminfo").read_text(encoding="ascii")  # sysconf counts cached files as used
+        kib = dict(re.findall(r"^(\w+): +(\d+) kB$", memory, re.MULTILINE))
+        return "CPU", int(kib["MemAvailable"]) << 10, int(kib["MemTotal"]) << 10
     module = torch.get_device_module(device.torch_device)
     free_bytes, total_bytes = module.mem_get_info(device.torch_device)
     name = module.get_device_name(device.torch_device)
