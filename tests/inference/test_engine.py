@@ -691,7 +691,7 @@ async def test_those_who_wait_count_by_what_they_asked_for() -> None:
 
 async def test_a_request_that_is_too_large_to_be_done_after_the_others_is_told_when_those_are_done() -> None:
     pipeline = proportional()
-    async with measuring(pipeline, deadline_s=1.5) as engine:
+    async with measuring(pipeline, deadline_s=1.6) as engine:
         tasks = await busy_with(engine, pipeline, sized("running"), large())
         assert await refused(engine, large("another")) == 1  # 0.8 s and a little; with its own it would be 2
         tasks.append(asyncio.create_task(generate(engine, sized("small"))))
