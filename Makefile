@@ -27,8 +27,8 @@ run: $(VENV)/.run pull ## Set up, and serve on 127.0.0.1:8000; passes all TURBO_
 pull: $(VENV)/.run ## Set up, and download the weights that TURBO_MODEL names (default: the demo model)
 	@$(BIN)/python -m app pull
 
-test: $(VENV)/.test ## Set up, and run the tests: seven parts, four at once, which keeps two cores busy
-	@$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-service test-npu test-models test-api test-deploy test-playground test-core
+test: $(VENV)/.test ## Set up, and run the tests: seven parts, three at once, which fits two cores
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-service test-npu test-models test-api test-deploy test-playground test-core
 
 MODELS := tests/pipelines tests/training tests/weights
 CORE := tests/images tests/inference
