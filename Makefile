@@ -28,10 +28,10 @@ pull: $(VENV)/.run ## Set up, and download the weights that TURBO_MODEL names (d
 	@$(BIN)/python -m app pull
 
 test: $(VENV)/.test ## Set up, and run the tests: seven parts, three at once, which fits two cores
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-service test-npu test-models test-api test-deploy test-playground test-core
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-service test-npu test-models test-playground test-deploy test-api test-core
 
 MODELS := tests/pipelines tests/training tests/weights
-CORE := tests/images tests/inference
+CORE := tests/images tests/inference tests/api/openai tests/api/hugging_face
 OTHERS := $(MODELS) $(CORE) tests/api tests/deploy tests/playground
 
 test-service:
@@ -41,7 +41,7 @@ test-core:
 	$(BIN)/pytest $(CORE)
 
 test-api:
-	$(BIN)/pytest tests/api
+	$(BIN)/pytest tests/api $(CORE:%=--ignore=%)
 
 test-models:
 	$(BIN)/pytest $(MODELS)
