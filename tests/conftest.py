@@ -1,4 +1,4 @@
-"""What the tests share: a tiny model, apps in this process, and servers in their own processes."""
+"""Shared by the tests: a tiny model, apps in this process, and servers in their own processes."""
 
 import asyncio
 import contextlib

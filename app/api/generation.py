@@ -1,4 +1,4 @@
-"""What generation routes share: cancellation if the client disconnects, and headers."""
+"""Shared by the generation routes: cancellation if the client disconnects, and headers."""
 
 import asyncio
 from collections.abc import Coroutine

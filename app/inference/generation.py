@@ -57,7 +57,7 @@ class Encoding:
 
 
 class UsedParameters(BaseModel):
-    """What the pictures were made with, defaults and drawn values filled in."""
+    """The parameters that made the pictures, with defaults and drawn values filled in."""
 
     mode: Mode
     model: str

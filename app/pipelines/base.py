@@ -166,7 +166,7 @@ class CacheStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedPipelines:
-    """What a loader returns: a pipeline per mode, their device, and facts for health checks and logs.
+    """The result of a loader: a pipeline per mode, their device, and facts for health checks and logs.
 
     Attributes:
         warm_up_batches: Batch sizes to warm up every mode with.

@@ -1,4 +1,4 @@
-"""What every request passes before its body is read or anything runs: identity, origin, rate, body limits, admission.
+"""The checks that every request passes before its body is read: identity, origin, rate, body limits, admission.
 
 A module here may reject a request or bound what it costs. Field validation belongs to the dialects.
 """

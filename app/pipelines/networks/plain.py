@@ -12,7 +12,7 @@ from app.pipelines.prompts import EncodeText
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Networks:
-    """What the pipelines call. Tensors are on the device, in the dtype of the network that takes them.
+    """The functions that the pipelines call. Tensors are on the device, in the dtype of the network that takes them.
 
     Attributes:
         encode_text: One function for each text encoder.
