@@ -13,6 +13,7 @@ from app.inference.engine import Engine
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import LoadedPipelines
 from tests.conftest import until
+from tests.support.clock import Clock
 from tests.support.gated_pipeline import GatedPipeline
 
 
@@ -26,9 +27,12 @@ async def watched(
         watch = DeviceWatch(engine, idle_check_s=idle_check_s)
         pipeline.device.checks = 0
         watching = asyncio.create_task(watch.run())
-        yield engine, lock, on_device_lost
-        watching.cancel()
-        await asyncio.wait([watching])
+        try:
+            yield engine, lock, on_device_lost
+        finally:
+            pipeline.gate.set()
+            watching.cancel()
+            await asyncio.wait([watching])
 
 
 async def test_a_call_that_hangs_is_found_and_reported_once(pipeline: GatedPipeline) -> None:
@@ -44,12 +48,19 @@ async def test_a_call_that_hangs_is_found_and_reported_once(pipeline: GatedPipel
         await call
 
 
-async def test_calls_below_the_limit_are_left_alone_however_many_there_are(pipeline: GatedPipeline) -> None:
-    async with watched(pipeline, hang_limit_s=0.2) as (engine, lock, on_device_lost):
-        pipeline.gate.clear()
+async def test_calls_below_the_limit_are_left_alone_however_many_there_are(
+    clock: Clock, pipeline: GatedPipeline
+) -> None:
+    async with watched(pipeline, hang_limit_s=20) as (engine, lock, on_device_lost):
         for _ in range(6):
-            await lock.run(lambda: pipeline.gate.wait(0.06))
-        assert engine.live
+            pipeline.gate.clear()
+            call = asyncio.create_task(lock.run(pipeline.gate.wait))
+            await until(lambda: lock.busy)
+            clock.sleep(6)
+            await asyncio.sleep(0.01)  # the watch looks
+            assert engine.live
+            pipeline.gate.set()
+            await call
         assert not on_device_lost.called
 
 
@@ -58,11 +69,12 @@ async def test_an_idle_device_is_checked_again_and_again(pipeline: GatedPipeline
         await until(lambda: pipeline.device.checks >= 3)
 
 
-async def test_a_busy_device_is_not(pipeline: GatedPipeline) -> None:
-    async with watched(pipeline, idle_check_s=0.2) as (_, lock, _lost):
-        for _ in range(20):
+async def test_a_busy_device_is_not(clock: Clock, pipeline: GatedPipeline) -> None:
+    async with watched(pipeline, idle_check_s=20) as (_, lock, _lost):
+        for _ in range(10):
             await lock.run(lambda: None)
-            await asyncio.sleep(0.02)
+            clock.sleep(5)
+            await asyncio.sleep(0.01)
         assert pipeline.device.checks == 0
 
 

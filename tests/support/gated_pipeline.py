@@ -29,11 +29,16 @@ class GatedPipeline:
     """A fake that records its calls, their threads, and the most calls at the same time. The gate is open at first.
 
     Each call raises the next of `errors`. When none is left, it raises `error` if that is set. Otherwise it raises the
-    error in `poison` for the seed of one of its pictures. A unit of `work` takes `unit_s` seconds.
+    error in `poison` for the seed of one of its pictures. A unit of `work` takes `unit_s` seconds, by `sleep`.
     """
 
     def __init__(
-        self, *, max_batch: int = 8, unit_s: float = 0.0, work: Callable[[GenerationParams], float] = lambda _: 1.0
+        self,
+        *,
+        max_batch: int = 8,
+        unit_s: float = 0.0,
+        work: Callable[[GenerationParams], float] = lambda _: 1.0,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.gate = threading.Event()
         self.gate.set()
@@ -45,7 +50,7 @@ class GatedPipeline:
         self.errors: list[Exception] = []
         self.poison: dict[int, Exception] = {}
         self.device = CheckedDevice()
-        self.unit_s, self._work = unit_s, work
+        self.unit_s, self._work, self._sleep = unit_s, work, sleep
         self._inside = 0
         self._mutex = threading.Lock()
         self._fake = FakePipeline(max_batch=max_batch)
@@ -66,7 +71,7 @@ class GatedPipeline:
             for params in batch:
                 if params.seed in self.poison:
                     raise self.poison[params.seed]
-            time.sleep(self.unit_s * sum(map(self._work, batch)))
+            self._sleep(self.unit_s * sum(map(self._work, batch)))
             return self._fake(batch)
         finally:
             with self._mutex:
