@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from training.scenes import (
     ACCESSORIES,
@@ -94,8 +94,9 @@ def find_objects(pixels: Array, style: str | None = None) -> list[Found]:
     """Return the connected objects that are not background, the largest first."""
     height, width = pixels.shape[:2]
     distance = np.abs(pixels - background_rgb(pixels)).sum(-1)
-    labels, number = ndimage.label(distance > (20 if style else 55))
-    areas = ndimage.sum_labels(np.ones_like(labels), labels, range(1, number + 1))
+    is_object = distance > (20 if style else 55)
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(is_object.astype(np.uint8), connectivity=4)
+    areas = statistics[1:, cv2.CC_STAT_AREA]  # the first is the background
     found = []
     for index in np.argsort(areas)[::-1]:
         if areas[index] < 16:
