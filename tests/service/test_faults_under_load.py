@@ -12,7 +12,7 @@ import pytest
 from app.errors import DeadPictureError, DeviceLostError, DeviceOutOfMemoryError
 from app.main import create_app
 from app.settings import Settings
-from tests.conftest import StartServer, serving
+from tests.conftest import StartServer, serving, wait_until
 from tests.support.crowd import (
     CLIENTS,
     Persistence,
@@ -21,6 +21,7 @@ from tests.support.crowd import (
     answered,
     ask_all,
     batches_of,
+    device_calls,
     free_port,
     pictures,
     supervised,
@@ -63,9 +64,9 @@ def test_when_memory_runs_short_everybody_gets_their_pictures_or_is_told_and_all
                 pipeline.errors += [
                     DeviceOutOfMemoryError("No memory.", retry_after_s=1)
                 ] * 2  # one for a batch, one for the retry of a single request
-                while pipeline.errors:
-                    time.sleep(0.001)
-                time.sleep(0.02)
+                wait_until(lambda: not pipeline.errors)
+                calls = device_calls(url)  # the next pair is for another call, not for this one's further retries
+                wait_until(lambda: device_calls(url) > calls or crowd.done())  # noqa: B023 - called at once
             answers = crowd.result()
         assert answered(url) == Counter(answer.status_code for answer in answers) + Counter({200: len(WORK)})
         assert_right_or_said(asked, answers, (503, "out_of_memory"))

@@ -153,6 +153,11 @@ def answered(url: str) -> Counter[int]:
     return counted
 
 
+def device_calls(url: str) -> float:
+    """The number of calls for pictures that the device has finished."""
+    return sum(value for _, value in _metrics(url, "turbo_device_calls_total"))
+
+
 def batches_of(
     url: str, asked: Sequence[Wish], *, hold: Callable[[], None], let_go: Callable[[], None]
 ) -> Counter[str]:
