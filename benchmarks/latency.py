@@ -22,6 +22,7 @@ import httpx
 from diffusers import AutoPipelineForText2Image
 
 from app.pipelines.device import choose_dtype, open_device
+from app.pipelines.sdxl_turbo import count_parameters
 from app.settings import Settings
 from app.weights.source import FakeSource, parse_source
 from app.weights.store import locate
@@ -65,7 +66,7 @@ def main() -> None:
     if isinstance(source, FakeSource):
         sys.exit("The fake pipeline has no weights. Set TURBO_MODEL to a model.")
     folder, device = locate(source, settings.weights_dir), open_device(settings.device).torch_device
-    dtype = choose_dtype(settings.dtype, device)
+    dtype, _ = choose_dtype(settings.dtype, device, parameters=count_parameters(folder / "unet"))
     pipeline = AutoPipelineForText2Image.from_pretrained(folder, variant="fp16", dtype=dtype).to(device)
     pipeline.set_progress_bar_config(disable=True)
 

@@ -131,16 +131,16 @@ class _Bench:
             for mode in Mode
             for steps in _STEPS[mode]
             for batch in (buckets(max_batch) if steps == _STEPS[mode][0] else [1])
-            if batch <= self._registry.loaded.by_mode[mode].batch_limit(sample_pictures(mode, size, 1)[0].batch_key)
         ]
         rows: list[Measurement] = []
         too_large: set[tuple[Mode, tuple[int, int]]] = set()
         for number, (mode, size, steps, batch) in enumerate(cells, start=1):
-            if (mode, size) in too_large and batch > 1:
+            pictures = [replace(params, num_inference_steps=steps) for params in sample_pictures(mode, size, batch)]
+            worth = self._registry.loaded.by_mode[mode].batch_limit(pictures[0].batch_key)  # learned from smaller ones
+            if batch > worth or ((mode, size) in too_large and batch > 1):
                 continue
             name = f"{mode} {size[0]}x{size[1]}, {steps} steps, {batch} at once"
             _progress(f"[{number}/{len(cells)}] {name}")
-            pictures = [replace(params, num_inference_steps=steps) for params in sample_pictures(mode, size, batch)]
             try:
                 rows.append(await self._measure(pictures))
             except DeviceOutOfMemoryError:

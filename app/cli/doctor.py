@@ -306,7 +306,8 @@ def _load(settings: Settings, folder: Path) -> Findings[Mapping[Mode, Any]]:
     loaded = load_folder(folder, settings, model=settings.model)
     pipelines: Mapping[Mode, Any] = loaded.by_mode  # Any, because number formats and stages are behind the seam
     dtypes = pipelines[Mode.TXT2IMG].dtypes
-    detail = f"{time.monotonic() - started:.1f} s; UNet in {dtypes['unet']}, VAE in {dtypes['vae']}."
+    took = f"{time.monotonic() - started:.1f} s"
+    detail = f"{took}; UNet in {dtypes['unet']} ({loaded.dtype_reason}), VAE in {dtypes['vae']}."
     yield Finding("load", "OK", detail)
     return pipelines
 

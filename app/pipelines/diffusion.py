@@ -53,10 +53,10 @@ class SdxlTurboPipeline:
                 return self._learn(batch)
             if self.stage_times.learning and len(batch) == 1 and self._stages_s is None:
                 with self.timed_stages() as stages_s:
-                    images = self._generate(batch)
+                    images = self._generate_timed(batch)
                 self.stage_times.learn(batch[0], stages_s)
                 return images
-            return [image for part in self.batch_sizes.split(batch) for image in self._generate(part)]
+            return [image for part in self.batch_sizes.split(batch) for image in self._generate_timed(part)]
 
     def batch_limit(self, key: BatchKey) -> int:
         return self.batch_sizes.limit(key)
@@ -94,6 +94,12 @@ class SdxlTurboPipeline:
         if all(np.array_equal(one.pixels, other.pixels) for one, other in zip(alone, together, strict=True)):
             self.batch_sizes.learn(batch[0].batch_key, len(batch))
         return alone
+
+    def _generate_timed(self, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
+        started = time.monotonic()
+        images = self._generate(batch)
+        self.batch_sizes.measure(batch[0].batch_key, len(batch), time.monotonic() - started)
+        return images
 
     def _generate(self, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
         # One generator for each picture: its noise must not depend on its neighbours. They are on the CPU, so that a

@@ -17,9 +17,10 @@ from app.pipelines.batch_sizes import BatchSizes
 from app.pipelines.device import choose_dtype, choose_vae_dtype, open_device
 from app.pipelines.device_errors import device_errors
 from app.pipelines.diffusion import SdxlTurboPipeline
-from app.pipelines.networks.choice import choose_networks, is_fp32_on_cpu
+from app.pipelines.networks.choice import choose_networks
+from app.pipelines.networks.cpu import fit_to_cpu
+from app.pipelines.networks.exact import predicts_alike_in_a_batch
 from app.pipelines.networks.plain import Networks
-from app.pipelines.networks.traced import predicts_alike_in_a_batch
 from app.pipelines.npu import setup as npu
 from app.pipelines.prompts import PromptEncoder
 from app.pipelines.work import StageTimes
@@ -37,10 +38,6 @@ _MODELS = {
 
 _COMPILE_LIMITS = 20
 """Hang limits that a warm-up call may take if it compiles."""
-
-_CPU_BATCH_PIXELS = 384 * 1024
-"""Pixels of a batch on a CPU. Up to 256x256 a batch saves a third of the UNet's time, at 512x512 nothing (measured with
-small UNets on one thread), and the first requests would wait for the last."""
 
 _VAES = {"AutoencoderKL": diffusers.AutoencoderKL, "AutoencoderTiny": diffusers.AutoencoderTiny}
 """The kinds of VAE that TURBO_VAE can name."""
@@ -64,7 +61,8 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str) -> LoadedPi
 
     device = open_device(settings.device, allow_tf32=settings.allow_tf32)
     kind = device.torch_device.type
-    dtype = choose_dtype(settings.dtype, device.torch_device)
+    parameters = count_parameters(folder / "unet")
+    dtype, dtype_reason = choose_dtype(settings.dtype, device.torch_device, parameters=parameters)
     npu.check_options(settings, device.torch_device, dtype)
     if settings.compile == "on" and kind != "cuda":
         hint = " For an NPU, set TURBO_NPU_GRAPHS instead." if kind == "npu" else ""
@@ -76,7 +74,11 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str) -> LoadedPi
     txt2img.vae.register_to_config(force_upcast=False)
     with device_errors(device.torch_device):
         txt2img.to(device.torch_device)
-    _settle_memory_format(txt2img, kind)
+    if kind == "cpu":
+        fit_to_cpu(txt2img)
+    if kind == "cuda":  # tensor cores take convolutions channels last; Ascend has layouts of its own
+        for network in (txt2img.unet, txt2img.vae):
+            network.to(memory_format=torch.channels_last)
     npu.fit(txt2img.unet, settings)
     # The scheduler holds the step index, so each mode has its own (huggingface/diffusers#7851). They share all else.
     scheduler = type(txt2img.scheduler).from_config(txt2img.scheduler.config)
@@ -107,6 +109,7 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str) -> LoadedPi
         model=model,
         device_name=str(device.torch_device),
         dtype=str(dtype).removeprefix("torch."),
+        dtype_reason=dtype_reason,
         warm_up_batches=(1,) if settings.batching == "off" or kind == "cpu" else buckets(settings.max_batch),
         warm_up_limits=_COMPILE_LIMITS if _has_graphs(settings) else 2,
         first_call_is_slow=True,
@@ -114,15 +117,6 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str) -> LoadedPi
         work=stage_times.work,
         prompt_cache=lambda: prompts.statistics,
     )
-
-
-def _settle_memory_format(pipe: Any, kind: str) -> None:
-    # Channels last is faster for the VAE on the CPU (a quarter in fp32 at 512x512; the UNet's convolutions are too
-    # small), and for all convolutions on CUDA's tensor cores. Ascend has layouts of its own.
-    if kind in ("cpu", "cuda"):
-        pipe.vae.to(memory_format=torch.channels_last)
-    if kind == "cuda":
-        pipe.unet.to(memory_format=torch.channels_last)
 
 
 def _load_pipeline(folder: Path, vae_folder: Path | None, dtype: torch.dtype) -> Any:
@@ -150,6 +144,11 @@ def _weights_errors(weights: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise WeightsError(f"{weights} cannot be loaded: {first_line(error)}.") from error
+
+
+def count_parameters(folder: Path) -> int:
+    """Return the number of a model's parameters, from the size of its fp16 files."""
+    return sum(path.stat().st_size for path in folder.glob("*.fp16.safetensors")) // 2
 
 
 def _load_model(kind: Any, folder: Path, dtype: torch.dtype, *, variant: str | None) -> Any:
@@ -189,7 +188,7 @@ def _choose_batch_sizes(pipe: Any, networks: Networks, settings: Settings) -> Ba
         return BatchSizes([1])
     if pipe.unet.device.type != "cpu":
         return BatchSizes(None if settings.batching == "exact" else sizes)
-    if settings.batching == "fast" or (is_fp32_on_cpu(pipe) and predicts_alike_in_a_batch(pipe, networks)):
-        return BatchSizes(sizes, max_pixels=_CPU_BATCH_PIXELS)
+    if settings.batching == "fast" or predicts_alike_in_a_batch(pipe, networks.predict_noise):
+        return BatchSizes(sizes)
     _log.warning("On this CPU, a batch changes the pictures: TURBO_BATCHING=exact makes pictures one by one.")
     return BatchSizes([1])

@@ -58,10 +58,21 @@ def test_the_recommended_batch_is_enough_for_both_modes_and_of_its_own_size() ->
     assert recommended_batch(rows, (128, 64)) == 1
 
 
+def test_it_measures_no_size_above_the_first_that_does_not_pay(
+    tiny_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.pipelines.batch_sizes._WORTHWHILE", 0.0)  # none pays
+    settings = Settings(model=str(tiny_folder), device="cpu", warm_up_sizes="64x64", max_batch=8)
+    assert bench(settings, as_json=True) == 0
+    rows = json.loads(capfd.readouterr().out)["measurements"]
+    assert {row["batch"] for row in rows} == {1, 2}
+
+
 @pytest.mark.parametrize("batching", ["exact", "fast"])
 def test_it_measures_every_mode_size_steps_and_batch_and_says_how_far_a_batch_is_from_alone(
-    tiny_folder: Path, capfd: pytest.CaptureFixture[str], batching: str
+    tiny_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, batching: str
 ) -> None:
+    monkeypatch.setattr("app.pipelines.batch_sizes._WORTHWHILE", float("inf"))  # every size pays
     settings = Settings.model_validate(
         {
             "model": str(tiny_folder),

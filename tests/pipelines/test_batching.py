@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,12 @@ SIDES = (64, 72, 80, 96)
 
 def load(folder: Path, **options: Any) -> LoadedPipelines:
     return load_sdxl_turbo(folder, Settings(device="cpu", **options), model="tiny")
+
+
+@pytest.fixture
+def any_batch_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a batch is as large as it was found to pay: at first 2."""
+    monkeypatch.setattr(BatchSizes, "limit", lambda self, key: max(self._allowed(key)))
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +60,7 @@ def random_batch(mode: Mode, chance: random.Random) -> list[GenerationParams]:
     return batch
 
 
+@pytest.mark.usefixtures("any_batch_pays")
 @pytest.mark.parametrize(("threads", "mixes"), [(1, 80), (2, 25)])
 @pytest.mark.parametrize("mode", list(Mode))
 def test_in_hundreds_of_random_mixes_every_picture_has_the_bytes_that_it_has_alone(
@@ -77,7 +85,9 @@ def test_the_bytes_are_the_same_where_the_processor_has_no_avx512(tiny_folder: P
 import random
 from pathlib import Path
 from app.pipelines.base import Mode
+from app.pipelines.batch_sizes import BatchSizes
 from tests.pipelines.test_batching import load, pixels, random_batch
+BatchSizes.limit = lambda self, key: max(self._allowed(key))
 pipelines, chance = load(Path({str(tiny_folder)!r})), random.Random(5)
 for _ in range(15):
     batch = random_batch(Mode.TXT2IMG, chance)
@@ -91,6 +101,7 @@ print(pipelines.by_mode[Mode.TXT2IMG].batch_limit(batch[0].batch_key))
     assert done.stdout.strip() == "8", "and not because they are made one by one"
 
 
+@pytest.mark.usefixtures("any_batch_pays")
 @pytest.mark.parametrize("mode", list(Mode))
 def test_a_batch_goes_through_the_unet_at_once_and_off_makes_one_at_a_time(tiny_folder: Path, mode: Mode) -> None:
     """Else the same bytes would be no feat."""
@@ -115,6 +126,7 @@ def _samples(pipelines: LoadedPipelines, batch: Sequence[GenerationParams]) -> l
     return given
 
 
+@pytest.mark.usefixtures("any_batch_pays")
 @pytest.mark.parametrize("mode", list(Mode))
 def test_fast_is_within_one_level_of_what_is_made_alone(exact: LoadedPipelines, tiny_folder: Path, mode: Mode) -> None:
     fast = load(tiny_folder, batching="fast")
@@ -134,7 +146,8 @@ def test_where_a_batch_changes_pictures_exact_makes_them_one_by_one(
 ) -> None:
     """As on a processor whose libraries round otherwise: the start's self-test finds it."""
     with monkeypatch.context() as patch:
-        patch.setattr("app.pipelines.networks.traced._by_sample", dict)
+        patch.setattr("app.pipelines.networks.exact.COMPARED", frozenset())
+        patch.setattr("app.pipelines.networks.exact.BY_SAMPLE", {})
         other = load(tiny_folder)
     assert "TURBO_BATCHING=exact makes pictures one by one" in caplog.text
     batch = random_batch(Mode.TXT2IMG, random.Random(4))
@@ -145,22 +158,68 @@ def kind(width: int, *, height: int = 64, steps: int = 1) -> Txt2ImgParams:
     return Txt2ImgParams(prompt="", seed=0, num_inference_steps=steps, width=width, height=height)
 
 
+class Sizes(BatchSizes):
+    """Learns from calls whose seconds are stated: two of each size, as the first is no measurement."""
+
+    def take(self, params: Txt2ImgParams, pictures: int, each_s: float) -> None:
+        for _ in range(2):
+            self.measure(params.batch_key, pictures, pictures * each_s)
+
+    def worth(self, params: Txt2ImgParams) -> int:
+        return self.limit(params.batch_key)
+
+
 def test_a_batch_is_cut_into_the_largest_sizes_that_were_found_to_change_nothing() -> None:
-    sizes = BatchSizes(None)
+    sizes = Sizes(None)
     for pictures in (2, 8):
         sizes.learn(kind(64).batch_key, pictures)
     sizes.learning = False
+    sizes.take(kind(64, steps=3), 2, 0.1)
     assert [len(part) for part in sizes.split([kind(64, steps=3)] * 13)] == [8, 2, 2, 1]
     assert [len(part) for part in sizes.split([kind(72)] * 3)] == [1, 1, 1]
-    assert (sizes.limit(kind(64).batch_key), sizes.limit(kind(72).batch_key)) == (8, 1)
+    assert (sizes.worth(kind(64, steps=3)), sizes.worth(kind(72))) == (8, 1)
 
 
-def test_a_batch_has_no_more_pixels_than_pay() -> None:
-    sizes = BatchSizes(range(1, 9), max_pixels=3 * 64 * 64)
-    assert [len(part) for part in sizes.split([kind(64)] * 8)] == [3, 3, 2]
-    assert [len(part) for part in sizes.split([kind(128, height=128)] * 2)] == [1, 1]
+def test_larger_batches_are_tried_one_after_another_as_long_as_they_pay() -> None:
+    sizes = Sizes(range(1, 9))
+    assert sizes.worth(kind(64)) == 2, "nothing is known: try the smallest"
+    sizes.measure(kind(64).batch_key, 2, 9.0)
+    assert sizes.worth(kind(64)) == 2, "the first call of a size may compile"
+    sizes.take(kind(64), 1, 1.0)
+    sizes.take(kind(64), 2, 0.8)
+    assert sizes.worth(kind(64)) == 4
+    sizes.take(kind(64), 4, 0.78)
+    assert sizes.worth(kind(64)) == 2, "4 save less than a twentieth"
+    assert [len(part) for part in sizes.split([kind(64)] * 5)] == [2, 2, 1]
 
 
-def test_at_512x512_the_cpu_makes_one_picture_at_a_time_and_at_128x128_all_that_it_may(exact: LoadedPipelines) -> None:
-    pipeline = exact.by_mode[Mode.TXT2IMG]
-    assert [pipeline.batch_limit(kind(side, height=side).batch_key) for side in (512, 128)] == [1, 8]
+def test_what_pays_is_learned_for_each_size_and_number_of_steps() -> None:
+    sizes = Sizes(range(1, 9))
+    sizes.take(kind(64), 1, 1.0)
+    sizes.take(kind(64), 2, 1.0)
+    assert [sizes.worth(other) for other in (kind(64), kind(128), kind(64, steps=4))] == [1, 2, 2]
+
+
+def test_three_pictures_tell_what_two_take_and_one_busy_moment_decides_nothing() -> None:
+    sizes = Sizes(range(1, 9))
+    sizes.take(kind(64), 1, 1.0)
+    sizes.take(kind(64), 3, 0.5)
+    sizes.measure(kind(64).batch_key, 2, 100.0)
+    assert sizes.worth(kind(64)) == 4
+
+
+def test_a_size_that_did_not_pay_is_tried_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = Sizes(range(1, 9))
+    sizes.take(kind(64), 1, 1.0)
+    sizes.take(kind(64), 2, 1.0)
+    later = time.monotonic() + 601
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert sizes.worth(kind(64)) == 2
+
+
+def test_a_real_pipeline_measures_its_calls(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[tuple[int, float]] = []
+    monkeypatch.setattr(BatchSizes, "measure", lambda _self, _key, pictures, s: measured.append((pictures, s)))
+    pixels(load(tiny_folder), [kind(64)] * 3)
+    assert [pictures for pictures, _ in measured] == [2, 1], "two are tried at first"
+    assert all(0 < seconds < 10 for _, seconds in measured)

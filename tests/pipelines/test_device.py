@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -23,20 +25,46 @@ def test_a_gpu_that_is_not_there_is_a_clear_error() -> None:
         open_device("cuda:1")
 
 
+LARGE, SMALL = 2_567_463_684, 7_308_260
+"""Parameters of SDXL-Turbo's UNet, and of the demo model's."""
+
+
 @pytest.mark.parametrize(
     ("name", "device", "expected"),
     [
-        ("auto", CPU, torch.float32),
         ("auto", CUDA, torch.float16),
         ("fp16", CPU, torch.float16),
         ("bf16", CUDA, torch.bfloat16),
-        ("fp32", CUDA, torch.float32),
+        ("fp32", CPU, torch.float32),
     ],
 )
 def test_the_dtype_follows_the_setting_and_then_the_device(
     name: str, device: torch.device, expected: torch.dtype
 ) -> None:
-    assert choose_dtype(name, device) is expected
+    assert choose_dtype(name, device, parameters=LARGE)[0] is expected
+
+
+@pytest.mark.parametrize(
+    ("features", "parameters", "expected", "reason"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": True}, LARGE, torch.bfloat16, "the processor has AMX"),
+        ({"avx512_bf16": True, "amx_bf16": False}, LARGE, torch.bfloat16, "the processor has AVX512-BF16"),
+        ({"avx512_bf16": True}, SMALL, torch.float32, "a UNet of 7.3 million parameters is too small"),
+        ({"avx512_f": True, "avx512_bf16": False}, LARGE, torch.float32, "neither AMX nor AVX512-BF16"),
+        ({"architecture": "aarch64", "bf16": True}, LARGE, torch.float32, "neither AMX nor AVX512-BF16"),
+    ],
+)
+def test_on_a_cpu_auto_is_bf16_where_the_processor_and_the_model_gain_from_it_and_says_why(
+    features: dict[str, Any],
+    parameters: int,
+    expected: torch.dtype,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    dtype, said = choose_dtype("auto", CPU, parameters=parameters)
+    assert dtype is expected
+    assert reason in said
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,104 @@
+"""In an exact batch every sample has the bits that it has alone, whatever the libraries do."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own habit
+
+from app.pipelines.networks import exact
+from app.pipelines.networks.exact import ExactBatches, exact_in_batches
+
+CHANCE = torch.Generator().manual_seed(0)
+
+
+class Linear:
+    """A product that is off by a little in a batch, as a library's other kernel is, and counts the samples it gets."""
+
+    def __init__(self, error: float) -> None:
+        self.error = error
+        self.calls: list[int] = []
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        self.calls.append(len(x))
+        return F.linear(x, weight) + (self.error if len(x) > 1 else 0)
+
+
+def count_by_sample(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list that grows with each operation that is computed by sample."""
+    seen: list[Any] = []
+    by_sample = exact.by_sample
+
+    def count(*arguments: Any) -> Tensor:
+        seen.append(arguments)
+        return by_sample(*arguments)
+
+    monkeypatch.setattr(exact, "by_sample", count)
+    return seen
+
+
+def run(linear: Callable[[Tensor, Tensor], Tensor], x: Tensor, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Call a product three times in one exact context."""
+    weight = torch.ones(3, x.shape[-1])
+    monkeypatch.setattr(exact, "COMPARED", {linear})
+    mode = ExactBatches()
+    return [mode.__torch_function__(linear, (), (x, weight)) for _ in range(3)]
+
+
+def test_a_product_that_rounds_otherwise_in_a_batch_is_computedby_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, x = Linear(error=1e-3), torch.randn(3, 4, 5, generator=CHANCE)
+    results = run(linear, x, monkeypatch)
+    assert linear.calls == [3, *([1] * 9)], "compared once"
+    for result in results:
+        assert torch.equal(result, F.linear(x, torch.ones(3, 5)))
+
+
+def test_a_product_that_rounds_alike_is_computed_at_once_after_one_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, x = Linear(error=0), torch.randn(3, 4, 5, generator=CHANCE)
+    run(linear, x, monkeypatch)
+    assert linear.calls == [3, 1, 1, 1, 3, 3]
+
+
+def test_each_layer_shape_layout_and_number_of_threads_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library may choose another kernel for each."""
+    seen = count_by_sample(monkeypatch)
+    convolve, weight = F.conv2d, torch.ones(2, 4, 1, 1)
+    x = torch.randn(2, 4, 6, 6, generator=CHANCE)
+    before = torch.get_num_threads()
+    with ExactBatches():
+        for other in (x, x[..., :5], x.to(memory_format=torch.channels_last), torch.cat([x, x])):
+            for _ in range(2):
+                convolve(other, weight)
+        convolve(x, weight.clone())
+        try:
+            torch.set_num_threads(3)
+            convolve(x, weight)
+        finally:
+            torch.set_num_threads(before)
+    assert len(seen) == 6
+
+
+@pytest.mark.parametrize("function", sorted(exact.BY_SAMPLE, key=repr))
+def test_functions_that_end_their_vectors_otherwise_are_always_computedby_sample(
+    function: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = count_by_sample(monkeypatch)
+    x = torch.randn(3, 4, 5, 7, generator=CHANCE)
+    samples = exact.BY_SAMPLE[function]
+    arguments = (*[x] * samples, *([2] if function is F.group_norm else []))
+    alone = torch.cat([function(*[x[i : i + 1]] * samples, *arguments[samples:]) for i in range(len(x))])
+    with ExactBatches():
+        assert all(torch.equal(function(*arguments), alone) for _ in range(2))
+    assert len(seen) == 2
+
+
+def test_a_single_sample_is_computed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So what comes alone costs nothing, and is what batches are compared with."""
+    seen = count_by_sample(monkeypatch)
+    predict = exact_in_batches(F.silu)
+    predict(torch.ones(1, 2))
+    assert not seen
+    predict(torch.ones(2, 2))
+    assert seen
