@@ -169,6 +169,7 @@ class LoadedPipelines:
     """The result of a loader: a pipeline per mode, their device, and facts for health checks and logs.
 
     Attributes:
+        vae: The VAE that replaces the model's own, if any. Clients see this name and the model's.
         warm_up_batches: Batch sizes to warm up every mode with.
         warm_up_limits: Hang limits per picture that a warm-up call may take: it may make pictures twice, or compile.
         first_call_is_slow: Whether the warm-up must make one more picture to measure.
@@ -181,6 +182,7 @@ class LoadedPipelines:
     model: str
     device_name: str
     dtype: str
+    vae: str | None = None
     warm_up_batches: Sequence[int] = (1,)
     warm_up_limits: int = 2
     first_call_is_slow: bool = False
