@@ -24,7 +24,7 @@ run: $(VENV)/.run pull ## Set up, and serve on 127.0.0.1:8000; passes all TURBO_
 	@echo "==> serving; stop with Ctrl-C"
 	@exec $(BIN)/python -m app serve
 
-pull: $(VENV)/.run ## Set up, and download the weights that TURBO_MODEL names (default: the demo model)
+pull: $(VENV)/.run ## Set up, and download the weights that TURBO_MODEL (default: the demo model) and TURBO_VAE name
 	@$(BIN)/python -m app pull
 
 test: $(VENV)/.test ## Set up, and run the tests: seven parts, three at once, which fits two cores

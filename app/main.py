@@ -41,7 +41,8 @@ from app.pipelines.base import LoadedPipelines, PipelineLoader
 from app.pipelines.fake import load_fake
 from app.pipelines.watermark import load_watermark
 from app.settings import Settings, parse_sizes
-from app.weights.source import FakeSource, parse_source
+from app.weights.layout import VAE
+from app.weights.source import FakeSource, parse_source, parse_vae
 from app.weights.store import locate
 
 _log = logging.getLogger(__name__)
@@ -176,14 +177,19 @@ def load_model(settings: Settings) -> LoadedPipelines:
     source = parse_source(settings.model)
     if isinstance(source, FakeSource):
         max_batch = 1 if settings.batching == "off" else settings.max_batch
-        loaded = load_fake(inference_s=source.inference_s, max_batch=max_batch)
-    else:
-        loaded = load_folder(locate(source, settings.weights_dir), settings, model=source.name)
-    return replace(loaded, watermark=watermark)
+        return replace(load_fake(inference_s=source.inference_s, max_batch=max_batch), watermark=watermark)
+    vae = parse_vae(settings.vae)
+    # The VAE first, because hashing the model's gigabytes takes a while.
+    vae_folder = locate(vae, settings.weights_dir, VAE) if vae else None
+    folder = locate(source, settings.weights_dir)
+    loaded = load_folder(folder, settings, model=source.name, vae_folder=vae_folder)
+    return replace(loaded, vae=vae.name if vae else None, watermark=watermark)
 
 
-def load_folder(folder: Path, settings: Settings, *, model: str) -> LoadedPipelines:
+def load_folder(folder: Path, settings: Settings, *, model: str, vae_folder: Path | None = None) -> LoadedPipelines:
     """Load a folder's weights onto the device, as the settings require; `model` is the name to report.
+
+    `vae_folder` has the VAE that replaces the model's own.
 
     Raises:
         TurboError: The weights or the device failed, or torch and diffusers cannot be imported.
@@ -195,7 +201,7 @@ def load_folder(folder: Path, settings: Settings, *, model: str) -> LoadedPipeli
             f"torch and diffusers cannot be imported ({first_line(root_cause(error))}). If torch_npu is installed, "
             "source CANN's set_env.sh first; `python -m app doctor` shows details."
         ) from error
-    return load_sdxl_turbo(folder, settings, model=model)
+    return load_sdxl_turbo(folder, settings, model=model, vae_folder=vae_folder)
 
 
 def key_names(path: Path) -> Sequence[str]:

@@ -143,9 +143,10 @@ class Settings(BaseSettings):
     """Let an accelerator round fp32 computations to TF32 (cuda) or HF32 (npu), which is faster. By default fp32 keeps
     its full precision, also in the VAE."""
 
-    vae: Annotated[Path | None, AfterValidator(_expand)] = None
-    """Folder of a VAE that replaces the model's own, in diffusers' format: TAESDXL (`AutoencoderTiny`), which decodes
-    at a fraction of the cost into slightly softer pictures, or another `AutoencoderKL` of SDXL."""
+    vae: str = ""
+    """VAE that replaces the model's own: a folder in diffusers' format, `openmind:OWNER/NAME[@REVISION]` or
+    `hf:OWNER/NAME[@REVISION]`. TAESDXL (`hf:madebyollin/taesdxl`) decodes at a fraction of the cost into slightly
+    softer pictures; an `AutoencoderKL` of SDXL works too."""
 
     attention: Literal["sdpa", "npu_flash"] = "sdpa"
     """Attention: `sdpa` lets torch choose the kernel; `npu_flash` is diffusers' processor for npu in fp16 or bf16."""

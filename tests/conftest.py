@@ -55,6 +55,16 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A VAE of TAESDXL's class and files, with random weights. Tests may damage copies of it."""
+    from tests.support.tiny_model import build_tiny_vae  # noqa: PLC0415 - as above
+
+    folder = tmp_path_factory.mktemp("taesdxl")
+    build_tiny_vae(folder)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):

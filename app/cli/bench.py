@@ -103,6 +103,7 @@ async def _load_and_measure(registry: PipelineRegistry, settings: Settings) -> d
         rows = await bench.measure_all(sizes, max_batch=settings.max_batch)
         return {
             "model": registry.loaded.model,
+            "vae": registry.loaded.vae,
             "device": registry.loaded.device_name,
             "dtype": registry.loaded.dtype,
             "batching": settings.batching,
@@ -222,7 +223,8 @@ def recommended_batch(rows: Sequence[Measurement], size: tuple[int, int]) -> int
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
-    yield f"{report['model']} on {report['device']} as {report['dtype']}, TURBO_BATCHING={report['batching']}"
+    vae = f" with the VAE {report['vae']}" if report["vae"] else ""
+    yield f"{report['model']}{vae} on {report['device']} as {report['dtype']}, TURBO_BATCHING={report['batching']}"
     yield from map(str, report["measurements"])
     for size, milliseconds in report["encode_ms"].items():
         yield f"PNG     {size}  {milliseconds:.1f} ms, on other threads in parallel with the device"

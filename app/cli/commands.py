@@ -304,16 +304,20 @@ def _pull(settings: Settings, _: Namespace) -> int:
     """Download and verify the weights, then exit.
 
     PROGRAM pull --model hf:stabilityai/sdxl-turbo
+    PROGRAM pull --model hf:stabilityai/sdxl-turbo --vae hf:madebyollin/taesdxl
     """
-    from app.weights.source import FakeSource, parse_source
+    from app.weights.layout import VAE
+    from app.weights.source import FakeSource, parse_source, parse_vae
     from app.weights.store import pull
 
     try:
-        source = parse_source(settings.model)
+        source, vae = parse_source(settings.model), parse_vae(settings.vae)
         if isinstance(source, FakeSource):
             _log.info("%s needs no weights", settings.model)
-        else:
-            _log.info("%s is ready in %s", settings.model, pull(source, settings.weights_dir))
+            return 0
+        if vae is not None:  # first, because it is the smaller download
+            _log.info("%s is ready in %s", settings.vae, pull(vae, settings.weights_dir, VAE))
+        _log.info("%s is ready in %s", settings.model, pull(source, settings.weights_dir))
     except TurboError as error:
         _log.critical("cannot pull: %s", error)
         return START_FAILED

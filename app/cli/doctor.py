@@ -23,7 +23,8 @@ from app.pipelines.base import GenerationParams, Mode
 from app.pipelines.npu import host as ascend_host
 from app.server.address import check_address
 from app.settings import Settings, parse_sizes, unknown_variables
-from app.weights.source import FakeSource, WeightsSource, parse_source
+from app.weights.layout import MODEL, VAE, Layout
+from app.weights.source import FakeSource, WeightsSource, parse_source, parse_vae
 from app.weights.store import locate
 
 T = TypeVar("T")
@@ -89,7 +90,7 @@ def examine(settings: Settings, *, root: Path = Path("/")) -> Iterator[Finding]:
     yield from _caught("port", _port(settings))
     yield from _caught("doors", _doors(settings))
     try:
-        source = parse_source(settings.model)
+        source, vae = parse_source(settings.model), parse_vae(settings.vae)
     except TurboError as error:
         yield Finding("model", "FAIL", str(error))
         return
@@ -98,6 +99,10 @@ def examine(settings: Settings, *, root: Path = Path("/")) -> Iterator[Finding]:
         return
     usable = yield from _caught("torch", _packages(settings))
     folder = yield from _caught("weights", _weights(source, settings))
+    vae_folder = None
+    if vae is not None:
+        vae_folder = yield from _caught("vae", _located("vae", vae, settings, VAE))
+        folder = vae_folder and folder  # the model is not loaded without the VAE that the settings name
     if _wants_npu(settings):
         index = int(settings.device.partition(":")[2] or 0)
         number = ascend_host.device_number(os.environ, index, root)
@@ -106,7 +111,7 @@ def examine(settings: Settings, *, root: Path = Path("/")) -> Iterator[Finding]:
         yield from _caught("npu-smi", _npu_smi(number))
         yield from _caught("device files", _device_files(number, root))
     if usable:
-        yield from _unless_hung(_device(settings, folder), settings)
+        yield from _unless_hung(_device(settings, folder, vae_folder), settings)
 
 
 def _caught(check: str, findings: Findings[T]) -> Findings[T | None]:
@@ -197,15 +202,21 @@ def _release(version: str) -> str:
 
 
 def _weights(source: WeightsSource, settings: Settings) -> Findings[Path | None]:
-    """Check the weights; return their folder."""
-    started = time.monotonic()
-    folder = locate(source, settings.weights_dir)
-    size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    detail = f"{source.name}: {size_bytes / 1e9:.2f} GB in {folder}, verified in {time.monotonic() - started:.1f} s."
-    yield Finding("weights", "OK", detail)
+    """Check the model's weights; return their folder."""
+    folder = yield from _located("weights", source, settings, MODEL)
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
     name = config.get("_class_name", "a scheduler without a name")
     yield Finding("scheduler", "OK", f"{name}, {config['timestep_spacing']} timesteps, as SDXL-Turbo requires.")
+    return folder
+
+
+def _located(check: str, source: WeightsSource, settings: Settings, layout: Layout) -> Findings[Path]:
+    """Check that weights are on this disk and whole; return their folder."""
+    started = time.monotonic()
+    folder = locate(source, settings.weights_dir, layout)
+    size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    detail = f"{source.name}: {size_bytes / 1e9:.2f} GB in {folder}, verified in {time.monotonic() - started:.1f} s."
+    yield Finding(check, "OK", detail)
     return folder
 
 
@@ -264,7 +275,7 @@ def _device_files(number: int, root: Path) -> Findings[None]:
             yield Finding("device files", "OK", str(path))
 
 
-def _device(settings: Settings, folder: Path | None) -> Iterator[Finding]:
+def _device(settings: Settings, folder: Path | None, vae_folder: Path | None) -> Iterator[Finding]:
     """Open the device, check that it computes correctly, and make a picture in each mode."""
     opened = yield from _caught("device", _open(settings))
     if opened is None:
@@ -272,7 +283,7 @@ def _device(settings: Settings, folder: Path | None) -> Iterator[Finding]:
     sound = yield from _caught("canary", _canary(opened))
     if not sound or folder is None:
         return
-    pipelines = yield from _caught("load", _load(settings, folder))
+    pipelines = yield from _caught("load", _load(settings, folder, vae_folder))
     for mode, pipeline in (pipelines or {}).items():
         (params,) = sample_pictures(mode, parse_sizes(settings.warm_up_sizes)[0], 1)
         yield from _caught(mode, _picture(pipeline, params))
@@ -301,9 +312,9 @@ def _canary(device: Any) -> Findings[bool]:
     return True
 
 
-def _load(settings: Settings, folder: Path) -> Findings[Mapping[Mode, Any]]:
+def _load(settings: Settings, folder: Path, vae_folder: Path | None) -> Findings[Mapping[Mode, Any]]:
     started = time.monotonic()
-    loaded = load_folder(folder, settings, model=settings.model)
+    loaded = load_folder(folder, settings, model=settings.model, vae_folder=vae_folder)
     pipelines: Mapping[Mode, Any] = loaded.by_mode  # Any, because number formats and stages are behind the seam
     dtypes = pipelines[Mode.TXT2IMG].dtypes
     took = f"{time.monotonic() - started:.1f} s"

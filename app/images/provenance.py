@@ -50,10 +50,13 @@ class Provenance:
 
 
 def provenance_of(
-    params: GenerationParams, pixels: npt.NDArray[np.uint8], model: str, settings: Settings
+    params: GenerationParams, pixels: npt.NDArray[np.uint8], model: str, settings: Settings, *, vae: str | None = None
 ) -> Provenance:
-    """Return the metadata that the settings allow for a picture. Reads all pixels: call it in a thread."""
-    parameters = parameters_text(params, model=model) if settings.image_metadata else None
+    """Return the metadata that the settings allow for a picture. Reads all pixels: call it in a thread.
+
+    `vae` is the name of the VAE that replaces the model's own, if any.
+    """
+    parameters = parameters_text(params, model=model, vae=vae) if settings.image_metadata else None
     properties = {}
     if settings.ai_label:
         properties["Iptc4xmpExt:DigitalSourceType"] = _SOURCE_TYPE
@@ -62,7 +65,7 @@ def provenance_of(
     return Provenance(parameters=parameters, xmp=_xmp(properties) if properties else None)
 
 
-def parameters_text(params: GenerationParams, *, model: str) -> str:
+def parameters_text(params: GenerationParams, *, model: str, vae: str | None = None) -> str:
     """Return a picture's parameters in the form of stable-diffusion-webui, which many tools read."""
     fields = {
         "Steps": params.num_inference_steps,
@@ -72,6 +75,8 @@ def parameters_text(params: GenerationParams, *, model: str) -> str:
         "Size": f"{params.width}x{params.height}",
         "Model": model,
     }
+    if vae is not None:
+        fields["VAE"] = vae
     if isinstance(params, Img2ImgParams):
         fields["Denoising strength"] = params.strength
     return f"{params.prompt}\n" + ", ".join(f"{name}: {value}" for name, value in fields.items())

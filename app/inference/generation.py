@@ -229,7 +229,7 @@ class Generation:
         """Return a picture's file, with its watermark and the allowed metadata. On a codec thread."""
         loaded = self.engine.registry.loaded
         pixels = image.pixels if loaded.watermark is None else loaded.watermark(image.pixels)
-        provenance = provenance_of(params, pixels, loaded.model, self.settings)
+        provenance = provenance_of(params, pixels, loaded.model, self.settings, vae=loaded.vae)
         return encode_image(pixels, encoding.media_type, quality=encoding.quality, provenance=provenance)
 
     def _used(self, params: GenerationParams, image: PipelineImage) -> UsedParameters:

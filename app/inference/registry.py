@@ -46,8 +46,9 @@ class PipelineRegistry:
         started = time.monotonic()
         loaded = await self.lock.run(self.load, limit_s=LOAD_LIMITS * self.lock.hang_limit_s)
         seconds = time.monotonic() - started
+        names = loaded.model if loaded.vae is None else f"{loaded.model} with the VAE {loaded.vae}"
         dtype = f"{loaded.dtype} ({loaded.dtype_reason})" if loaded.dtype_reason else loaded.dtype
-        _log.info("loaded %s on %s as %s in %.1f s", loaded.model, loaded.device_name, dtype, seconds)
+        _log.info("loaded %s on %s as %s in %.1f s", names, loaded.device_name, dtype, seconds)
         await self.lock.run(loaded.device.check)
         self._loaded = loaded
         self.costs = CostModel(loaded.work, size=self.warm_up_sizes[0], first_call_is_slow=loaded.first_call_is_slow)

@@ -99,8 +99,15 @@ class Metrics(Collector):
             loaded = registry.loaded
             yield InfoMetricFamily(
                 "turbo",
-                "What runs: the service's version, the model, its device and number format.",
-                {"version": __version__, "model": loaded.model, "device": loaded.device_name, "dtype": loaded.dtype},
+                "What runs: the service's version, the model, its device and number format; the VAE, if it is not the "
+                "model's own.",
+                {
+                    "version": __version__,
+                    "model": loaded.model,
+                    "vae": loaded.vae or "",
+                    "device": loaded.device_name,
+                    "dtype": loaded.dtype,
+                },
             )
         words = GaugeMetricFamily("turbo_status", "1 for what the service is, 0 for what it is not.", labels=["status"])
         status = engine.status

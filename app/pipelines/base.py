@@ -170,6 +170,7 @@ class LoadedPipelines:
 
     Attributes:
         dtype_reason: Why the weights have this number format, in words.
+        vae: The VAE that replaces the model's own, if any. Clients see this name and the model's.
         warm_up_batches: Batch sizes to warm up every mode with.
         warm_up_limits: Hang limits per picture that a warm-up call may take: it may make pictures twice, or compile.
         first_call_is_slow: Whether the warm-up must make one more picture to measure.
@@ -183,6 +184,7 @@ class LoadedPipelines:
     device_name: str
     dtype: str
     dtype_reason: str = ""
+    vae: str | None = None
     warm_up_batches: Sequence[int] = (1,)
     warm_up_limits: int = 2
     first_call_is_slow: bool = False

@@ -1,6 +1,5 @@
 """SDXL-Turbo's loader: one set of weights for both modes, on one device."""
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,14 +38,12 @@ _MODELS = {
 _COMPILE_LIMITS = 20
 """Hang limits that a warm-up call may take if it compiles."""
 
-_VAES = {"AutoencoderKL": diffusers.AutoencoderKL, "AutoencoderTiny": diffusers.AutoencoderTiny}
-"""The kinds of VAE that TURBO_VAE can name."""
 
-
-def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str) -> LoadedPipelines:
+def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder: Path | None = None) -> LoadedPipelines:
     """Open the device and load both modes from one set of weights; the contract is `PipelineLoader`.
 
-    `folder` is a diffusers folder with fp16 safetensors that `app.weights` has checked. `model` is the name to report.
+    `folder` is a diffusers folder with fp16 safetensors. `vae_folder` has the VAE that replaces the model's own.
+    `app.weights` has checked both. `model` is the name to report.
 
     Raises:
         DeviceUnavailableError: The device does not exist, or does not support an option.
@@ -67,7 +64,7 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str) -> LoadedPi
     if settings.compile == "on" and kind != "cuda":
         hint = " For an NPU, set TURBO_NPU_GRAPHS instead." if kind == "npu" else ""
         raise DeviceUnavailableError(f"TURBO_COMPILE=on needs CUDA, and the device is {device.torch_device}.{hint}")
-    txt2img = _load_pipeline(folder, settings.vae, dtype)
+    txt2img = _load_pipeline(folder, vae_folder, dtype)
     # The VAE has one dtype for good. The pipelines convert its inputs and outputs.
     force_upcast = txt2img.vae.config.get("force_upcast", False)
     txt2img.vae.to(choose_vae_dtype(settings.vae_dtype, dtype, force_upcast=force_upcast))
@@ -120,7 +117,7 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str) -> LoadedPi
 
 
 def _load_pipeline(folder: Path, vae_folder: Path | None, dtype: torch.dtype) -> Any:
-    # The operator's own VAE first: its errors show before gigabytes are read.
+    # The other VAE first: its errors show before gigabytes are read.
     models = {} if vae_folder is None else {"vae": _load_vae(vae_folder, dtype)}
     with _weights_errors(f"The weights in {folder}"):
         for name, kind in _MODELS.items():
@@ -164,18 +161,11 @@ def _load_model(kind: Any, folder: Path, dtype: torch.dtype, *, variant: str | N
 
 
 def _load_vae(folder: Path, dtype: torch.dtype) -> Any:
-    try:
-        kind = _VAES[json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise WeightsError(
-            f"TURBO_VAE={folder} is not a VAE folder: its config.json must name {' or '.join(_VAES)}."
-        ) from error
-    variant = "fp16" if any(folder.glob("*.fp16.safetensors")) else None
+    """Load the VAE in the folder, of the class that its config names: AutoencoderKL or AutoencoderTiny."""
+    variant = "fp16" if (folder / "diffusion_pytorch_model.fp16.safetensors").is_file() else None
     with _weights_errors(f"The VAE in {folder}"):
-        vae = _load_model(kind, folder, dtype, variant=variant)
-    if vae.config.latent_channels != 4:  # noqa: PLR2004 - the text below says it
-        raise WeightsError(f"The VAE in {folder} has {vae.config.latent_channels} latent channels, and SDXL's has 4.")
-    return vae
+        config = diffusers.AutoencoderKL.load_config(str(folder), local_files_only=True)
+        return _load_model(getattr(diffusers, config["_class_name"]), folder, dtype, variant=variant)
 
 
 def _has_graphs(settings: Settings) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
 
 from app.errors import WeightsError, first_line
-from app.weights.layout import FILE_PATTERNS, is_needed
+from app.weights.layout import Layout
 from app.weights.source import HubSource
 
 _T = TypeVar("_T")
@@ -43,25 +43,29 @@ class Download(NamedTuple):
     sha256: dict[str, str]
 
 
-def download(source: HubSource, weights_dir: Path) -> Download:
+def download(source: HubSource, weights_dir: Path, layout: Layout) -> Download:
     """Download the files of a repository that serving needs. Blocks; shows progress bars.
 
     Files are downloaded one by one, small files first, so that a fault shows early with the file's name. The clients'
     snapshot_download would hide the name.
 
     Raises:
-        WeightsError: The hub cannot be reached, refuses access, lacks the repository or sends wrong bytes twice, or the
-            disk is full. The text says what failed and what to do.
+        WeightsError: The hub cannot be reached, refuses access, lacks the repository or sends wrong bytes twice, the
+            repository has other weights, or the disk is full. The text says what failed and what to do.
     """
-    hub = (_OpenMindHub if source.hub == "openmind" else _HuggingFaceHub)(source, weights_dir.resolve())
-    files = [file for file in _attempt(hub, hub.list_files) if is_needed(file.path)]
-    if not files:
-        raise WeightsError(f"{source} has none of the files that serving needs: {', '.join(FILE_PATTERNS)}.")
+    hub = (_OpenMindHub if source.hub == "openmind" else _HuggingFaceHub)(source, layout.setting, weights_dir.resolve())
+    listed = _attempt(hub, hub.list_files)
+    chosen = layout.choose(file.path for file in listed)
+    if layout.main_config not in chosen:
+        raise WeightsError(f"{source} does not have the files that {layout.setting} needs: {layout.files}.")
+    files = [file for file in listed if file.path in chosen]
     _check_room(hub, files)
     folders = set()
     sha256 = {}
-    for file in sorted(files, key=lambda file: file.size_bytes):
+    for file in sorted(files, key=lambda file: (file.path != layout.main_config, file.size_bytes)):
         path, sha256[file.path] = _fetch_whole(hub, file)
+        if file.path == layout.main_config:
+            layout.check_main_config(path)
         folders.add(path.parents[file.path.count("/")])
     if len(folders) > 1:
         raise WeightsError(f"{source} was changed while it was pulled. Pull again, or pin a commit with @.")
@@ -83,10 +87,11 @@ class _Hub(ABC):
 
     name: ClassVar[str]
     cache: ClassVar[str]  # the client's folder in the weights folder
-    how_to_get_access: ClassVar[str]
+    how_to_get_access: ClassVar[str]  # `{setting}` is the setting that names the repository
 
-    def __init__(self, source: HubSource, weights_dir: Path) -> None:
+    def __init__(self, source: HubSource, setting: str, weights_dir: Path) -> None:
         self.source = source
+        self.setting = setting
         self.weights_dir = weights_dir
         self.cache_dir = weights_dir / self.cache
         self.blobs = self.cache_dir / f"models--{source.repo_id.replace('/', '--')}" / "blobs"
@@ -103,7 +108,7 @@ class _HuggingFaceHub(_Hub):
     name = "The Hugging Face Hub"
     cache = "hf"
     how_to_get_access = (
-        "If the name in TURBO_MODEL is right, the repository is private or its licence is not accepted yet: accept the "
+        "If the name in {setting} is right, the repository is private or its licence is not accepted yet: accept the "
         "licence on the repository's page, and set a token that may read it with HF_TOKEN or `hf auth login`."
     )
 
@@ -134,11 +139,11 @@ class _OpenMindHub(_Hub):
     cache = "openmind/hub"
     how_to_get_access = (
         "`pull` has no token for openmind_hub: name a public repository, or download this repository with another tool "
-        "and set TURBO_MODEL to its folder."
+        "and set {setting} to its folder."
     )
 
-    def __init__(self, source: HubSource, weights_dir: Path) -> None:
-        super().__init__(source, weights_dir)
+    def __init__(self, source: HubSource, setting: str, weights_dir: Path) -> None:
+        super().__init__(source, setting, weights_dir)
         if str(weights_dir).startswith(_OPENMIND_REFUSES):
             raise WeightsError(
                 f"openmind_hub does not write to paths that begin with {', '.join(_OPENMIND_REFUSES)}. Set "
@@ -147,7 +152,10 @@ class _OpenMindHub(_Hub):
 
     def list_files(self) -> list[_HubFile]:
         # The client reads its home from the environment when it is imported. It writes only to this home, to /tmp and
-        # to visible folders of $HOME (SENSITIVE_PATHS and WHITE_LIST_PATHS in the constants of openmind_hub 1.3.0).
+        # to visible folders of $HOME (SENSITIVE_PATHS and WHITE_LIST_PATHS in the constants of openmind_hub 1.3.0). The
+        # other client finds the user's token by the same variable; a pull may use both hubs.
+        from huggingface_hub import constants  # noqa: F401, PLC0415 - reads the variable before it changes
+
         os.environ["XDG_CACHE_HOME"] = str(self.weights_dir)  # the process ends with the pull
         from openmind_hub import RepoFile, list_repo_tree  # noqa: PLC0415 - as above
 
@@ -258,8 +266,8 @@ def _explain(error: Exception, hub: _Hub, file: _HubFile | None) -> tuple[str, b
     reason = first_line(next((link for link in reversed(chain) if isinstance(link, OSError)), error))
     reason = re.sub(r"\?\S+", "", reason)  # the query of a signed URL is a secret
     if any(isinstance(link, _UNREACHABLE) or getattr(link, "errno", 0) in _UNREACHABLE_CODES for link in chain):
-        remedy = "Check the network and its proxy (HTTPS_PROXY), or copy the weights here and set TURBO_MODEL to their"
-        return f"{hub.name} cannot be reached for {subject}: {reason}. {remedy} folder.", False
+        remedy = "Check the network and its proxy (HTTPS_PROXY), or copy the weights here and set"
+        return f"{hub.name} cannot be reached for {subject}: {reason}. {remedy} {hub.setting} to their folder.", False
     if file is None and any(isinstance(link, ValueError | LookupError) for link in chain):
         remedy = "Check the network: a proxy or a login page may answer in the hub's place"
         return f"{hub.name} gives no valid answer for {subject}: {reason}. {remedy}.", True
@@ -269,11 +277,11 @@ def _explain(error: Exception, hub: _Hub, file: _HubFile | None) -> tuple[str, b
 
 def _explain_status(status: int, hub: _Hub, subject: str, chain: list[BaseException]) -> str:
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return f"{hub.name} refuses access to {subject} ({status}). {hub.how_to_get_access}"
+        return f"{hub.name} refuses access to {subject} ({status}). {hub.how_to_get_access.format(setting=hub.setting)}"
     if any(type(link).__name__ == "RevisionNotFoundError" for link in chain):
-        return f"{hub.name} has no revision {hub.source.revision} of {hub.source.repo_id}. Check TURBO_MODEL."
+        return f"{hub.name} has no revision {hub.source.revision} of {hub.source.repo_id}. Check {hub.setting}."
     if status == HTTPStatus.NOT_FOUND:
-        return f"{hub.name} does not have {subject}, or shows it only to its members. Check TURBO_MODEL."
+        return f"{hub.name} does not have {subject}, or shows it only to its members. Check {hub.setting}."
     return f"{hub.name} answers {status} for {subject}. Try again later; `pull` continues where it stopped."
 
 

@@ -1,6 +1,8 @@
-"""Checks before loading that a folder has all files of SDXL-Turbo in diffusers' format."""
+"""The files that weights consist of, in diffusers' format: which to download, and checks of a folder before loading."""
 
 import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -20,16 +22,55 @@ _SCHEDULER_CLASS = "EulerAncestralDiscreteScheduler"
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
 _MODELS = ("text_encoder", "text_encoder_2", "unet", "vae")
 
+_VAE_CLASSES = ("AutoencoderKL", "AutoencoderTiny")
+_VAE_WEIGHTS = ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors")
+"""Names of a VAE's weights, best first. Repositories also have the same weights as pickles and in other programs'
+formats: the listings of https://huggingface.co/madebyollin/taesdxl and https://huggingface.co/stabilityai/sdxl-vae."""
+
+_LATENT_CHANNELS = 4
+"""Channels of SDXL's latents; also diffusers' default for both classes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The files of one kind of weights.
+
+    Attributes:
+        setting: The setting that names the weights.
+        files: The files that serving needs, in words.
+        choose: Returns the files that serving needs out of a repository's, by their paths.
+        main_config: The file that says of which class the weights are. If it is not chosen, the repository has others.
+        check_main_config: Checks the class in that file, so that wrong weights need not be downloaded.
+        check: Checks a folder. Both checks raise WeightsError; the text names the file and says what to do.
+    """
+
+    setting: str
+    files: str
+    choose: Callable[[Iterable[str]], set[str]]
+    main_config: str
+    check_main_config: Callable[[Path], None]
+    check: Callable[[Path], None]
+
 
 def is_needed(path: str) -> bool:
-    """Return whether serving needs the file with this path in a repository. In a pattern, `*` does not match a `/`."""
+    """Return whether the model needs a repository's file with this path. In a pattern, `*` does not match a `/`."""
     if not {"", ".", ".."}.isdisjoint(path.split("/")):  # it could lead out of the folder
         return False
     slashes = path.count("/")
     return any(pattern.count("/") == slashes and fnmatchcase(path, pattern) for pattern in FILE_PATTERNS)
 
 
-def check_layout(folder: Path) -> None:
+def _choose_model(paths: Iterable[str]) -> set[str]:
+    return {path for path in paths if is_needed(path)}
+
+
+def _choose_vae(paths: Iterable[str]) -> set[str]:
+    present = set(paths)
+    weights = next((name for name in _VAE_WEIGHTS if name in present), None)
+    return {"config.json", weights} if weights and "config.json" in present else set()
+
+
+def check_model(folder: Path) -> None:
     """Check that `folder` is a complete SDXL-Turbo pipeline.
 
     Raises:
@@ -47,7 +88,22 @@ def check_layout(folder: Path) -> None:
             _require(folder / name / "vocab.json")
             _require(folder / name / "merges.txt")
     for name in _MODELS:
-        _check_model(folder / name)
+        _check_component(folder / name)
+
+
+def check_vae(folder: Path) -> None:
+    """Check that `folder` is a complete VAE for SDXL's latents.
+
+    Raises:
+        WeightsError: A file is missing or wrong. The text names the file and says what to do.
+    """
+    if not folder.is_dir():
+        raise WeightsError(f"There is no folder {folder}. Check TURBO_VAE.")
+    _check_vae_config(folder / "config.json")
+    weights = next((path for name in _VAE_WEIGHTS if (path := folder / name).is_file()), None)
+    if weights is None:
+        raise WeightsError(f"{folder} has no {_VAE_WEIGHTS[1]}, which TURBO_VAE needs.")
+    _check_safetensors(weights)
 
 
 def _check_index(path: Path) -> None:
@@ -69,7 +125,15 @@ def _check_scheduler(path: Path) -> None:
         )
 
 
-def _check_model(folder: Path) -> None:
+def _check_vae_config(path: Path) -> None:
+    config = _read_json(path, setting="TURBO_VAE")
+    if (found := config.get("_class_name")) not in _VAE_CLASSES:
+        raise WeightsError(f"{path} is of class {found}. TURBO_VAE needs {' or '.join(_VAE_CLASSES)}.")
+    if (channels := config.get("latent_channels", _LATENT_CHANNELS)) != _LATENT_CHANNELS:
+        raise WeightsError(f"{path} has {channels} latent channels, and SDXL's VAE has {_LATENT_CHANNELS}.")
+
+
+def _check_component(folder: Path) -> None:
     _require(folder / "config.json")
     files = sorted(folder.glob("*.fp16.safetensors"))
     if not files:
@@ -78,15 +142,19 @@ def _check_model(folder: Path) -> None:
             'save_pretrained(variant="fp16").'
         )
     for path in files:
-        try:
-            with path.open("rb"), safe_open(path, framework="numpy"):  # checks the header, and the length by it
-                pass
-        except SafetensorError as error:
-            raise WeightsError(f"{path} is damaged: {error}. Delete it and pull again.") from error
+        _check_safetensors(path)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    _require(path)
+def _check_safetensors(path: Path) -> None:
+    try:
+        with path.open("rb"), safe_open(path, framework="numpy"):  # checks the header, and the length by it
+            pass
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is damaged: {error}. Delete it and pull again.") from error
+
+
+def _read_json(path: Path, *, setting: str = "TURBO_MODEL") -> dict[str, Any]:
+    _require(path, setting=setting)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -96,6 +164,25 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _require(path: Path) -> None:
+def _require(path: Path, *, setting: str = "TURBO_MODEL") -> None:
     if not path.is_file():
-        raise WeightsError(f"{path} is missing. Pull the weights again, or check TURBO_MODEL.")
+        raise WeightsError(f"{path} is missing. Pull the weights again, or check {setting}.")
+
+
+MODEL = Layout(
+    setting="TURBO_MODEL",
+    files=", ".join(FILE_PATTERNS),
+    choose=_choose_model,
+    main_config="model_index.json",
+    check_main_config=_check_index,
+    check=check_model,
+)
+
+VAE = Layout(
+    setting="TURBO_VAE",
+    files=f"config.json and {_VAE_WEIGHTS[1]} (or its fp16 variant) in its top folder",
+    choose=_choose_vae,
+    main_config="config.json",
+    check_main_config=_check_vae_config,
+    check=check_vae,
+)

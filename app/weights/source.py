@@ -1,4 +1,4 @@
-"""The values of `TURBO_MODEL`: `demo`, `fake`, a folder, and a repository on one of two hubs."""
+"""The values of `TURBO_MODEL` and `TURBO_VAE`: a folder or a hub's repository; for the model also `demo` and `fake`."""
 
 import re
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class HubSource:
     revision: str = "main"
 
     def __str__(self) -> str:
-        """Return the value of TURBO_MODEL, with the revision."""
+        """Return the setting's value, with the revision."""
         return f"{self.hub}:{self.repo_id}@{self.revision}"
 
     @property
@@ -72,11 +72,24 @@ def parse_source(text: str) -> WeightsSource | FakeSource:
         return DemoSource()
     if match := _FAKE.fullmatch(text):
         return FakeSource(float(match["seconds"] or 0))
+    return _parse_place(text, setting="TURBO_MODEL")
+
+
+def parse_vae(text: str) -> FolderSource | HubSource | None:
+    """Read a VAE's source from the text of `TURBO_VAE`; None, the model's own VAE, if the text is empty.
+
+    Raises:
+        WeightsError: The text begins with the name of a hub, and the rest is not a repository.
+    """
+    return _parse_place(text, setting="TURBO_VAE") if text else None
+
+
+def _parse_place(text: str, *, setting: str) -> FolderSource | HubSource:
     if match := _REPOSITORY.fullmatch(text):
         return HubSource(cast("HubName", match["hub"]), match["repo_id"], match["revision"] or "main")
     if text.startswith(("openmind:", "hf:")):
-        raise WeightsError(f"TURBO_MODEL={text} is not HUB:OWNER/NAME[@REVISION].")
+        raise WeightsError(f"{setting}={text} is not HUB:OWNER/NAME[@REVISION].")
     try:
         return FolderSource(Path(text).expanduser())
     except RuntimeError as error:
-        raise WeightsError(f"TURBO_MODEL={text}: {error}") from error
+        raise WeightsError(f"{setting}={text}: {error}") from error

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import WeightsError
 from app.weights.download import Download, download, hex_digest
-from app.weights.layout import check_layout
+from app.weights.layout import MODEL, Layout
 from app.weights.source import DemoSource, FolderSource, HubSource, WeightsSource
 
 _log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class _Record(BaseModel):
     files: Annotated[dict[str, _FileRecord], Field(min_length=1)]
 
 
-def locate(source: WeightsSource, weights_dir: Path) -> Path:
+def locate(source: WeightsSource, weights_dir: Path, layout: Layout = MODEL) -> Path:
     """Check weights on this disk and return their folder. Does not use the network.
 
     Raises:
@@ -52,14 +52,14 @@ def locate(source: WeightsSource, weights_dir: Path) -> Path:
         elif isinstance(source, FolderSource):
             folder = source.path
         else:
-            folder = _verified(source, weights_dir)
-        check_layout(folder)
+            folder = _verified(source, weights_dir, layout)
+        layout.check(folder)
     except OSError as error:
         raise WeightsError(f"{error.filename} cannot be read: {error.strerror}.") from error
     return folder
 
 
-def pull(source: WeightsSource, weights_dir: Path) -> Path:
+def pull(source: WeightsSource, weights_dir: Path, layout: Layout = MODEL) -> Path:
     """Download weights if they are not on this disk, verify them, and return their folder.
 
     Because a restart must not change the model, verified weights stay, and the network is not used. For newer weights,
@@ -69,7 +69,7 @@ def pull(source: WeightsSource, weights_dir: Path) -> Path:
         WeightsError: The weights cannot be downloaded or verified.
     """
     try:
-        return locate(source, weights_dir)
+        return locate(source, weights_dir, layout)
     except WeightsError:
         if not isinstance(source, HubSource):
             raise
@@ -77,10 +77,10 @@ def pull(source: WeightsSource, weights_dir: Path) -> Path:
         weights_dir.mkdir(parents=True, exist_ok=True)
         with _alone_in(weights_dir):
             with suppress(WeightsError):
-                return locate(source, weights_dir)  # another process has pulled while this one waited
-            done = download(source, weights_dir)
-            check_layout(done.folder)
-            _write_record(_record_path(source, weights_dir), done, weights_dir)
+                return locate(source, weights_dir, layout)  # another process has pulled while this one waited
+            done = download(source, weights_dir, layout)
+            layout.check(done.folder)
+            _write_record(_record_path(source, weights_dir, layout), done, weights_dir)
             return done.folder
     except OSError as error:
         raise WeightsError(f"TURBO_WEIGHTS_DIR={weights_dir} cannot be written: {error.strerror or error}.") from error
@@ -98,8 +98,9 @@ def _alone_in(weights_dir: Path) -> Iterator[None]:
         yield
 
 
-def _record_path(source: HubSource, weights_dir: Path) -> Path:
-    name = f"{source.hub}--{source.repo_id}--{source.revision}".replace("/", "--")
+def _record_path(source: HubSource, weights_dir: Path, layout: Layout) -> Path:
+    kind = "" if layout is MODEL else "vae--"
+    name = f"{kind}{source.hub}--{source.repo_id}--{source.revision}".replace("/", "--")
     return weights_dir / f"{name}.json"
 
 
@@ -116,14 +117,14 @@ def _write_record(path: Path, done: Download, weights_dir: Path) -> None:
     scratch.replace(path)
 
 
-def _verified(source: HubSource, weights_dir: Path) -> Path:
+def _verified(source: HubSource, weights_dir: Path, layout: Layout) -> Path:
     """Return the record's folder after checking that every file has the recorded size and hash."""
-    record_path = _record_path(source, weights_dir)
+    record_path = _record_path(source, weights_dir, layout)
     try:
         record = _Record.model_validate_json(record_path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise WeightsError(
-            f"The weights are not in {weights_dir}. Run `python -m app pull` with the same TURBO_MODEL and "
+            f"{source} is not in {weights_dir}. Run `python -m app pull` with the same {layout.setting} and "
             "TURBO_WEIGHTS_DIR first."
         ) from error
     except ValueError as error:

@@ -154,6 +154,9 @@ def test_the_port_is_closed_until_the_service_is_warm(start_server: StartServer)
     [
         ({"model": "/nowhere"}, "There is no folder /nowhere. Check TURBO_MODEL."),
         ({"model": "hf:stabilityai/sdxl-turbo"}, "Run `python -m app pull`"),
+        ({"vae": "hf:madebyollin/taesdxl"}, "Run `python -m app pull` with the same TURBO_VAE and TURBO_WEIGHTS_DIR"),
+        ({"vae": "hf:taesdxl"}, "TURBO_VAE=hf:taesdxl is not HUB:OWNER/NAME[@REVISION]."),
+        ({"vae": "/nowhere"}, "There is no folder /nowhere. Check TURBO_VAE."),
         ({"model": "hf:sdxl-turbo"}, "TURBO_MODEL=hf:sdxl-turbo is not HUB:OWNER/NAME[@REVISION]."),
         ({"model": "fake:0.3", "deadline_s": "0.1"}, "s on this device, and TURBO_DEADLINE_S is 0.1."),
     ],
@@ -283,7 +286,7 @@ def test_flags_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["pull", "--port", "2", "--no-image-metadata", "--log-prompts", "--max-pixels=300000", "--vae="]) == 0
     (settings,) = seen
     assert (settings.port, settings.image_metadata, settings.log_prompts) == (2, False, True)
-    assert (settings.max_pixels, settings.max_queue, settings.vae) == (300000, 7, None)
+    assert (settings.max_pixels, settings.max_queue, settings.vae) == (300000, 7, "")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"]])

@@ -52,6 +52,17 @@ def test_what_has_failed_is_not_built_upon(tmp_path: Path) -> None:
     assert "txt2img" not in found
 
 
+def test_another_vae_is_examined_and_used(tiny_folder: Path, tiny_vae: Path, tmp_path: Path) -> None:
+    found = findings(model=str(tiny_folder), vae=str(tiny_vae))
+    assert failed(found) == []
+    assert found["vae"].detail.startswith(f"{tiny_vae.name}: 0.00 GB in ")
+    assert "txt2img" in found
+    found = findings(model=str(tiny_folder), vae="hf:madebyollin/taesdxl", weights_dir=tmp_path)
+    assert failed(found) == ["vae"]
+    assert "Run `python -m app pull` with the same TURBO_VAE" in found["vae"].detail
+    assert "load" not in found
+
+
 def test_weights_that_do_not_load_are_named(tiny_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
     config = json.loads((folder / "unet" / "config.json").read_text())

@@ -20,6 +20,7 @@ from tests.conftest import StartServer, program
 
 ROOT = Path(__file__).parents[2]
 TARGETS = ("cpu", "cuda", "npu")
+VAE = "hf:madebyollin/taesdxl"
 
 
 # The Dockerfile.
@@ -159,7 +160,7 @@ def profile(request: pytest.FixtureRequest) -> str:
 def services(profile: str) -> dict[str, Service]:
     """A profile's services as docker-compose resolves them, with device number 3."""
     environment = {"PATH": os.environ["PATH"], "GPU": "3", "NPU": "3"}
-    environment |= {"HF_TOKEN": "a token", "HTTPS_PROXY": "http://proxy.example:3128"}
+    environment |= {"HF_TOKEN": "a token", "HTTPS_PROXY": "http://proxy.example:3128", "TURBO_VAE": VAE}
     command = [program("docker-compose"), "--profile", profile, "config"]
     text = subprocess.check_output(command, cwd=ROOT, env=environment, text=True)
     return {name: one for name, one in yaml.safe_load(text)["services"].items() if profile in one["profiles"]}
@@ -184,6 +185,7 @@ def test_a_profile_of_compose_pulls_the_weights_and_then_serves_them(
     assert serve["depends_on"] == {f"pull{end}": {"condition": "service_completed_successfully"}}
     assert (pull["image"], pull["user"]) == (serve["image"], serve["user"])
     assert serve["environment"].items() <= pull["environment"].items()
+    assert serve["environment"]["TURBO_VAE"] == VAE
     volume = f"weights:{variables(stages()[profile])['TURBO_WEIGHTS_DIR']}:rw"
     assert volume in pull["volumes"]
     assert volume in serve["volumes"]

@@ -234,6 +234,7 @@ HARMS: dict[str, tuple[str, object]] = {
     "volumeMounts: pull cannot write to /weights": (f"{PULL}/volumeMounts/1/readOnly", True),
     "image: is not that of pull, sdxl-turbo-server:cpu": (f"{PULL}/image", "sdxl-turbo-server:cpu"),
     "env: pull brings demo, not openmind:": (f"{PULL}/env/-", {"name": "turbo_model", "value": "demo"}),
+    "env: pull brings the VAE 'hf:a/vae', not ''": (f"{PULL}/env/-", {"name": "TURBO_VAE", "value": "hf:a/vae"}),
     "env: TURBO_DRAIN_S of ConfigMap": ("ConfigMap/data/TURBO_DRAIN_S", "30"),
     "pull, serve: env: TURBO_METRICS=key requires TURBO_API_KEYS_FILE": ("ConfigMap/data", {"TURBO_METRICS": "key"}),
     "there is no volume for TURBO_API_KEYS_FILE=/keys": ("ConfigMap/data/TURBO_API_KEYS_FILE", "/keys"),
@@ -314,6 +315,12 @@ def test_a_fault_is_named(complaint: str, manifests: list[Manifest]) -> None:
     harm(harmed, *HARMS[complaint])
     found = list(complaints(harmed))
     assert any(complaint in one for one in found), found
+
+
+def test_a_vae_from_a_hub_needs_a_pull_even_if_the_model_does_not() -> None:
+    manifests = render(KUBERNETES / "overlays/cpu")
+    harm(manifests, "ConfigMap/data/TURBO_VAE", "hf:madebyollin/taesdxl")
+    assert any("nothing pulls TURBO_VAE=hf:madebyollin/taesdxl first" in one for one in complaints(manifests))
 
 
 HARMLESS: dict[str, tuple[str, object]] = {

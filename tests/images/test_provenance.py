@@ -52,6 +52,7 @@ def test_parameters_are_written_as_stable_diffusion_webui_does() -> None:
         "a cat\nSteps: 2, Sampler: Euler a, CFG scale: 0, Seed: 7, Size: 64x48, Model: m"
     )
     assert parameters_text(IMG2IMG, model="m").endswith(", Model: m, Denoising strength: 0.5")
+    assert parameters_text(IMG2IMG, model="m", vae="v").endswith(", Model: m, VAE: v, Denoising strength: 0.5")
 
 
 def test_the_label_of_gb_45438_has_seven_strings() -> None:

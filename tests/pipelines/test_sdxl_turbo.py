@@ -2,13 +2,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny, AutoPipelineForImage2Image, AutoPipelineForText2Image, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    AutoPipelineForImage2Image,
+    AutoPipelineForText2Image,
+    UNet2DConditionModel,
+)
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -253,22 +260,10 @@ def test_a_device_that_is_not_there_is_an_error_and_no_fallback(tiny_folder: Pat
 # Another VAE.
 
 
-@pytest.fixture(scope="module")
-def tiny_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of TAESDXL's kind, with random weights."""
-    folder = tmp_path_factory.mktemp("taesdxl")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4).save_pretrained(
-            folder
-        )
-    return folder
-
-
 def test_a_tiny_vae_takes_the_place_of_the_model_s_own_in_both_modes(
     pipelines: LoadedPipelines, tiny_folder: Path, tiny_vae: Path
 ) -> None:
-    other = load(tiny_folder, vae=tiny_vae)
+    other = load_sdxl_turbo(tiny_folder, Settings(device="cpu"), model="demo", vae_folder=tiny_vae)
     for params in (txt2img(steps=2), img2img()):
         assert (pixels(make(other, params)) != pixels(make(pipelines, params))).any()
     oracle = AutoPipelineForText2Image.from_pretrained(
@@ -287,12 +282,19 @@ def test_a_tiny_vae_takes_the_place_of_the_model_s_own_in_both_modes(
     assert difference.max() <= 1
 
 
-@pytest.mark.parametrize("config", [None, "{", '{"_class_name": "UNet2DConditionModel"}', "[]"])
-def test_a_folder_that_holds_no_vae_is_a_clear_error(tiny_folder: Path, tmp_path: Path, config: str | None) -> None:
-    if config is not None:
-        (tmp_path / "config.json").write_text(config)
-    with pytest.raises(WeightsError, match=r"TURBO_VAE=.* is not a VAE folder"):
-        load(tiny_folder, vae=tmp_path)
+def test_a_vae_of_the_model_s_own_class_is_loaded_in_full_precision_unless_there_is_an_fp16_variant(
+    pipelines: LoadedPipelines, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Both as https://huggingface.co/madebyollin/sdxl-vae-fp16-fix has them, and a copy of it: one file, one name."""
+    own = AutoencoderKL.from_pretrained(tiny_folder / "vae", variant="fp16")
+    own.save_pretrained(tmp_path)
+    load_other = partial(load_sdxl_turbo, tiny_folder, Settings(device="cpu"), model="demo", vae_folder=tmp_path)
+    assert make(load_other(), txt2img()).pixels.tobytes() == make(pipelines, txt2img()).pixels.tobytes()
+    for parameter in own.parameters():
+        parameter.data.zero_()
+    own.save_pretrained(tmp_path, variant="fp16")
+    with pytest.raises(DeadPictureError):
+        make(load_other(), txt2img())
 
 
 def test_a_scheduler_that_is_not_sdxl_turbo_s_is_refused(tiny_folder: Path, tmp_path: Path) -> None:

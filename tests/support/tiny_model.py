@@ -4,11 +4,14 @@ Tests of bytes, files and memory use it; tests of the pictures' meaning use the 
 SDXL's three levels in the UNet, attention in the VAE, and SDXL-Turbo's `scaling_factor`, `force_upcast` and scheduler.
 Besides the sizes, its tokenizers differ from SDXL-Turbo's. Both are the same tokenizer of 514 tokens, which pads with
 its end token and is written as `tokenizer.json`. The text encoders' configs have the ids of this tokenizer.
+
+`build_tiny_vae` writes a VAE that can replace its own.
 """
 
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderTiny
 
 from benchmarks.nano_sdxl import build_small_sdxl
 
@@ -24,3 +27,11 @@ def build_tiny_model(folder: Path) -> None:
             transformer_layers=(1, 1, 2),
             vae_channels=(8, 16, 16, 16),
         )
+
+
+def build_tiny_vae(folder: Path) -> None:
+    """Write a VAE of TAESDXL's class to `folder` (about 0.2 MB), under the names of TAESDXL's repository."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4)
+    vae.save_pretrained(folder)

@@ -39,10 +39,16 @@ class Fault:
 
 
 class LocalHub:
-    """Serves one repository at one commit out of a folder, from `start` to `stop`, and notes what it was asked for."""
+    """Serves repositories out of folders, from `start` to `stop`, and notes what it was asked for.
+
+    All are at one commit. Files of the first repository go by their paths in it, those of others by OWNER/NAME/PATH.
+    """
 
     def __init__(self, folder: Path, certificate: Path | None) -> None:
         self.folder = folder
+        self.folders = {REPOSITORY: folder}
+        self.token: str | None = None
+        """If set, every request needs it."""
         self.faults: list[Fault] = []
         self.go_on = threading.Event()
         self.downloads: Counter[str] = Counter()
@@ -81,7 +87,9 @@ class LocalHub:
             answer = JSONResponse({"code": "", "msg": "", "data": None}, int(fault.kind))
         elif self._fault(address, "page"):
             answer = HTMLResponse("<h1>Please log in</h1>")
-        elif REPOSITORY not in address:
+        elif self.token and f"Bearer {self.token}".encode() != dict(scope["headers"]).get(b"authorization"):
+            answer = JSONResponse({"error": "no token"}, 401)
+        elif not any(repository in address for repository in self.folders):
             answer = _not_found("repo_not_found", "RepoNotFound")
         elif "main" not in address and COMMIT not in address:
             answer = _not_found("ref_not_exist", "RevisionNotFound")
@@ -94,34 +102,34 @@ class LocalHub:
                 return fault
         return None
 
-    def _paths(self) -> list[str]:
-        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+    def _size(self, file: Path) -> int:
+        return 1 << 60 if self._fault(str(file), "huge") else file.stat().st_size
 
-    def _size(self, path: str) -> int:
-        return 1 << 60 if self._fault(path, "huge") else (self.folder / path).stat().st_size
-
-    def etag(self, path: str) -> str:
+    def etag(self, path: str | Path) -> str:
+        """The hash of a file: of a path in the first repository, or of any absolute path."""
         data = (self.folder / path).read_bytes()
         if len(data) > _LFS_BYTES:
             return hashlib.sha256(data).hexdigest()
         return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
-    def _file(self, path: str, request: Request) -> Any:
-        self.downloads[path] += 1
-        data = (self.folder / path).read_bytes()
-        headers = {"ETag": f'"{self.etag(path)}"', "X-Repo-Commit": COMMIT}
+    def _file(self, owner: str, name: str, path: str, request: Request) -> Any:
+        repository = f"{owner}/{name}"
+        file, noted = self.folders[repository] / path, path if repository == REPOSITORY else f"{repository}/{path}"
+        self.downloads[noted] += 1
+        data = file.read_bytes()
+        headers = {"ETag": f'"{self.etag(file)}"', "X-Repo-Commit": COMMIT}
         start = int(request.headers.get("Range", "bytes=0-")[6:-1])
         if start and start >= len(data):
             return Response(status_code=416)
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        fault = self._fault(path, "damage", "cut", "hold", "redirect")
+        fault = self._fault(noted, "damage", "cut", "hold", "redirect")
         kind = fault.kind if fault else None
         if kind == "redirect":
             return RedirectResponse("https://elsewhere.example/file?signature=secret")
         if kind == "damage":
             data = data[:-1] + bytes([data[-1] ^ 255])
-        return _Body(data[start:], 206 if start else 200, headers, hub=self, path=path, fault=kind)
+        return _Body(data[start:], 206 if start else 200, headers, hub=self, noted=noted, fault=kind)
 
     # openMind Hub, as openmind_hub 1.3.0 asks it.
 
@@ -138,49 +146,56 @@ class LocalHub:
             }
         )
 
-    def _openmind_tree(self, path: str = "") -> Any:
+    def _openmind_tree(self, owner: str, name: str, path: str = "") -> Any:
+        folder = self.folders[f"{owner}/{name}"]
         commit = {"commit_sha": COMMIT, "message": "", "created": _CREATED}
         entries: list[dict[str, Any]] = []
-        for entry in sorted((self.folder / path).iterdir()):
-            at = str(entry.relative_to(self.folder))
+        for entry in sorted((folder / path).iterdir()):
+            at = str(entry.relative_to(folder))
             if entry.is_dir():
                 entries.append({"type": "dir", "name": entry.name, "path": at, "commit": commit})
             else:
-                entries.append({"type": "file", "name": entry.name, "path": at, "commit": commit, **self._facts(at)})
+                entries.append({"type": "file", "name": entry.name, "path": at, "commit": commit, **self._facts(entry)})
         return _data({"tree": entries, "last_commit": {"commit": commit}})
 
-    def _openmind_info(self, path: str) -> Any:
+    def _openmind_info(self, owner: str, name: str, path: str) -> Any:
+        file = self.folders[f"{owner}/{name}"] / path
         commit = _NEXT_COMMIT if self._fault(path, "move") else COMMIT
-        return _data({"name": Path(path).name, "path": path, "branch_last_commit": commit, **self._facts(path)})
+        return _data({"name": file.name, "path": path, "branch_last_commit": commit, **self._facts(file)})
 
-    def _facts(self, path: str) -> dict[str, Any]:
-        etag = self.etag(path)
-        return {"size": self._size(path), "etag": etag, "is_lfs": len(etag) == 64}
+    def _facts(self, file: Path) -> dict[str, Any]:
+        etag = self.etag(file)
+        return {"size": self._size(file), "etag": etag, "is_lfs": len(etag) == 64}
 
     # The Hugging Face Hub, as huggingface_hub 2.4 asks it.
 
     def _hugging_face_model(self, owner: str, name: str) -> Any:
-        return {"id": f"{owner}/{name}", "sha": COMMIT, "siblings": [self._sibling(path) for path in self._paths()]}
+        repository = f"{owner}/{name}"
+        folder = self.folders[repository]
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        siblings = [self._sibling(str(file.relative_to(folder)), file) for file in files]
+        return {"id": repository, "sha": COMMIT, "siblings": siblings}
 
-    def _sibling(self, path: str) -> dict[str, Any]:
-        size, etag = self._size(path), self.etag(path)
+    def _sibling(self, path: str, file: Path) -> dict[str, Any]:
+        size, etag = self._size(file), self.etag(file)
         lfs = {"sha256": etag, "size": size, "pointerSize": 1}
         return {"rfilename": path, "size": size, "blobId": etag[:40], **({"lfs": lfs} if len(etag) == 64 else {})}
 
-    def _hugging_face_head(self, path: str) -> Response:
-        size = str((self.folder / path).stat().st_size)
-        return Response(headers={"ETag": f'"{self.etag(path)}"', "X-Repo-Commit": COMMIT, "Content-Length": size})
+    def _hugging_face_head(self, owner: str, name: str, path: str) -> Response:
+        file = self.folders[f"{owner}/{name}"] / path
+        size = str(file.stat().st_size)
+        return Response(headers={"ETag": f'"{self.etag(file)}"', "X-Repo-Commit": COMMIT, "Content-Length": size})
 
 
 class _Body(Response):
     """A file's bytes in two halves, with what may go wrong between them."""
 
     def __init__(
-        self, data: bytes, status: int, headers: dict[str, str], *, hub: LocalHub, path: str, fault: int | str | None
+        self, data: bytes, status: int, headers: dict[str, str], *, hub: LocalHub, noted: str, fault: int | str | None
     ) -> None:
         super().__init__(data, status, headers)
         self._hub = hub
-        self._path = path
+        self._noted = noted
         self._fault = fault
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
@@ -194,7 +209,7 @@ class _Body(Response):
 
     async def _send(self, send: Send, data: bytes | memoryview, *, more: bool) -> None:
         await send({"type": "http.response.body", "body": bytes(data), "more_body": more})
-        self._hub.sent_bytes[self._path] += len(data)
+        self._hub.sent_bytes[self._noted] += len(data)
 
 
 def _data(data: Any) -> dict[str, Any]:

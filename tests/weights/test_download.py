@@ -1,21 +1,15 @@
-"""The real clients against a hub on loopback, each in a process of its own: they read the environment at import."""
+"""The model from a hub on loopback, by the real clients."""
 
 import errno
-import json
-import os
 import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-import trustme
 from safetensors.torch import save_file
 
 from app.errors import WeightsError
@@ -24,6 +18,7 @@ from app.settings import Settings
 from app.weights.source import HubSource
 from app.weights.store import locate
 from tests.conftest import running, wait_until
+from tests.weights.conftest import HASTE, NO_NETWORK, NOT_WANTED, StartPull, only_hugging_face, only_openmind
 from tests.weights.local_hub import ALWAYS, COMMIT, REPOSITORY, Fault, LocalHub
 
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
@@ -40,43 +35,6 @@ WANTED = {
     CONFIG,
     VAE,
 }
-NOT_WANTED = (
-    "README.md",
-    "sd_xl_turbo_1.0.safetensors",
-    "sd_xl_turbo_1.0.fp16.safetensors",
-    "config.json",
-    "notes.txt",
-    "unet/diffusion_pytorch_model.safetensors",
-    "unet/diffusion_pytorch_model.bin",
-    "vae/model.ckpt",
-    "vae/older/config.json",
-    "vae/older/notes.txt",
-    "vae/older/diffusion_pytorch_model.fp16.safetensors",
-    "older/vae/model_index.json",
-)
-TOKEN = "hf_secret_of_the_operator"  # noqa: S105 - it opens nothing
-# The child resolves every name to this machine: the openMind client takes https and the domains of its own hub only.
-# Collecting garbage is half of what a pull costs, as openmind_hub does it several times a file; here there is none.
-CHILD = """
-import gc, socket, sys
-gc.disable()
-resolve = socket.getaddrinfo
-socket.getaddrinfo = lambda host, *rest, **more: resolve("127.0.0.1", *rest, **more)
-{prelude}
-from app.cli.commands import main
-gc.freeze()
-sys.exit(main(["pull"]))
-"""
-# The clients pause a second or more before each of several attempts; here the clock jumps over the pauses.
-HASTE = """
-import time
-pause, clock, skipped_s = time.sleep, time.monotonic, 0
-def skip(seconds):
-    global skipped_s
-    skipped_s += seconds
-    pause(0.01)
-time.sleep, time.monotonic = skip, lambda: clock() + skipped_s
-"""
 # As if each attempt took a minute, which a large file does.
 SLOWNESS = """
 import itertools, time
@@ -101,119 +59,12 @@ def open_on_a_full_disk(file, mode="r", *rest, **more):
     return opened
 io.open = open_on_a_full_disk
 """
-NO_NETWORK = """
-import os, sys
-def refuse(event, arguments):
-    if event in ("socket.connect", "socket.getaddrinfo"):
-        print("NETWORK", event, arguments, file=sys.stderr, flush=True)
-        os._exit(99)
-sys.addaudithook(refuse)
-"""
 NO_LINKS = """
 import os
 def refuse(*_, **__):
     raise OSError("no links here")
 os.symlink = refuse
 """
-
-
-class Pull:
-    """`python -m app pull` in a process of its own, on a weights folder beside the repository."""
-
-    def __init__(self, hub: LocalHub, log: Path, prelude: str, **environment: str) -> None:
-        self._log = log
-        settings = {
-            "HF_ENDPOINT": f"http://127.0.0.1:{hub.port}",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_OFFLINE": "0",
-            "HF_TOKEN": TOKEN,
-            "OPENMIND_HUB_ENDPOINT": f"https://hub.modelers.cn:{hub.port}",
-        }
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", CHILD.format(prelude=prelude)],
-                env={**os.environ, **settings, **environment},
-                stderr=file,
-            )
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text(encoding="utf-8")
-
-    def succeeds(self) -> None:
-        assert self._wait() == 0, self.log
-
-    def fails(self) -> str:
-        """Wait for a clear end, within a time that repeated attempts over minutes would not keep; return its reason."""
-        assert self._wait() == 3, self.log
-        assert "Traceback" not in self.log
-        assert TOKEN not in self.log
-        (line,) = re.findall(r'\{"event".*"level": "critical".*\}$', self.log, re.MULTILINE)
-        reason: str = json.loads(line)["event"]
-        assert len(reason.splitlines()) == 1
-        return reason
-
-    def _wait(self) -> int:
-        return self.process.wait(timeout=40)
-
-
-StartPull = Callable[..., Pull]
-
-only_openmind = pytest.mark.parametrize("source", ["openmind"], indirect=True)
-only_hugging_face = pytest.mark.parametrize("source", ["hf"], indirect=True)
-
-
-@pytest.fixture(params=["openmind", "hf"])
-def source(request: pytest.FixtureRequest) -> HubSource:
-    return HubSource(request.param, REPOSITORY)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("certificates")
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(folder / "authority.pem")
-    authority.issue_cert("hub.modelers.cn").private_key_and_cert_chain_pem.write_to_path(folder / "hub.pem")
-    return folder
-
-
-@pytest.fixture
-def hub(source: HubSource, tiny_folder: Path, certificates: Path, tmp_path: Path) -> Iterator[LocalHub]:
-    folder = tmp_path / "repository"
-    shutil.copytree(tiny_folder, folder)
-    for name in NOT_WANTED:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(f"{name} is not wanted")
-    hub = LocalHub(folder, certificates / "hub.pem" if source.hub == "openmind" else None)
-    hub.start()
-    yield hub
-    hub.stop()
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    return tmp_path / "weights"
-
-
-@pytest.fixture
-def pull(hub: LocalHub, source: HubSource, certificates: Path, weights: Path, tmp_path: Path) -> Iterator[StartPull]:
-    """Start pulls from the hub, which are killed when the test ends."""
-    pulls: list[Pull] = []
-
-    def start(model: str = f"{source.hub}:{REPOSITORY}", *, prelude: str = "", **environment: str) -> Pull:
-        settings = {
-            "REQUESTS_CA_BUNDLE": str(certificates / "authority.pem"),
-            "TURBO_MODEL": model,
-            "TURBO_WEIGHTS_DIR": str(weights),
-            **environment,
-        }
-        pulls.append(Pull(hub, tmp_path / f"pull-{len(pulls)}.log", prelude, **settings))
-        return pulls[-1]
-
-    yield start
-    for started in pulls:
-        started.process.kill()
-        started.process.wait()
 
 
 def assert_whole(source: HubSource, weights: Path, hub: LocalHub) -> None:
@@ -484,10 +335,20 @@ def test_a_file_system_without_symbolic_links_is_a_clear_error(pull: StartPull) 
 
 
 @only_hugging_face
+def test_a_repository_of_another_model_is_a_clear_error_before_its_weights_are_pulled(
+    hub: LocalHub, pull: StartPull
+) -> None:
+    index = hub.folder / "model_index.json"
+    index.write_text(index.read_text().replace("StableDiffusionXLPipeline", "FluxPipeline"))
+    assert "is of class FluxPipeline, not StableDiffusionXLPipeline" in pull().fails()
+    assert hub.downloads.keys() == {"model_index.json"}
+
+
+@only_hugging_face
 def test_a_repository_without_fp16_weights_in_diffusers_format_is_a_clear_error(
     hub: LocalHub, pull: StartPull, source: HubSource
 ) -> None:
     for path in hub.folder.iterdir():
         if path.name not in NOT_WANTED:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert f"{source} has none of the files that serving needs: model_index.json" in pull().fails()
+    assert f"{source} does not have the files that TURBO_MODEL needs: model_index.json" in pull().fails()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import WeightsError
-from app.weights.layout import check_layout, is_needed
+from app.weights.layout import VAE, check_model, check_vae, is_needed
 
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
 
@@ -55,12 +55,12 @@ def test_single_file_checkpoints_deeper_folders_other_weights_and_pickles_are_no
 
 
 def test_a_whole_model_passes(folder: Path) -> None:
-    check_layout(folder)
+    check_model(folder)
 
 
 def test_a_tokenizer_in_its_older_files_passes(folder: Path) -> None:
     (folder / "tokenizer" / "tokenizer.json").unlink()
-    check_layout(folder)
+    check_model(folder)
 
 
 @pytest.mark.parametrize(
@@ -112,4 +112,61 @@ def test_a_tokenizer_in_its_older_files_passes(folder: Path) -> None:
 def test_each_fault_is_an_error_that_names_the_file(folder: Path, harm: Callable[[Path], object], reason: str) -> None:
     harm(folder)
     with pytest.raises(WeightsError, match=reason):
-        check_layout(folder)
+        check_model(folder)
+
+
+# A VAE.
+
+PLAIN, FP16 = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("others", "weights"),
+    [
+        ([PLAIN, "taesdxl_decoder.safetensors", "taesdxl_encoder.safetensors"], PLAIN),  # madebyollin/taesdxl
+        ([PLAIN, "sdxl.vae.safetensors", "images/fix-fp16.png"], PLAIN),  # madebyollin/sdxl-vae-fp16-fix
+        ([FP16], FP16),  # a copy of that
+        ([PLAIN, FP16], FP16),
+    ],
+)
+def test_of_a_vae_s_repository_the_config_and_one_file_of_weights_are_needed(others: list[str], weights: str) -> None:
+    others += ["README.md", "diffusion_pytorch_model.bin", "vae/config.json", f"vae/{FP16}"]
+    assert VAE.choose(["config.json", *others]) == {"config.json", weights}
+    assert VAE.choose(others) == set()
+
+
+def test_pickles_alone_are_no_vae() -> None:
+    assert VAE.choose(["config.json", "diffusion_pytorch_model.bin", "taesdxl_decoder.pth"]) == set()
+
+
+def test_a_whole_vae_passes(tiny_vae: Path, tiny_folder: Path) -> None:
+    check_vae(tiny_vae)
+    check_vae(tiny_folder / "vae")
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (shutil.rmtree, r"There is no folder .*vae\. Check TURBO_VAE"),
+        (lambda folder: (folder / "config.json").unlink(), r"config\.json is missing\..* check TURBO_VAE"),
+        (lambda folder: (folder / "config.json").write_text("{"), r"config\.json is damaged"),
+        (
+            lambda folder: changed_json(folder / "config.json", _class_name="UNet2DConditionModel"),
+            r"config\.json is of class UNet2DConditionModel\. TURBO_VAE needs AutoencoderKL or AutoencoderTiny",
+        ),
+        (
+            lambda folder: changed_json(folder / "config.json", latent_channels=16),
+            r"config\.json has 16 latent channels, and SDXL's VAE has 4",
+        ),
+        (lambda folder: (folder / PLAIN).unlink(), r"vae has no diffusion_pytorch_model\.safetensors"),
+        (lambda folder: (folder / PLAIN).write_bytes(b"\xff" * 64), r"model\.safetensors is damaged"),
+        (lambda folder: (folder / FP16).write_bytes(b""), r"model\.fp16\.safetensors is damaged"),
+    ],
+)
+def test_each_fault_of_a_vae_is_an_error_that_names_the_file(
+    tiny_vae: Path, tmp_path: Path, harm: Callable[[Path], object], reason: str
+) -> None:
+    folder = shutil.copytree(tiny_vae, tmp_path / "vae")
+    harm(folder)
+    with pytest.raises(WeightsError, match=reason):
+        check_vae(folder)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import WeightsError
-from app.weights.source import DemoSource, FakeSource, FolderSource, HubSource, WeightsSource, parse_source
+from app.weights.source import DemoSource, FakeSource, FolderSource, HubSource, WeightsSource, parse_source, parse_vae
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,23 @@ def test_the_home_of_nobody_is_a_clear_error() -> None:
 
 def test_a_folder_goes_by_its_own_name_and_not_by_its_path() -> None:
     assert FolderSource(Path("/srv/secret/turbo")).name == "turbo"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", None),
+        ("hf:madebyollin/taesdxl@b581b40", HubSource("hf", "madebyollin/taesdxl", "b581b40")),
+        ("openmind:a/vae", HubSource("openmind", "a/vae")),
+        ("/srv/vae", FolderSource(Path("/srv/vae"))),
+        ("demo", FolderSource(Path("demo"))),
+    ],
+)
+def test_a_vae_is_on_a_hub_or_in_a_folder(text: str, expected: HubSource | FolderSource | None) -> None:
+    assert parse_vae(text) == expected
+
+
+@pytest.mark.parametrize("text", ["hf:taesdxl", "~nobody-at-all/x"])
+def test_a_wrong_name_of_a_vae_is_a_clear_error(text: str) -> None:
+    with pytest.raises(WeightsError, match=f"^TURBO_VAE={text}"):
+        parse_vae(text)

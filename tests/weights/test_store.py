@@ -12,6 +12,7 @@ from hatchling.builders.wheel import WheelBuilder
 import app.weights.store
 from app.errors import WeightsError
 from app.weights.download import Download
+from app.weights.layout import Layout
 from app.weights.source import DemoSource, FolderSource, HubSource
 from app.weights.store import locate, pull
 
@@ -27,7 +28,7 @@ class Downloads:
         self.count = 0
         self.allowed = True
 
-    def __call__(self, _: HubSource, weights_dir: Path) -> Download:
+    def __call__(self, _: HubSource, weights_dir: Path, __: Layout) -> Download:
         assert self.allowed, "nothing needs to be downloaded"
         self.count += 1
         time.sleep(0.1)

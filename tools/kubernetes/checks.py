@@ -17,7 +17,7 @@ from app.cli import commands as command_line
 from app.main import create_app
 from app.server.draining import LAST_BYTES_S
 from app.settings import PREFIX, Settings, unknown_variables
-from app.weights.source import HubSource, parse_source
+from app.weights.source import HubSource, parse_source, parse_vae
 from tools.kubernetes.schemas import Manifest, faults_of_form, is_foreign
 
 GRACE_S = 10
@@ -405,15 +405,15 @@ def _pulling(container: Manifest, settings: Settings) -> Iterator[str]:
 def _pulled_before(
     serve: Manifest, deployment: Manifest, settings: Settings, manifests: list[Manifest]
 ) -> Iterator[str]:
-    """Check that a hub's model is pulled before the service starts."""
-    if not isinstance(parse_source(settings.model), HubSource):
+    """Check that weights from a hub are pulled before the service starts."""
+    if not (from_hub := _from_hub(settings)):
         return
     pod, folder = deployment["spec"]["template"]["spec"], _weights(settings)
     if not _mount(serve, folder):
         yield f"volumeMounts: there is no volume on {folder}"
     pulls = [one for one in pod.get("initContainers", ()) if _command(one) == "pull"]
     if not pulls:
-        yield f"env: nothing pulls {PREFIX}MODEL={settings.model} first; add the component weights"
+        yield f"env: nothing pulls {' and '.join(from_hub)} first; add the component weights"
     for pull in pulls:
         try:
             its = _settings(pull, manifests)
@@ -423,11 +423,21 @@ def _pulled_before(
         yield from _those(
             (pull.get("image") != serve.get("image"), f"image: is not that of {pull['name']}, {pull.get('image')}"),
             (its.model != settings.model, f"env: {pull['name']} brings {its.model}, not {settings.model}"),
+            (its.vae != settings.vae, f"env: {pull['name']} brings the VAE {its.vae!r}, not {settings.vae!r}"),
             (
                 _weights(its) != folder or not _mount(pull, folder, to_write=not closed),
                 f"volumeMounts: {pull['name']} cannot write to {folder}",
             ),
         )
+
+
+def _from_hub(settings: Settings) -> list[str]:
+    """Return the settings that name weights on a hub, each with its value."""
+    sources = {
+        f"{PREFIX}MODEL={settings.model}": parse_source(settings.model),
+        f"{PREFIX}VAE={settings.vae}": parse_vae(settings.vae),
+    }
+    return [setting for setting, source in sources.items() if isinstance(source, HubSource)]
 
 
 # The network.
@@ -450,7 +460,6 @@ def _ways(deployment: Manifest, direction: str, manifests: list[Manifest]) -> li
 def _network(serve: Manifest, deployment: Manifest, settings: Settings, manifests: list[Manifest]) -> Iterator[str]:
     into, out = (_ways(deployment, direction, manifests) for direction in ("Ingress", "Egress"))
     names = [port["name"] for port in serve.get("ports", ()) if "name" in port]
-    from_hub = isinstance(parse_source(settings.model), HubSource)
     names_too = any(_lets(out or [], "UDP", port) for port in (53, 5353))
     shut = into is not None and not _lets(into, "TCP", settings.port, *names)
     free = into is not None and (out is None or any(not rule for rule in out))
@@ -459,7 +468,7 @@ def _network(serve: Manifest, deployment: Manifest, settings: Settings, manifest
         (free, "NetworkPolicies let everything out"),
         # An empty list closes the egress, for existing weights.
         (
-            from_hub and out and not (names_too and _lets(out, "TCP", 443)),
+            _from_hub(settings) and out and not (names_too and _lets(out, "TCP", 443)),
             "NetworkPolicies do not let out both names (UDP 53) and HTTPS (TCP 443), to the hub",
         ),
     )

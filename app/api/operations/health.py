@@ -37,6 +37,7 @@ class Readiness(BaseModel):
     status: Status
     warm: bool
     model: str | None
+    vae: Annotated[str | None, Field(description="The VAE that replaces the model's own, if any.")]
     modes: list[Mode]
     device: str | None
     dtype: str | None
@@ -81,6 +82,7 @@ def _readiness(context: ApiContext) -> Readiness:
         status=engine.status,
         warm=warm,
         model=loaded and loaded.model,
+        vae=loaded and loaded.vae,
         modes=list(loaded.by_mode) if loaded else [],
         device=loaded and loaded.device_name,
         dtype=loaded and loaded.dtype,

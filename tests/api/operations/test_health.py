@@ -19,6 +19,7 @@ async def test_a_warm_service_is_live_and_ready_and_says_what_it_runs(client: ht
         "status": "ready",
         "warm": True,
         "model": "fake",
+        "vae": None,
         "modes": ["txt2img", "img2img"],
         "device": "none",
         "dtype": "none",
