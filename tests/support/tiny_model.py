@@ -6,9 +6,11 @@ Besides the sizes, its tokenizers differ from SDXL-Turbo's. Both are the same to
 its end token and is written as `tokenizer.json`. The text encoders' configs have the ids of this tokenizer.
 """
 
+import shutil
 from pathlib import Path
 
 import torch
+from diffusers import UNet2DConditionModel
 
 from benchmarks.nano_sdxl import build_small_sdxl
 
@@ -24,3 +26,10 @@ def build_tiny_model(folder: Path) -> None:
             transformer_layers=(1, 1, 2),
             vae_channels=(8, 16, 16, 16),
         )
+
+
+def shard_unet(folder: Path) -> None:
+    """Write the UNet of the model in `folder` anew, in three files with an index."""
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", variant="fp16", dtype=torch.float16)
+    shutil.rmtree(folder / "unet")
+    unet.save_pretrained(folder / "unet", variant="fp16", max_shard_size=unet.get_memory_footprint() // 2)
