@@ -13,9 +13,11 @@ TORCH := $(shell sed -n 's/^cpu = \["\(torch[^"]*\)"\]$$/\1/p' pyproject.toml)
 # Programs that some tests start, and their Debian packages. To skip these tests, set SYSTEM_PROGRAMS=
 SYSTEM_PROGRAMS ?= chromium curl docker-compose exiftool haproxy node openssl prometheus promtool systemd-analyze
 SYSTEM_PACKAGES := chromium curl docker-compose haproxy libimage-exiftool-perl nodejs openssl prometheus systemd
+# A folder. Until it is complete it has another name.
+FULL_SIZE := build/full-size/sdxl-turbo
 
 .DEFAULT_GOAL := help
-.PHONY: help run system-programs pull test test-service test-models test-npu test-core test-api test-deploy test-playground test-long coverage lint check-pins check-deploy audit sbom licences docs format bench soak train-demo eval-demo clean
+.PHONY: help run system-programs pull test test-service test-models test-npu test-core test-api test-deploy test-playground test-long coverage lint check-pins check-deploy audit sbom licences docs format full-size bench soak train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,7 +32,7 @@ pull: $(VENV)/.run ## Set up, and download the weights that TURBO_MODEL (default
 test: $(VENV)/.test ## Set up, and run the tests: seven parts, three at once, which fits two cores
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-service test-npu test-models test-playground test-deploy test-api test-core
 
-MODELS := tests/pipelines tests/training tests/weights
+MODELS := tests/benchmarks tests/pipelines tests/training tests/weights
 CORE := tests/images tests/inference tests/api/openai tests/api/hugging_face
 OTHERS := $(MODELS) $(CORE) tests/api tests/deploy tests/playground
 
@@ -107,6 +109,11 @@ format: $(VENV)/.test ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+full-size: $(FULL_SIZE) ## Build a model of SDXL-Turbo's size with random weights in build/full-size (7 GB, about 3 minutes)
+
+$(FULL_SIZE): | $(VENV)/.test
+	@$(BIN)/python -m benchmarks.full_size
+
 bench: export TORCH_INDEX := $(TORCH_INDEX)
 bench: $(VENV)/.test ## Compare the service with its peers on this machine, and write benchmarks/RESULTS.md (about 15 minutes)
 	@$(BIN)/python -m benchmarks.compare
@@ -139,6 +146,7 @@ $(VENV)/.test: $(VENV)/.run
 	@echo "==> installing the packages of the tests and checks"
 	@$(BIN)/python -m pip install --quiet --editable ".[cpu,ray,training]" --group dev
 	@$(BIN)/python -m pip install --quiet --no-deps "$(WATERMARK)" # it requires OpenCV with windows, which requires libGL
+	@$(BIN)/python -m pip install --quiet --no-deps --group vocabulary
 	@$(MAKE) --no-print-directory system-programs
 	@touch $@
 

@@ -15,11 +15,10 @@ import multiprocessing
 import os
 import queue
 import re
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,10 +28,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from benchmarks.nano_sdxl import assemble, build_nano_sdxl, make_unet, make_vae
+from benchmarks.full_size import FOLDER, FULL, NANO, build_missing, tiny_vae_beside
 from benchmarks.support.contestants import ROOT, free_port
 from benchmarks.support.pictures import Picture, Prompts, Supply
 
@@ -41,9 +38,6 @@ _OK = 200
 _POLL_S = 0.2
 _STOP_LIMIT_S = 90
 _BOUNDARY = "the-picture-ends-here"
-
-_SIGMA = 14.6
-"""The scheduler's largest sigma: the initial noise level, and about the deviation of the first latents."""
 
 _H100_TFLOP_PER_S = 800
 """The speed of an H100 in large fp16 matrix products; its data sheet says 989."""
@@ -104,7 +98,7 @@ def _parts(*, nano: bool) -> list[Part]:
 def main(arguments: Sequence[str]) -> None:
     """Build missing models, measure the parts, and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--folder", type=Path, help="the model; built if missing (default build/bench/full_sdxl)")
+    parser.add_argument("--folder", type=Path, help="the model; built if missing (default build/full-size/sdxl-turbo)")
     parser.add_argument("--out", type=Path, default=_BUILD / "gpu.json", help="the figures (default %(default)s)")
     parser.add_argument("--parts", help="parts, with commas between (default all); others keep their figures")
     parser.add_argument("--requests", type=int, default=100, help="timed requests of one client")
@@ -128,11 +122,11 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    name = "gpu_nano_sdxl" if options.nano else "full_sdxl"
-    model: Path = (options.folder or _BUILD / name).resolve()
+    default = FOLDER.with_name(f"{FOLDER.name}-nano") if options.nano else FOLDER
+    model: Path = (options.folder or default).resolve()
     return Plan(
         model=model,
-        tiny_vae=model.with_name(f"{model.name}-tiny-vae"),
+        tiny_vae=tiny_vae_beside(model),
         nano=options.nano,
         warm=2 if options.nano else 10,
         requests=5 if options.nano else options.requests,
@@ -155,130 +149,8 @@ def _build_missing(plan: Plan) -> str:
     if not plan.nano and not torch.cuda.is_available():
         raise SystemExit("There is no CUDA GPU. --nano tests the script on the CPU.")
     device = torch.device("cpu" if plan.nano else "cuda")
-    with _finished(plan.model) as folder:
-        if folder is not None:
-            print(f"building {plan.model}", flush=True)
-            build_nano_sdxl(folder) if plan.nano else build_full_sdxl(folder, device)
-    with _finished(plan.tiny_vae) as folder:
-        if folder is not None:
-            print(f"building {plan.tiny_vae}", flush=True)
-            build_tiny_vae(folder, device, nano=plan.nano)
+    build_missing(plan.model, shapes=NANO if plan.nano else FULL, device=device)
     return "CPU" if plan.nano else torch.cuda.get_device_name(device)
-
-
-@contextmanager
-def _finished(folder: Path) -> Iterator[Path | None]:
-    """Yield a folder to write to, which is renamed to `folder` when complete; None if `folder` exists."""
-    if folder.exists():
-        yield None
-        return
-    unfinished = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    yield unfinished
-    unfinished.rename(folder)
-
-
-def build_full_sdxl(folder: Path, device: torch.device) -> None:
-    """Write SDXL-Turbo's architecture with random weights to `folder` (about 7 GB), in fp16 as variant `fp16`.
-
-    Raises:
-        ValueError: The model's output is not a picture.
-    """
-    torch.manual_seed(0)
-    with device:
-        unet, vae = full_unet(), full_vae()
-        text_encoder = CLIPTextModel(_text_config(768, layers=12, heads=12, activation="quick_gelu"))
-        text_encoder_2 = CLIPTextModelWithProjection(_text_config(1280, layers=32, heads=20, activation="gelu"))
-    with device, torch.no_grad():
-        latents = torch.randn(1, 4, 64, 64)
-        conditions = {"text_embeds": torch.randn(1, 1280), "time_ids": torch.full((1, 6), 512.0)}
-        embeds = torch.randn(1, 77, 2048)
-        _spread(unet.conv_out, lambda: unet(latents, 999.0, embeds, added_cond_kwargs=conditions), deviation=1.0)
-        started = latents * (_SIGMA / vae.config.scaling_factor)
-        _spread(vae.decoder.conv_out, lambda: vae.decode(started), deviation=0.4)
-    pipeline = assemble(folder, vae=vae, text_encoder=text_encoder, text_encoder_2=text_encoder_2, unet=unet)
-    made = pipeline(
-        "a red circle", num_inference_steps=1, guidance_scale=0.0, height=512, width=512, output_type="pt"
-    ).images
-    _check_picture(made)
-    pipeline.save_pretrained(folder, variant="fp16", safe_serialization=True)
-
-
-def full_unet() -> Any:
-    """Return the UNet of stabilityai/sdxl-turbo with random weights, on the context's device."""
-    return make_unet(
-        block_out_channels=(320, 640, 1280),
-        layers_per_block=2,
-        transformer_layers_per_block=(1, 2, 10),
-        attention_head_dim=(5, 10, 20),
-        cross_attention_dim=2048,
-        addition_time_embed_dim=256,
-        projection_class_embeddings_input_dim=2816,
-    )
-
-
-def full_vae() -> Any:
-    """Return the VAE of stabilityai/sdxl-turbo with random weights, on the context's device."""
-    return make_vae(block_out_channels=(128, 256, 512, 512), layers_per_block=2, norm_num_groups=32, sample_size=1024)
-
-
-def _text_config(width: int, *, layers: int, heads: int, activation: str) -> CLIPTextConfig:
-    """Return a text encoder's configuration. With SDXL's eos id 2, the end is taken to be the prompt's largest id."""
-    return CLIPTextConfig(
-        vocab_size=49408,
-        hidden_size=width,
-        intermediate_size=4 * width,
-        projection_dim=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        hidden_act=activation,
-        max_position_embeddings=77,
-        bos_token_id=0,
-        eos_token_id=2,
-        pad_token_id=1,
-    )
-
-
-def build_tiny_vae(folder: Path, device: torch.device, *, nano: bool) -> None:
-    """Write a VAE of TAESDXL's shape with random weights to `folder`, in fp16 as variant `fp16`.
-
-    Raises:
-        ValueError: The VAE's output is not a picture.
-    """
-    torch.manual_seed(0)
-    channels = (8 if nano else 64,) * 4
-    with device:
-        vae = AutoencoderTiny(encoder_block_out_channels=channels, decoder_block_out_channels=channels)
-    with device, torch.no_grad():
-        latents = _SIGMA * torch.randn(1, 4, 64, 64)
-        # The decoder returns 2 x - 1 for its last layer's output x.
-        _spread(vae.decoder.layers[-1], lambda: vae.decode(latents), mean=0.5, deviation=0.2)
-        if device.type == "cuda":
-            vae.half()
-        _check_picture(vae.decode(latents.to(vae.dtype)).sample)
-    vae.half()
-    vae.save_pretrained(folder, variant="fp16", safe_serialization=True)
-
-
-def _spread(last: torch.nn.Conv2d, run: Callable[[], object], *, mean: float = 0.0, deviation: float) -> None:
-    """Scale a network's last layer to give its output in `run` this mean and deviation in each channel."""
-    outputs: list[torch.Tensor] = []
-    handle = last.register_forward_hook(lambda _layer, _inputs, output: outputs.append(output))
-    run()
-    handle.remove()
-    spread, centre = torch.std_mean(outputs[0].float(), dim=(0, 2, 3))
-    scale = deviation / spread
-    bias = torch.zeros_like(centre) if last.bias is None else last.bias
-    last.weight.data = last.weight * scale[:, None, None, None]
-    if last.bias is not None:
-        last.bias.data = (bias - centre) * scale + mean
-
-
-def _check_picture(pixels: torch.Tensor) -> None:
-    least = 0.05
-    if not (torch.isfinite(pixels).all() and pixels.float().std() > least):
-        raise ValueError("The output of the random weights is not a picture. Change their distribution.")
 
 
 # Processes.

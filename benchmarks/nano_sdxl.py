@@ -3,11 +3,12 @@
     python -m benchmarks.nano_sdxl FOLDER
 
 The weights depend on this file alone. The pictures mean nothing, but every server makes the same ones. The tests' tiny
-model and the full-size model of `gpu.py` use the same functions.
+model and `full_size.py` use the same functions.
 """
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import transformers
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-_TOKENS = 77
-_START, _END = "<|startoftext|>", "<|endoftext|>"
+TOKENS = 77
+"""Tokens of a prompt, with its start and end tokens."""
+
+START, END = "<|startoftext|>", "<|endoftext|>"
 _TIME_EMBEDDING = 8
 
 
@@ -54,9 +57,11 @@ def build_small_sdxl(
     """
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
+    tokenizer = _tokenizer(folder)
     # The weights depend on the order in which the models are made.
     pipeline = assemble(
-        folder,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
         vae=make_vae(block_out_channels=vae_channels, layers_per_block=1, norm_num_groups=4, sample_size=512),
         text_encoder=CLIPTextModel(_text_config(hidden, "quick_gelu")),
         text_encoder_2=CLIPTextModelWithProjection(_text_config(hidden, "gelu")),
@@ -74,12 +79,10 @@ def build_small_sdxl(
     pipeline.save_pretrained(folder, variant="fp16", safe_serialization=True)
 
 
-def assemble(folder: Path, **models: Any) -> Any:
-    """Return SDXL-Turbo's pipeline with these models, in fp16. Writes the tokenizer's files to `folder`."""
+def assemble(**parts: Any) -> Any:
+    """Return SDXL-Turbo's pipeline with these models and tokenizers, in fp16."""
     pipeline = StableDiffusionXLPipeline(
-        **models,
-        tokenizer=_tokenizer(folder),
-        tokenizer_2=_tokenizer(folder),
+        **parts,
         # The configuration of stabilityai/sdxl-turbo's scheduler.
         scheduler=EulerAncestralDiscreteScheduler(
             beta_start=0.00085,
@@ -123,7 +126,7 @@ def make_vae(**sizes: Any) -> Any:
 
 
 def _text_config(hidden: int, activation: str) -> CLIPTextConfig:
-    vocabulary = len(_words())
+    vocabulary = len(words())
     return CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=hidden,
@@ -132,7 +135,7 @@ def _text_config(hidden: int, activation: str) -> CLIPTextConfig:
         num_hidden_layers=2,
         num_attention_heads=2,
         hidden_act=activation,
-        max_position_embeddings=_TOKENS,
+        max_position_embeddings=TOKENS,
         bos_token_id=vocabulary - 2,
         eos_token_id=vocabulary - 1,
         pad_token_id=vocabulary - 1,
@@ -143,17 +146,17 @@ def _tokenizer(folder: Path) -> CLIPTokenizer:
     """Make a CLIP tokenizer without merges: every byte is a token, so it accepts every prompt."""
     source = folder / "tokenizer"
     source.mkdir(parents=True, exist_ok=True)
-    (source / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(_words())}), encoding="utf-8")
+    (source / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words())}), encoding="utf-8")
     (source / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     return CLIPTokenizer.from_pretrained(
-        str(source), model_max_length=_TOKENS, bos_token=_START, eos_token=_END, unk_token=_END, pad_token=_END
+        str(source), model_max_length=TOKENS, bos_token=START, eos_token=END, unk_token=END, pad_token=END
     )
 
 
-def _words() -> list[str]:
-    """Return the tokens: every byte, within a word and at its end, and the start and end tokens."""
+def words(merged: Iterable[str] = ()) -> list[str]:
+    """Return CLIP's tokens: every byte, within a word and at its end; the merged tokens; the start and end tokens."""
     alphabet = _byte_alphabet()
-    return [*alphabet, *(f"{letter}</w>" for letter in alphabet), _START, _END]
+    return [*alphabet, *(f"{letter}</w>" for letter in alphabet), *merged, START, END]
 
 
 def _byte_alphabet() -> list[str]:

@@ -1,7 +1,7 @@
 """The files that weights consist of, in diffusers' format: which to download, and checks of a folder before loading."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,8 +13,11 @@ from app.errors import WeightsError
 
 PIPELINE_CLASS = "StableDiffusionXLPipeline"
 
-FILE_PATTERNS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.fp16.safetensors")
-"""Files that serving needs (see `is_needed`), without pickles, fp32 weights and single-file checkpoints."""
+FILE_PATTERNS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.fp16.safetensors", "*/*.fp16-*.safetensors")
+"""Files that serving needs (see `is_needed`), without pickles, fp32 weights and single-file checkpoints.
+
+The last pattern is for weights in several files (shards), as `save_pretrained` names them with variant `fp16`.
+"""
 
 _SCHEDULER_CLASS = "EulerAncestralDiscreteScheduler"
 """The scheduler of SDXL-Turbo's repository. The model was trained for its single step."""
@@ -135,13 +138,14 @@ def _check_vae_config(path: Path) -> None:
 
 def _check_component(folder: Path) -> None:
     _require(folder / "config.json")
-    files = sorted(folder.glob("*.fp16.safetensors"))
+    files = {*folder.glob("*.fp16.safetensors"), *_shards(folder)}
     if not files:
         raise WeightsError(
             f"{folder} has no *.fp16.safetensors. Pull again, or export the weights with "
             'save_pretrained(variant="fp16").'
         )
-    for path in files:
+    for path in sorted(files):
+        _require(path)
         _check_safetensors(path)
 
 
@@ -151,6 +155,15 @@ def _check_safetensors(path: Path) -> None:
             pass
     except SafetensorError as error:
         raise WeightsError(f"{path} is damaged: {error}. Delete it and pull again.") from error
+
+
+def _shards(folder: Path) -> Iterator[Path]:
+    """Yield the files that the index of sharded weights names. Without an index, the libraries do not load them."""
+    for path in folder.glob("*.safetensors.index.fp16.json"):
+        file_by_tensor = _read_json(path).get("weight_map")
+        if not isinstance(file_by_tensor, dict) or not file_by_tensor:
+            raise WeightsError(f"{path} is damaged: its weight_map names no files. Delete it and pull again.")
+        yield from (folder / str(name) for name in file_by_tensor.values())
 
 
 def _read_json(path: Path, *, setting: str = "TURBO_MODEL") -> dict[str, Any]:

@@ -24,6 +24,7 @@ from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines,
 from app.pipelines.diffusion import check_alive
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
 from app.settings import Settings
+from tests.support.tiny_model import shard_unet
 
 START = Image.effect_mandelbrot((96, 64), (-2, -1, 1, 1), 20).convert("RGB")
 
@@ -193,6 +194,13 @@ def test_in_fp16_the_vae_stays_in_fp32_before_and_after_a_picture(tiny_folder: P
     for params in (txt2img(), img2img()):
         make(half, params)
         assert (pipe.unet.dtype, pipe.vae.dtype) == (torch.float16, torch.float32)
+
+
+def test_a_unet_in_several_files_loads_the_same(pipelines: LoadedPipelines, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    shutil.copytree(tiny_folder, folder)
+    shard_unet(folder)
+    assert make(load(folder), txt2img()).pixels.tobytes() == make(pipelines, txt2img()).pixels.tobytes()
 
 
 def changed_tensors(path: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:

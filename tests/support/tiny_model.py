@@ -8,10 +8,11 @@ its end token and is written as `tokenizer.json`. The text encoders' configs hav
 `build_tiny_vae` writes a VAE that can replace its own.
 """
 
+import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 
 from benchmarks.nano_sdxl import build_small_sdxl
 
@@ -35,3 +36,10 @@ def build_tiny_vae(folder: Path) -> None:
         torch.manual_seed(0)
         vae = AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4)
     vae.save_pretrained(folder)
+
+
+def shard_unet(folder: Path) -> None:
+    """Write the UNet of the model in `folder` anew, in three files with an index."""
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", variant="fp16", dtype=torch.float16)
+    shutil.rmtree(folder / "unet")
+    unet.save_pretrained(folder / "unet", variant="fp16", max_shard_size=unet.get_memory_footprint() // 2)

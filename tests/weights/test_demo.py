@@ -18,7 +18,7 @@ import app.weights.store
 from app.pipelines.base import Mode, Txt2ImgParams
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
 from app.settings import Settings
-from benchmarks.gpu import full_unet, full_vae
+from benchmarks.full_size import FULL, make_models
 from tests.conftest import ServerProcess, opened
 from training.detect import background_rgb, check, find_objects, pixels_of
 from training.scenes import Layout, Scene, draw
@@ -185,8 +185,9 @@ def sdxl_turbo_configs(tiny_folder: Path) -> dict[str, dict[str, Any]]:
         layout = {"num_hidden_layers": layers, "num_attention_heads": heads, "max_position_embeddings": 77}
         return {"vocab_size": 49408, **marks, **sizes, **layout}
 
+    models = make_models(FULL)
     with torch.device("meta"):
-        unet, vae = full_unet(), full_vae()
+        unet, vae = models["unet"](), models["vae"]()
     return {
         "text_encoder/config.json": {"hidden_act": "quick_gelu", **text(768, 12, 12)},
         "text_encoder_2/config.json": {"hidden_act": "gelu", **text(1280, 32, 20)},

@@ -7,8 +7,10 @@ import pytest
 
 from app.errors import WeightsError
 from app.weights.layout import VAE, check_model, check_vae, is_needed
+from tests.support.tiny_model import shard_unet
 
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
+UNET_INDEX = "unet/diffusion_pytorch_model.safetensors.index.fp16.json"
 
 
 @pytest.fixture
@@ -18,13 +20,27 @@ def folder(tiny_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def sharded(folder: Path) -> Path:
+    shard_unet(folder)
+    return folder
+
+
 def changed_json(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 @pytest.mark.parametrize(
     "path",
-    ["model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt", UNET],
+    [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/vocab.json",
+        "tokenizer/merges.txt",
+        UNET,
+        UNET_INDEX,
+        "unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
+    ],
 )
 def test_configs_tokenizers_and_fp16_weights_of_the_parts_are_needed(path: str) -> None:
     assert is_needed(path)
@@ -46,6 +62,7 @@ def test_configs_tokenizers_and_fp16_weights_of_the_parts_are_needed(path: str) 
         "./model.json",
         "/x.json",
         UNET.replace(".fp16", ""),
+        "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
         "unet/diffusion_pytorch_model.bin",
         "vae/model.ckpt",
     ],
@@ -61,6 +78,33 @@ def test_a_whole_model_passes(folder: Path) -> None:
 def test_a_tokenizer_in_its_older_files_passes(folder: Path) -> None:
     (folder / "tokenizer" / "tokenizer.json").unlink()
     check_model(folder)
+
+
+def test_a_model_with_weights_in_several_files_passes_and_pull_gets_all_of_them(sharded: Path) -> None:
+    check_model(sharded)
+    files = [str(path.relative_to(sharded)) for path in sharded.glob("unet/*")]
+    assert UNET not in files
+    assert len(files) == 5  # three files, their index and the config
+    assert all(map(is_needed, files))
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda shards, _: shards[1].unlink(), r"model\.fp16-00002-of-00003\.safetensors is missing"),
+        (lambda shards, _: shards[1].write_bytes(b""), r"fp16-00002-of-00003\.safetensors is damaged"),
+        (lambda _, index: index.unlink(), r"unet has no \*\.fp16\.safetensors"),
+        (lambda _, index: index.write_text("{}"), r"index\.fp16\.json is damaged: its weight_map names no files"),
+        (lambda _, index: changed_json(index, weight_map=[1]), r"index\.fp16\.json is damaged: its weight_map"),
+        (lambda _, index: changed_json(index, weight_map={"x": 1}), r"unet/1 is missing"),
+    ],
+)
+def test_each_fault_of_weights_in_several_files_is_an_error_that_names_the_file(
+    sharded: Path, harm: Callable[[list[Path], Path], object], reason: str
+) -> None:
+    harm(sorted(sharded.glob("unet/*.safetensors")), sharded / UNET_INDEX)
+    with pytest.raises(WeightsError, match=reason):
+        check_model(sharded)
 
 
 @pytest.mark.parametrize(
