@@ -103,7 +103,7 @@ def test_the_service_accepts_the_model_and_makes_pictures_with_it(
 
 
 def test_the_service_accepts_the_tiny_vae(whole: Path) -> None:
-    pipelines = load_sdxl_turbo(whole, Settings(device="cpu", vae=tiny_vae_beside(whole)), model="built")
+    pipelines = load_sdxl_turbo(whole, Settings(device="cpu"), model="built", vae_folder=tiny_vae_beside(whole))
     params = Txt2ImgParams(prompt="a cat", seed=1, num_inference_steps=1, width=96, height=64)
     (made,) = pipelines.by_mode[Mode.TXT2IMG]([params])
     assert np.std(made.pixels) > 10
