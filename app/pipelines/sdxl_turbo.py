@@ -1,7 +1,7 @@
 """SDXL-Turbo's loader: one set of weights for both modes, on one device."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,12 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from safetensors import safe_open
 
 from app.errors import DeviceUnavailableError, WeightsError, first_line
 from app.pipelines.base import LoadedPipelines, Mode, buckets
 from app.pipelines.batch_sizes import BatchSizes
-from app.pipelines.device import choose_dtype, choose_vae_dtype, open_device
+from app.pipelines.device import LARGE_UNET, choose_dtype, choose_vae_dtype, open_device
 from app.pipelines.device_errors import device_errors
 from app.pipelines.diffusion import SdxlTurboPipeline
 from app.pipelines.networks.choice import choose_networks
@@ -34,6 +35,9 @@ _MODELS = {
     "vae": diffusers.AutoencoderKL,
 }
 """The models of SDXL-Turbo's model_index.json."""
+
+_TENSORS_AT_ONCE = 64
+"""Tensors of the UNet that are read at once: 0.2 of 5 GB, and each time its file's header is read anew."""
 
 _COMPILE_LIMITS = 20
 """Hang limits that a warm-up call may take if it compiles."""
@@ -109,7 +113,8 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
         dtype_reason=dtype_reason,
         warm_up_batches=(1,) if settings.batching == "off" or kind == "cpu" else buckets(settings.max_batch),
         warm_up_limits=_COMPILE_LIMITS if _has_graphs(settings) else 2,
-        first_call_is_slow=True,
+        # On a CPU a first call takes a moment longer, for its memory. Next to a large model's seconds that is nothing.
+        first_call_is_slow=kind != "cpu" or parameters < LARGE_UNET,
         on_warm=on_warm,
         work=stage_times.work,
         prompt_cache=lambda: prompts.statistics,
@@ -121,7 +126,9 @@ def _load_pipeline(folder: Path, vae_folder: Path | None, dtype: torch.dtype) ->
     models = {} if vae_folder is None else {"vae": _load_vae(vae_folder, dtype)}
     with _weights_errors(f"The weights in {folder}"):
         for name, kind in _MODELS.items():
-            if name not in models:
+            if name == "unet":
+                models[name] = _load_unet(folder / name, dtype)
+            elif name not in models:
                 models[name] = _load_model(kind, folder / name, dtype, variant="fp16")
         pipe = diffusers.AutoPipelineForText2Image.from_pretrained(
             str(folder), **models, local_files_only=True, add_watermarker=False
@@ -145,7 +152,29 @@ def _weights_errors(weights: str) -> Iterator[None]:
 
 def count_parameters(folder: Path) -> int:
     """Return the number of a model's parameters, from the size of its fp16 files."""
-    return sum(path.stat().st_size for path in folder.glob("*.fp16.safetensors")) // 2
+    return sum(path.stat().st_size for path in _weight_files(folder)) // 2
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return a model's fp16 file, or its shards."""
+    return sorted(folder.glob("*.fp16.safetensors")) or sorted(folder.glob("*.fp16-*.safetensors"))
+
+
+def _load_unet(folder: Path, dtype: torch.dtype) -> Any:
+    """Load the UNet, some tensors at a time: diffusers maps the whole file until the last is converted, 5 GB more."""
+    kind = diffusers.UNet2DConditionModel
+    with torch.device("meta"):
+        unet: Any = kind.from_config(kind.load_config(folder))
+    tensors = {}
+    for path in _weight_files(folder):
+        with safe_open(path, "pt") as file:
+            names = file.offset_keys()
+        for begin in range(0, len(names), _TENSORS_AT_ONCE):
+            with safe_open(path, "pt") as file:  # its end frees the pages that were read
+                for name in names[begin : begin + _TENSORS_AT_ONCE]:
+                    tensors[name] = file.get_tensor(name).to(dtype)
+    _check_complete(folder, unet.load_state_dict(tensors, strict=False, assign=True).missing_keys)
+    return unet.eval()
 
 
 def _load_model(kind: Any, folder: Path, dtype: torch.dtype, *, variant: str | None) -> Any:
@@ -153,11 +182,15 @@ def _load_model(kind: Any, folder: Path, dtype: torch.dtype, *, variant: str | N
     model, info = kind.from_pretrained(
         str(folder), dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True
     )
-    if missing := sorted(info["missing_keys"]):
-        raise WeightsError(
-            f"{folder} lacks {len(missing)} of the model's tensors, such as {missing[0]}. Pull the weights again."
-        )
+    _check_complete(folder, info["missing_keys"])
     return model
+
+
+def _check_complete(folder: Path, missing: Collection[str]) -> None:
+    if missing:
+        raise WeightsError(
+            f"{folder} lacks {len(missing)} of the model's tensors, such as {min(missing)}. Pull the weights again."
+        )
 
 
 def _load_vae(folder: Path, dtype: torch.dtype) -> Any:
