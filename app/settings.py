@@ -133,7 +133,8 @@ class Settings(BaseSettings):
     """Device: `auto` (the first available of npu, cuda, cpu), `cpu`, `cuda[:N]` or `npu[:N]`."""
 
     dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
-    """Number format of the weights in memory; `auto` is fp16 on npu and cuda, fp32 on cpu."""
+    """Number format of the weights in memory. `auto` is fp16 on npu and cuda. On cpu it is bf16 for a model of
+    SDXL-Turbo's size if the processor has AMX or AVX512-BF16, else fp32."""
 
     vae_dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """Number format of the VAE, chosen when it is loaded. `auto` is the format of the other weights, except that it is
@@ -160,8 +161,8 @@ class Settings(BaseSettings):
 
     batching: Literal["off", "exact", "fast"] = "exact"
     """Combine waiting requests of the same mode, size, steps and strength into one device call: `exact` only if a
-    request gives the same bytes alone and in any batch, `fast` wherever batching is faster, although pictures may
-    differ by rounding (1 of 255 levels on the CPU), `off` never."""
+    request gives the same bytes alone and in any batch, `fast` also if pictures then differ by rounding (1 of 255 levels
+    on the CPU in fp32), `off` never. Both use the batch sizes that the calls so far have shown to be faster."""
 
     max_batch: int = Field(default=8, ge=1, le=64)
     """Maximum number of pictures in a device call that combines several requests."""
