@@ -161,8 +161,8 @@ class Settings(BaseSettings):
 
     batching: Literal["off", "exact", "fast"] = "exact"
     """Combine waiting requests of the same mode, size, steps and strength into one device call: `exact` only if a
-    request gives the same bytes alone and in any batch, `fast` also if pictures then differ by rounding (1 of 255 levels
-    on the CPU in fp32), `off` never. Both use the batch sizes that the calls so far have shown to be faster."""
+    request gives the same bytes alone and in any batch, `fast` also if pictures then differ by rounding (1 of 255
+    levels on the CPU in fp32), `off` never. Both use the batch sizes that earlier calls have shown to be faster."""
 
     max_batch: int = Field(default=8, ge=1, le=64)
     """Maximum number of pictures in a device call that combines several requests."""

@@ -95,8 +95,6 @@ def open_device(name: str, *, allow_tf32: bool = False) -> TorchDevice:
     """
     kind, _, number = (_first_available() if name == "auto" else name).partition(":")
     if kind == "cpu":
-        if platform.libc_ver()[0] == "glibc":  # other C libraries lack mallopt
-            _keep_freed_memory()
         return TorchDevice(torch.device("cpu"))
     index = int(number or 0)
     if kind == "npu":
@@ -143,12 +141,15 @@ def _open_cuda(index: int, *, allow_tf32: bool) -> torch.device:
     return device
 
 
-def _keep_freed_memory() -> None:
-    """Configure glibc to keep freed memory for the next picture.
+def keep_freed_memory() -> None:
+    """Configure glibc to keep freed memory for the next picture. For a CPU, when its weights are loaded.
 
     By default glibc returns each large block to the system. The next picture's blocks are then zeroed and faulted in
     page by page: a sixth of the CPU time of the VAE at 512x512. The kept memory is bounded by the largest call's peak.
+    Other C libraries lack mallopt, and keep theirs.
     """
+    if platform.libc_ver()[0] != "glibc":
+        return
     libc = ctypes.CDLL(None)
     mmap_threshold, trim_threshold, arena_max = -3, -1, -8  # mallopt(3); the numbers are malloc.h's
     # Older versions of glibc accept at most 32 MiB.

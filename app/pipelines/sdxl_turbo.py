@@ -14,13 +14,11 @@ from safetensors import safe_open
 from app.errors import DeviceUnavailableError, WeightsError, first_line
 from app.pipelines.base import LoadedPipelines, Mode, buckets
 from app.pipelines.batch_sizes import BatchSizes
-from app.pipelines.device import LARGE_UNET, choose_dtype, choose_vae_dtype, open_device
+from app.pipelines.device import LARGE_UNET, choose_dtype, choose_vae_dtype, keep_freed_memory, open_device
 from app.pipelines.device_errors import device_errors
 from app.pipelines.diffusion import SdxlTurboPipeline
 from app.pipelines.networks.choice import choose_networks
 from app.pipelines.networks.cpu import fit_to_cpu
-from app.pipelines.networks.exact import predicts_alike_in_a_batch
-from app.pipelines.networks.plain import Networks
 from app.pipelines.npu import setup as npu
 from app.pipelines.prompts import PromptEncoder
 from app.pipelines.work import StageTimes
@@ -77,6 +75,7 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
         txt2img.to(device.torch_device)
     if kind == "cpu":
         fit_to_cpu(txt2img)
+        keep_freed_memory()
     if kind == "cuda":  # tensor cores take convolutions channels last; Ascend has layouts of its own
         for network in (txt2img.unet, txt2img.vae):
             network.to(memory_format=torch.channels_last)
@@ -89,7 +88,7 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
     tokenizers = (txt2img.tokenizer, txt2img.tokenizer_2)
     cache_bytes = settings.prompt_cache_bytes
     prompts = PromptEncoder(tokenizers, networks.encode_text, device.torch_device, cache_bytes=cache_bytes)
-    sizes = _choose_batch_sizes(txt2img, networks, settings)
+    sizes = _choose_batch_sizes(settings, kind)
     stage_times = StageTimes()
     pipelines = {
         mode: SdxlTurboPipeline(pipe, networks, prompts, device, sizes, stage_times)
@@ -205,13 +204,9 @@ def _has_graphs(settings: Settings) -> bool:
     return settings.compile == "on" or settings.npu_graphs
 
 
-def _choose_batch_sizes(pipe: Any, networks: Networks, settings: Settings) -> BatchSizes:
-    sizes = buckets(settings.max_batch) if _has_graphs(settings) else range(1, settings.max_batch + 1)
+def _choose_batch_sizes(settings: Settings, kind: str) -> BatchSizes:
     if settings.batching == "off":
         return BatchSizes([1])
-    if pipe.unet.device.type != "cpu":
-        return BatchSizes(None if settings.batching == "exact" else sizes)
-    if settings.batching == "fast" or predicts_alike_in_a_batch(pipe, networks.predict_noise):
-        return BatchSizes(sizes)
-    _log.warning("On this CPU, a batch changes the pictures: TURBO_BATCHING=exact makes pictures one by one.")
-    return BatchSizes([1])
+    if settings.batching == "exact" and kind != "cpu":
+        return BatchSizes(None)
+    return BatchSizes(buckets(settings.max_batch) if _has_graphs(settings) else range(1, settings.max_batch + 1))

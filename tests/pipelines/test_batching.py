@@ -141,17 +141,17 @@ def test_fast_is_within_one_level_of_what_is_made_alone(exact: LoadedPipelines, 
     assert differences, "there would be no need of exact"
 
 
+@pytest.mark.usefixtures("any_batch_pays")
 def test_where_a_batch_changes_pictures_exact_makes_them_one_by_one(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    exact: LoadedPipelines, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As on a processor whose libraries round otherwise: the start's self-test finds it."""
-    with monkeypatch.context() as patch:
-        patch.setattr("app.pipelines.networks.exact.COMPARED", frozenset())
-        patch.setattr("app.pipelines.networks.exact.BY_SAMPLE", {})
-        other = load(tiny_folder)
-    assert "TURBO_BATCHING=exact makes pictures one by one" in caplog.text
-    batch = random_batch(Mode.TXT2IMG, random.Random(4))
-    assert set(_samples(other, batch)) == {1}
+    """As on a processor whose libraries round otherwise: the first batch of a shape finds it."""
+    monkeypatch.setattr("app.pipelines.networks.exact.COMPARED", frozenset())
+    monkeypatch.setattr("app.pipelines.networks.exact.BY_SAMPLE", {})
+    other, batch = load(tiny_folder), [kind(64)] * 3
+    for _ in range(2):
+        assert np.array_equal(pixels(other, batch), pixels(exact, batch[:1]) * 3)
+    assert caplog.text.count("3 pictures at once change each other") == 1
 
 
 def kind(width: int, *, height: int = 64, steps: int = 1) -> Txt2ImgParams:

@@ -97,8 +97,26 @@ def test_functions_that_end_their_vectors_otherwise_are_always_computedby_sample
 def test_a_single_sample_is_computed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """So what comes alone costs nothing, and is what batches are compared with."""
     seen = count_by_sample(monkeypatch)
-    predict = exact_in_batches(F.silu)
-    predict(torch.ones(1, 2))
+    predict = exact_in_batches(lambda latents, _: F.silu(latents))
+    predict(torch.ones(1, 2), torch.tensor(1.0))
     assert not seen
-    predict(torch.ones(2, 2))
+    predict(torch.ones(2, 2), torch.tensor(1.0))
     assert seen
+
+
+@pytest.mark.parametrize("error", [0.0, 1e-6])
+def test_the_first_batch_of_a_shape_shows_whether_anything_else_rounds_otherwise(error: float) -> None:
+    """Then samples of this shape are computed one by one, with the conditions that belong to each."""
+    given: list[int] = []
+
+    def predict(latents: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
+        given.append(len(latents))
+        return latents * timestep + condition + error * (len(latents) - 1)
+
+    latents, condition = torch.randn(3, 4, generator=CHANCE), torch.randn(3, 4, generator=CHANCE)
+    exact_predict = exact_in_batches(predict)
+    for _ in range(2):
+        assert torch.equal(exact_predict(latents, torch.tensor(2.0), condition), latents * 2 + condition)
+    assert given == ([3, 1, 3] if error == 0 else [3, 1, 1, 1, 1, 1, 1, 1])
+    exact_predict(latents[:2], torch.tensor(2.0), condition[:2])
+    assert given[-2:] == [2, 1] if error == 0 else given[-4:] == [2, 1, 1, 1]
