@@ -114,9 +114,11 @@ full-size: $(FULL_SIZE) ## Build a model of SDXL-Turbo's size with random weight
 $(FULL_SIZE): | $(VENV)/.test
 	@$(BIN)/python -m benchmarks.full_size
 
+# make bench SCOPE=full uses a model of SDXL-Turbo's size instead of a nano SDXL.
+SCOPE ?= nano
 bench: export TORCH_INDEX := $(TORCH_INDEX)
-bench: $(VENV)/.test ## Compare the service with its peers on this machine, and write benchmarks/RESULTS.md (about 15 minutes)
-	@$(BIN)/python -m benchmarks.compare
+bench: $(VENV)/.test ## Compare the service with its peers, and write benchmarks/RESULTS.md (15 minutes; SCOPE=full: full size, 30)
+	@$(BIN)/python -m benchmarks.compare --scope $(SCOPE)
 
 soak: $(VENV)/.test ## Load the service with ten times its capacity, and write benchmarks/SOAK.md (about 5 minutes)
 	@$(BIN)/python -m benchmarks.soak

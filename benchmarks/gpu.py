@@ -31,13 +31,12 @@ import torch
 
 from benchmarks.full_size import FOLDER, FULL, NANO, build_missing, tiny_vae_beside
 from benchmarks.support.contestants import ROOT, free_port
-from benchmarks.support.pictures import Picture, Prompts, Supply
+from benchmarks.support.pictures import Edit, Picture, Prompts, Supply
 
 _BUILD = ROOT / "build" / "bench"
 _OK = 200
 _POLL_S = 0.2
 _STOP_LIMIT_S = 90
-_BOUNDARY = "the-picture-ends-here"
 
 _H100_TFLOP_PER_S = 800
 """The speed of an H100 in large fp16 matrix products; its data sheet says 989."""
@@ -319,19 +318,8 @@ def _from_text(picture: Picture) -> Ask:
 
 
 def _from_picture(picture: Picture, png: bytes) -> Ask:
-    """Return an image-to-image request with the defaults: 2 steps at strength 0.5, so the model runs 1 step."""
-    side = str(picture.side)
-    fields = {"prompt": picture.prompt, "seed": str(picture.seed), "width": side, "height": side}
-    parts = [
-        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-        for name, value in fields.items()
-    ]
-    head = (
-        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="image.png"\r\n'
-        "Content-Type: image/png\r\n\r\n"
-    )
-    body = "".join([*parts, head]).encode() + png + f"\r\n--{_BOUNDARY}--\r\n".encode()
-    return Ask("/img2img", f"multipart/form-data; boundary={_BOUNDARY}", body)
+    edit = Edit(picture.side, picture.prompts, picture.number, png)
+    return Ask("/img2img", edit.content_type, edit.body)
 
 
 def _closed_loop(port: int, asks: Sequence[Ask], *, clients: int) -> tuple[list[Answer], float]:

@@ -10,11 +10,14 @@ from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image
 def main() -> None:
     """Do only the work that the service must do before it opens its port."""
     pipe: Any = AutoPipelineForText2Image.from_pretrained(
-        os.environ["BENCH_MODEL"], dtype=torch.float32, variant="fp16"
+        os.environ["BENCH_MODEL"],
+        dtype=getattr(torch, os.environ["BENCH_DTYPE"]),
+        variant="fp16",
+        add_watermarker=False,
     )
     pipe.set_progress_bar_config(disable=True)
     image = pipe("", num_inference_steps=1, guidance_scale=0.0, width=512, height=512).images[0]
-    other: Any = AutoPipelineForImage2Image.from_pipe(pipe)
+    other: Any = AutoPipelineForImage2Image.from_pipe(pipe, add_watermarker=False)
     other.set_progress_bar_config(disable=True)
     other("", image=image, num_inference_steps=2, strength=0.5, guidance_scale=0.0)
 

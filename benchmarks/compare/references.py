@@ -22,7 +22,10 @@ def make_references(model: Path, folder: Path, side: int, prompts: Prompts, coun
     have: Pixels = np.load(file) if file.exists() else np.empty((0, side, side, 3), dtype=np.uint8)
     if len(have) >= count:
         return
-    pipe: Any = AutoPipelineForText2Image.from_pretrained(model, dtype=torch.float32, variant="fp16")
+    # Where invisible-watermark is installed, diffusers would change the pixels of pictures from 256 px on.
+    pipe: Any = AutoPipelineForText2Image.from_pretrained(
+        model, dtype=torch.float32, variant="fp16", add_watermarker=False
+    )
     pipe.set_progress_bar_config(disable=True)
     made = [_draw(pipe, Picture(side, prompts, number)) for number in range(len(have), count)]
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,34 +1,15 @@
-"""Writes RESULTS.md: the tables, and the verdict on each target."""
+"""Writes the section of the nano scope: the tables, and the verdict on each target."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from benchmarks.compare.reactions import CONTROL
 from benchmarks.compare.results import SCENARIOS, Key, Measurement, Results
+from benchmarks.compare.sections import NONE, Target, head, table, target_table
 from benchmarks.support.contestants import CONTESTANTS
 
 _TITLES = {contestant.key: contestant.title for contestant in CONTESTANTS}
 _SERVERS = ("plain", "litserve", "bentoml", "ray")
 """The peers with an HTTP server. The best peer is one of these."""
-
-_NONE = "–"  # noqa: RUF001 - an empty cell
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One target and its measured value; None if it was not measured."""
-
-    text: str
-    value: float | None
-    bound: float
-    at_most: bool
-    shown: str = ""
-
-    @property
-    def verdict(self) -> str:
-        if self.value is None:
-            return "not measured"
-        return "met" if (self.value <= self.bound if self.at_most else self.value >= self.bound) else "**missed**"
 
 
 def targets(results: Results, ours: str = "ours") -> list[Target]:
@@ -85,14 +66,11 @@ def targets(results: Results, ours: str = "ours") -> list[Target]:
 
 
 def write(results: Results) -> str:
-    """Return RESULTS.md."""
-    return "\n".join(_lines(results)).rstrip() + "\n"
+    """Return the section."""
+    return "\n".join(_lines(results))
 
 
 def _lines(results: Results) -> Iterator[str]:
-    yield "# Results"
-    yield ""
-    yield "Written by `python -m benchmarks.compare`; [README.md](README.md) explains the measurements."
     yield f"{results.date}; {', '.join(f'{name} {value}' for name, value in results.machine.items())}."
     yield f"{', '.join(f'{name} {value}' for name, value in results.options.items())}."
     if (others := results.others_share()) is not None:
@@ -108,12 +86,12 @@ def _lines(results: Results) -> Iterator[str]:
 
 
 def _cpu_section(results: Results) -> Iterator[str]:
-    yield from _head(
+    yield from head(
         "CPU-milliseconds for each image",
         "CPU time of the whole process tree: the median of the rounds, and in brackets the lowest and the highest.",
         "Lower is better.",
     )
-    yield from _table(
+    yield from table(
         ["", *(scenario.title for scenario in SCENARIOS)],
         [
             [_TITLES[server], *(_cost(results, server, scenario.key) for scenario in SCENARIOS)]
@@ -131,7 +109,7 @@ def _cpu_section(results: Results) -> Iterator[str]:
 def _latency_section(results: Results) -> Iterator[str]:
     def cell(server: str, scenario: str, rate: float | None) -> str:
         if rate is None:
-            return _NONE
+            return NONE
         p50, p99 = (_ms(results.latency_s(server, scenario, share)) for share in (0.5, 0.99))
         return f"{rate:.1f}; {p50}, {p99}"
 
@@ -141,12 +119,12 @@ def _latency_section(results: Results) -> Iterator[str]:
         rounds = results.of(server, Key.OPEN)
         yield cell(server, Key.OPEN, rounds[0].per_second if rounds else None)
 
-    yield from _head(
+    yield from head(
         "Images per second; latency p50, p99 in ms",
         "Wall-clock figures, which other load on the machine affects. The last column is an open loop with random",
         "arrivals, at 70 % of the server's own rate with eight clients; its first figure is that rate.",
     )
-    yield from _table(
+    yield from table(
         ["", *(scenario.title for scenario in SCENARIOS), "128 px, open loop"],
         [[_TITLES[server], *cells(server)] for server in _measured(results)],
     )
@@ -155,7 +133,7 @@ def _latency_section(results: Results) -> Iterator[str]:
 
 
 def _whole_section(results: Results) -> Iterator[str]:
-    yield from _head(
+    yield from head(
         "Memory, start, and same bytes",
         "Memory is the peak of the tree's proportional set size under eight clients, while no other server runs.",
         "Same bytes: eight different requests are sent at once; the column counts the answers that are byte-identical",
@@ -165,7 +143,7 @@ def _whole_section(results: Results) -> Iterator[str]:
     rows = []
     for server in ("bare", *_measured(results)):
         found = alone.get(server)
-        same = _NONE
+        same = NONE
         if found and found.compared:
             off = f", off by {found.largest_difference}/255" if found.identical < found.compared else ""
             same = f"{found.identical} of {found.compared}{off}"
@@ -173,28 +151,28 @@ def _whole_section(results: Results) -> Iterator[str]:
         rows.append(
             [
                 _TITLES.get(server, "bare pipeline"),
-                f"{found.peak_pss_bytes / 2**20:.0f}" if found else _NONE,
-                str(found.processes) if found else _NONE,
+                f"{found.peak_pss_bytes / 2**20:.0f}" if found else NONE,
+                str(found.processes) if found else NONE,
                 _s(results.ready_s(server)),
                 _s(sorted(first)[len(first) // 2] if first else None),
                 _s(results.start_cpu_s(server)),
                 same,
             ]
         )
-    yield from _table(
+    yield from table(
         ["", "memory in MiB", "processes", "ready after s", "first picture after s", "CPU-s of start-up", "same bytes"],
         rows,
     )
 
 
 def _reaction_section(results: Results) -> Iterator[str]:
-    yield from _head(
+    yield from head(
         "Reactions under load",
         "In ms, with eight clients. Probes go to `/healthz/live` and `/healthz/ready` every 20 ms. A stall is the time",
         "by which a 5 ms sleep on the event loop was too long; net leaves out the wait for a free core. The bare event",
         "loop, an idle process beside the service, shows the share of the machine itself.",
     )
-    yield from _table(
+    yield from table(
         ["", "size", "probes, failed", "probe p99", "max", "stall p99, raw", "max, raw", "p99, net", "max, net"],
         [
             [
@@ -221,29 +199,18 @@ def _reaction_section(results: Results) -> Iterator[str]:
 
 
 def _target_section(results: Results) -> Iterator[str]:
-    yield from _head(
+    yield from head(
         "Targets",
         "A ratio of CPU times is the median of each round's ratio. Only servers count as the best peer.",
     )
     for ours in [server for server in _measured(results) if server.startswith("ours")]:
         yield f"{_TITLES[ours][0].upper()}{_TITLES[ours][1:]}:"
         yield ""
-        yield from _table(
-            ["target", "bound", "measured", ""],
-            [
-                [
-                    target.text,
-                    f"{'≤' if target.at_most else '≥'} {target.bound:g}",
-                    _NONE if target.value is None else f"{target.value:.2f}",
-                    target.verdict,
-                ]
-                for target in targets(results, ours)
-            ],
-        )
+        yield from target_table(targets(results, ours))
 
 
 def _check_section(results: Results) -> Iterator[str]:
-    yield from _head(
+    yield from head(
         "The answers",
         "Every answer was decoded and compared with the picture of diffusers' own pipeline for its prompt and seed:",
         "equal in every pixel, within 1/255 in every channel, or bad. OpenVINO's pictures stay in memory and were not",
@@ -257,30 +224,17 @@ def _check_section(results: Results) -> Iterator[str]:
         bad += [reason for found in results.alone if found.server == server for reason in found.bad]
         counts = [sum(_count(m) for m in rounds) for _count in _COUNTS]
         rows.append([_TITLES[server], *map(str, counts), f"{len(bad)}{': ' + bad[0] if bad else ''}"])
-    yield from _table(["", "equal", "within 1/255", "bad"], rows)
+    yield from table(["", "equal", "within 1/255", "bad"], rows)
 
 
 _COUNTS: tuple[Callable[[Measurement], int], ...] = (lambda m: m.exact, lambda m: m.near)
 
 
 def _version_section(results: Results) -> Iterator[str]:
-    yield "## Versions"
+    yield "### Versions"
     yield ""
     for server, found in results.versions.items():
         yield f"- {_TITLES[server]}: {', '.join(f'{name} {version}' for name, version in found.items())}"
-
-
-def _head(title: str, *lines: str) -> Iterator[str]:
-    """Yield a section's title and its first paragraph."""
-    yield from (f"## {title}", "", *lines, "")
-
-
-def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield f"|{' --- |' * len(head)}"
-    for row in rows:
-        yield f"| {' | '.join(cell.replace('|', ' ') for cell in row)} |"
-    yield ""
 
 
 def _measured(results: Results) -> list[str]:
@@ -296,7 +250,7 @@ def _best(results: Results, scenario: str) -> str | None:
 def _cost(results: Results, server: str, scenario: str) -> str:
     extremes = results.cpu_range_s(server, scenario)
     if extremes is None:
-        return _NONE
+        return NONE
     if len(results.of(server, scenario)) == 1:
         return _ms(extremes[0])
     return f"{_ms(results.cpu_s(server, scenario))} ({_ms(extremes[0])} to {_ms(extremes[1])})"
@@ -313,8 +267,8 @@ def _over(one: float | None, other: float | None) -> float | None:
 
 
 def _ms(seconds: float | None) -> str:
-    return _NONE if seconds is None else f"{1000 * seconds:.0f}"
+    return NONE if seconds is None else f"{1000 * seconds:.0f}"
 
 
 def _s(seconds: float | None) -> str:
-    return _NONE if seconds is None else f"{seconds:.1f}"
+    return NONE if seconds is None else f"{seconds:.1f}"

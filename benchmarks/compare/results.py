@@ -57,8 +57,8 @@ class Measurement:
     """CPU time of all other processes on the machine meanwhile, without the load generator."""
 
     latencies_s: list[float]
-    exact: int
-    near: int
+    exact: int = 0
+    near: int = 0
     bad: list[str]
     per_second: float | None = None
     """The rate of arrivals in an open loop."""
@@ -129,14 +129,16 @@ class Results:
         """Return the median CPU time per image."""
         return _median([m.cpu_s / m.images for m in self.of(server, scenario)])
 
-    def cpu_ratio(self, one: str | None, other: str | None, scenario: str) -> float | None:
-        """Return the median of each round's ratio of CPU time per image, one server's to another's.
+    def cpu_ratio(
+        self, one: str | None, other: str | None, scenario: str, *, other_scenario: str | None = None
+    ) -> float | None:
+        """Return the median of each round's ratio of CPU time per image: one server's to another's, or to its own.
 
-        Servers take turns in each round, so other load on the machine affects both.
+        Servers and scenarios take turns in each round, so other load on the machine affects both.
         """
         if one is None or other is None:
             return None
-        others = {m.round: m.cpu_s / m.images for m in self.of(other, scenario)}
+        others = {m.round: m.cpu_s / m.images for m in self.of(other, other_scenario or scenario)}
         return _median([m.cpu_s / m.images / others[m.round] for m in self.of(one, scenario) if others.get(m.round)])
 
     def cpu_range_s(self, server: str, scenario: str) -> tuple[float, float] | None:
@@ -169,6 +171,34 @@ class Results:
     def memory_bytes(self, server: str) -> int | None:
         """Return the peak memory under load."""
         return next((alone.peak_pss_bytes for alone in self.alone if alone.server == server), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """The largest memory of one process tree in one round of the full scope."""
+
+    server: str
+    under_load_bytes: int
+    """Proportional set size while it answers requests."""
+
+    since_start_bytes: int
+    """Resident size, the start included."""
+
+
+@dataclass(kw_only=True)
+class FullResults(Results):
+    """All results of one run of the full scope."""
+
+    peaks: list[Peak] = field(default_factory=list)
+    weights_bytes: int | None = None
+    """The model's parameters in the service's number format."""
+
+    def memory_bytes(self, server: str) -> int | None:
+        return max((peak.under_load_bytes for peak in self.peaks if peak.server == server), default=None)
+
+    def memory_since_start_bytes(self, server: str) -> int | None:
+        """Return the peak memory, the start included."""
+        return max((peak.since_start_bytes for peak in self.peaks if peak.server == server), default=None)
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -19,7 +19,7 @@ from benchmarks.support.pictures import Picture, Prompts
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / "benchmarks" / "peers"
 
-_START_LIMIT_S = 180
+_START_LIMIT_S = 300
 _REFUSAL_LIMIT_S = 20
 """A server that answers with another status than 200 may still be starting; after this time it has failed."""
 
@@ -99,8 +99,12 @@ DEFAULT = ("ours", "plain", "litserve", "bentoml", "ray", "openvino")
 
 
 def environment(model: Path, settings: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of every measured process: the same model, one thread, no network, no progress bars."""
+    """Return the environment of every measured process: the same model, no network, no progress bars.
+
+    Unless `settings` say otherwise: fp32, and one thread.
+    """
     return os.environ | {
+        "BENCH_DTYPE": "float32",
         "BENCH_MODEL": str(model),
         "BENCH_MODEL_OPENVINO": f"{model}-openvino",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -59,7 +59,7 @@ async def open_loop(port: int, path: str, pictures: Sequence[Picture], *, per_se
 
 async def _ask(connection: Connection, path: str, picture: Picture, since: float) -> Outcome:
     try:
-        answer = await connection.post(path, picture.body)
+        answer = await connection.post(path, picture.body, content_type=picture.content_type)
     except (OSError, asyncio.IncompleteReadError) as error:
         return Outcome(picture, 0, repr(error).encode(), time.perf_counter() - since)
     return Outcome(picture, answer.status, answer.body, time.perf_counter() - since)

@@ -41,6 +41,17 @@ def pss_bytes(root: int) -> int:
     return total
 
 
+def peak_rss_bytes(root: int) -> int:
+    """Return the sum of the largest resident sizes that the tree's processes have had (VmHWM), files included."""
+    total = 0
+    for pid in members(root):
+        with suppress(OSError):
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
 def anonymous_bytes(pid: int) -> int:
     """Return the memory that the process has allocated (RssAnon), without pages of files, which processes share."""
     status = Path(f"/proc/{pid}/status").read_text().splitlines()

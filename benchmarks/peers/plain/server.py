@@ -11,7 +11,9 @@ from diffusers import AutoPipelineForText2Image
 from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
-pipe: Any = AutoPipelineForText2Image.from_pretrained(os.environ["BENCH_MODEL"], dtype=torch.float32, variant="fp16")
+pipe: Any = AutoPipelineForText2Image.from_pretrained(
+    os.environ["BENCH_MODEL"], dtype=getattr(torch, os.environ["BENCH_DTYPE"]), variant="fp16"
+)
 pipe.set_progress_bar_config(disable=True)
 lock = asyncio.Lock()
 app = FastAPI()
