@@ -132,9 +132,10 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|(cuda|npu)(:\d{1,2})?)$")
     """Device: `auto` (the first available of npu, cuda, cpu), `cpu`, `cuda[:N]` or `npu[:N]`."""
 
-    dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    dtype: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     """Number format of the weights in memory. `auto` is fp16 on npu and cuda. On cpu it is bf16 for a model of
-    SDXL-Turbo's size if the processor has AMX or AVX512-BF16, else fp32."""
+    SDXL-Turbo's size if the processor has AMX or AVX512-BF16, else fp32. `int8` (cpu with VNNI or AMX) rounds the large
+    layers further: half the memory of bf16, in less time."""
 
     vae_dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """Number format of the VAE, chosen when it is loaded. `auto` is the format of the other weights, except that it is

@@ -318,7 +318,7 @@ def _load(settings: Settings, folder: Path, vae_folder: Path | None) -> Findings
     pipelines: Mapping[Mode, Any] = loaded.by_mode  # Any, because number formats and stages are behind the seam
     dtypes = pipelines[Mode.TXT2IMG].dtypes
     took = f"{time.monotonic() - started:.1f} s"
-    detail = f"{took}; UNet in {dtypes['unet']} ({loaded.dtype_reason}), VAE in {dtypes['vae']}."
+    detail = f"{took}; UNet in {loaded.dtype} ({loaded.dtype_reason}), VAE in {dtypes['vae']}."
     yield Finding("load", "OK", detail)
     return pipelines
 

@@ -22,6 +22,9 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _BF16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
 """Features of x86 processors that multiply in bf16, as `torch.cpu.get_capabilities` names them."""
 
+_INT8_UNITS = {"amx_int8": "AMX", "avx512_vnni": "AVX512-VNNI", "avx_vnni": "AVX-VNNI"}
+"""Features of x86 processors that multiply in int8 and add in int32."""
+
 LARGE_UNET = 100_000_000
 """Parameters of a UNet from which time and memory count for more than fp32's accuracy. SDXL's has 2.6 thousand million,
 the demo model's 7 million."""
@@ -162,19 +165,28 @@ def choose_dtype(name: str, device: torch.device, *, parameters: int) -> tuple[t
     """Return the dtype of a setting and, in words, the reason. `parameters` is the number of the UNet's.
 
     `auto` is fp16 on npu and cuda. On a CPU it is bf16 if the processor multiplies in bf16 and the model is large, else
-    fp32: on other processors bf16 takes twice as long as fp32, and fp16 is slow on every CPU.
+    fp32: on other processors bf16 takes twice as long as fp32, and fp16 is slow on every CPU. For `int8` it is the
+    dtype of what is not in int8.
+
+    Raises:
+        DeviceUnavailableError: The device does not multiply in int8.
     """
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    bf16_unit = next((unit for feature, unit in _BF16_UNITS.items() if capabilities.get(feature)), None)
+    if name == "int8":
+        if not any(capabilities.get(feature) for feature in _INT8_UNITS):
+            units = " or ".join(_INT8_UNITS.values())
+            raise DeviceUnavailableError(f"TURBO_DTYPE=int8 needs a CPU with {units}. Set another TURBO_DTYPE.")
+        return torch.bfloat16 if bf16_unit else torch.float32, "as TURBO_DTYPE says"
     if name != "auto":
         return _DTYPES[name], "as TURBO_DTYPE says"
     if device.type != "cpu":
         return torch.float16, f"the default on {device.type}"
-    capabilities = torch.cpu.get_capabilities()
-    unit = next((unit for feature, unit in _BF16_UNITS.items() if capabilities.get(feature)), None)
-    if unit is None:
+    if bf16_unit is None:
         return torch.float32, f"the processor has neither {' nor '.join(_BF16_UNITS.values())}"
     if parameters < LARGE_UNET:
         return torch.float32, f"a UNet of {parameters / 1e6:.1f} million parameters is too small to need bf16"
-    return torch.bfloat16, f"the processor has {unit}"
+    return torch.bfloat16, f"the processor has {bf16_unit}"
 
 
 def choose_vae_dtype(name: str, dtype: torch.dtype, *, force_upcast: bool) -> torch.dtype:

@@ -19,6 +19,7 @@ from app.pipelines.device_errors import device_errors
 from app.pipelines.diffusion import SdxlTurboPipeline
 from app.pipelines.networks.choice import choose_networks
 from app.pipelines.networks.cpu import fit_to_cpu
+from app.pipelines.networks.int8 import quantize
 from app.pipelines.npu import setup as npu
 from app.pipelines.prompts import PromptEncoder
 from app.pipelines.work import StageTimes
@@ -66,7 +67,8 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
     if settings.compile == "on" and kind != "cuda":
         hint = " For an NPU, set TURBO_NPU_GRAPHS instead." if kind == "npu" else ""
         raise DeviceUnavailableError(f"TURBO_COMPILE=on needs CUDA, and the device is {device.torch_device}.{hint}")
-    txt2img = _load_pipeline(folder, vae_folder, dtype)
+    int8 = settings.dtype == "int8"
+    txt2img = _load_pipeline(folder, vae_folder, dtype, int8=int8, int8_vae=int8 and settings.vae_dtype == "auto")
     # The VAE has one dtype for good. The pipelines convert its inputs and outputs.
     force_upcast = txt2img.vae.config.get("force_upcast", False)
     txt2img.vae.to(choose_vae_dtype(settings.vae_dtype, dtype, force_upcast=force_upcast))
@@ -108,7 +110,7 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
         device=device,
         model=model,
         device_name=str(device.torch_device),
-        dtype=str(dtype).removeprefix("torch."),
+        dtype="int8" if int8 else str(dtype).removeprefix("torch."),
         dtype_reason=dtype_reason,
         warm_up_batches=(1,) if settings.batching == "off" or kind == "cpu" else buckets(settings.max_batch),
         warm_up_limits=_COMPILE_LIMITS if _has_graphs(settings) else 2,
@@ -120,15 +122,19 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
     )
 
 
-def _load_pipeline(folder: Path, vae_folder: Path | None, dtype: torch.dtype) -> Any:
+def _load_pipeline(folder: Path, vae_folder: Path | None, dtype: torch.dtype, *, int8: bool, int8_vae: bool) -> Any:
+    # Before they are rounded to int8, weights stay in their files' format, so that their pages need no memory.
+    loading_dtype = torch.float16 if int8 else dtype
     # The other VAE first: its errors show before gigabytes are read.
-    models = {} if vae_folder is None else {"vae": _load_vae(vae_folder, dtype)}
+    models = {} if vae_folder is None else {"vae": _load_vae(vae_folder, loading_dtype)}
     with _weights_errors(f"The weights in {folder}"):
         for name, kind in _MODELS.items():
             if name == "unet":
-                models[name] = _load_unet(folder / name, dtype)
+                models[name] = _load_unet(folder / name, loading_dtype)
             elif name not in models:
-                models[name] = _load_model(kind, folder / name, dtype, variant="fp16")
+                models[name] = _load_model(kind, folder / name, loading_dtype, variant="fp16")
+            if int8_vae if name == "vae" else int8:
+                quantize(models[name], dtype)
         pipe = diffusers.AutoPipelineForText2Image.from_pretrained(
             str(folder), **models, local_files_only=True, add_watermarker=False
         )

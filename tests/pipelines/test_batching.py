@@ -79,6 +79,23 @@ def test_in_hundreds_of_random_mixes_every_picture_has_the_bytes_that_it_has_alo
         torch.set_num_threads(before)
 
 
+@pytest.mark.usefixtures("any_batch_pays")
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+@pytest.mark.parametrize("mode", list(Mode))
+def test_in_other_number_formats_a_picture_has_the_same_bytes_in_a_batch_too_and_shows_the_same(
+    exact: LoadedPipelines, tiny_folder: Path, mode: Mode, dtype: str
+) -> None:
+    if dtype == "int8" and not torch.cpu.get_capabilities().get("avx512_vnni"):
+        pytest.skip("the processor has no AVX512-VNNI")
+    chance, other = random.Random(6), load(tiny_folder, dtype=dtype)
+    for _ in range(6):
+        batch = random_batch(mode, chance)
+        for params, picture in zip(batch, pixels(other, batch), strict=True):
+            assert np.array_equal(picture, pixels(other, [params])[0]), params
+            difference = np.abs(picture.astype(int) - pixels(exact, [params])[0])
+            assert 0 < difference.mean() < 8
+
+
 def test_the_bytes_are_the_same_where_the_processor_has_no_avx512(tiny_folder: Path) -> None:
     """MKL has other kernels there, which round by the batch at other shapes; it reads this variable when it starts."""
     code = f"""

@@ -68,6 +68,26 @@ def test_on_a_cpu_auto_is_bf16_where_the_processor_and_the_model_gain_from_it_an
 
 
 @pytest.mark.parametrize(
+    ("features", "expected"),
+    [({"avx512_vnni": True, "avx512_bf16": True}, torch.bfloat16), ({"avx_vnni": True}, torch.float32)],
+)
+def test_what_is_not_in_int8_is_in_the_fastest_format(
+    features: dict[str, Any], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    assert choose_dtype("int8", CPU, parameters=SMALL)[0] is expected
+
+
+@pytest.mark.parametrize(("device", "features"), [(CUDA, {"avx512_vnni": True}), (CPU, {"avx2": True})])
+def test_int8_on_a_device_without_it_is_a_clear_error(
+    device: torch.device, features: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    with pytest.raises(DeviceUnavailableError, match=r"int8 needs a CPU with AMX or AVX512-VNNI or AVX-VNNI\. Set"):
+        choose_dtype("int8", device, parameters=LARGE)
+
+
+@pytest.mark.parametrize(
     ("name", "dtype", "force_upcast", "expected"),
     [
         ("auto", torch.float16, True, torch.float32),
