@@ -35,8 +35,8 @@ _MODELS = {
 }
 """The models of SDXL-Turbo's model_index.json."""
 
-_TENSORS_AT_ONCE = 64
-"""Tensors of the UNet that are read at once: 0.2 of 5 GB, and each time its file's header is read anew."""
+_TENSORS_AT_ONCE = 16
+"""Tensors of the UNet that are read at once: at most 0.4 of 5 GB. Each time the file's header is read anew."""
 
 _COMPILE_LIMITS = 20
 """Hang limits that a warm-up call may take if it compiles."""
@@ -123,18 +123,19 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
 
 
 def _load_pipeline(folder: Path, vae_folder: Path | None, dtype: torch.dtype, *, int8: bool, int8_vae: bool) -> Any:
-    # Before they are rounded to int8, weights stay in their files' format, so that their pages need no memory.
-    loading_dtype = torch.float16 if int8 else dtype
     # The other VAE first: its errors show before gigabytes are read.
-    models = {} if vae_folder is None else {"vae": _load_vae(vae_folder, loading_dtype)}
+    models = {} if vae_folder is None else {"vae": _load_vae(vae_folder, dtype)}
     with _weights_errors(f"The weights in {folder}"):
         for name, kind in _MODELS.items():
             if name == "unet":
-                models[name] = _load_unet(folder / name, loading_dtype)
-            elif name not in models:
-                models[name] = _load_model(kind, folder / name, loading_dtype, variant="fp16")
-            if int8_vae if name == "vae" else int8:
+                models[name] = _load_unet(folder / name, dtype, int8=int8)
+                continue
+            in_int8 = int8_vae if name == "vae" else int8
+            if name not in models:
+                models[name] = _load_model(kind, folder / name, torch.float16 if in_int8 else dtype, variant="fp16")
+            if in_int8:
                 quantize(models[name], dtype)
+                models[name].to(dtype)
         pipe = diffusers.AutoPipelineForText2Image.from_pretrained(
             str(folder), **models, local_files_only=True, add_watermarker=False
         )
@@ -165,21 +166,23 @@ def _weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.fp16.safetensors")) or sorted(folder.glob("*.fp16-*.safetensors"))
 
 
-def _load_unet(folder: Path, dtype: torch.dtype) -> Any:
+def _load_unet(folder: Path, dtype: torch.dtype, *, int8: bool) -> Any:
     """Load the UNet, some tensors at a time: diffusers maps the whole file until the last is converted, 5 GB more."""
     kind = diffusers.UNet2DConditionModel
     with torch.device("meta"):
         unet: Any = kind.from_config(kind.load_config(folder))
-    tensors = {}
     for path in _weight_files(folder):
         with safe_open(path, "pt") as file:
             names = file.offset_keys()
         for begin in range(0, len(names), _TENSORS_AT_ONCE):
             with safe_open(path, "pt") as file:  # its end frees the pages that were read
-                for name in names[begin : begin + _TENSORS_AT_ONCE]:
-                    tensors[name] = file.get_tensor(name).to(dtype)
-    _check_complete(folder, unet.load_state_dict(tensors, strict=False, assign=True).missing_keys)
-    return unet.eval()
+                some = {name: file.get_tensor(name) for name in names[begin : begin + _TENSORS_AT_ONCE]}
+            converted = {name: tensor.to(torch.float32 if int8 else dtype) for name, tensor in some.items()}
+            unet.load_state_dict(converted, strict=False, assign=True)
+            if int8:
+                quantize(unet, dtype)
+    _check_complete(folder, [name for name, parameter in unet.named_parameters() if parameter.is_meta])
+    return unet.to(dtype).eval()
 
 
 def _load_model(kind: Any, folder: Path, dtype: torch.dtype, *, variant: str | None) -> Any:

@@ -37,14 +37,18 @@ _NOT_IN_INT8 = ("time_emb", "add_embedding", "text_projection", "attentions.0.to
 
 
 def quantize(network: nn.Module, dtype: torch.dtype) -> None:
-    """Replace the large Linears and convolutions of a network in place; what remains is converted to `dtype`."""
+    """Replace the large Linears and convolutions of a network in place, as far as their weights are loaded.
+
+    `dtype` is for what remains; the caller converts it.
+    """
     for name, module in list(network.named_modules()):
         for child, layer in list(module.named_children()):
+            if any(parameter.is_meta for parameter in layer.parameters()):
+                continue
             if isinstance(layer, nn.Linear) and not any(part in f"{name}.{child}" for part in _NOT_IN_INT8):
                 setattr(module, child, Int8Linear(layer, dtype))
             elif isinstance(module, ResnetBlock2D) and child in ("conv1", "conv2") and _is_large(layer):
                 setattr(module, child, Int8Conv2d(layer, dtype))
-    network.to(dtype)
 
 
 def _is_large(conv: nn.Module) -> bool:

@@ -100,6 +100,7 @@ def test_the_large_layers_are_quantized_and_the_sensitive_ones_are_not(monkeypat
         up_block_types=("UpDecoderBlock2D",) * 2,
     )
     quantize(vae, torch.bfloat16)
+    vae.to(torch.bfloat16)
     kinds = {name: type(module) for name, module in vae.named_modules()}
     assert kinds["decoder.up_blocks.0.resnets.0.conv1"] is Int8Conv2d
     assert kinds["decoder.conv_in"] is kinds["decoder.up_blocks.0.upsamplers.0.conv"] is nn.Conv2d
