@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
+from app.settings import Settings
 from training.contact_sheet import draw_contact_sheet
 from training.evaluate import evaluate
 from training.models import make_unet, make_vae, save_pipeline
@@ -14,7 +15,7 @@ from training.unet import train_unet
 from training.vae import polish_decoder, train_vae
 
 _PACKAGED = Path(__file__).parents[1] / "app" / "weights" / "demo"
-_REPORT = Path(__file__).parent / "scores.json"
+_SCORES = Path(__file__).parent / "scores"
 
 
 def main() -> None:
@@ -23,7 +24,13 @@ def main() -> None:
     parser.add_argument("command", choices=["train", "assemble", "evaluate", "sheet"])
     parser.add_argument("--work", type=Path, default=Path("build/demo"), help="checkpoints, curves and sheets")
     parser.add_argument("--model", type=Path, default=_PACKAGED, help="the model's folder, to write or to measure")
-    parser.add_argument("--report", type=Path, default=_REPORT, help="file of the scores")
+    parser.add_argument(
+        "--dtype",
+        default="fp32",
+        choices=["fp32", "fp16", "bf16"],
+        help="number format to measure",
+    )
+    parser.add_argument("--report", type=Path, help="file of the scores; training/scores/DTYPE.json if unset")
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="the service that makes the sheet's pictures")
     parser.add_argument("--sheet", type=Path, default=Path("docs/demo.png"), help="file of the sheet")
     arguments = parser.parse_args()
@@ -40,7 +47,8 @@ def main() -> None:
         case "sheet":
             draw_contact_sheet(arguments.url, arguments.sheet)
         case _:
-            evaluate(arguments.model, arguments.report, device.type)
+            report = arguments.report or _SCORES / f"{arguments.dtype}.json"
+            evaluate(arguments.model, report, Settings(dtype=arguments.dtype, batching="off"))
 
 
 def train_text_here(work: Path, _: torch.device) -> bool:
