@@ -136,8 +136,26 @@ def scores_in(dtype: str) -> dict[str, Any]:
     return scores
 
 
+def totals(scores: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return {
+        f"{table}, {row}": cells[row]
+        for table, cells in (scores["text to image"] | scores).items()
+        for row in ("overall", "whole caption", "background differs", "whole pair")
+        if row in cells
+    }
+
+
 def test_the_model_card_shows_the_scores_that_were_measured() -> None:
     assert as_markdown(scores_in("fp32")) in CARD.read_text()
+
+
+def test_the_model_card_shows_what_bf16_changes_in_the_scores() -> None:
+    fp32, bf16 = (totals(scores_in(dtype)) for dtype in ("fp32", "bf16"))
+    assert len(fp32) == 13
+    for name, share in fp32.items():
+        cells = [f"{100 * one['share']:.1f} % of {one['of']}" for one in (share, bf16[name])]
+        points = 100 * (bf16[name]["share"] - share["share"])
+        assert f"\n| {name} | {' | '.join(cells)} | {points:+.1f} |\n" in CARD.read_text()
 
 
 def test_a_question_remembers_its_seed() -> None:
