@@ -1,4 +1,4 @@
-"""The command line of the recipe: `python -m training train`, `assemble`, `evaluate` and `sheet`."""
+"""The command line of the recipe: `python -m training train`, `assemble`, `evaluate`, `compare` and `sheet`."""
 
 import argparse
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
+from app.settings import Settings
+from training.compare import compare
 from training.contact_sheet import draw_contact_sheet
 from training.evaluate import evaluate
 from training.models import make_unet, make_vae, save_pipeline
@@ -14,16 +16,22 @@ from training.unet import train_unet
 from training.vae import polish_decoder, train_vae
 
 _PACKAGED = Path(__file__).parents[1] / "app" / "weights" / "demo"
-_REPORT = Path(__file__).parent / "scores.json"
+_SCORES = Path(__file__).parent / "scores"
 
 
 def main() -> None:
     """Run the command in the arguments."""
     parser = argparse.ArgumentParser(prog="python -m training", description="Train and measure the demo model.")
-    parser.add_argument("command", choices=["train", "assemble", "evaluate", "sheet"])
+    parser.add_argument("command", choices=["train", "assemble", "evaluate", "compare", "sheet"])
     parser.add_argument("--work", type=Path, default=Path("build/demo"), help="checkpoints, curves and sheets")
     parser.add_argument("--model", type=Path, default=_PACKAGED, help="the model's folder, to write or to measure")
-    parser.add_argument("--report", type=Path, default=_REPORT, help="file of the scores")
+    parser.add_argument(
+        "--dtype",
+        default="fp32",
+        choices=["fp32", "fp16", "bf16"],
+        help="number format to measure, or to compare with fp32",
+    )
+    parser.add_argument("--report", type=Path, help="file of the scores; training/scores/DTYPE.json if unset")
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="the service that makes the sheet's pictures")
     parser.add_argument("--sheet", type=Path, default=Path("docs/demo.png"), help="file of the sheet")
     arguments = parser.parse_args()
@@ -39,8 +47,11 @@ def main() -> None:
             assemble(arguments.work, arguments.model)
         case "sheet":
             draw_contact_sheet(arguments.url, arguments.sheet)
+        case "compare":
+            compare(arguments.model, arguments.dtype)
         case _:
-            evaluate(arguments.model, arguments.report, device.type)
+            report = arguments.report or _SCORES / f"{arguments.dtype}.json"
+            evaluate(arguments.model, report, Settings(dtype=arguments.dtype, batching="off"))
 
 
 def train_text_here(work: Path, _: torch.device) -> bool:

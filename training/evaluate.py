@@ -1,24 +1,26 @@
-"""Measures the demo model on held-out captions: pictures from diffusers' own pipelines, checked by the detector."""
+"""Measures the demo model on held-out captions: pictures from the service's pipelines, checked by the detector."""
 
 import itertools
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image
 from PIL import Image
 from tqdm import tqdm
 
+from app.pipelines.base import GenerationParams, Img2ImgParams, Txt2ImgParams
+from app.pipelines.sdxl_turbo import load_sdxl_turbo
+from app.settings import Settings
 from training.captions import caption_of
 from training.detect import background_rgb, check, find_objects, pixels_of, sharpness
 from training.latents import codes_of
-from training.scenes import COLOURS, Scene, draw, random_codes, random_layout, random_scene
+from training.scenes import COLOURS, Layout, Scene, draw, random_codes, random_layout, random_scene
 
 CAPTIONS = {"shape": 220, "pair": 120, "animal": 120, "landscape": 80}
 _OTHER_SIZES = {"256x256": (256, 256), "768x768": (768, 768), "512x768": (512, 768)}
@@ -39,40 +41,39 @@ class Question:
     seed: int
 
 
-class Model:
-    """The demo model in diffusers' pipelines, in fp32."""
+@dataclass(frozen=True)
+class Edit:
+    """A picture of 512x512, and the held-out scene that it should become, in which the attribute `changed` differs."""
 
-    def __init__(self, folder: Path, device: str) -> None:
-        self._txt2img = AutoPipelineForText2Image.from_pretrained(folder, variant="fp16", dtype=torch.float32).to(
-            device
-        )
-        self._img2img = AutoPipelineForImage2Image.from_pipe(self._txt2img)
-        for pipeline in (self._txt2img, self._img2img):
-            pipeline.set_progress_bar_config(disable=True)
+    picture: Image.Image
+    scene: Scene
+    changed: str
+    layout: Layout
+    caption: str
+    seed: int
+
+
+class Model:
+    """The demo model as the service loads it. The settings choose the device and the number formats."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self._pipelines = load_sdxl_turbo(folder, settings, model="").by_mode
 
     def draw(self, caption: str, *, seed: int, steps: int = 1, size: tuple[int, int] = (512, 512)) -> Image.Image:
         """Make a picture of size (width, height) from noise."""
-        image: Image.Image = self._txt2img(
-            caption,
-            num_inference_steps=steps,
-            guidance_scale=0.0,
-            width=size[0],
-            height=size[1],
-            generator=torch.Generator().manual_seed(seed),
-        ).images[0]
-        return image
+        width, height = size
+        return self._make(
+            Txt2ImgParams(prompt=caption, seed=seed, num_inference_steps=steps, width=width, height=height)
+        )
 
     def change(self, image: Image.Image, caption: str, *, seed: int, steps: int, strength: float) -> Image.Image:
         """Make a picture from `image`."""
-        changed: Image.Image = self._img2img(
-            caption,
-            image=image,
-            num_inference_steps=steps,
-            strength=strength,
-            guidance_scale=0.0,
-            generator=torch.Generator().manual_seed(seed),
-        ).images[0]
-        return changed
+        return self._make(
+            Img2ImgParams(prompt=caption, seed=seed, num_inference_steps=steps, strength=strength, image=image)
+        )
+
+    def _make(self, params: GenerationParams) -> Image.Image:
+        return Image.fromarray(self._pipelines[params.mode]([params])[0].pixels)
 
 
 def new_questions(counts: dict[str, int], seed: int) -> list[Question]:
@@ -137,8 +138,18 @@ def measure_variety(model: Model) -> dict[str, Any]:
     return {"background differs": _share(differ)}
 
 
-def _edits(rng: random.Random) -> Iterable[tuple[Scene, Scene, str]]:
-    """Yield a random source, a held-out scene that differs in one colour, and the attribute that differs."""
+def new_edits(count: int) -> Iterator[Edit]:
+    """Yield random drawings and, for each, a held-out scene with another colour of the object or the background."""
+    rng = random.Random(4)
+    for _ in range(count):
+        source, target, changed = _new_change(rng)
+        layout = random_layout(rng)
+        picture = draw(source, random_codes(rng), layout=layout, antialias=2)
+        yield Edit(picture, target, changed, layout, caption_of(target, rng), rng.randrange(1 << 30))
+
+
+def _new_change(rng: random.Random) -> tuple[Scene, Scene, str]:
+    """Return a random source, a held-out scene that differs in one colour, and the attribute that differs."""
     while True:
         kind = "animal" if rng.random() < 0.3 else "shape"
         source = replace(random_scene(rng, kind), size=None, position=None, style=None)
@@ -148,7 +159,7 @@ def _edits(rng: random.Random) -> Iterable[tuple[Scene, Scene, str]]:
         colour = rng.choice([name for name in COLOURS if name not in (source.background, source.colour)])
         target = replace(source, background=colour) if what == "background" else replace(source, colour=colour)
         if target.is_new:
-            yield source, target, what
+            return source, target, what
 
 
 def measure_image_to_image(model: Model, *, steps: int, strength: float, pairs: int, name: str) -> dict[str, Any]:
@@ -156,31 +167,26 @@ def measure_image_to_image(model: Model, *, steps: int, strength: float, pairs: 
 
     At full strength, the picture need not keep anything of the source.
     """
-    rng = random.Random(4)
     scores: Scores = defaultdict(list)
-    for source, target, what in tqdm(itertools.islice(_edits(rng), pairs), desc=name, total=pairs, mininterval=2):
-        layout = random_layout(rng)
-        picture = draw(source, random_codes(rng), layout=layout, antialias=2)
-        changed = model.change(
-            picture, caption_of(target, rng), seed=rng.randrange(1 << 30), steps=steps, strength=strength
-        )
-        results = check(changed, target, layout if strength < 1 else None)
+    for edit in tqdm(new_edits(pairs), desc=name, total=pairs, mininterval=2):
+        changed = model.change(edit.picture, edit.caption, seed=edit.seed, steps=steps, strength=strength)
+        results = check(changed, edit.scene, edit.layout if strength < 1 else None)
         if strength < 1:
-            before, after = (find_objects(pixels_of(image))[:1] for image in (picture, changed))
+            before, after = (find_objects(pixels_of(image))[:1] for image in (edit.picture, changed))
             results["position kept"] = any(
                 max(abs(a.x - b.x), abs(a.y - b.y)) < _STAYS for a, b in zip(before, after, strict=False)
             )
             results["size kept"] = any(abs(a.radius - b.radius) < _STAYS for a, b in zip(before, after, strict=False))
-            results["change followed"] = results[what]
+            results["change followed"] = results[edit.changed]
         for key, right in results.items():
             scores[key].append(right)
         scores["whole pair"].append(all(results.values()))
     return {key: _share(values) for key, values in scores.items()}
 
 
-def evaluate(folder: Path, report: Path, device: str) -> None:
+def evaluate(folder: Path, report: Path, settings: Settings) -> None:
     """Measure the model in `folder`, print the tables, and write them to `report` as JSON."""
-    model = Model(folder, device)
+    model = Model(folder, settings)
     questions = new_questions(CAPTIONS, seed=1)
     few = new_questions({kind: count // 4 for kind, count in CAPTIONS.items()}, seed=2)
     text = {

@@ -2,15 +2,20 @@
 
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import training.__main__
 import training.evaluate
+from app.settings import Settings
 from training.evaluate import (
     CAPTIONS,
     Model,
@@ -24,6 +29,9 @@ from training.evaluate import (
 from training.latents import codes_of
 from training.scenes import CODES, Layout, Scene, draw
 
+PROJECT = Path(training.evaluate.__file__).parents[1]
+DEMO = PROJECT / "app" / "weights" / "demo"
+CARD = DEMO / "README.md"
 FEW = {"shape": 6, "pair": 4, "animal": 4, "landscape": 4}
 LAYOUT = Layout(0.35, 0.6, 0.2)
 
@@ -123,12 +131,56 @@ def test_the_tables_show_shares_with_their_numbers() -> None:
     ]
 
 
+def scores_in(dtype: str) -> dict[str, Any]:
+    scores: dict[str, Any] = json.loads((PROJECT / "training" / "scores" / f"{dtype}.json").read_text())
+    return scores
+
+
+def totals(scores: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return {
+        f"{table}, {row}": cells[row]
+        for table, cells in (scores["text to image"] | scores).items()
+        for row in ("overall", "whole caption", "background differs", "whole pair")
+        if row in cells
+    }
+
+
 def test_the_model_card_shows_the_scores_that_were_measured() -> None:
-    project = Path(training.evaluate.__file__).parents[1]
-    scores = json.loads((project / "training" / "scores.json").read_text())
-    assert as_markdown(scores) in (project / "app" / "weights" / "demo" / "README.md").read_text()
+    assert as_markdown(scores_in("fp32")) in CARD.read_text()
+
+
+def test_the_model_card_shows_what_bf16_changes_in_the_scores() -> None:
+    fp32, bf16 = (totals(scores_in(dtype)) for dtype in ("fp32", "bf16"))
+    assert len(fp32) == 13
+    for name, share in fp32.items():
+        cells = [f"{100 * one['share']:.1f} % of {one['of']}" for one in (share, bf16[name])]
+        points = 100 * (bf16[name]["share"] - share["share"])
+        assert f"\n| {name} | {' | '.join(cells)} | {points:+.1f} |\n" in CARD.read_text()
 
 
 def test_a_question_remembers_its_seed() -> None:
     assert new_questions(FEW, 1) == new_questions(FEW, 1) != new_questions(FEW, 2)
     assert isinstance(new_questions(FEW, 1)[0], Question)
+
+
+def test_a_model_draws_in_the_number_format_of_its_settings() -> None:
+    fp32, again, bf16 = (
+        np.asarray(Model(DEMO, Settings(dtype=dtype)).draw("a red circle on blue", seed=1), np.int16)
+        for dtype in ("fp32", "fp32", "bf16")
+    )
+    assert (fp32 == again).all()
+    assert 0 < np.abs(fp32 - bf16).mean() < 3
+
+
+def test_the_command_measures_in_the_number_format_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    # The measures take a quarter of an hour.
+    monkeypatch.setattr(training.__main__, "evaluate", lambda *arguments: calls.append(arguments))
+    for options in ([], ["--dtype", "bf16"], ["--report", "mine.json"]):
+        monkeypatch.setattr(sys, "argv", ["training", "evaluate", *options])
+        training.__main__.main()
+    assert [(report.name, settings.dtype) for _, report, settings in calls] == [
+        ("fp32.json", "fp32"),
+        ("bf16.json", "bf16"),
+        ("mine.json", "fp32"),
+    ]
