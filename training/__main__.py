@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument(
         "--dtype",
         default="fp32",
-        choices=["fp32", "fp16", "bf16"],
+        choices=["fp32", "fp16", "bf16", "int8"],
         help="number format to measure, or to compare with fp32",
     )
     parser.add_argument("--report", type=Path, help="file of the scores; training/scores/DTYPE.json if unset")
