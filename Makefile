@@ -17,7 +17,7 @@ SYSTEM_PACKAGES := chromium curl docker-compose haproxy libimage-exiftool-perl n
 FULL_SIZE := build/full-size/sdxl-turbo
 
 .DEFAULT_GOAL := help
-.PHONY: help run system-programs pull test test-service test-models test-npu test-core test-api test-deploy test-playground test-long coverage lint check-pins check-deploy audit sbom licences docs format full-size bench soak train-demo eval-demo clean
+.PHONY: help run system-programs pull test test-service test-models test-npu test-core test-api test-deploy test-playground test-long test-full-size coverage lint check-pins check-deploy audit sbom licences docs format full-size bench soak train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -59,6 +59,9 @@ test-playground:
 
 test-long: $(VENV)/.test ## Run the fuzzing, shutdown and disconnect tests many more times
 	$(BIN)/pytest --long --timeout=3600 -m long
+
+test-full-size: full-size ## Build the model of full-size, and run the service on it (about 20 minutes, 10 GB of memory, 20 GB of disk)
+	$(BIN)/pytest -s --timeout=1800 tests/full_size
 
 coverage: $(VENV)/.test ## Run the tests, and report which lines of app/ they run, also in the services that they start
 	@rm -rf build/coverage && mkdir -p build/coverage

@@ -195,5 +195,15 @@ class WeightsError(StartError, code="weights_unusable"):
     """The weights are missing, damaged or not SDXL-Turbo's."""
 
 
+class MemoryTooSmallError(StartError, code="memory_too_small"):
+    """The weights do not fit into the memory that the process may use."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            f"{detail} End other programs, raise the memory limit of the container or of the process, or use a larger "
+            "machine."
+        )
+
+
 class DeviceUnavailableError(StartError, code="device_unavailable"):
     """The requested device is not available."""

@@ -4,15 +4,14 @@ import ctypes
 import gc
 import logging
 import platform
-import re
 import resource
 import sys
-from pathlib import Path
 
 import torch
 
 from app.errors import DeviceLostError, DeviceOutOfMemoryError, DeviceUnavailableError, first_line
 from app.pipelines.device_errors import device_errors
+from app.pipelines.host_memory import memory_bytes
 from app.pipelines.npu import setup as npu
 
 _log = logging.getLogger(__name__)
@@ -118,9 +117,7 @@ def open_device(name: str, *, allow_tf32: bool = False) -> TorchDevice:
 def describe(device: TorchDevice) -> tuple[str, int, int]:
     """Return the device's name (with its number and the number of visible devices), its free and total bytes."""
     if device.torch_device.type == "cpu":
-        memory = Path("/proc/meminfo").read_text(encoding="ascii")  # sysconf counts cached files as used
-        kib = dict(re.findall(r"^(\w+): +(\d+) kB$", memory, re.MULTILINE))
-        return "CPU", int(kib["MemAvailable"]) << 10, int(kib["MemTotal"]) << 10
+        return "CPU", *memory_bytes()
     module = torch.get_device_module(device.torch_device)
     free_bytes, total_bytes = module.mem_get_info(device.torch_device)
     name = module.get_device_name(device.torch_device)

@@ -11,12 +11,13 @@ import torch
 import transformers
 from safetensors import safe_open
 
-from app.errors import DeviceUnavailableError, WeightsError, first_line
+from app.errors import DeviceUnavailableError, MemoryTooSmallError, WeightsError, first_line
 from app.pipelines.base import LoadedPipelines, Mode, buckets
 from app.pipelines.batch_sizes import BatchSizes
 from app.pipelines.device import LARGE_UNET, choose_dtype, choose_vae_dtype, keep_freed_memory, open_device
 from app.pipelines.device_errors import device_errors
 from app.pipelines.diffusion import SdxlTurboPipeline
+from app.pipelines.host_memory import memory_bytes
 from app.pipelines.networks.choice import choose_networks
 from app.pipelines.networks.cpu import fit_to_cpu
 from app.pipelines.networks.int8 import quantize
@@ -38,6 +39,10 @@ _MODELS = {
 _TENSORS_AT_ONCE = 16
 """Tensors of the UNet that are read at once: at most 0.4 of 5 GB. Each time the file's header is read anew."""
 
+SPARE = 1 / 3
+"""Memory that a start takes beside the weights, as a share of these. With SDXL-Turbo's 6.9 GB in bf16, starts took up
+to 8.8 GB (make test-full-size)."""
+
 _COMPILE_LIMITS = 20
 """Hang limits that a warm-up call may take if it compiles."""
 
@@ -52,6 +57,7 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
         DeviceUnavailableError: The device does not exist, or does not support an option.
         DeviceLostError: The device failed.
         DeviceOutOfMemoryError: The weights do not fit into its memory.
+        MemoryTooSmallError: The CPU has less memory free than a start takes.
         WeightsError: diffusers cannot load the folder.
     """
     # The response reports long and cut prompts, so the libraries need not log them.
@@ -68,6 +74,9 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
         hint = " For an NPU, set TURBO_NPU_GRAPHS instead." if kind == "npu" else ""
         raise DeviceUnavailableError(f"TURBO_COMPILE=on needs CUDA, and the device is {device.torch_device}.{hint}")
     int8 = settings.dtype == "int8"
+    dtype_name = "int8" if int8 else str(dtype).removeprefix("torch.")
+    if kind == "cpu":
+        _check_memory(folder, dtype_name, 1 if int8 else dtype.itemsize, has_own_vae=vae_folder is None)
     txt2img = _load_pipeline(folder, vae_folder, dtype, int8=int8, int8_vae=int8 and settings.vae_dtype == "auto")
     # The VAE has one dtype for good. The pipelines convert its inputs and outputs.
     force_upcast = txt2img.vae.config.get("force_upcast", False)
@@ -110,7 +119,7 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
         device=device,
         model=model,
         device_name=str(device.torch_device),
-        dtype="int8" if int8 else str(dtype).removeprefix("torch."),
+        dtype=dtype_name,
         dtype_reason=dtype_reason,
         warm_up_batches=(1,) if settings.batching == "off" or kind == "cpu" else buckets(settings.max_batch),
         warm_up_limits=_COMPILE_LIMITS if _has_graphs(settings) else 2,
@@ -122,10 +131,25 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
     )
 
 
+def _check_memory(folder: Path, dtype: str, bytes_each: int, *, has_own_vae: bool) -> None:
+    """Check that a start has the memory it takes. Without, the kernel would kill the process without a word.
+
+    `bytes_each` is the size of a parameter in `dtype`.
+    """
+    models = [name for name in _MODELS if has_own_vae or name != "vae"]
+    weights_gb = bytes_each * sum(count_parameters(folder / name) for name in models) / 1e9
+    free_gb, total_gb = (size_bytes / 1e9 for size_bytes in memory_bytes())
+    if free_gb < weights_gb * (1 + SPARE):
+        raise MemoryTooSmallError(
+            f"The weights in {folder} take {weights_gb:.1f} GB of memory in {dtype}, and a start takes {SPARE:.0%} "
+            f"more. This process has {free_gb:.1f} of {total_gb:.1f} GB free."
+        )
+
+
 def _load_pipeline(folder: Path, vae_folder: Path | None, dtype: torch.dtype, *, int8: bool, int8_vae: bool) -> Any:
     # The other VAE first: its errors show before gigabytes are read.
     models = {} if vae_folder is None else {"vae": _load_vae(vae_folder, dtype)}
-    with _weights_errors(f"The weights in {folder}"):
+    with weights_errors(f"The weights in {folder}"):
         for name, kind in _MODELS.items():
             if name == "unet":
                 models[name] = _load_unet(folder / name, dtype, int8=int8)
@@ -146,13 +170,18 @@ def _load_pipeline(folder: Path, vae_folder: Path | None, dtype: torch.dtype, *,
 
 
 @contextmanager
-def _weights_errors(weights: str) -> Iterator[None]:
-    """Turn whatever a library raises for these weights into WeightsError: their files may contain anything."""
+def weights_errors(weights: str) -> Iterator[None]:
+    """Turn whatever a library raises for these weights into WeightsError: their files may contain anything.
+
+    A lack of memory becomes MemoryTooSmallError.
+    """
     try:
         yield
     except WeightsError:
         raise
     except Exception as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):  # of torch, and of mmap in safetensors
+            raise MemoryTooSmallError(f"{weights} do not fit into memory: {first_line(error)}.") from error
         raise WeightsError(f"{weights} cannot be loaded: {first_line(error)}.") from error
 
 
@@ -204,7 +233,7 @@ def _check_complete(folder: Path, missing: Collection[str]) -> None:
 def _load_vae(folder: Path, dtype: torch.dtype) -> Any:
     """Load the VAE in the folder, of the class that its config names: AutoencoderKL or AutoencoderTiny."""
     variant = "fp16" if (folder / "diffusion_pytorch_model.fp16.safetensors").is_file() else None
-    with _weights_errors(f"The VAE in {folder}"):
+    with weights_errors(f"The VAE in {folder}"):
         config = diffusers.AutoencoderKL.load_config(str(folder), local_files_only=True)
         return _load_model(getattr(diffusers, config["_class_name"]), folder, dtype, variant=variant)
 

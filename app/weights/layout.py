@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from app.errors import WeightsError
+from app.errors import MemoryTooSmallError, WeightsError
 
 PIPELINE_CLASS = "StableDiffusionXLPipeline"
 
@@ -78,6 +78,7 @@ def check_model(folder: Path) -> None:
 
     Raises:
         WeightsError: A file is missing or wrong. The text names the file and says what to do.
+        MemoryTooSmallError: A file is larger than the memory that the process may use.
     """
     if not folder.is_dir():
         raise WeightsError(f"There is no folder {folder}. Check TURBO_MODEL.")
@@ -99,6 +100,7 @@ def check_vae(folder: Path) -> None:
 
     Raises:
         WeightsError: A file is missing or wrong. The text names the file and says what to do.
+        MemoryTooSmallError: A file is larger than the memory that the process may use.
     """
     if not folder.is_dir():
         raise WeightsError(f"There is no folder {folder}. Check TURBO_VAE.")
@@ -155,6 +157,8 @@ def _check_safetensors(path: Path) -> None:
             pass
     except SafetensorError as error:
         raise WeightsError(f"{path} is damaged: {error}. Delete it and pull again.") from error
+    except MemoryError as error:  # the library maps the whole file
+        raise MemoryTooSmallError(f"{path} does not fit into memory: {error}.") from error
 
 
 def _shards(folder: Path) -> Iterator[Path]:

@@ -19,10 +19,10 @@ from diffusers import (
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from app.errors import DeadPictureError, DeviceUnavailableError, InferenceError, WeightsError
+from app.errors import DeadPictureError, DeviceUnavailableError, InferenceError, MemoryTooSmallError, WeightsError
 from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, Mode, PipelineImage, Txt2ImgParams
 from app.pipelines.diffusion import check_alive
-from app.pipelines.sdxl_turbo import load_sdxl_turbo
+from app.pipelines.sdxl_turbo import count_parameters, load_sdxl_turbo, weights_errors
 from app.settings import Settings
 from tests.support.tiny_model import shard_unet
 
@@ -200,6 +200,8 @@ def test_a_unet_in_several_files_loads_the_same(pipelines: LoadedPipelines, tiny
     folder = tmp_path / "shards"
     shutil.copytree(tiny_folder, folder)
     shard_unet(folder)
+    # The number decides about the dtype. Only a header's size differs.
+    assert count_parameters(folder / "unet") == pytest.approx(count_parameters(tiny_folder / "unet"), rel=0.01)
     assert make(load(folder), txt2img()).pixels.tobytes() == make(pipelines, txt2img()).pixels.tobytes()
 
 
@@ -260,6 +262,25 @@ def test_weights_that_diffusers_cannot_load_are_a_clear_error(tiny_folder: Path,
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a device that must not be there")
+def test_weights_larger_than_the_memory_are_a_clear_error_before_they_are_loaded(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "large"
+    shutil.copytree(tiny_folder, folder)
+    with (folder / "unet" / "more.fp16.safetensors").open("wb") as file:
+        file.truncate(4 << 40)  # takes no room on the disk
+    with pytest.raises(MemoryTooSmallError, match=r"take \d{4}\.\d GB of memory in .*, and a start takes 33% more"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(12, "Cannot allocate memory"), RuntimeError("can't allocate memory: 9 bytes")]
+)
+def test_memory_that_ends_while_weights_are_loaded_is_no_fault_of_the_weights(error: Exception) -> None:
+    with pytest.raises(MemoryTooSmallError, match="The weights do not fit into memory"), weights_errors("The weights"):
+        raise error
+
+
 def test_a_device_that_is_not_there_is_an_error_and_no_fallback(tiny_folder: Path) -> None:
     with pytest.raises(DeviceUnavailableError, match="TURBO_DEVICE=cuda:0 is not available"):
         load_sdxl_turbo(tiny_folder, Settings(device="cuda"), model="demo")

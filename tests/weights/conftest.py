@@ -65,6 +65,9 @@ sys.addaudithook(refuse)
 class Pull:
     """`python -m app pull` in a process of its own, on a weights folder beside the repository."""
 
+    timeout_s = 40.0
+    """How long the pull may take: not minutes of repeated attempts."""
+
     def __init__(self, hub: LocalHub, log: Path, prelude: str, **environment: str) -> None:
         self._log = log
         settings = {
@@ -99,7 +102,7 @@ class Pull:
         return reason
 
     def _wait(self) -> int:
-        return self.process.wait(timeout=40)
+        return self.process.wait(timeout=self.timeout_s)
 
 
 StartPull = Callable[..., Pull]

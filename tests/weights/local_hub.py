@@ -2,12 +2,14 @@
 
 import asyncio
 import hashlib
+import os
 import socket
 import threading
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 from urllib.parse import unquote
 
 import uvicorn
@@ -20,6 +22,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ALWAYS = 1_000_000
 _NEXT_COMMIT = "1123456789abcdef0123456789abcdef01234567"
 _LFS_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 20
 _CREATED = "2025-01-01T00:00:00Z"
 
 
@@ -51,6 +54,7 @@ class LocalHub:
         """If set, every request needs it."""
         self.faults: list[Fault] = []
         self.go_on = threading.Event()
+        self.stopped = False
         self.downloads: Counter[str] = Counter()
         """How often the bytes of each file were asked for."""
         self.sent_bytes: Counter[str] = Counter()
@@ -76,6 +80,7 @@ class LocalHub:
         self._thread.start()
 
     def stop(self) -> None:
+        self.stopped = True
         self.go_on.set()
         self._server.should_exit = self._server.force_exit = True
         self._thread.join()
@@ -107,29 +112,27 @@ class LocalHub:
 
     def etag(self, path: str | Path) -> str:
         """The hash of a file: of a path in the first repository, or of any absolute path."""
-        data = (self.folder / path).read_bytes()
-        if len(data) > _LFS_BYTES:
-            return hashlib.sha256(data).hexdigest()
-        return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+        file = self.folder / path
+        stat = file.stat()
+        return _hash(file, stat.st_size, stat.st_mtime_ns)
 
     def _file(self, owner: str, name: str, path: str, request: Request) -> Any:
         repository = f"{owner}/{name}"
         file, noted = self.folders[repository] / path, path if repository == REPOSITORY else f"{repository}/{path}"
         self.downloads[noted] += 1
-        data = file.read_bytes()
+        size_bytes = file.stat().st_size
         headers = {"ETag": f'"{self.etag(file)}"', "X-Repo-Commit": COMMIT}
         start = int(request.headers.get("Range", "bytes=0-")[6:-1])
-        if start and start >= len(data):
+        if start and start >= size_bytes:
             return Response(status_code=416)
         if start:
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            headers["Content-Range"] = f"bytes {start}-{size_bytes - 1}/{size_bytes}"
+        headers["Content-Length"] = str(size_bytes - start)
         fault = self._fault(noted, "damage", "cut", "hold", "redirect")
         kind = fault.kind if fault else None
         if kind == "redirect":
             return RedirectResponse("https://elsewhere.example/file?signature=secret")
-        if kind == "damage":
-            data = data[:-1] + bytes([data[-1] ^ 255])
-        return _Body(data[start:], 206 if start else 200, headers, hub=self, noted=noted, fault=kind)
+        return _Body(file, start, 206 if start else 200, headers, hub=self, noted=noted, fault=kind)
 
     # openMind Hub, as openmind_hub 1.3.0 asks it.
 
@@ -188,28 +191,52 @@ class LocalHub:
 
 
 class _Body(Response):
-    """A file's bytes in two halves, with what may go wrong between them."""
+    """A file's bytes from `start` on in two halves, with what may go wrong between them."""
 
     def __init__(
-        self, data: bytes, status: int, headers: dict[str, str], *, hub: LocalHub, noted: str, fault: int | str | None
+        self, file: Path, start: int, status: int, headers: dict[str, str], *, hub: LocalHub, noted: str, fault: object
     ) -> None:
-        super().__init__(data, status, headers)
+        super().__init__(None, status, headers)
+        self._file = file
+        self._start = start
         self._hub = hub
         self._noted = noted
         self._fault = fault
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await self._send(send, self.body[: len(self.body) // 2], more=True)
-        if self._fault == "cut":
-            return  # the server hangs up on an answer that was left unfinished
-        while self._fault == "hold" and not self._hub.go_on.is_set():  # noqa: ASYNC110 - set by another thread
-            await asyncio.sleep(0.01)
-        await self._send(send, self.body[len(self.body) // 2 :], more=False)
+        with self._file.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            middle = self._start + (end - self._start) // 2
+            file.seek(self._start)
+            await self._send(send, file, middle)
+            if self._fault == "cut":
+                return  # the server hangs up on an answer that was left unfinished
+            while self._fault == "hold" and not self._hub.go_on.is_set():  # noqa: ASYNC110 - set by another thread
+                await asyncio.sleep(0.01)
+            if not self._hub.stopped:
+                await self._send(send, file, end, last=True)
 
-    async def _send(self, send: Send, data: bytes | memoryview, *, more: bool) -> None:
-        await send({"type": "http.response.body", "body": bytes(data), "more_body": more})
-        self._hub.sent_bytes[self._noted] += len(data)
+    async def _send(self, send: Send, file: BinaryIO, until: int, *, last: bool = False) -> None:
+        """Send the file's bytes from its position on, piece by piece: a file may be larger than the memory."""
+        while True:
+            data = file.read(min(_PIECE_BYTES, until - file.tell()))
+            more = file.tell() < until
+            if last and not more and self._fault == "damage":
+                data = data[:-1] + bytes([data[-1] ^ 255])
+            await send({"type": "http.response.body", "body": data, "more_body": more or not last})
+            self._hub.sent_bytes[self._noted] += len(data)
+            if not more:
+                return
+
+
+@lru_cache(maxsize=1000)
+def _hash(file: Path, size_bytes: int, _changed_ns: int) -> str:
+    with file.open("rb") as opened:
+        if size_bytes > _LFS_BYTES:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+        content = opened.read()
+    return hashlib.sha1(b"blob %d\0" % size_bytes + content, usedforsecurity=False).hexdigest()
 
 
 def _data(data: Any) -> dict[str, Any]:

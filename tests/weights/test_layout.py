@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,3 +216,24 @@ def test_each_fault_of_a_vae_is_an_error_that_names_the_file(
     harm(folder)
     with pytest.raises(WeightsError, match=reason):
         check_vae(folder)
+
+
+def test_a_file_larger_than_the_address_space_is_a_lack_of_memory_and_no_damage(folder: Path) -> None:
+    numbers = 2 << 30
+    tensor = {"x": {"dtype": "F16", "shape": [numbers], "data_offsets": [0, 2 * numbers]}}
+    header = json.dumps(tensor).encode()
+    path = folder / UNET
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2 * numbers)  # takes no room on the disk
+    code = f"""
+from pathlib import Path
+from app.errors import MemoryTooSmallError
+from app.weights.layout import check_model
+try:
+    check_model(Path({str(folder)!r}))
+except MemoryTooSmallError as error:
+    print(error)
+"""
+    said = subprocess.check_output(["prlimit", f"--as={2 << 30}", sys.executable, "-c", code], text=True)
+    assert said.startswith(f"{path} does not fit into memory: Cannot allocate memory")

@@ -61,6 +61,29 @@ def test_a_product_that_rounds_alike_is_computed_at_once_after_one_comparison(mo
     assert linear.calls == [3, 1, 1, 1, 3, 3]
 
 
+def test_in_16_bits_one_row_a_sample_has_the_bits_that_it_has_alone_whatever_the_first_comparison_says() -> None:
+    """As SDXL's embedding of time: on a CPU with AMX, a quarter of such results differ in a batch, by one value."""
+    weight = torch.randn(1280, 1280, generator=CHANCE).to(torch.bfloat16) / 36
+    linear = F.linear
+    with ExactBatches():
+        for _ in range(100):
+            x = torch.randn(2, 1280, generator=CHANCE).to(torch.bfloat16)
+            together = linear(x, weight)
+            assert torch.equal(together, torch.cat([linear(x[:1], weight), linear(x[1:], weight)]))
+
+
+def test_only_a_large_result_in_16_bits_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = (Linear(error=0) for _ in range(2))
+    for linear, rows in ((small, 1), (large, 1 << 15)):
+        weight, x = torch.ones(3, 5, dtype=torch.bfloat16), torch.ones(3, rows, 5, dtype=torch.bfloat16)
+        monkeypatch.setattr(exact, "COMPARED", {linear})
+        mode = ExactBatches()
+        for _ in range(2):
+            mode.__torch_function__(linear, (), (x, weight))
+    assert small.calls == [3, *([1] * 6)]
+    assert large.calls == [3, 1, 1, 1, 3]
+
+
 def test_each_layer_shape_layout_and_number_of_threads_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library may choose another kernel for each."""
     seen = count_by_sample(monkeypatch)
