@@ -1,6 +1,7 @@
 """SDXL-Turbo's loader: one set of weights for both modes, on one device."""
 
 import logging
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,7 +76,7 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
         raise DeviceUnavailableError(f"TURBO_COMPILE=on needs CUDA, and the device is {device.torch_device}.{hint}")
     int8 = settings.dtype == "int8"
     dtype_name = "int8" if int8 else str(dtype).removeprefix("torch.")
-    if kind == "cpu":
+    if kind == "cpu" and sys.platform == "linux":
         _check_memory(folder, dtype_name, 1 if int8 else dtype.itemsize, has_own_vae=vae_folder is None)
     txt2img = _load_pipeline(folder, vae_folder, dtype, int8=int8, int8_vae=int8 and settings.vae_dtype == "auto")
     # The VAE has one dtype for good. The pipelines convert its inputs and outputs.
