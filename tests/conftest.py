@@ -65,6 +65,14 @@ def tiny_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def any_batch_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let real pipelines in this process take batches of any allowed size; at first they would take 2."""
+    from app.pipelines.batch_sizes import BatchSizes  # noqa: PLC0415 - tests without pipelines need not import it
+
+    monkeypatch.setattr(BatchSizes, "limit", lambda self, key: max(self._allowed(key)))
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):

@@ -40,6 +40,7 @@ def painted_by(url: str) -> dict[Wish, list[Image.Image]]:
         return {wish: pictures(wish.send(client)) for wish in WORK}
 
 
+@pytest.mark.usefixtures("any_batch_pays")
 def test_whatever_the_process_outlives_everybody_gets_their_pictures_or_is_told_and_all_is_as_before(
     npu: Npu, tiny_folder: Path
 ) -> None:

@@ -36,7 +36,7 @@ def pictures(service: Service) -> list[bytes]:
 
 def test_in_fp32_every_picture_is_the_cpu_s_byte_for_byte(npu: Npu, start_server: StartServer) -> None:
     """The CPU's pictures come from a process without the simulator, with the VAE in the NPU's memory format."""
-    same_layout = "from app.pipelines import sdxl_turbo\nsdxl_turbo._settle_memory_format = lambda *_: None"
+    same_layout = "from app.pipelines import sdxl_turbo\nsdxl_turbo.fit_to_cpu = lambda _: None"
     url = start_server(prelude=same_layout, model="demo", device="cpu").wait_until_started()
     with asking(url) as cpu, service_on_npu() as service:
         assert service.client.get("/healthz/ready").json()["device"] == "npu:0"

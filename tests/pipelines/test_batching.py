@@ -27,12 +27,6 @@ def load(folder: Path, **options: Any) -> LoadedPipelines:
     return load_sdxl_turbo(folder, Settings(device="cpu", **options), model="tiny")
 
 
-@pytest.fixture
-def any_batch_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a batch is as large as it was found to pay: at first 2."""
-    monkeypatch.setattr(BatchSizes, "limit", lambda self, key: max(self._allowed(key)))
-
-
 @pytest.fixture(scope="module")
 def exact(tiny_folder: Path) -> LoadedPipelines:
     return load(tiny_folder)

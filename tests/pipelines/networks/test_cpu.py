@@ -10,7 +10,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.pipelines.networks.cpu import fit_to_cpu
+from app.pipelines.networks.cpu import _PlainResnet, fit_to_cpu
 
 CHANCE = torch.Generator().manual_seed(0)
 
@@ -61,14 +61,20 @@ def test_small_convolutions_stay_as_they_are_to_the_last_bit() -> None:
 
 
 @pytest.mark.parametrize("out_channels", [32, 64])
-@pytest.mark.parametrize("temb_channels", [None, 16])
-def test_a_block_without_divisions_by_1_rounds_as_it_did(out_channels: int, temb_channels: int | None) -> None:
-    block = with_random_weights(ResnetBlock2D(in_channels=32, out_channels=out_channels, temb_channels=temb_channels))
+@pytest.mark.parametrize(("temb_channels", "norm"), [(16, "default"), (None, "default"), (None, "group")])
+def test_a_block_without_divisions_by_1_rounds_as_it_did(
+    out_channels: int, temb_channels: int | None, norm: str
+) -> None:
+    """The VAE's decoder has blocks without a time embedding, but with a norm for one."""
+    block = with_random_weights(
+        ResnetBlock2D(in_channels=32, out_channels=out_channels, temb_channels=temb_channels, time_embedding_norm=norm)
+    )
     x = torch.randn(2, 32, 5, 6, generator=CHANCE)
     before = x.clone()
     temb = torch.randn(2, 16, generator=CHANCE) if temb_channels else None
     plain = block(x, temb)
     assert torch.equal(fitted(block, channels=32)(x, temb), plain)
+    assert isinstance(block.forward, _PlainResnet)
     assert torch.equal(x, before), "nothing is overwritten that others use"
 
 
