@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ def interrupted_twice(
             assert pull.process.wait(60) != 0
         present = {str(path.relative_to(folder)): _present(weights, hub.etag(path)) for path in _files(folder)}
         hub.faults = []
-        hub.sent_bytes.clear()
+        hub.sent_bytes = Counter()
         began = time.monotonic()
         start().succeeds()
         yield Pulled(source, weights, present, dict(hub.sent_bytes), time.monotonic() - began)

@@ -58,6 +58,7 @@ class LocalHub:
         self.downloads: Counter[str] = Counter()
         """How often the bytes of each file were asked for."""
         self.sent_bytes: Counter[str] = Counter()
+        """Bytes of each file that were sent to requests since this counter was set."""
         self.port = 0
         self._certificate = certificate
         self._routes = FastAPI()
@@ -200,6 +201,7 @@ class _Body(Response):
         self._file = file
         self._start = start
         self._hub = hub
+        self._sent_bytes = hub.sent_bytes  # the counter of this time: a killed client's answer may still be on its way
         self._noted = noted
         self._fault = fault
 
@@ -225,7 +227,7 @@ class _Body(Response):
             if last and not more and self._fault == "damage":
                 data = data[:-1] + bytes([data[-1] ^ 255])
             await send({"type": "http.response.body", "body": data, "more_body": more or not last})
-            self._hub.sent_bytes[self._noted] += len(data)
+            self._sent_bytes[self._noted] += len(data)
             if not more:
                 return
 
