@@ -17,7 +17,7 @@ from benchmarks.compare.full import (
     titles,
 )
 from benchmarks.compare.results import FullResults
-from benchmarks.compare.sections import NONE, Target, head, table, target_table
+from benchmarks.compare.sections import NONE, Target, head, over, table, target_table
 
 _TITLES = titles()
 
@@ -53,11 +53,11 @@ def targets(results: FullResults) -> list[Target]:
             1.8,
             False,
         ),
-        Target("peak memory relative to OpenVINO GenAI", _over(memory, results.memory_bytes(OPENVINO)), 0.7, True),
-        Target("peak memory relative to the weights as served", _over(memory, weights), 1.3, True),
+        Target("peak memory relative to OpenVINO GenAI", over(memory, results.memory_bytes(OPENVINO)), 0.7, True),
+        Target("peak memory relative to the weights as served", over(memory, weights), 1.3, True),
         Target(
             "time until ready relative to the bare pipeline",
-            _over(results.ready_s(OURS), results.ready_s("bare")),
+            over(results.ready_s(OURS), results.ready_s("bare")),
             1.2,
             True,
         ),
@@ -117,10 +117,6 @@ def _cost(results: FullResults, server: str, scenario: str) -> str:
     shown = _shown(results.cpu_s(server, scenario), 2)
     several = len(results.of(server, scenario)) > 1
     return f"{shown} ({extremes[0]:.2f} to {extremes[1]:.2f})" if several else shown
-
-
-def _over(one: float | None, other: float | None) -> float | None:
-    return one / other if one is not None and other else None
 
 
 def _shown(value: float | None, digits: int) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from benchmarks.compare.reactions import CONTROL
 from benchmarks.compare.results import SCENARIOS, Key, Measurement, Results
-from benchmarks.compare.sections import NONE, Target, head, table, target_table
+from benchmarks.compare.sections import NONE, Target, head, over, table, target_table
 from benchmarks.support.contestants import CONTESTANTS
 
 _TITLES = {contestant.key: contestant.title for contestant in CONTESTANTS}
@@ -22,11 +22,11 @@ def targets(results: Results, ours: str = "ours") -> list[Target]:
         return results.cpu_ratio(peer, ours, scenario)
 
     best_small, best_large = _best(results, Key.SMALL_EIGHT), _best(results, Key.LARGE_EIGHT)
-    memory = _over(results.memory_bytes(ours), results.memory_bytes("plain"))
+    memory = over(results.memory_bytes(ours), results.memory_bytes("plain"))
     reactions = [found for found in results.reactions if found.server == ours]
     p99 = max((found.p99_s for found in reactions), default=None)
     stall = max((found.net_lag_max_s for found in reactions), default=None)
-    eight_to_one = _over(results.cpu_s(ours, Key.LARGE_EIGHT), results.cpu_s(ours, Key.LARGE_FRESH))
+    eight_to_one = over(results.cpu_s(ours, Key.LARGE_EIGHT), results.cpu_s(ours, Key.LARGE_FRESH))
     cpu = "CPU time per image"
     return [
         Target(f"512 px, one client, one prompt: {cpu} relative to plain", ratio(Key.LARGE_KEPT, "plain"), 0.68, True),
@@ -58,7 +58,7 @@ def targets(results: Results, ours: str = "ours") -> list[Target]:
         Target("peak memory relative to plain", memory, 1.1, True),
         Target(
             "time until ready relative to the bare pipeline",
-            _over(results.ready_s(ours), results.ready_s("bare")),
+            over(results.ready_s(ours), results.ready_s("bare")),
             1.2,
             True,
         ),
@@ -260,10 +260,6 @@ def _named(results: Results, server: str | None) -> str:
     missing = [_TITLES[other] for other in _SERVERS if other not in _measured(results)]
     without = f"; not measured: {', '.join(missing)}" if missing else ""
     return f" ({_TITLES[server]}{without})" if server else ""
-
-
-def _over(one: float | None, other: float | None) -> float | None:
-    return one / other if one is not None and other else None
 
 
 def _ms(seconds: float | None) -> str:

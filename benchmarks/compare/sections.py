@@ -66,3 +66,8 @@ def target_table(targets: Sequence[Target]) -> Iterator[str]:
             for target in targets
         ],
     )
+
+
+def over(one: float | None, other: float | None) -> float | None:
+    """Return the ratio of two figures; None if one of them is missing."""
+    return one / other if one is not None and other else None

@@ -32,30 +32,31 @@ def cpu_seconds(root: int) -> float:
 
 def pss_bytes(root: int) -> int:
     """Return the tree's proportional set size: memory that processes share is counted once."""
-    total = 0
-    for pid in members(root):
-        with suppress(OSError):
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1]) * 1024
-    return total
+    return _tree_bytes(root, "smaps_rollup", "Pss")
 
 
 def peak_rss_bytes(root: int) -> int:
     """Return the sum of the largest resident sizes that the tree's processes have had (VmHWM), files included."""
-    total = 0
-    for pid in members(root):
-        with suppress(OSError):
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    total += int(line.split()[1]) * 1024
-    return total
+    return _tree_bytes(root, "status", "VmHWM")
 
 
 def anonymous_bytes(pid: int) -> int:
     """Return the memory that the process has allocated (RssAnon), without pages of files, which processes share."""
-    status = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon:"))
+    return _field_bytes(pid, "status", "RssAnon")
+
+
+def _tree_bytes(root: int, file: str, field: str) -> int:
+    """Return the sum of a size over the tree, without processes that have ended meanwhile."""
+    total = 0
+    for pid in members(root):
+        with suppress(OSError, StopIteration):
+            total += _field_bytes(pid, file, field)
+    return total
+
+
+def _field_bytes(pid: int, file: str, field: str) -> int:
+    lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def run_delay_s(pid: int) -> float:

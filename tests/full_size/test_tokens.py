@@ -25,7 +25,7 @@ def ids(model: Path, prompt: str, name: str) -> tuple[list[int], int]:
     return only, tokens
 
 
-@pytest.mark.parametrize("prompt", [*(prompt for prompt in PROMPTS if prompt not in CLEANED)])
+@pytest.mark.parametrize("prompt", PROMPTS)
 def test_both_text_encoders_get_the_ids_of_the_original_tokenizer_cut_at_77(model: Path, prompt: str) -> None:
     expected, tokens = original_input(prompt), len(original_tokens(prompt))
     assert ids(model, prompt, "tokenizer_2") == (expected, tokens)

@@ -39,7 +39,7 @@ class Pulled:
     """The story of a pull that was interrupted twice.
 
     Attributes:
-        source: What was pulled.
+        source: The weights that were pulled.
         weights: The weights folder.
         kept_bytes: The bytes of each file that were in the weights folder before the last pull.
         sent_bytes: The bytes of each file that the hub sent to the last pull.

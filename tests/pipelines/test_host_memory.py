@@ -10,7 +10,7 @@ from app.pipelines.host_memory import memory_bytes
 
 GIB = 1 << 30
 NO_LIMIT = 9223372036854771712
-"""What version 1 of cgroups has for a cgroup without a limit."""
+"""The limit that version 1 shows for a cgroup without a limit."""
 
 
 def write(path: Path, text: str) -> None:

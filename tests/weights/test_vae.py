@@ -26,7 +26,7 @@ NAME = "madebyollin/taesdxl"
 CONFIG = f"{NAME}/config.json"
 WEIGHTS = f"{NAME}/diffusion_pytorch_model.safetensors"
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
-# What the repository has besides: https://huggingface.co/madebyollin/taesdxl/commit/b581b405a4be617b15c80368c62b65c2fea5495d
+# The repository's other files: https://huggingface.co/madebyollin/taesdxl/commit/b581b405a4be617b15c80368c62b65c2fea5495d
 OTHERS = ("README.md", "diffusion_pytorch_model.bin", "taesdxl_decoder.safetensors", "taesdxl_encoder.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""What makes diffusers' networks faster on a CPU, at SDXL-Turbo's size.
+"""Changes that make diffusers' networks faster on a CPU, at SDXL-Turbo's size.
 
 A CPU is bound by arithmetic there: the matrix products of the UNet and the convolutions of the VAE take nine tenths of
 the time, at nearly the processor's peak. So what counts is arithmetic that need not be done, and passes over memory.
@@ -48,7 +48,7 @@ class _FoldedUpsample:
     """
 
     def __init__(self, upsample: Upsample2D) -> None:
-        self._plain = type(upsample).forward.__get__(upsample)
+        self._plain = upsample.forward
         conv = upsample.conv
         flipped = conv.weight.detach().float().flip(2, 3).transpose(0, 1)
         folded = torch.stack([F.pad(flipped, (x, 1 - x, y, 1 - y)) for x in (0, 1) for y in (0, 1)]).sum(0)

@@ -37,7 +37,6 @@ BY_SAMPLE: dict[Operation, int] = {
 }
 """Operations that are computed by sample, and how many of their arguments, the first ones, have samples."""
 
-
 _TELLING = 1 << 16
 """Values of a result in 16 bits from which a comparison tells, because rounding to 16 bits hides other orders of sums.
 In bf16 with AVX512-BF16, a linear with one row a sample differed at one value of 7,000, so most results of 2,560 values
