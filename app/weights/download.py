@@ -128,10 +128,32 @@ class _HuggingFaceHub(_Hub):
     def fetch(self, file: _HubFile) -> Path:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415 - as above
 
-        # Each download has its own temporary name, so the client never reuses the file of a killed download.
-        for left_over in self.blobs.glob(f"{file.hash}.*.incomplete"):
-            left_over.unlink()
+        if len(file.hash) == _SHA256_DIGITS and not (self.blobs / file.hash).exists():
+            self._fetch_blob(file)
         return Path(hf_hub_download(self.source.repo_id, file.path, revision=file.revision, cache_dir=self.cache_dir))
+
+    def _fetch_blob(self, file: _HubFile) -> None:
+        """Download a large file to its place in the cache, and go on where a killed download stopped.
+
+        hf_hub_download begins a killed file anew, since version 2: it gives each download its own temporary name. Then
+        it finds this file in the cache.
+        """
+        from huggingface_hub import hf_hub_url  # noqa: PLC0415 - as above
+        from huggingface_hub.file_download import http_get  # noqa: PLC0415
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # noqa: PLC0415
+
+        self.blobs.mkdir(parents=True, exist_ok=True)
+        part = _left_over(self, file)
+        with part.open("ab") as stream:
+            http_get(
+                hf_hub_url(self.source.repo_id, file.path, revision=file.revision),
+                stream,
+                resume_size=stream.tell(),
+                headers=build_hf_headers(),
+                expected_size=file.size_bytes,
+                displayed_filename=file.path,
+            )
+        part.replace(self.blobs / file.hash)
 
 
 class _OpenMindHub(_Hub):
@@ -168,10 +190,7 @@ class _OpenMindHub(_Hub):
     def fetch(self, file: _HubFile) -> Path:
         from openmind_hub import om_hub_download  # noqa: PLC0415 - as above
 
-        # The client would request the rest of a complete leftover, which has no rest, and always get 416.
-        left_over = self.blobs / f"{file.hash}.incomplete"
-        if left_over.exists() and left_over.stat().st_size >= file.size_bytes:
-            left_over.unlink()
+        _left_over(self, file)
         cache_dir = str(self.cache_dir)
         fetch = partial(om_hub_download, self.source.repo_id, file.path, revision=file.revision, cache_dir=cache_dir)
         # For wrong bytes the client raises ValueError but keeps the file; the second call returns it, to be verified.
@@ -180,10 +199,21 @@ class _OpenMindHub(_Hub):
         return Path(fetch())
 
 
+def _left_over(hub: _Hub, file: _HubFile) -> Path:
+    """Return the place of a file's first bytes, which an interrupted pull leaves.
+
+    If all are there, they are removed: a client would request the rest, which does not exist, and always get 416.
+    """
+    part = hub.blobs / f"{file.hash}.incomplete"
+    if part.exists() and part.stat().st_size >= file.size_bytes:
+        part.unlink()
+    return part
+
+
 def _check_room(hub: _Hub, files: list[_HubFile]) -> None:
     lacking_bytes = -shutil.disk_usage(hub.weights_dir).free
     for file in files:
-        blobs = (hub.blobs / name for name in (file.hash, f"{file.hash}.incomplete"))
+        blobs = (hub.blobs / file.hash, _left_over(hub, file))
         present_bytes = max((blob.stat().st_size for blob in blobs if blob.exists()), default=0)
         lacking_bytes += max(0, file.size_bytes - present_bytes)
     if lacking_bytes > 0:

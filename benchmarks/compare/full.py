@@ -33,7 +33,14 @@ from benchmarks.support.http_client import Connection
 from benchmarks.support.load import Outcome, closed_loop
 from benchmarks.support.pictures import Edit, Picture, Prompts, Supply, decode
 
-OURS, TINY, PLAIN, OPENVINO, OPENVINO_INT8 = FULL_KEYS = ("ours", "ours-tiny-vae", "plain", "openvino", "openvino-int8")
+OURS, TINY, INT8, PLAIN, OPENVINO, OPENVINO_INT8 = FULL_KEYS = (
+    "ours",
+    "ours-tiny-vae",
+    "ours-int8",
+    "plain",
+    "openvino",
+    "openvino-int8",
+)
 
 _OK = 200
 _LEAST_DEVIATION = 10
@@ -101,6 +108,7 @@ def contestants(model: Path, cores: int) -> tuple[Contestant, ...]:
     return (
         ours(OURS, "this service"),
         ours(TINY, "this service, VAE of TAESDXL's shape", TURBO_VAE=str(tiny_vae_beside(model))),
+        ours(INT8, "this service, int8", TURBO_DTYPE="int8"),
         plain,
         openvino(OPENVINO, "OpenVINO GenAI, no server", exported),
         openvino(OPENVINO_INT8, "OpenVINO GenAI, int8 weights, no server", int8),

@@ -8,7 +8,9 @@ from benchmarks.compare.full import (
     FOUR,
     FULL_KEYS,
     IMG2IMG,
+    INT8,
     OPENVINO,
+    OPENVINO_INT8,
     OURS,
     PLAIN,
     SMALL,
@@ -17,7 +19,7 @@ from benchmarks.compare.full import (
     titles,
 )
 from benchmarks.compare.results import FullResults
-from benchmarks.compare.sections import NONE, Target, head, over, table, target_table
+from benchmarks.compare.sections import NONE, Target, head, opening, over, table, target_table
 
 _TITLES = titles()
 
@@ -33,6 +35,12 @@ def targets(results: FullResults) -> list[Target]:
             f"512 px, VAE of TAESDXL's shape: {cpu} relative to OpenVINO GenAI with the model's own VAE",
             results.cpu_ratio(TINY, OPENVINO, TXT2IMG.key),
             0.5,
+            True,
+        ),
+        Target(
+            f"512 px, int8: {cpu} relative to OpenVINO GenAI with int8 weights",
+            results.cpu_ratio(INT8, OPENVINO_INT8, TXT2IMG.key),
+            0.75,
             True,
         ),
         Target(
@@ -70,10 +78,7 @@ def write(results: FullResults) -> str:
 
 
 def _lines(results: FullResults) -> Iterator[str]:
-    yield f"{results.date}; {', '.join(f'{name} {value}' for name, value in results.machine.items())}."
-    yield f"{', '.join(f'{name} {value}' for name, value in results.options.items())}."
-    if (others := results.others_share()) is not None:
-        yield f"During the measurements all other processes on the machine used {100 * others:.0f} % of its cores."
+    yield from opening(results)
     if results.weights_bytes:
         yield f"The weights as served have {results.weights_bytes / 2**30:.1f} GiB."
     yield ""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from benchmarks.compare.reactions import CONTROL
 from benchmarks.compare.results import SCENARIOS, Key, Measurement, Results
-from benchmarks.compare.sections import NONE, Target, head, over, table, target_table
+from benchmarks.compare.sections import NONE, Target, head, opening, over, table, target_table
 from benchmarks.support.contestants import CONTESTANTS
 
 _TITLES = {contestant.key: contestant.title for contestant in CONTESTANTS}
@@ -71,10 +71,7 @@ def write(results: Results) -> str:
 
 
 def _lines(results: Results) -> Iterator[str]:
-    yield f"{results.date}; {', '.join(f'{name} {value}' for name, value in results.machine.items())}."
-    yield f"{', '.join(f'{name} {value}' for name, value in results.options.items())}."
-    if (others := results.others_share()) is not None:
-        yield f"During the run all other processes on the machine used {100 * others:.0f} % of its cores."
+    yield from opening(results)
     yield ""
     yield from _cpu_section(results)
     yield from _latency_section(results)

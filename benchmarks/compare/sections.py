@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from benchmarks.compare.results import Results
+
 NONE = "–"  # noqa: RUF001 - an empty cell
 
 _TITLES = {"nano": "Nano SDXL", "full": "SDXL-Turbo's size"}
@@ -36,6 +38,14 @@ def with_section(document: str, scope: str, body: str) -> str:
     sections = dict(zip(parts[::2], parts[1::2], strict=True)) | {_TITLES[scope]: body}
     texts = [f"## {title}\n\n{sections[title].strip()}\n" for title in _TITLES.values() if title in sections]
     return "\n".join([_HEAD, *texts])
+
+
+def opening(results: Results) -> Iterator[str]:
+    """Yield the first lines of a section: when, where and how it was measured."""
+    yield f"{results.date}; {', '.join(f'{name} {value}' for name, value in results.machine.items())}."
+    yield f"{', '.join(f'{name} {value}' for name, value in results.options.items())}."
+    if (others := results.others_share()) is not None:
+        yield f"During the measurements all other processes on the machine used {100 * others:.0f} % of its cores."
 
 
 def head(title: str, *lines: str) -> Iterator[str]:

@@ -67,6 +67,7 @@ def test_the_targets_compare_cells_of_the_same_round_and_say_what_was_not_measur
         (0.6, "met"),
         (0.4, "met"),
         (None, "not measured"),
+        (None, "not measured"),
         (1.5, "**missed**"),
         (2.0, "met"),
         (1.5, "**missed**"),

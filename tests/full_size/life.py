@@ -78,7 +78,9 @@ class Seen:
 class Life:
     """The service from its start to its end. A thread asks for its liveness meanwhile."""
 
-    def __init__(self, folder: Path, *, model: Path, deadline_s: float, drain_s: float = 60) -> None:
+    def __init__(
+        self, folder: Path, *, model: Path, deadline_s: float, drain_s: float = 60, dtype: str = "auto"
+    ) -> None:
         self.deadline_s = deadline_s
         self.liveness: list[tuple[int, float]] = []
         """Status and seconds of each check."""
@@ -87,7 +89,8 @@ class Life:
         self._made: dict[str, Made] = {}
         self._ended = threading.Event()
         self._watch = threading.Thread(target=self._ask_for_liveness)
-        self.server = ServerProcess(folder / "log", model=model, deadline_s=deadline_s, drain_s=drain_s)
+        log = folder / "log"
+        self.server = ServerProcess(log, model=model, deadline_s=deadline_s, drain_s=drain_s, dtype=dtype)
         try:
             self.url = f"http://127.0.0.1:{self._wait_for_port()}"
         except BaseException:

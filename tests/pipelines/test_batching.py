@@ -18,6 +18,7 @@ from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines,
 from app.pipelines.batch_sizes import BatchSizes
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
 from app.settings import Settings
+from tests.support.processor import needs_int8
 
 SIDES = (64, 72, 80, 96)
 """Multiples of 8 that are multiples of what the UNet halves its sides by, and that are not."""
@@ -74,13 +75,11 @@ def test_in_many_random_mixes_every_picture_has_the_bytes_that_it_has_alone(
 
 
 @pytest.mark.usefixtures("any_batch_pays")
-@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+@pytest.mark.parametrize("dtype", ["bf16", pytest.param("int8", marks=needs_int8)])
 @pytest.mark.parametrize("mode", list(Mode))
 def test_in_other_number_formats_a_picture_has_the_same_bytes_in_a_batch_too_and_shows_the_same(
     exact: LoadedPipelines, tiny_folder: Path, mode: Mode, dtype: str
 ) -> None:
-    if dtype == "int8" and not torch.cpu.get_capabilities().get("avx512_vnni"):
-        pytest.skip("the processor has no AVX512-VNNI")
     chance, other = random.Random(6), load(tiny_folder, dtype=dtype)
     for _ in range(4):
         batch = random_batch(mode, chance)

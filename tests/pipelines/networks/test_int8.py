@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from app.pipelines.networks import int8
 from app.pipelines.networks.int8 import Int8Conv2d, Int8Linear, quantize
+from tests.support.processor import needs_int8
 
 CHANCE = torch.Generator().manual_seed(0)
 
-pytestmark = pytest.mark.skipif(
-    not torch.cpu.get_capabilities().get("avx512_vnni"), reason="the processor has no AVX512-VNNI"
-)
+pytestmark = needs_int8
 
 
 def random(*shape: int) -> Tensor:

@@ -1,0 +1,39 @@
+"""The service with TURBO_DTYPE=int8 on the full-size model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.pipelines.sdxl_turbo import SPARE, count_parameters
+from tests.conftest import opened
+from tests.full_size.life import Life, assert_real
+from tests.support.processor import needs_int8
+
+pytestmark = needs_int8
+
+
+@pytest.fixture(scope="module")
+def int8_life(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+    life = Life(tmp_path_factory.mktemp("int8"), model=model, deadline_s=600, dtype="int8")
+    yield life
+    life.end()
+
+
+@pytest.mark.parametrize("name", ["512 px", "image to image, 512 px"])
+def test_in_int8_a_picture_shows_the_same_as_in_the_default_format(
+    first_life: Life, int8_life: Life, name: str
+) -> None:
+    (expected,), (data,) = first_life.make(name).pictures, int8_life.make(name).pictures
+    assert_real(data, size=(512, 512))
+    levels, other = (np.asarray(opened(file).convert("RGB"), dtype=float) for file in (expected, data))
+    print(f"{name} in int8: {np.abs(levels - other).mean():.1f} levels from the default format")  # noqa: T201
+    assert 0 < np.abs(levels - other).mean() < levels.std() / 2
+
+
+def test_a_start_in_int8_takes_no_more_memory_than_it_wants_to_be_free(model: Path, int8_life: Life) -> None:
+    weights_bytes = sum(count_parameters(path.parent) for path in model.rglob("*.safetensors"))
+    peak_gb = int8_life.start_peak_bytes / 1e9
+    print(f"the start in int8 took {peak_gb:.2f} GB for {weights_bytes / 1e9:.2f} GB of parameters")  # noqa: T201
+    assert weights_bytes < int8_life.start_peak_bytes < (1 + SPARE) * weights_bytes
