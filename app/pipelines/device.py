@@ -60,8 +60,7 @@ class TorchDevice:
     def free_memory(self) -> None:
         gc.collect()  # a failed call may leave tensors in reference cycles
         if self.torch_device.type == "cpu":
-            if platform.libc_ver()[0] == "glibc":
-                ctypes.CDLL(None).malloc_trim(0)
+            return_freed_memory()
         else:
             self.synchronize()  # torch_npu's empty_cache waits for the device too, but holds the GIL meanwhile
             with device_errors(self.torch_device):
@@ -80,6 +79,12 @@ class TorchDevice:
         if self.torch_device.type != "cpu":
             with device_errors(self.torch_device):
                 torch.get_device_module(self.torch_device).synchronize()
+
+
+def return_freed_memory() -> None:
+    """Have the C library return freed memory to the system. It keeps pieces of less than 32 MiB otherwise."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _not_computing(reason: str) -> DeviceLostError:

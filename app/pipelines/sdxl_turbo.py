@@ -15,7 +15,14 @@ from safetensors import safe_open
 from app.errors import DeviceUnavailableError, MemoryTooSmallError, WeightsError, first_line
 from app.pipelines.base import LoadedPipelines, Mode, buckets
 from app.pipelines.batch_sizes import BatchSizes
-from app.pipelines.device import LARGE_UNET, choose_dtype, choose_vae_dtype, keep_freed_memory, open_device
+from app.pipelines.device import (
+    LARGE_UNET,
+    choose_dtype,
+    choose_vae_dtype,
+    keep_freed_memory,
+    open_device,
+    return_freed_memory,
+)
 from app.pipelines.device_errors import device_errors
 from app.pipelines.diffusion import SdxlTurboPipeline
 from app.pipelines.host_memory import memory_bytes
@@ -43,6 +50,9 @@ _TENSORS_AT_ONCE = 16
 SPARE = 1 / 3
 """Memory that a start takes beside the weights, as a share of these. With SDXL-Turbo's 6.9 GB in bf16, starts took up
 to 8.8 GB (make test-full-size)."""
+
+_NOT_IN_INT8 = 1 / 8
+"""Share of the parameters that stay in another format in int8; for SDXL-Turbo it is a twelfth."""
 
 _COMPILE_LIMITS = 20
 """Hang limits that a warm-up call may take if it compiles."""
@@ -77,7 +87,8 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
     int8 = settings.dtype == "int8"
     dtype_name = "int8" if int8 else str(dtype).removeprefix("torch.")
     if kind == "cpu" and sys.platform == "linux":
-        _check_memory(folder, dtype_name, 1 if int8 else dtype.itemsize, has_own_vae=vae_folder is None)
+        bytes_each = 1 + _NOT_IN_INT8 * (dtype.itemsize - 1) if int8 else dtype.itemsize
+        _check_memory(folder, dtype_name, bytes_each, has_own_vae=vae_folder is None)
     txt2img = _load_pipeline(folder, vae_folder, dtype, int8=int8, int8_vae=int8 and settings.vae_dtype == "auto")
     # The VAE has one dtype for good. The pipelines convert its inputs and outputs.
     force_upcast = txt2img.vae.config.get("force_upcast", False)
@@ -132,10 +143,10 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
     )
 
 
-def _check_memory(folder: Path, dtype: str, bytes_each: int, *, has_own_vae: bool) -> None:
+def _check_memory(folder: Path, dtype: str, bytes_each: float, *, has_own_vae: bool) -> None:
     """Check that a start has the memory it takes. Without, the kernel would kill the process without a word.
 
-    `bytes_each` is the size of a parameter in `dtype`.
+    `bytes_each` is the mean size of a parameter in `dtype`.
     """
     models = [name for name in _MODELS if has_own_vae or name != "vae"]
     weights_gb = bytes_each * sum(count_parameters(folder / name) for name in models) / 1e9
@@ -161,6 +172,7 @@ def _load_pipeline(folder: Path, vae_folder: Path | None, dtype: torch.dtype, *,
             if in_int8:
                 quantize(models[name], dtype)
                 models[name].to(dtype)
+                return_freed_memory()
         pipe = diffusers.AutoPipelineForText2Image.from_pretrained(
             str(folder), **models, local_files_only=True, add_watermarker=False
         )
@@ -211,6 +223,7 @@ def _load_unet(folder: Path, dtype: torch.dtype, *, int8: bool) -> Any:
             unet.load_state_dict(converted, strict=False, assign=True)
             if int8:
                 quantize(unet, dtype)
+                return_freed_memory()
     _check_complete(folder, [name for name, parameter in unet.named_parameters() if parameter.is_meta])
     return unet.to(dtype).eval()
 

@@ -33,7 +33,7 @@ def test_in_int8_a_picture_shows_the_same_as_in_the_default_format(
 
 
 def test_a_start_in_int8_takes_no_more_memory_than_it_wants_to_be_free(model: Path, int8_life: Life) -> None:
-    weights_bytes = sum(count_parameters(path.parent) for path in model.rglob("*.safetensors"))
-    peak_gb = int8_life.start_peak_bytes / 1e9
-    print(f"the start in int8 took {peak_gb:.2f} GB for {weights_bytes / 1e9:.2f} GB of parameters")  # noqa: T201
-    assert weights_bytes < int8_life.start_peak_bytes < (1 + SPARE) * weights_bytes
+    parameters = sum(count_parameters(path.parent) for path in model.rglob("*.safetensors"))
+    peak = int8_life.start_peak_bytes
+    print(f"the start in int8 took {peak / 1e9:.2f} GB for {parameters / 1e9:.2f} thousand million parameters")  # noqa: T201
+    assert parameters < peak < (1 + SPARE) * 1.125 * parameters

@@ -51,7 +51,9 @@ class _FoldedUpsample:
         self._plain = upsample.forward
         conv = upsample.conv
         flipped = conv.weight.detach().float().flip(2, 3).transpose(0, 1)
-        folded = torch.stack([F.pad(flipped, (x, 1 - x, y, 1 - y)) for x in (0, 1) for y in (0, 1)]).sum(0)
+        folded = F.pad(flipped, (0, 1, 0, 1))
+        for x, y in ((0, 1), (1, 0), (1, 1)):
+            folded += F.pad(flipped, (x, 1 - x, y, 1 - y))
         self._weight = folded.to(conv.weight.dtype).contiguous(memory_format=torch.channels_last)
         self._bias = conv.bias
 
