@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.pipelines.sdxl_turbo import SPARE, count_parameters
+from app.pipelines.sdxl_turbo import NOT_IN_INT8, SPARE_INT8, count_parameters
 from tests.conftest import opened
 from tests.full_size.life import Life, assert_real
 from tests.support.processor import needs_int8
@@ -36,4 +36,4 @@ def test_a_start_in_int8_takes_no_more_memory_than_it_wants_to_be_free(model: Pa
     parameters = sum(count_parameters(path.parent) for path in model.rglob("*.safetensors"))
     peak = int8_life.start_peak_bytes
     print(f"the start in int8 took {peak / 1e9:.2f} GB for {parameters / 1e9:.2f} thousand million parameters")  # noqa: T201
-    assert parameters < peak < (1 + SPARE) * 7 / 6 * parameters
+    assert parameters < peak < (1 + NOT_IN_INT8) * (1 + SPARE_INT8) * parameters
