@@ -150,7 +150,7 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
 def _check_memory(folder: Path, dtype: str, bytes_each: float, spare: float, *, has_own_vae: bool) -> None:
     """Check that a start has the memory it takes. Without, the kernel would kill the process without a word.
 
-    `bytes_each` is the mean size of a parameter in `dtype`. `spare` is the memory beside the weights, as a share of these.
+    `bytes_each` is the mean size of a parameter in `dtype`, `spare` the memory beside the weights as a share of these.
     """
     models = [name for name in _MODELS if has_own_vae or name != "vae"]
     weights_gb = bytes_each * sum(count_parameters(folder / name) for name in models) / 1e9
