@@ -60,7 +60,7 @@ test-playground:
 test-long: $(VENV)/.test ## Run the fuzzing, shutdown and disconnect tests many more times
 	$(BIN)/pytest --long --timeout=3600 -m long
 
-test-full-size: full-size ## Build the model of full-size, and run the service on it (about 20 minutes, 10 GB of memory, 20 GB of disk)
+test-full-size: full-size ## Build the model of full-size, and run the service on it (about 16 minutes, 12 GB of memory, 20 GB of disk)
 	$(BIN)/pytest -s --timeout=1800 tests/full_size
 
 coverage: $(VENV)/.test ## Run the tests, and report which lines of app/ they run, also in the services that they start

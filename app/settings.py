@@ -134,12 +134,12 @@ class Settings(BaseSettings):
 
     dtype: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     """Number format of the weights in memory. `auto` is fp16 on npu and cuda. On cpu it is bf16 for a model of
-    SDXL-Turbo's size if the processor has AMX or AVX512-BF16, else fp32. `int8` (cpu with VNNI or AMX) rounds the large
-    layers further: half the memory of bf16, in less time."""
+    SDXL-Turbo's size if the processor has AMX or AVX512-BF16, else fp32. `int8` stores the large layers in 8 bits. It
+    needs a cpu with VNNI or AMX, and takes 0.6 of bf16's memory and 0.7 of its time."""
 
     vae_dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
-    """Number format of the VAE, chosen when it is loaded. `auto` is the format of the other weights, except that it is
-    fp32 if they are fp16 and the VAE's config says that it overflows in fp16 (SDXL-Turbo's does)."""
+    """Number format of the VAE, chosen when it is loaded. `auto` is the format of the other weights, also int8.
+    But if they are fp16 and the VAE's config says that it overflows in fp16 (SDXL-Turbo's does), `auto` is fp32."""
 
     allow_tf32: bool = False
     """Let an accelerator round fp32 computations to TF32 (cuda) or HF32 (npu), which is faster. By default fp32 keeps
@@ -161,9 +161,9 @@ class Settings(BaseSettings):
     to `TURBO_MAX_BATCH` pictures at once. This takes minutes at start. Other sizes run without graphs."""
 
     batching: Literal["off", "exact", "fast"] = "exact"
-    """Combine waiting requests of the same mode, size, steps and strength into one device call: `exact` only if a
-    request gives the same bytes alone and in any batch, `fast` also if pictures then differ by rounding (1 of 255
-    levels on the CPU in fp32), `off` never. Both use the batch sizes that earlier calls have shown to be faster."""
+    """Combine waiting requests of the same mode, size, steps and strength into one device call. `exact`: only if a
+    request gives the same bytes alone and in any batch. `fast`: also if pictures differ by rounding (1 of 255 levels
+    on the CPU in fp32). `off`: never. `exact` and `fast` use the batch sizes that were faster in earlier calls."""
 
     max_batch: int = Field(default=8, ge=1, le=64)
     """Maximum number of pictures in a device call that combines several requests."""

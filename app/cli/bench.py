@@ -230,7 +230,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         yield f"PNG     {size}  {milliseconds:.1f} ms, on other threads in parallel with the device"
     for size, batch in report["recommended_max_batch"].items():
         yield f"For {size}: TURBO_MAX_BATCH={batch}"
-    yield "Batch sizes that are not listed are split, because with these settings larger calls are not faster."
+    yield "Batch sizes that are not listed are not used: they are not faster, or would change bytes."
 
 
 def _progress(line: str) -> None:

@@ -34,7 +34,8 @@ _CANN_OF_TORCH_NPU = {"2.12": "9.1"}
 """Pairs from COMPATIBILITY.md of Ascend/pytorch, for the versions of torch that the service supports."""
 
 _NEEDED_BYTES = 8 << 30
-"""Free device memory below which the doctor warns: SDXL-Turbo's fp16 weights take 7 GB, and tensors need more."""
+"""Free memory of an accelerator below which the doctor warns: SDXL-Turbo's fp16 weights take 7 GB, and tensors need
+more. On a CPU, loading says what is needed."""
 
 _LIMITS_TO_COMPILE, _LIMITS = 20, 3
 """Hang limits that a check of three pictures may take, with and without compilation of the first."""
@@ -298,7 +299,7 @@ def _open(settings: Settings) -> Findings[Any]:
     if _wants_npu(settings) and opened.torch_device.type != "npu":
         remedy = "Check the device files above; to use the CPU, set TURBO_DEVICE=cpu."
         yield Finding("device", "FAIL", f"torch_npu finds no NPU, so `auto` uses another device: {memory}", remedy)
-    elif free_bytes < _NEEDED_BYTES and settings.model != "demo":
+    elif free_bytes < _NEEDED_BYTES and opened.torch_device.type != "cpu" and settings.model != "demo":
         remedy = "SDXL-Turbo's weights alone take 7 GB: stop other processes on the device."
         yield Finding("device", "WARN", memory, remedy)
     else:
@@ -316,9 +317,9 @@ def _load(settings: Settings, folder: Path, vae_folder: Path | None) -> Findings
     started = time.monotonic()
     loaded = load_folder(folder, settings, model=settings.model, vae_folder=vae_folder)
     pipelines: Mapping[Mode, Any] = loaded.by_mode  # Any, because number formats and stages are behind the seam
-    dtypes = pipelines[Mode.TXT2IMG].dtypes
+    vae = "int8" if settings.dtype == "int8" and settings.vae_dtype == "auto" else pipelines[Mode.TXT2IMG].dtypes["vae"]
     took = f"{time.monotonic() - started:.1f} s"
-    detail = f"{took}; UNet in {loaded.dtype} ({loaded.dtype_reason}), VAE in {dtypes['vae']}."
+    detail = f"{took}; UNet in {loaded.dtype} ({loaded.dtype_reason}), VAE in {vae}."
     yield Finding("load", "OK", detail)
     return pipelines
 

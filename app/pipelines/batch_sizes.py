@@ -1,4 +1,4 @@
-"""How many pictures go through the networks at once: the sizes that change no picture, and of these what pays."""
+"""How many pictures go through the networks at once: sizes that change no picture, and of these the faster ones."""
 
 import math
 import time

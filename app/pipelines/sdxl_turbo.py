@@ -148,7 +148,7 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
 
 
 def _check_memory(folder: Path, dtype: str, bytes_each: float, spare: float, *, has_own_vae: bool) -> None:
-    """Check that a start has the memory it takes. Without, the kernel would kill the process without a word.
+    """Check that a start has the memory it takes. Otherwise the kernel would end the process without a message.
 
     `bytes_each` is the mean size of a parameter in `dtype`, `spare` the memory beside the weights as a share of these.
     """

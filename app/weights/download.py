@@ -135,12 +135,12 @@ class _HuggingFaceHub(_Hub):
     def _fetch_blob(self, file: _HubFile) -> None:
         """Download a large file to its place in the cache, and go on where a killed download stopped.
 
-        hf_hub_download begins a killed file anew, since version 2: it gives each download its own temporary name. Then
-        it finds this file in the cache.
+        huggingface_hub 2 itself begins a killed file anew, because each download has a new temporary name. After this,
+        hf_hub_download finds the file in the cache.
         """
         from huggingface_hub import hf_hub_url  # noqa: PLC0415 - as above
         from huggingface_hub.file_download import http_get  # noqa: PLC0415
-        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # noqa: PLC0415
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # documented  # noqa: PLC0415
 
         self.blobs.mkdir(parents=True, exist_ok=True)
         part = _left_over(self, file)

@@ -38,9 +38,8 @@ BY_SAMPLE: dict[Operation, int] = {
 """Operations that are computed by sample, and how many of their arguments, the first ones, have samples."""
 
 _TELLING = 1 << 16
-"""Values of a result in 16 bits from which a comparison tells, because rounding to 16 bits hides other orders of sums.
-In bf16 with AVX512-BF16, a linear with one row a sample differed at one value of 7,000, so most results of 2,560 values
-were equal. 65,536 values are all equal by chance once in 10,000 times."""
+"""Values of a 16-bit result for which one comparison is enough. Rounding to 16 bits often hides another order of sums:
+in bf16 with AVX512-BF16, one value of 7,000 differed. So 65,536 values are all equal by chance once in 10,000 times."""
 
 
 class ExactBatches(TorchFunctionMode):

@@ -1,4 +1,4 @@
-"""Linears and convolutions in int8 on a CPU: half the memory of bf16, in less time.
+"""Linears and convolutions in int8 on a CPU: 0.6 of bf16's memory, in 0.7 of its time.
 
 Weights have one scale for each output channel, chosen when they are loaded. Activations are rounded in every call: in a
 Linear with one scale for each row, in a convolution with one for each band of rows of a picture. So no picture depends

@@ -1,4 +1,4 @@
-"""The networks of SDXL-Turbo as functions of tensors: plain, recorded on the CPU, or compiled into graphs."""
+"""The networks of SDXL-Turbo as functions of tensors: plain, exact in batches on a CPU, or compiled into graphs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
