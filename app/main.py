@@ -39,6 +39,7 @@ from app.observability.request_observer import Observability
 from app.observability.traces import Tracing
 from app.pipelines.base import LoadedPipelines, PipelineLoader
 from app.pipelines.fake import load_fake
+from app.pipelines.host_memory import share_heap
 from app.pipelines.watermark import load_watermark
 from app.settings import Settings, parse_sizes
 from app.weights.layout import VAE
@@ -163,6 +164,7 @@ def _add_middleware(app: FastAPI, context: ApiContext) -> None:
 
 def make_registry(settings: Settings, *, load: PipelineLoader | None = None, warm_up: bool = True) -> PipelineRegistry:
     """Return a registry with a device lock of its own. By default it loads the model that the settings name."""
+    share_heap()
     return PipelineRegistry(
         load or partial(load_model, settings),
         BatchingLock(hang_limit_s=settings.hang_limit_s),

@@ -1,5 +1,8 @@
+import platform
 import subprocess
 import sys
+
+import pytest
 
 from app.main import create_app
 from app.settings import Settings
@@ -35,3 +38,27 @@ async def test_two_apps_in_one_process_do_not_meet() -> None:
         await client.post("/txt2img", json={"prompt": "a"})
         assert 'turbo_inference_seconds_count{mode="txt2img"} 1.0' in (await client.get("/metrics")).text
         assert 'turbo_inference_seconds_count{mode="txt2img"} 0.0' in (await another.get("/metrics")).text
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep freed memory anyway")
+def test_on_a_cpu_a_picture_gets_the_memory_of_the_one_before() -> None:
+    code = """
+import asyncio, resource
+from app.main import make_registry
+from app.pipelines.base import Mode, Txt2ImgParams
+from app.settings import Settings
+
+async def main():
+    registry = make_registry(Settings(model="demo", device="cpu"), warm_up=False)
+    params = Txt2ImgParams(prompt="a cat", seed=1, num_inference_steps=1, width=1024, height=1024)
+    async with registry:
+        for _ in range(4):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            await registry.lock.run(lambda: registry.loaded.by_mode[Mode.TXT2IMG]([params]))
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+asyncio.run(main())
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, *_, last = map(int, ended.stdout.split())
+    assert last < first / 20, ended.stdout

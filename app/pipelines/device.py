@@ -1,9 +1,7 @@
 """The device: find it, open it, check it."""
 
-import ctypes
 import gc
 import logging
-import platform
 import resource
 import sys
 
@@ -11,7 +9,7 @@ import torch
 
 from app.errors import DeviceLostError, DeviceOutOfMemoryError, DeviceUnavailableError, first_line
 from app.pipelines.device_errors import device_errors
-from app.pipelines.host_memory import memory_bytes
+from app.pipelines.host_memory import memory_bytes, return_freed_memory
 from app.pipelines.npu import setup as npu
 
 _log = logging.getLogger(__name__)
@@ -81,12 +79,6 @@ class TorchDevice:
                 torch.get_device_module(self.torch_device).synchronize()
 
 
-def return_freed_memory() -> None:
-    """Have the C library return freed memory to the system. It keeps pieces of less than 32 MiB otherwise."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def _not_computing(reason: str) -> DeviceLostError:
     return DeviceLostError(f"The device does not compute any more ({reason}); the service is being replaced.")
 
@@ -144,23 +136,6 @@ def _open_cuda(index: int, *, allow_tf32: bool) -> torch.device:
     with device_errors(device):
         torch.cuda.set_device(device)
     return device
-
-
-def keep_freed_memory() -> None:
-    """Configure glibc to keep freed memory for the next picture. For a CPU, when its weights are loaded.
-
-    By default glibc returns each large block to the system. The next picture's blocks are then zeroed and faulted in
-    page by page: a sixth of the CPU time of the VAE at 512x512. The kept memory is bounded by the largest call's peak.
-    Other C libraries lack mallopt, and keep theirs.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    mmap_threshold, trim_threshold, arena_max = -3, -1, -8  # mallopt(3); the numbers are malloc.h's
-    # Older versions of glibc accept at most 32 MiB.
-    if libc.mallopt(mmap_threshold, 1 << 30) or libc.mallopt(mmap_threshold, 32 << 20):
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
-        libc.mallopt(arena_max, 1)  # each heap would keep memory of its own
 
 
 def choose_dtype(name: str, device: torch.device, *, parameters: int) -> tuple[torch.dtype, str]:

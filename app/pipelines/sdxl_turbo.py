@@ -19,13 +19,11 @@ from app.pipelines.device import (
     LARGE_UNET,
     choose_dtype,
     choose_vae_dtype,
-    keep_freed_memory,
     open_device,
-    return_freed_memory,
 )
 from app.pipelines.device_errors import device_errors
 from app.pipelines.diffusion import SdxlTurboPipeline
-from app.pipelines.host_memory import memory_bytes
+from app.pipelines.host_memory import keep_freed_memory, memory_bytes, return_freed_memory
 from app.pipelines.networks.choice import choose_networks
 from app.pipelines.networks.cpu import fit_to_cpu
 from app.pipelines.networks.int8 import quantize
