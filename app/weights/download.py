@@ -128,7 +128,7 @@ class _HuggingFaceHub(_Hub):
     def fetch(self, file: _HubFile) -> Path:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415 - as above
 
-        if len(file.hash) == _SHA256_DIGITS and not (self.blobs / file.hash).exists():
+        if len(file.hash) == _SHA256_DIGITS and file.size_bytes and not (self.blobs / file.hash).exists():
             self._fetch_blob(file)
         return Path(hf_hub_download(self.source.repo_id, file.path, revision=file.revision, cache_dir=self.cache_dir))
 

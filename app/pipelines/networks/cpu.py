@@ -70,6 +70,7 @@ def _is_plain(block: ResnetBlock2D) -> bool:
         and block.downsample is None
         and (block.time_emb_proj is None or (block.time_embedding_norm == "default" and not block.skip_time_act))
         and block.output_scale_factor == 1
+        and isinstance(block.nonlinearity, nn.SiLU)
     )
 
 
