@@ -317,9 +317,9 @@ def _load(settings: Settings, folder: Path, vae_folder: Path | None) -> Findings
     started = time.monotonic()
     loaded = load_folder(folder, settings, model=settings.model, vae_folder=vae_folder)
     pipelines: Mapping[Mode, Any] = loaded.by_mode  # Any, because number formats and stages are behind the seam
-    vae = "int8" if settings.dtype == "int8" and settings.vae_dtype == "auto" else pipelines[Mode.TXT2IMG].dtypes["vae"]
+    dtypes = pipelines[Mode.TXT2IMG].dtypes
     took = f"{time.monotonic() - started:.1f} s"
-    detail = f"{took}; UNet in {loaded.dtype} ({loaded.dtype_reason}), VAE in {vae}."
+    detail = f"{took}; UNet in {loaded.dtype} ({loaded.dtype_reason}), VAE in {dtypes['vae']}."
     yield Finding("load", "OK", detail)
     return pipelines
 

@@ -1,7 +1,6 @@
 """Decodes an uploaded file to an RGB picture of the size to generate at, within bounds of memory and time."""
 
 import bisect
-import ctypes
 import io
 import itertools
 import math
@@ -18,6 +17,7 @@ from app.errors import ImageTooLargeError, InvalidImageError
 from app.images.containers import Contents, damaged, unpack
 from app.images.memory import reserve
 from app.images.sizes import Size, preferred_size
+from app.pipelines.host_memory import return_freed_memory
 from app.settings import Settings
 
 _MAX_UPLOAD_SIDE = 65_535  # the longest side of a JPEG; Pillow allocates 8 bytes for each row before any pixel
@@ -65,7 +65,8 @@ def decode_image(data: bytes | memoryview, size: Size | None, settings: Settings
         return image
     finally:  # the memory for decoding is freed by now
         if len(data) + memory_bytes > _MUCH_MEMORY:
-            _return_memory()
+            # Not after every picture: on a CPU, a pipeline's memory is returned too, which costs a tenth of its time.
+            return_freed_memory()
 
 
 def _decode(contents: Contents, size: Size | None, settings: Settings) -> tuple[Image.Image, float]:
@@ -104,16 +105,6 @@ def _load(image: Image.Image) -> None:
     memory = reserve(pixel_bytes * image.width * image.height)
     image.im = _imaging.map_buffer(memory, image.size, "raw", 0, (image.mode, 0, 1))
     image.load()
-
-
-def _return_memory() -> None:
-    """Make glibc return freed memory to the system; it keeps tens of megabytes for each thread that decodes.
-
-    Not after every picture: a pipeline on a CPU would lose a tenth of its time, because its memory is returned too.
-    """
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if malloc_trim is not None:
-        malloc_trim(0)
 
 
 class _TimedFile:

@@ -20,6 +20,7 @@ from app.pipelines.base import BatchKey, GenerationParams, Img2ImgParams, Pipeli
 from app.pipelines.batch_sizes import BatchSizes
 from app.pipelines.device import TorchDevice
 from app.pipelines.device_errors import device_errors
+from app.pipelines.networks.int8 import is_quantized
 from app.pipelines.networks.plain import Networks
 from app.pipelines.prompts import EncodedPrompt, PromptEncoder
 from app.pipelines.work import StageTimes
@@ -63,9 +64,12 @@ class SdxlTurboPipeline:
 
     @property
     def dtypes(self) -> dict[str, str]:
-        """The number format of each model, such as `float16`."""
-        names = ("text_encoder", "text_encoder_2", "unet", "vae")
-        return {name: str(getattr(self.pipe, name).dtype).removeprefix("torch.") for name in names}
+        """The number format of each model, such as `float16` or `int8`."""
+        models = {name: getattr(self.pipe, name) for name in ("text_encoder", "text_encoder_2", "unet", "vae")}
+        return {
+            name: "int8" if is_quantized(model) else str(model.dtype).removeprefix("torch.")
+            for name, model in models.items()
+        }
 
     @contextmanager
     def timed_stages(self) -> Iterator[dict[str, float]]:

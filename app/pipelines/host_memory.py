@@ -13,7 +13,6 @@ _V2, _V1 = "sys/fs/cgroup", "sys/fs/cgroup/memory"
 _RECLAIMABLE = re.compile(r"^(?:total_)?(?:in)?active_file (\d+)$", re.MULTILINE)
 """Cached files in memory.stat. In version 1, the counters with `total_` are last and include the child cgroups."""
 
-
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8
 """Parameters of mallopt(3); the numbers are malloc.h's."""
 

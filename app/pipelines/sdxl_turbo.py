@@ -15,12 +15,7 @@ from safetensors import safe_open
 from app.errors import DeviceUnavailableError, MemoryTooSmallError, WeightsError, first_line
 from app.pipelines.base import LoadedPipelines, Mode, buckets
 from app.pipelines.batch_sizes import BatchSizes
-from app.pipelines.device import (
-    LARGE_UNET,
-    choose_dtype,
-    choose_vae_dtype,
-    open_device,
-)
+from app.pipelines.device import LARGE_UNET, choose_dtype, choose_vae_dtype, open_device
 from app.pipelines.device_errors import device_errors
 from app.pipelines.diffusion import SdxlTurboPipeline
 from app.pipelines.host_memory import keep_freed_memory, memory_bytes, return_freed_memory

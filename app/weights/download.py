@@ -99,9 +99,20 @@ class _Hub(ABC):
     @abstractmethod
     def list_files(self) -> list[_HubFile]: ...
 
-    @abstractmethod
+    def part(self, file: _HubFile) -> Path:
+        """Return the place of a file's first bytes, which an interrupted pull leaves."""
+        return self.blobs / f"{file.hash}.incomplete"
+
     def fetch(self, file: _HubFile) -> Path:
         """Download a file to the cache unless it is there; return its path in the snapshot."""
+        # Of a complete part, the clients would request the rest, which does not exist, and always get 416.
+        part = self.part(file)
+        if part.exists() and part.stat().st_size >= file.size_bytes:
+            part.unlink()
+        return self._fetch(file)
+
+    @abstractmethod
+    def _fetch(self, file: _HubFile) -> Path: ...
 
 
 class _HuggingFaceHub(_Hub):
@@ -125,7 +136,7 @@ class _HuggingFaceHub(_Hub):
             for file in model.siblings or ()
         ]
 
-    def fetch(self, file: _HubFile) -> Path:
+    def _fetch(self, file: _HubFile) -> Path:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415 - as above
 
         if len(file.hash) == _SHA256_DIGITS and file.size_bytes and not (self.blobs / file.hash).exists():
@@ -143,7 +154,7 @@ class _HuggingFaceHub(_Hub):
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # documented  # noqa: PLC0415
 
         self.blobs.mkdir(parents=True, exist_ok=True)
-        part = _left_over(self, file)
+        part = self.part(file)
         with part.open("ab") as stream:
             http_get(
                 hf_hub_url(self.source.repo_id, file.path, revision=file.revision),
@@ -187,10 +198,9 @@ class _OpenMindHub(_Hub):
             _HubFile(entry.path, revision, entry.size, entry.blob_id) for entry in tree if isinstance(entry, RepoFile)
         ]
 
-    def fetch(self, file: _HubFile) -> Path:
+    def _fetch(self, file: _HubFile) -> Path:
         from openmind_hub import om_hub_download  # noqa: PLC0415 - as above
 
-        _left_over(self, file)
         cache_dir = str(self.cache_dir)
         fetch = partial(om_hub_download, self.source.repo_id, file.path, revision=file.revision, cache_dir=cache_dir)
         # For wrong bytes the client raises ValueError but keeps the file; the second call returns it, to be verified.
@@ -199,21 +209,10 @@ class _OpenMindHub(_Hub):
         return Path(fetch())
 
 
-def _left_over(hub: _Hub, file: _HubFile) -> Path:
-    """Return the place of a file's first bytes, which an interrupted pull leaves.
-
-    If all are there, they are removed: a client would request the rest, which does not exist, and always get 416.
-    """
-    part = hub.blobs / f"{file.hash}.incomplete"
-    if part.exists() and part.stat().st_size >= file.size_bytes:
-        part.unlink()
-    return part
-
-
 def _check_room(hub: _Hub, files: list[_HubFile]) -> None:
     lacking_bytes = -shutil.disk_usage(hub.weights_dir).free
     for file in files:
-        blobs = (hub.blobs / file.hash, _left_over(hub, file))
+        blobs = (hub.blobs / file.hash, hub.part(file))
         present_bytes = max((blob.stat().st_size for blob in blobs if blob.exists()), default=0)
         lacking_bytes += max(0, file.size_bytes - present_bytes)
     if lacking_bytes > 0:

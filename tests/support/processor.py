@@ -1,4 +1,4 @@
-"""What the processor of this machine can do."""
+"""Marks for tests that need a feature of the processor."""
 
 import pytest
 import torch

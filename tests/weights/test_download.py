@@ -188,7 +188,7 @@ def test_a_blob_that_links_to_the_client_s_store_of_shared_blobs_is_verified_by_
 def test_a_pull_goes_on_where_a_killed_one_stopped(
     hub: LocalHub, pull: StartPull, source: HubSource, weights: Path, end: signal.Signals
 ) -> None:
-    """Within a file: openmind_hub writes in steps of 10 MiB, and the other client what it has received."""
+    """The clients write a file in steps of 10 MiB."""
     kept_bytes = 10 << 20
     big = "vae/big.fp16.safetensors"
     save_file({"x": torch.arange(6 << 20, dtype=torch.float32)}, hub.folder / big)

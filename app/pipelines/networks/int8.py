@@ -51,6 +51,11 @@ def quantize(network: nn.Module, dtype: torch.dtype) -> None:
                 setattr(module, child, Int8Conv2d(layer, dtype))
 
 
+def is_quantized(network: nn.Module) -> bool:
+    """Return whether `quantize` has replaced layers of a network."""
+    return any(isinstance(module, _Int8Layer) for module in network.modules())
+
+
 def _is_large(conv: nn.Module) -> bool:
     return isinstance(conv, nn.Conv2d) and conv.in_channels >= _LEAST_CHANNELS
 
