@@ -8,7 +8,7 @@ import sys
 import time
 import timeit
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -142,8 +142,10 @@ class _Bench:
                 continue
             name = f"{mode} {size[0]}x{size[1]}, {steps} steps, {batch} at once"
             _progress(f"[{number}/{len(cells)}] {name}")
+            pipeline: Any = self._registry.loaded.by_mode[mode]  # Any, because its batch sizes are behind the seam
             try:
-                rows.append(await self._measure(pictures))
+                with pipeline.batch_sizes.unsplit() if batch > 1 else nullcontext():
+                    rows.append(await self._measure(pictures))
             except DeviceOutOfMemoryError:
                 _progress(f"{name}: the device does not have enough memory")
                 await self._registry.lock.run(self._device.free_memory)

@@ -9,7 +9,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.inference.samples import sample_pictures
 from app.pipelines.base import GenerationParams, Mode
@@ -50,6 +50,8 @@ class _Measured:
     least_s: float = math.inf
     at: float = -math.inf
     """Monotonic time of the newest measurement."""
+    batches: frozenset[int] = frozenset()
+    """Numbers of pictures of the calls so far."""
 
     @property
     def fresh(self) -> bool:
@@ -60,7 +62,8 @@ class CostModel:
     """Seconds that requests take. Only the device thread calls `learn...`; any thread may call the other methods.
 
     `work` returns the work of a picture, in any unit. The reference picture has the first warm-up size, `size`, as
-    (width, height) in pixels. If `first_call_is_slow`, the first call of a kind may compile and is not measured.
+    (width, height) in pixels. A kind's first call with several pictures may compute them twice, and is not measured. If
+    `first_call_is_slow`, neither is its first call with one: it may compile.
     """
 
     def __init__(
@@ -135,8 +138,10 @@ class CostModel:
     def learn(self, batch: Sequence[GenerationParams], seconds: float) -> None:
         """Update the measurements with a call that made these pictures of one kind. On the device thread."""
         known = self._measured(batch[0])
-        if self._first_call_is_slow and _kind(batch[0]) not in self._kinds:
-            self._store(batch[0], _Measured())
+        batches = known.batches | {len(batch)}
+        is_new = _kind(batch[0]) not in self._kinds
+        if (is_new and self._first_call_is_slow) or (len(batch) > 1 and batches != known.batches):
+            self._store(batch[0], replace(known, batches=batches))
             return
         each_s = seconds / len(batch)
         measured = _Measured(
@@ -144,6 +149,7 @@ class CostModel:
             alone_s=_moving_average(known.alone_s, each_s) if len(batch) == 1 else known.alone_s,
             least_s=min(known.least_s, each_s) if known.fresh else each_s,
             at=time.monotonic(),
+            batches=batches,
         )
         self._store(batch[0], measured)
 

@@ -1,9 +1,8 @@
 """How many pictures go through the networks at once: sizes that change no picture, and of these the faster ones."""
 
-import math
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
 
 from app.pipelines.base import BatchKey, GenerationParams, Mode, buckets, effective_img2img_steps
 
@@ -14,36 +13,56 @@ of a batch would only wait for its last."""
 _RETRY_S = 600
 """Seconds after which a size that did not pay is tried again: the machine may have been busy."""
 
+_RECENT_CALLS = 5
+"""Calls of a size whose fastest counts. Other programs slow single calls down, and older ones tell less."""
+
 _MAX_KINDS = 256
 
 _Kind = tuple[Mode, int, int, int]
 """The seconds of a picture depend on these: mode, width and height in pixels, effective steps."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """The least seconds for each picture of batches of one size, and the monotonic time of the newest measurement."""
+class _Calls:
+    """The newest calls of one batch size: the least seconds for each picture, and when the last one was."""
 
-    least_s: float
-    at: float
+    def __init__(self) -> None:
+        self._each_s: Sequence[float] = ()
+        self._is_first = True
+        self._at = 0.0
 
+    def add(self, each_s: float) -> None:
+        """Record a call's seconds for each picture. The first call is no measurement: it may compile, or compare."""
+        if not self._is_first:
+            self._each_s = (*self._each_s, each_s)[-_RECENT_CALLS:]
+        self._is_first = False
+        self._at = time.monotonic()
 
-_UNKNOWN = _Measured(math.inf, -math.inf)
+    @property
+    def are_measured(self) -> bool:
+        return bool(self._each_s)
+
+    @property
+    def least_s(self) -> float:
+        return min(self._each_s)
+
+    @property
+    def are_old(self) -> bool:
+        return time.monotonic() - self._at >= _RETRY_S
 
 
 class BatchSizes:
     """How many pictures go through the networks at once. For the device thread; `limit` is for any thread.
 
     Without `sizes`, a batch has one of the sizes that are found to change no picture while warming up. Which of the
-    sizes pay for a kind of picture is learned from the calls: a size of 2, 4, 8, ... is used if the next smaller one
-    takes longer for each picture, and is tried if it has not been measured. The first call of a size is no
-    measurement, because it may compile.
+    sizes pay for a kind of picture is learned from the calls: a size of 2, 4, 8, ... is tried, then compared with the
+    next smaller one, and used if it takes clearly less time for each picture.
     """
 
     def __init__(self, sizes: Collection[int] | None) -> None:
         self._sizes = sizes
         self._learned: dict[BatchKey, set[int]] = {}
-        self._measured: dict[_Kind, dict[int, _Measured]] = {}
+        self._calls: dict[_Kind, dict[int, _Calls]] = {}
+        self._splits = True
         self.learning = sizes is None
 
     def learn(self, key: BatchKey, pictures: int) -> None:
@@ -53,34 +72,45 @@ class BatchSizes:
     def measure(self, key: BatchKey, pictures: int, seconds: float) -> None:
         """Record the seconds of a call that made this many pictures of a kind."""
         kind = _kind(key)
-        if kind not in self._measured and len(self._measured) >= _MAX_KINDS:
-            del self._measured[next(iter(self._measured))]
-        of_kind = self._measured.setdefault(kind, {})
+        of_kind = self._calls.pop(kind, {})
         size = 1 << pictures.bit_length() - 1  # 3 pictures tell what 2 take, rather than what 4 take
-        least_s = min(of_kind[size].least_s, seconds / pictures) if size in of_kind else math.inf
-        of_kind[size] = _Measured(least_s, time.monotonic())
+        of_kind.setdefault(size, _Calls()).add(seconds / pictures)
+        if len(self._calls) >= _MAX_KINDS:
+            del self._calls[next(iter(self._calls))]
+        self._calls[kind] = of_kind  # as the last, since the first is the one that was not made for longest
 
     def limit(self, key: BatchKey) -> int:
         """Return how many pictures of a kind are worth making at once. Never blocks."""
         allowed = self._allowed(key)
-        of_kind = self._measured.get(_kind(key), {})
+        of_kind = self._calls.get(_kind(key), {})
         worth = 1
         for size in buckets(max(allowed))[1:]:
             if size not in allowed:
                 continue
-            smaller, larger = of_kind.get(worth, _UNKNOWN), of_kind.get(size, _UNKNOWN)
-            is_known = larger.least_s < math.inf and time.monotonic() - larger.at < _RETRY_S
-            if is_known and larger.least_s > _WORTHWHILE * smaller.least_s:
-                break
+            smaller, larger = of_kind.get(worth, _Calls()), of_kind.get(size, _Calls())
+            if not larger.are_measured:  # to be tried before any larger one
+                return size
+            if not smaller.are_measured:
+                return worth
+            if larger.least_s > _WORTHWHILE * smaller.least_s:
+                return size if larger.are_old else worth
             worth = size
-            if not is_known:  # to be tried before any larger one
-                break
         return worth
+
+    @contextmanager
+    def unsplit(self) -> Iterator[None]:
+        """Split batches in this context only where that changes pictures, not where it is faster."""
+        self._splits = False
+        try:
+            yield
+        finally:
+            self._splits = True
 
     def split(self, batch: Sequence[GenerationParams]) -> Iterator[Sequence[GenerationParams]]:
         """Split a batch into parts of allowed sizes that are worth making at once, the largest first."""
         key = batch[0].batch_key
-        allowed, limit = self._allowed(key), self.limit(key)
+        allowed = self._allowed(key)
+        limit = self.limit(key) if self._splits else len(batch)
         while batch:
             size = max(size for size in allowed if size <= min(len(batch), limit))
             yield batch[:size]

@@ -54,10 +54,10 @@ class SdxlTurboPipeline:
                 return self._learn(batch)
             if self.stage_times.learning and len(batch) == 1 and self._stages_s is None:
                 with self.timed_stages() as stages_s:
-                    images = self._generate_timed(batch)
+                    images = self._generate(batch)
                 self.stage_times.learn(batch[0], stages_s)
                 return images
-            return [image for part in self.batch_sizes.split(batch) for image in self._generate_timed(part)]
+            return [image for part in self.batch_sizes.split(batch) for image in self._generate(part)]
 
     def batch_limit(self, key: BatchKey) -> int:
         return self.batch_sizes.limit(key)
@@ -99,19 +99,15 @@ class SdxlTurboPipeline:
             self.batch_sizes.learn(batch[0].batch_key, len(batch))
         return alone
 
-    def _generate_timed(self, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
-        started = time.monotonic()
-        images = self._generate(batch)
-        self.batch_sizes.measure(batch[0].batch_key, len(batch), time.monotonic() - started)
-        return images
-
     def _generate(self, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
         # One generator for each picture: its noise must not depend on its neighbours. They are on the CPU, so that a
         # seed gives the same noise on every device.
         generators = [torch.Generator("cpu").manual_seed(params.seed) for params in batch]
         with self._stage("text"):
             prompts = [self.prompts(params.prompt) for params in batch]
+        started = time.monotonic()  # the text is left out: it may come from the cache
         pixels = self._decode(self._denoise(batch, prompts, generators))
+        self.batch_sizes.measure(batch[0].batch_key, len(batch), time.monotonic() - started)
         return [
             PipelineImage(pixels=picture, tokens=prompt.tokens) for picture, prompt in zip(pixels, prompts, strict=True)
         ]

@@ -15,7 +15,7 @@ def describe() -> dict[str, str]:
         "CPU": cpu or platform.machine(),
         "cores": str(len(os.sched_getaffinity(0))),
         "memory": f"{kilobytes / 2**20:.0f} GiB",
-        "kernel": f"{platform.system()} {platform.release()}",
+        "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
     }
 
 

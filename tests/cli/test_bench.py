@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from app.cli.bench import Measurement, bench, recommended_batch
-from app.pipelines.base import LoadedPipelines, Mode
+from app.pipelines.base import BatchKey, LoadedPipelines, Mode
+from app.pipelines.batch_sizes import BatchSizes
 from app.settings import Settings
 from tests.support.gated_pipeline import GatedPipeline
 
@@ -62,10 +63,20 @@ def test_it_measures_no_size_above_the_first_that_does_not_pay(
     tiny_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.pipelines.batch_sizes._WORTHWHILE", 0.0)  # none pays
+    calls: list[int] = []
+    measure = BatchSizes.measure
+
+    def record(sizes: BatchSizes, key: BatchKey, pictures: int, seconds: float) -> None:
+        calls.append(pictures)
+        measure(sizes, key, pictures, seconds)
+
+    monkeypatch.setattr(BatchSizes, "measure", record)
     settings = Settings(model=str(tiny_folder), device="cpu", warm_up_sizes="64x64", max_batch=8)
     assert bench(settings, as_json=True) == 0
     rows = json.loads(capfd.readouterr().out)["measurements"]
     assert {row["batch"] for row in rows} == {1, 2}
+    pairs = sum(row["calls"] + 3 for row in rows if row["batch"] == 2)  # the first call, the stages, the difference
+    assert calls.count(2) == pairs, "a row of two is of two at once, and not of what pays"
 
 
 @pytest.mark.parametrize("batching", ["exact", "fast"])

@@ -53,6 +53,14 @@ def test_a_first_call_that_may_compile_is_not_measured_where_the_loader_says_so(
     assert costs.expected_s([picture()]) == pytest.approx(0.6)
 
 
+def test_a_first_call_with_several_pictures_may_compute_them_twice_and_is_not_measured(costs: CostModel) -> None:
+    costs.learn([picture()] * 2, 2.0)
+    assert costs.expected_s([picture()]) == pytest.approx(0.5)
+    costs.learn([picture()] * 2, 0.6)
+    assert costs.expected_s([picture()]) == pytest.approx(0.3)
+    assert costs.least_s([picture()]) == pytest.approx(0.3)
+
+
 def test_one_large_request_does_not_move_what_an_unread_request_is_taken_for(costs: CostModel) -> None:
     costs.learn([picture(1024, steps=4)], 8.0)
     costs.learn_requests([[picture(1024, steps=4)]])

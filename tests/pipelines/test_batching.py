@@ -184,6 +184,7 @@ def test_a_batch_is_cut_into_the_largest_sizes_that_were_found_to_change_nothing
     for pictures in (2, 8):
         sizes.learn(kind(64).batch_key, pictures)
     sizes.learning = False
+    sizes.take(kind(64, steps=3), 1, 0.2)
     sizes.take(kind(64, steps=3), 2, 0.1)
     assert [len(part) for part in sizes.split([kind(64, steps=3)] * 13)] == [8, 2, 2, 1]
     assert [len(part) for part in sizes.split([kind(72)] * 3)] == [1, 1, 1]
@@ -201,6 +202,41 @@ def test_larger_batches_are_tried_one_after_another_as_long_as_they_pay() -> Non
     sizes.take(kind(64), 4, 0.78)
     assert sizes.worth(kind(64)) == 2, "4 save less than a twentieth"
     assert [len(part) for part in sizes.split([kind(64)] * 5)] == [2, 2, 1]
+
+
+def test_a_size_is_compared_with_the_smaller_one_before_it_stays() -> None:
+    sizes = Sizes(range(1, 9))
+    sizes.take(kind(64), 2, 1.0)
+    assert sizes.worth(kind(64)) == 1, "two may take longer than one does twice"
+    sizes.take(kind(64), 1, 0.9)
+    assert sizes.worth(kind(64)) == 1
+
+
+def test_only_the_newest_calls_count() -> None:
+    sizes = Sizes(range(1, 9))
+    sizes.take(kind(64), 1, 1.0)
+    sizes.take(kind(64), 2, 0.8)
+    for _ in range(4):
+        sizes.take(kind(64), 2, 1.5)
+    assert sizes.worth(kind(64)) == 1, "the machine has become another"
+
+
+def test_of_many_kinds_the_one_that_was_not_made_for_longest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.pipelines.batch_sizes._MAX_KINDS", 2)
+    sizes = Sizes(range(1, 9))
+    for width in (64, 128, 64, 192):
+        sizes.take(kind(width), 1, 1.0)
+        sizes.take(kind(width), 2, 1.0)
+    assert [sizes.worth(kind(width)) for width in (64, 128, 192)] == [1, 2, 1]
+
+
+def test_while_a_size_is_measured_batches_of_it_are_not_split() -> None:
+    sizes = Sizes(range(1, 9))
+    sizes.take(kind(64), 1, 1.0)
+    sizes.take(kind(64), 2, 1.0)
+    with sizes.unsplit():
+        assert [len(part) for part in sizes.split([kind(64)] * 8)] == [8]
+    assert [len(part) for part in sizes.split([kind(64)] * 2)] == [1, 1]
 
 
 def test_what_pays_is_learned_for_each_size_and_number_of_steps() -> None:
@@ -222,9 +258,13 @@ def test_a_size_that_did_not_pay_is_tried_again_after_a_while(monkeypatch: pytes
     sizes = Sizes(range(1, 9))
     sizes.take(kind(64), 1, 1.0)
     sizes.take(kind(64), 2, 1.0)
+    sizes.take(kind(128), 1, 1.0)
+    sizes.take(kind(128), 2, 0.5)
+    sizes.take(kind(128), 4, 0.3)
     later = time.monotonic() + 601
     monkeypatch.setattr(time, "monotonic", lambda: later)
     assert sizes.worth(kind(64)) == 2
+    assert sizes.worth(kind(128)) == 8, "sizes that paid are known for good"
 
 
 def test_a_real_pipeline_measures_its_calls(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
