@@ -196,7 +196,7 @@ class WeightsError(StartError, code="weights_unusable"):
 
 
 class MemoryTooSmallError(StartError, code="memory_too_small"):
-    """The weights do not fit into the memory that the process may use."""
+    """A start takes more memory than the device has, or than the process may use."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(

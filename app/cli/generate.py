@@ -228,8 +228,6 @@ async def _make(
         async with AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(registry)
-            except errors.DeviceOutOfMemoryError as error:
-                raise errors.DeviceUnavailableError("The device has not enough memory for the weights.") from error
             except errors.TurboError:
                 raise
             except Exception as error:

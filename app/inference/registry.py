@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Self
 
+from app.errors import DeviceOutOfMemoryError, MemoryTooSmallError
 from app.inference.batching_lock import BatchingLock
 from app.inference.cost import CostModel, Request
 from app.inference.device_guard import DeviceGuard, Outcome, Wanted
@@ -41,8 +42,17 @@ class PipelineRegistry:
         """Load and warm up.
 
         Raises:
+            MemoryTooSmallError: The device, or this process, has too little memory.
             TurboError: The weights, the device or a warm-up call failed.
         """
+        try:
+            await self._load_and_warm_up()
+        except DeviceOutOfMemoryError as error:
+            raise MemoryTooSmallError("The weights and the warm-up's pictures need more memory than there is.") from error
+        self.warm = True
+        return self
+
+    async def _load_and_warm_up(self) -> None:
         started = time.monotonic()
         loaded = await self.lock.run(self.load, limit_s=LOAD_LIMITS * self.lock.hang_limit_s)
         seconds = time.monotonic() - started
@@ -56,8 +66,6 @@ class PipelineRegistry:
         await self.lock.run(loaded.on_warm)
         if measured:
             self.costs.calibrate(measured)  # after `on_warm`, which may change the unit of `work`
-        self.warm = True
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         """Drop the pipelines and end the device thread."""

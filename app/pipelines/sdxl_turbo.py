@@ -1,5 +1,6 @@
 """SDXL-Turbo's loader: one set of weights for both modes, on one device."""
 
+import json
 import logging
 import sys
 from collections.abc import Collection, Iterator
@@ -201,8 +202,14 @@ def count_parameters(folder: Path) -> int:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Return a model's fp16 file, or its shards."""
-    return sorted(folder.glob("*.fp16.safetensors")) or sorted(folder.glob("*.fp16-*.safetensors"))
+    """Return a model's fp16 file or its shards, as diffusers and transformers name them; others are no part of it."""
+    for name in ("diffusion_pytorch_model", "model"):
+        if (single := folder / f"{name}.fp16.safetensors").is_file():
+            return [single]
+        if (index := folder / f"{name}.safetensors.index.fp16.json").is_file():
+            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            return [folder / shard for shard in sorted(set(shards))]
+    return []
 
 
 def _load_unet(folder: Path, dtype: torch.dtype, *, int8: bool) -> Any:
@@ -216,7 +223,8 @@ def _load_unet(folder: Path, dtype: torch.dtype, *, int8: bool) -> Any:
         for begin in range(0, len(names), _TENSORS_AT_ONCE):
             with safe_open(path, "pt") as file:  # its end frees the pages that were read
                 some = {name: file.get_tensor(name) for name in names[begin : begin + _TENSORS_AT_ONCE]}
-            converted = {name: tensor.to(torch.float32 if int8 else dtype) for name, tensor in some.items()}
+            read_as = torch.float32 if int8 else dtype  # in fp16 too a copy, as the file would stay mapped otherwise
+            converted = {name: tensor.to(read_as, copy=True) for name, tensor in some.items()}
             unet.load_state_dict(converted, strict=False, assign=True)
             if int8:
                 quantize(unet, dtype)

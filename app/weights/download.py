@@ -291,7 +291,9 @@ def _explain(error: Exception, hub: _Hub, file: _HubFile | None) -> tuple[str, b
     if status := next(filter(None, statuses), 0):
         return _explain_status(status, hub, subject, chain), status >= HTTPStatus.INTERNAL_SERVER_ERROR
     if file and any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain):
-        return _no_space(hub, subject, file.size_bytes), False
+        part = hub.part(file)  # it is kept, and the next pull goes on with it
+        kept_bytes = part.stat().st_size if part.exists() else 0
+        return _no_space(hub, subject, file.size_bytes - kept_bytes), False
     reason = first_line(next((link for link in reversed(chain) if isinstance(link, OSError)), error))
     reason = re.sub(r"\?\S+", "", reason)  # the query of a signed URL is a secret
     if any(isinstance(link, _UNREACHABLE) or getattr(link, "errno", 0) in _UNREACHABLE_CODES for link in chain):

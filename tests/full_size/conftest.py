@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from app.pipelines.device import choose_dtype
+from app.pipelines.sdxl_turbo import count_parameters
 from benchmarks.full_size import FOLDER
 from tests.full_size.life import Life
 
@@ -23,6 +26,13 @@ def model() -> Path:
     folder = Path(os.environ.get("FULL_SIZE_MODEL") or FOLDER).resolve()
     assert folder.is_dir(), f"{folder} is missing: run `make full-size`"
     return folder
+
+
+@pytest.fixture(scope="session")
+def weights_bytes(model: Path) -> int:
+    """The size of the weights in the default format of this machine's CPU."""
+    dtype, _ = choose_dtype("auto", torch.device("cpu"), parameters=count_parameters(model / "unet"))
+    return dtype.itemsize * sum(count_parameters(path.parent) for path in model.glob("*/config.json"))
 
 
 @pytest.fixture(scope="session")

@@ -69,12 +69,18 @@ def alone(first_life: Life) -> list[list[bytes]]:
 
 def test_in_company_each_request_gets_the_bytes_that_it_gets_alone(first_life: Life, alone: list[list[bytes]]) -> None:
     assert len({data for pictures in alone for data in pictures}) == len(ALONE)
+    before = first_life.metrics()
     for _ in range(2):  # the first time, a larger batch is only tried
         assert [made.pictures for made in first_life.ask_together(ALONE)] == alone
+    now = first_life.metrics()
+    requests, singles = (
+        now[name] - before[name]
+        for name in ("turbo_batch_pictures_count,mode=txt2img", "turbo_batch_pictures_bucket,le=1.0,mode=txt2img")
+    )
+    assert singles < requests == 2 * len(ALONE), "some were made at once"
 
 
-def test_a_start_takes_no_more_memory_than_it_wants_to_be_free(model: Path, first_life: Life) -> None:
-    weights_bytes = sum(path.stat().st_size for path in model.rglob("*.safetensors"))
+def test_a_start_takes_no_more_memory_than_it_wants_to_be_free(weights_bytes: int, first_life: Life) -> None:
     print(f"the start took {first_life.start_peak_bytes / 1e9:.2f} GB for weights of {weights_bytes / 1e9:.2f} GB")  # noqa: T201
     assert weights_bytes < first_life.start_peak_bytes < (1 + SPARE) * weights_bytes
 

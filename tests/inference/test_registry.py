@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from app.errors import DeviceLostError, WeightsError
+from app.errors import DeviceLostError, DeviceOutOfMemoryError, MemoryTooSmallError, WeightsError
 from app.inference.batching_lock import BatchingLock
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import LoadedPipelines, Mode
@@ -44,6 +44,18 @@ async def test_load_warm_up_and_calls_share_one_thread(pipeline: GatedPipeline) 
     async with PipelineRegistry(pipeline.load, lock, warm_up_sizes=SIZES) as registry:
         await lock.run(lambda: registry.call([pipeline.calls[0]]))
     assert len(pipeline.thread_ids) == 1
+
+
+@pytest.mark.parametrize("when", ["loading", "warming up"])
+async def test_a_start_that_runs_out_of_memory_says_what_to_do(pipeline: GatedPipeline, when: str) -> None:
+    def load() -> LoadedPipelines:
+        if when == "loading":
+            raise DeviceOutOfMemoryError("full")
+        return pipeline.load()
+
+    pipeline.error = DeviceOutOfMemoryError("full")
+    with pytest.raises(MemoryTooSmallError, match=r"need more memory than there is\. .* use a larger machine"):
+        await PipelineRegistry(load, BatchingLock(hang_limit_s=30), warm_up_sizes=SIZES).__aenter__()
 
 
 async def test_the_loader_is_told_when_every_mode_is_warm(pipeline: GatedPipeline) -> None:

@@ -152,6 +152,16 @@ def test_fast_is_within_one_level_of_what_is_made_alone(exact: LoadedPipelines, 
 
 
 @pytest.mark.usefixtures("any_batch_pays")
+def test_fast_in_bf16_makes_a_batch_at_once_and_pictures_that_show_the_same(tiny_folder: Path) -> None:
+    fast, chance = load(tiny_folder, batching="fast", dtype="bf16"), random.Random(8)
+    for mode in Mode:
+        batch = random_batch(mode, chance)
+        assert _samples(fast, batch) == [len(batch)] * batch[0].effective_steps
+        for params, picture in zip(batch, pixels(fast, batch), strict=True):
+            assert np.abs(picture.astype(int) - pixels(fast, [params])[0]).mean() < 1
+
+
+@pytest.mark.usefixtures("any_batch_pays")
 def test_where_a_batch_changes_pictures_exact_makes_them_one_by_one(
     exact: LoadedPipelines, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

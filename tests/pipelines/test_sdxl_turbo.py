@@ -205,6 +205,18 @@ def test_a_unet_in_several_files_loads_the_same(pipelines: LoadedPipelines, tiny
     assert make(load(folder), txt2img()).pixels.tobytes() == make(pipelines, txt2img()).pixels.tobytes()
 
 
+def test_a_file_beside_the_unet_s_own_is_no_part_of_it(
+    pipelines: LoadedPipelines, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Repositories may have one for other programs."""
+    folder = tmp_path / "more"
+    shutil.copytree(tiny_folder, folder)
+    tensors = load_file(folder / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+    save_file({name: torch.zeros_like(tensor) for name, tensor in tensors.items()}, folder / "unet/x.fp16.safetensors")
+    assert count_parameters(folder / "unet") == count_parameters(tiny_folder / "unet")
+    assert make(load(folder), txt2img()).pixels.tobytes() == make(pipelines, txt2img()).pixels.tobytes()
+
+
 def changed_tensors(path: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
     save_file(change(load_file(path)), path, metadata={"format": "pt"})
 
@@ -267,7 +279,7 @@ def test_weights_larger_than_the_memory_are_a_clear_error_before_they_are_loaded
 ) -> None:
     folder = tmp_path / "large"
     shutil.copytree(tiny_folder, folder)
-    with (folder / "unet" / "more.fp16.safetensors").open("wb") as file:
+    with (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").open("r+b") as file:
         file.truncate(4 << 40)  # takes no room on the disk
     with pytest.raises(MemoryTooSmallError, match=r"take \d{4}\.\d GB of memory in .*, and a start takes 33% more"):
         load(folder)

@@ -1,14 +1,18 @@
 """In an exact batch every sample has the bits that it has alone, whatever the libraries do."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
 from app.pipelines.networks import exact
+from app.pipelines.networks.cpu import fit_to_cpu
 from app.pipelines.networks.exact import ExactBatches, exact_in_batches
 
 CHANCE = torch.Generator().manual_seed(0)
@@ -125,6 +129,31 @@ def test_a_single_sample_is_computed_as_it_is(monkeypatch: pytest.MonkeyPatch) -
     assert not seen
     predict(torch.ones(2, 2), torch.tensor(1.0))
     assert seen
+
+
+def test_a_first_batch_with_a_picture_that_fails_says_nothing_about_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, x = Linear(error=0), torch.randn(3, 4, 5, generator=CHANCE)
+    x[2, 0, 0] = torch.nan
+    run(linear, x, monkeypatch)
+    assert linear.calls == [3, 1, 1, 1, 3, 3]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_wide_network_that_was_fitted_to_the_cpu_gives_each_sample_the_bits_that_it_has_alone(
+    dtype: torch.dtype,
+) -> None:
+    """At SDXL-Turbo's widths the results are large enough to tell in 16 bits, and the upsampling is folded."""
+    layers: Any = nn.Sequential(
+        ResnetBlock2D(in_channels=256, temb_channels=None), Upsample2D(256, use_conv=True), nn.Conv2d(256, 128, 3)
+    )
+    layers.config = SimpleNamespace(block_out_channels=(256,))
+    fit_to_cpu(SimpleNamespace(unet=layers.to(dtype).eval(), vae=nn.Identity()))
+    predict = exact_in_batches(lambda latents, _: layers(latents))
+    for samples in (2, 3, 3):
+        x = torch.randn(samples, 256, 24, 20, generator=CHANCE).to(dtype)
+        with torch.inference_mode():
+            together = predict(x, torch.tensor(1.0))
+            assert torch.equal(together, torch.cat([layers(one) for one in x.split(1)]))
 
 
 @pytest.mark.parametrize("error", [0.0, 1e-6])
