@@ -48,7 +48,9 @@ class PipelineRegistry:
         try:
             await self._load_and_warm_up()
         except DeviceOutOfMemoryError as error:
-            raise MemoryTooSmallError("The weights and the warm-up's pictures need more memory than there is.") from error
+            raise MemoryTooSmallError(
+                "The weights and the warm-up's pictures need more memory than there is."
+            ) from error
         self.warm = True
         return self
 

@@ -8,7 +8,6 @@ import statistics
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
