@@ -140,9 +140,11 @@ class _Bench:
             worth = self._registry.loaded.by_mode[mode].batch_limit(pictures[0].batch_key)  # learned from smaller ones
             if batch > worth or ((mode, size) in too_large and batch > 1):
                 continue
+            pipeline: Any = self._registry.loaded.by_mode[mode]  # Any, because its batch sizes are behind the seam
+            if batch > 1 and not pipeline.batch_sizes.allows(pictures[0].batch_key, batch):
+                continue
             name = f"{mode} {size[0]}x{size[1]}, {steps} steps, {batch} at once"
             _progress(f"[{number}/{len(cells)}] {name}")
-            pipeline: Any = self._registry.loaded.by_mode[mode]  # Any, because its batch sizes are behind the seam
             try:
                 with pipeline.batch_sizes.unsplit() if batch > 1 else nullcontext():
                     rows.append(await self._measure(pictures))

@@ -7,7 +7,7 @@ without any is judged by its work relative to the warm-up's picture.
 import math
 import statistics
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -62,8 +62,8 @@ class CostModel:
     """Seconds that requests take. Only the device thread calls `learn...`; any thread may call the other methods.
 
     `work` returns the work of a picture, in any unit. The reference picture has the first warm-up size, `size`, as
-    (width, height) in pixels. A kind's first call with several pictures may compute them twice, and is not measured. If
-    `first_call_is_slow`, neither is its first call with one: it may compile.
+    (width, height) in pixels. A kind's first call with a number of pictures may compute them twice, and is not
+    measured. If `first_call_is_slow`, neither is its first call with a single picture: it may compile.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class CostModel:
         self._default = sample_pictures(Mode.TXT2IMG, _DEFAULT_SIZE, 1)
         self._first_call_is_slow = first_call_is_slow
         self._pace_s = 0.0
-        self._kinds: dict[_Kind, _Measured] = {}
+        self._kinds: OrderedDict[_Kind, _Measured] = OrderedDict()
         self._recent_s: deque[float] = deque(maxlen=_RECENT_REQUESTS)
         self._long_call = 1.0
 
@@ -130,7 +130,7 @@ class CostModel:
         """Store the warm-up's single pictures and the seconds of their calls. The last call sets the expectation."""
         for params, seconds in measured:
             least_s = min(self._measured(params).least_s, seconds)
-            self._store(params, _Measured(least_s=least_s, at=time.monotonic()))
+            self._store(params, _Measured(least_s=least_s, at=time.monotonic(), batches=frozenset({1})))
         params, seconds = measured[-1]
         self._pace_s = seconds / self._work(params)
         self._recent_s.extend([self.expected_s(self.reference)] * _PREFILLED)
@@ -139,8 +139,7 @@ class CostModel:
         """Update the measurements with a call that made these pictures of one kind. On the device thread."""
         known = self._measured(batch[0])
         batches = known.batches | {len(batch)}
-        is_new = _kind(batch[0]) not in self._kinds
-        if (is_new and self._first_call_is_slow) or (len(batch) > 1 and batches != known.batches):
+        if batches != known.batches and (len(batch) > 1 or self._first_call_is_slow):
             self._store(batch[0], replace(known, batches=batches))
             return
         each_s = seconds / len(batch)
@@ -166,6 +165,7 @@ class CostModel:
 
     def _store(self, params: GenerationParams, measured: _Measured) -> None:
         self._kinds[_kind(params)] = measured
+        self._kinds.move_to_end(_kind(params))
         if len(self._kinds) > _MAX_KINDS:
             reference = _kind(self.reference[0])
             del self._kinds[next(kind for kind in self._kinds if kind != reference)]

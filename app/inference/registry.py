@@ -49,7 +49,7 @@ class PipelineRegistry:
             await self._load_and_warm_up()
         except DeviceOutOfMemoryError as error:
             raise MemoryTooSmallError(
-                "The weights and the warm-up's pictures need more memory than there is."
+                "The weights and a first picture do not fit into memory; smaller TURBO_WARM_UP_SIZES take less."
             ) from error
         self.warm = True
         return self

@@ -1,6 +1,7 @@
 """How many pictures go through the networks at once: sizes that change no picture, and of these the faster ones."""
 
 import time
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,7 +12,7 @@ _WORTHWHILE = 0.95
 of a batch would only wait for its last."""
 
 _RETRY_S = 600
-"""Seconds after which a size that did not pay is tried again: the machine may have been busy."""
+"""Seconds after which a measurement is made again: the machine may have been busy."""
 
 _RECENT_CALLS = 5
 """Calls of a size whose fastest counts. Other programs slow single calls down, and older ones tell less."""
@@ -27,14 +28,14 @@ class _Calls:
 
     def __init__(self) -> None:
         self._each_s: Sequence[float] = ()
-        self._is_first = True
+        self._made: set[int] = set()
         self._at = 0.0
 
-    def add(self, each_s: float) -> None:
-        """Record a call's seconds for each picture. The first call is no measurement: it may compile, or compare."""
-        if not self._is_first:
-            self._each_s = (*self._each_s, each_s)[-_RECENT_CALLS:]
-        self._is_first = False
+    def add(self, pictures: int, seconds: float) -> None:
+        """Record a call. The first of a number of pictures is no measurement: it may compile, or compute twice."""
+        if pictures in self._made:
+            self._each_s = (*self._each_s, seconds / pictures)[-_RECENT_CALLS:]
+        self._made.add(pictures)
         self._at = time.monotonic()
 
     @property
@@ -53,34 +54,45 @@ class _Calls:
 class BatchSizes:
     """How many pictures go through the networks at once. For the device thread; `limit` is for any thread.
 
-    Without `sizes`, a batch has one of the sizes that are found to change no picture while warming up. Which of the
-    sizes pay for a kind of picture is learned from the calls: a size of 2, 4, 8, ... is tried, then compared with the
-    next smaller one, and used if it takes clearly less time for each picture.
+    A batch has one of `sizes`; if it `must_be_exact`, one that is found to change no picture while warming up. Which of
+    these pay for a kind of picture is learned from the calls: a size of 2, 4, 8, ... is tried, then compared with the
+    next smaller one, and used if it takes clearly less time for each picture. While `warming`, every size is made.
     """
 
-    def __init__(self, sizes: Collection[int] | None) -> None:
+    def __init__(self, sizes: Collection[int], *, must_be_exact: bool = False) -> None:
         self._sizes = sizes
-        self._learned: dict[BatchKey, set[int]] = {}
-        self._calls: dict[_Kind, dict[int, _Calls]] = {}
+        self._must_be_exact = must_be_exact
+        self._exact: dict[BatchKey, set[int]] = {}
+        self._calls: OrderedDict[_Kind, dict[int, _Calls]] = OrderedDict()
         self._splits = True
-        self.learning = sizes is None
+        self.warming = True
+
+    @property
+    def learning(self) -> bool:
+        """Whether larger batches are to be compared with single pictures."""
+        return self.warming and self._must_be_exact
 
     def learn(self, key: BatchKey, pictures: int) -> None:
         """Record that a batch of this size gives the pictures that each has alone."""
-        self._learned.setdefault(_shape(key), set()).add(pictures)
+        self._exact.setdefault(_shape(key), set()).add(pictures)
 
     def measure(self, key: BatchKey, pictures: int, seconds: float) -> None:
         """Record the seconds of a call that made this many pictures of a kind."""
         kind = _kind(key)
-        of_kind = self._calls.pop(kind, {})
         size = 1 << pictures.bit_length() - 1  # 3 pictures tell what 2 take, rather than what 4 take
-        of_kind.setdefault(size, _Calls()).add(seconds / pictures)
-        if len(self._calls) >= _MAX_KINDS:
-            del self._calls[next(iter(self._calls))]
-        self._calls[kind] = of_kind  # as the last, since the first is the one that was not made for longest
+        self._calls.setdefault(kind, {}).setdefault(size, _Calls()).add(pictures, seconds)
+        self._calls.move_to_end(kind)
+        if len(self._calls) > _MAX_KINDS:
+            self._calls.popitem(last=False)
+
+    def allows(self, key: BatchKey, pictures: int) -> bool:
+        """Tell whether a batch of this size may be made: it changes no picture, or that need not be so."""
+        return pictures in self._allowed(key)
 
     def limit(self, key: BatchKey) -> int:
         """Return how many pictures of a kind are worth making at once. Never blocks."""
+        if self.warming:
+            return max(self._sizes)
         allowed = self._allowed(key)
         of_kind = self._calls.get(_kind(key), {})
         worth = 1
@@ -90,7 +102,7 @@ class BatchSizes:
             smaller, larger = of_kind.get(worth, _Calls()), of_kind.get(size, _Calls())
             if not larger.are_measured:  # to be tried before any larger one
                 return size
-            if not smaller.are_measured:
+            if not smaller.are_measured or smaller.are_old:
                 return worth
             if larger.least_s > _WORTHWHILE * smaller.least_s:
                 return size if larger.are_old else worth
@@ -117,7 +129,7 @@ class BatchSizes:
             batch = batch[size:]
 
     def _allowed(self, key: BatchKey) -> set[int]:
-        return {1, *(self._learned.get(_shape(key), ()) if self._sizes is None else self._sizes)}
+        return {1, *(self._exact.get(_shape(key), ()) if self._must_be_exact else self._sizes)}
 
 
 def _kind(key: BatchKey) -> _Kind:

@@ -105,7 +105,7 @@ class SdxlTurboPipeline:
         generators = [torch.Generator("cpu").manual_seed(params.seed) for params in batch]
         with self._stage("text"):
             prompts = [self.prompts(params.prompt) for params in batch]
-        started = time.monotonic()  # the text is left out: it may come from the cache
+        started = time.monotonic()  # without the text, which may come from the cache
         pixels = self._decode(self._denoise(batch, prompts, generators))
         self.batch_sizes.measure(batch[0].batch_key, len(batch), time.monotonic() - started)
         return [

@@ -1,6 +1,5 @@
 """SDXL-Turbo's loader: one set of weights for both modes, on one device."""
 
-import json
 import logging
 import sys
 from collections.abc import Collection, Iterator
@@ -13,10 +12,10 @@ import torch
 import transformers
 from safetensors import safe_open
 
-from app.errors import DeviceUnavailableError, MemoryTooSmallError, WeightsError, first_line
+from app.errors import DeviceOutOfMemoryError, DeviceUnavailableError, MemoryTooSmallError, WeightsError, first_line
 from app.pipelines.base import LoadedPipelines, Mode, buckets
 from app.pipelines.batch_sizes import BatchSizes
-from app.pipelines.device import LARGE_UNET, choose_dtype, choose_vae_dtype, open_device
+from app.pipelines.device import LARGE_UNET, TorchDevice, choose_dtype, choose_vae_dtype, open_device
 from app.pipelines.device_errors import device_errors
 from app.pipelines.diffusion import SdxlTurboPipeline
 from app.pipelines.host_memory import keep_freed_memory, memory_bytes, return_freed_memory
@@ -27,6 +26,7 @@ from app.pipelines.npu import setup as npu
 from app.pipelines.prompts import PromptEncoder
 from app.pipelines.work import StageTimes
 from app.settings import Settings
+from app.weights.layout import weight_files
 
 _log = logging.getLogger(__name__)
 
@@ -64,8 +64,7 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
     Raises:
         DeviceUnavailableError: The device does not exist, or does not support an option.
         DeviceLostError: The device failed.
-        DeviceOutOfMemoryError: The weights do not fit into its memory.
-        MemoryTooSmallError: The CPU has less memory free than a start takes.
+        MemoryTooSmallError: The weights do not fit into its memory, or a CPU has less memory free than a start takes.
         WeightsError: diffusers cannot load the folder.
     """
     # The response reports long and cut prompts, so the libraries need not log them.
@@ -90,13 +89,13 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
     txt2img = _load_pipeline(folder, vae_folder, dtype, int8=int8, int8_vae=int8 and settings.vae_dtype == "auto")
     # The VAE has one dtype for good. The pipelines convert its inputs and outputs.
     force_upcast = txt2img.vae.config.get("force_upcast", False)
-    txt2img.vae.to(choose_vae_dtype(settings.vae_dtype, dtype, force_upcast=force_upcast))
-    txt2img.vae.register_to_config(force_upcast=False)
-    with device_errors(device.torch_device):
+    with _enough_memory(f"The weights in {folder} do not fit into the memory of {device.torch_device}.", device):
+        txt2img.vae.to(choose_vae_dtype(settings.vae_dtype, dtype, force_upcast=force_upcast))
         txt2img.to(device.torch_device)
-    if kind == "cpu":
-        fit_to_cpu(txt2img)
-        keep_freed_memory()
+        if kind == "cpu":
+            fit_to_cpu(txt2img)
+            keep_freed_memory()
+    txt2img.vae.register_to_config(force_upcast=False)
     if kind == "cuda":  # tensor cores take convolutions channels last; Ascend has layouts of its own
         for network in (txt2img.unet, txt2img.vae):
             network.to(memory_format=torch.channels_last)
@@ -118,7 +117,7 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
 
     def on_warm() -> None:
         networks.stop_compiling()
-        sizes.learning = False
+        sizes.warming = False
         stage_times.settle()
         prompts.clear()
         if kind == "cpu":
@@ -181,6 +180,15 @@ def _load_pipeline(folder: Path, vae_folder: Path | None, dtype: torch.dtype, *,
 
 
 @contextmanager
+def _enough_memory(otherwise: str, device: TorchDevice) -> Iterator[None]:
+    try:
+        with device_errors(device.torch_device):
+            yield
+    except DeviceOutOfMemoryError as error:
+        raise MemoryTooSmallError(otherwise) from error
+
+
+@contextmanager
 def weights_errors(weights: str) -> Iterator[None]:
     """Turn whatever a library raises for these weights into WeightsError: their files may contain anything.
 
@@ -198,18 +206,7 @@ def weights_errors(weights: str) -> Iterator[None]:
 
 def count_parameters(folder: Path) -> int:
     """Return the number of a model's parameters, from the size of its fp16 files."""
-    return sum(path.stat().st_size for path in _weight_files(folder)) // 2
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Return a model's fp16 file or its shards, as diffusers and transformers name them; others are no part of it."""
-    for name in ("diffusion_pytorch_model", "model"):
-        if (single := folder / f"{name}.fp16.safetensors").is_file():
-            return [single]
-        if (index := folder / f"{name}.safetensors.index.fp16.json").is_file():
-            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            return [folder / shard for shard in sorted(set(shards))]
-    return []
+    return sum(path.stat().st_size for path in weight_files(folder)) // 2
 
 
 def _load_unet(folder: Path, dtype: torch.dtype, *, int8: bool) -> Any:
@@ -217,7 +214,7 @@ def _load_unet(folder: Path, dtype: torch.dtype, *, int8: bool) -> Any:
     kind = diffusers.UNet2DConditionModel
     with torch.device("meta"):
         unet: Any = kind.from_config(kind.load_config(folder))
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         with safe_open(path, "pt") as file:
             names = file.offset_keys()
         for begin in range(0, len(names), _TENSORS_AT_ONCE):
@@ -265,5 +262,5 @@ def _choose_batch_sizes(settings: Settings, kind: str) -> BatchSizes:
     if settings.batching == "off":
         return BatchSizes([1])
     if settings.batching == "exact" and kind != "cpu":
-        return BatchSizes(None)
+        return BatchSizes(buckets(settings.max_batch), must_be_exact=True)
     return BatchSizes(buckets(settings.max_batch) if _has_graphs(settings) else range(1, settings.max_batch + 1))

@@ -212,11 +212,15 @@ class _OpenMindHub(_Hub):
 def _check_room(hub: _Hub, files: list[_HubFile]) -> None:
     lacking_bytes = -shutil.disk_usage(hub.weights_dir).free
     for file in files:
-        blobs = (hub.blobs / file.hash, hub.part(file))
-        present_bytes = max((blob.stat().st_size for blob in blobs if blob.exists()), default=0)
-        lacking_bytes += max(0, file.size_bytes - present_bytes)
+        lacking_bytes += max(0, file.size_bytes - _present_bytes(hub, file))
     if lacking_bytes > 0:
         raise WeightsError(_no_space(hub, str(hub.source), lacking_bytes))
+
+
+def _present_bytes(hub: _Hub, file: _HubFile) -> int:
+    """Return the bytes of a file that earlier pulls have left."""
+    blobs = (hub.blobs / file.hash, hub.part(file))
+    return max((blob.stat().st_size for blob in blobs if blob.exists()), default=0)
 
 
 def _fetch_whole(hub: _Hub, file: _HubFile) -> tuple[Path, str]:
@@ -291,9 +295,7 @@ def _explain(error: Exception, hub: _Hub, file: _HubFile | None) -> tuple[str, b
     if status := next(filter(None, statuses), 0):
         return _explain_status(status, hub, subject, chain), status >= HTTPStatus.INTERNAL_SERVER_ERROR
     if file and any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain):
-        part = hub.part(file)  # it is kept, and the next pull goes on with it
-        kept_bytes = part.stat().st_size if part.exists() else 0
-        return _no_space(hub, subject, file.size_bytes - kept_bytes), False
+        return _no_space(hub, subject, max(1, file.size_bytes - _present_bytes(hub, file))), False
     reason = first_line(next((link for link in reversed(chain) if isinstance(link, OSError)), error))
     reason = re.sub(r"\?\S+", "", reason)  # the query of a signed URL is a secret
     if any(isinstance(link, _UNREACHABLE) or getattr(link, "errno", 0) in _UNREACHABLE_CODES for link in chain):

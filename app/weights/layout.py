@@ -1,7 +1,7 @@
 """The files that weights consist of, in diffusers' format: which to download, and checks of a folder before loading."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,6 +21,9 @@ The last pattern is for weights in several files (shards), as `save_pretrained` 
 
 _SCHEDULER_CLASS = "EulerAncestralDiscreteScheduler"
 """The scheduler of SDXL-Turbo's repository. The model was trained for its single step."""
+
+_WEIGHTS = ("diffusion_pytorch_model", "model")
+"""What the names of a model's weights begin with: those that diffusers and transformers write."""
 
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
 _MODELS = ("text_encoder", "text_encoder_2", "unet", "vae")
@@ -140,15 +143,29 @@ def _check_vae_config(path: Path) -> None:
 
 def _check_component(folder: Path) -> None:
     _require(folder / "config.json")
-    files = {*folder.glob("*.fp16.safetensors"), *_shards(folder)}
+    files = weight_files(folder)
     if not files:
         raise WeightsError(
-            f"{folder} has no *.fp16.safetensors. Pull again, or export the weights with "
-            'save_pretrained(variant="fp16").'
+            f"{folder} has no {' or '.join(f'{name}.fp16.safetensors' for name in _WEIGHTS)}. Pull again, or export "
+            'the weights with save_pretrained(variant="fp16").'
         )
-    for path in sorted(files):
+    for path in files:
         _require(path)
         _check_safetensors(path)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the fp16 file of a model in its folder, or the shards that its index names; others are no part of it.
+
+    Raises:
+        WeightsError: The index is damaged.
+    """
+    for name in _WEIGHTS:
+        if (single := folder / f"{name}.fp16.safetensors").is_file():
+            return [single]
+        if (index := folder / f"{name}.safetensors.index.fp16.json").is_file():
+            return _shards(index)
+    return []
 
 
 def _check_safetensors(path: Path) -> None:
@@ -161,13 +178,12 @@ def _check_safetensors(path: Path) -> None:
         raise MemoryTooSmallError(f"{path} does not fit into memory: {error}.") from error
 
 
-def _shards(folder: Path) -> Iterator[Path]:
-    """Yield the files that the index of sharded weights names. Without an index, the libraries do not load them."""
-    for path in folder.glob("*.safetensors.index.fp16.json"):
-        file_by_tensor = _read_json(path).get("weight_map")
-        if not isinstance(file_by_tensor, dict) or not file_by_tensor:
-            raise WeightsError(f"{path} is damaged: its weight_map names no files. Delete it and pull again.")
-        yield from (folder / str(name) for name in file_by_tensor.values())
+def _shards(index: Path) -> list[Path]:
+    """Return the files that the index of sharded weights names. Without an index, the libraries do not load them."""
+    file_by_tensor = _read_json(index).get("weight_map")
+    if not isinstance(file_by_tensor, dict) or not file_by_tensor:
+        raise WeightsError(f"{index} is damaged: its weight_map names no files. Delete it and pull again.")
+    return [index.parent / name for name in sorted(set(map(str, file_by_tensor.values())))]
 
 
 def _read_json(path: Path, *, setting: str = "TURBO_MODEL") -> dict[str, Any]:

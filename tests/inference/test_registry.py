@@ -54,7 +54,7 @@ async def test_a_start_that_runs_out_of_memory_says_what_to_do(pipeline: GatedPi
         return pipeline.load()
 
     pipeline.error = DeviceOutOfMemoryError("full")
-    with pytest.raises(MemoryTooSmallError, match=r"need more memory than there is\. .* use a larger machine"):
+    with pytest.raises(MemoryTooSmallError, match=r"do not fit into memory; .* use a larger machine"):
         await PipelineRegistry(load, BatchingLock(hang_limit_s=30), warm_up_sizes=SIZES).__aenter__()
 
 

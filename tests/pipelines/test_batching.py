@@ -1,11 +1,12 @@
 """The same request gives the same picture, alone and in any company."""
 
+import dataclasses
 import os
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+from app.inference.batching_lock import BatchingLock
+from app.inference.registry import PipelineRegistry
 from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, Mode, Txt2ImgParams
 from app.pipelines.batch_sizes import BatchSizes
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
@@ -120,10 +123,38 @@ def test_a_batch_goes_through_the_unet_at_once_and_off_makes_one_at_a_time(tiny_
     assert _samples(load(tiny_folder, batching="off"), batch) == [1] * batch[0].effective_steps * len(batch)
 
 
+@pytest.mark.parametrize("must_be_exact", [False, True])
+async def test_while_warming_up_every_size_goes_through_the_unet_at_once(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, must_be_exact: bool
+) -> None:
+    """As on an accelerator: graphs are compiled for what is made then, and batches are compared."""
+    sizes = BatchSizes([1, 2, 4], must_be_exact=must_be_exact)
+    monkeypatch.setattr("app.pipelines.sdxl_turbo._choose_batch_sizes", lambda *_: sizes)
+    given: list[int] = []
+
+    def load_as_on_an_accelerator() -> LoadedPipelines:
+        loaded = dataclasses.replace(load(tiny_folder), warm_up_batches=(1, 2, 4))
+        _count(loaded.by_mode[Mode.TXT2IMG], given)
+        return loaded
+
+    lock = BatchingLock(hang_limit_s=60)
+    async with PipelineRegistry(load_as_on_an_accelerator, lock, warm_up_sizes=[(64, 64)]) as registry:
+        assert {1, 2, 4} == set(given)
+        assert all(sizes.allows(kind(64).batch_key, size) for size in (1, 2, 4))
+        assert registry.loaded.by_mode[Mode.TXT2IMG].batch_limit(kind(64).batch_key) in (2, 4), "larger ones are tried"
+
+
 def _samples(pipelines: LoadedPipelines, batch: Sequence[GenerationParams]) -> list[int]:
     """How many samples each call of the UNet is given."""
-    pipeline: Any = pipelines.by_mode[batch[0].mode]
     given: list[int] = []
+    pipeline: Any = pipelines.by_mode[batch[0].mode]
+    _count(pipeline, given)
+    pipeline(batch)
+    return given
+
+
+def _count(pipeline: Any, given: list[int]) -> None:
+    """Have each call of the UNet append its number of samples to `given`."""
     predict_noise = pipeline.networks.predict_noise  # what is called is what is looked at
 
     def count(latents: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
@@ -132,8 +163,6 @@ def _samples(pipelines: LoadedPipelines, batch: Sequence[GenerationParams]) -> l
         return noise
 
     object.__setattr__(pipeline.networks, "predict_noise", count)
-    pipeline(batch)
-    return given
 
 
 @pytest.mark.usefixtures("any_batch_pays")
@@ -181,6 +210,10 @@ def kind(width: int, *, height: int = 64, steps: int = 1) -> Txt2ImgParams:
 class Sizes(BatchSizes):
     """Learns from calls whose seconds are stated: two of each size, as the first is no measurement."""
 
+    def __init__(self, sizes: Collection[int], *, must_be_exact: bool = False) -> None:
+        super().__init__(sizes, must_be_exact=must_be_exact)
+        self.warming = False
+
     def take(self, params: Txt2ImgParams, pictures: int, each_s: float) -> None:
         for _ in range(2):
             self.measure(params.batch_key, pictures, pictures * each_s)
@@ -190,10 +223,9 @@ class Sizes(BatchSizes):
 
 
 def test_a_batch_is_cut_into_the_largest_sizes_that_were_found_to_change_nothing() -> None:
-    sizes = Sizes(None)
+    sizes = Sizes([1, 2, 4, 8], must_be_exact=True)
     for pictures in (2, 8):
         sizes.learn(kind(64).batch_key, pictures)
-    sizes.learning = False
     sizes.take(kind(64, steps=3), 1, 0.2)
     sizes.take(kind(64, steps=3), 2, 0.1)
     assert [len(part) for part in sizes.split([kind(64, steps=3)] * 13)] == [8, 2, 2, 1]
@@ -264,6 +296,17 @@ def test_three_pictures_tell_what_two_take_and_one_busy_moment_decides_nothing()
     assert sizes.worth(kind(64)) == 4
 
 
+def test_the_first_batch_of_each_number_of_pictures_is_no_measurement() -> None:
+    """On a CPU it computes each layer twice."""
+    sizes = Sizes(range(1, 33))
+    for pictures in (1, 2, 4, 8):
+        sizes.take(kind(64), pictures, 1 / pictures)
+    assert sizes.worth(kind(64)) == 16
+    for pictures in range(9, 16):
+        sizes.measure(kind(64).batch_key, pictures, 9.0 * pictures)
+    assert sizes.worth(kind(64)) == 16
+
+
 def test_a_size_that_did_not_pay_is_tried_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = Sizes(range(1, 9))
     sizes.take(kind(64), 1, 1.0)
@@ -273,13 +316,19 @@ def test_a_size_that_did_not_pay_is_tried_again_after_a_while(monkeypatch: pytes
     sizes.take(kind(128), 4, 0.3)
     later = time.monotonic() + 601
     monkeypatch.setattr(time, "monotonic", lambda: later)
+    for size in (1, 2):  # and each smaller one that paid before: it was compared with what is old now
+        assert sizes.worth(kind(128)) == size
+        sizes.take(kind(128), size, 1 / size)
+    assert sizes.worth(kind(128)) == 8
+    sizes.take(kind(64), 1, 1.0)
     assert sizes.worth(kind(64)) == 2
-    assert sizes.worth(kind(128)) == 8, "sizes that paid are known for good"
 
 
 def test_a_real_pipeline_measures_its_calls(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[tuple[int, float]] = []
     monkeypatch.setattr(BatchSizes, "measure", lambda _self, _key, pictures, s: measured.append((pictures, s)))
-    pixels(load(tiny_folder), [kind(64)] * 3)
+    pipelines = load(tiny_folder)
+    pipelines.on_warm()
+    pixels(pipelines, [kind(64)] * 3)
     assert [pictures for pictures, _ in measured] == [2, 1], "two are tried at first"
     assert all(0 < seconds < 10 for _, seconds in measured)

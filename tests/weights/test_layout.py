@@ -95,7 +95,7 @@ def test_a_model_with_weights_in_several_files_passes_and_pull_gets_all_of_them(
     [
         (lambda shards, _: shards[1].unlink(), r"model\.fp16-00002-of-00003\.safetensors is missing"),
         (lambda shards, _: shards[1].write_bytes(b""), r"fp16-00002-of-00003\.safetensors is damaged"),
-        (lambda _, index: index.unlink(), r"unet has no \*\.fp16\.safetensors"),
+        (lambda _, index: index.unlink(), r"unet has no diffusion_pytorch_model\.fp16\.safetensors"),
         (lambda _, index: index.write_text("{}"), r"index\.fp16\.json is damaged: its weight_map names no files"),
         (lambda _, index: changed_json(index, weight_map=[1]), r"index\.fp16\.json is damaged: its weight_map"),
         (lambda _, index: changed_json(index, weight_map={"x": 1}), r"unet/1 is missing"),
@@ -137,10 +137,10 @@ def test_each_fault_of_weights_in_several_files_is_an_error_that_names_the_file(
             r"names the scheduler DDIMScheduler\. SDXL-Turbo needs EulerAncestralDiscreteScheduler",
         ),
         (lambda folder: (folder / "text_encoder/config.json").unlink(), r"text_encoder/config\.json is missing"),
-        (lambda folder: (folder / UNET).unlink(), r"unet has no \*\.fp16\.safetensors"),
+        (lambda folder: (folder / UNET).unlink(), r"unet has no diffusion_pytorch_model\.fp16\.safetensors"),
         (
             lambda folder: (folder / UNET).rename(folder / "unet/diffusion_pytorch_model.safetensors"),
-            r"unet has no \*\.fp16\.safetensors",
+            r"unet has no diffusion_pytorch_model\.fp16\.safetensors",
         ),
         (
             lambda folder: (folder / UNET).write_bytes((folder / UNET).read_bytes()[:-1]),

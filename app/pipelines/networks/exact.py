@@ -70,8 +70,9 @@ class ExactBatches(TorchFunctionMode):
             at_once, alone = call(*args), by_sample(call, args)
             if len(self._equal) >= _MAX_COMPARED:
                 self._equal.clear()
-            tells = alone.dtype == torch.float32 or alone.numel() >= _TELLING
-            self._equal[key] = tells and _same(at_once, alone)
+            if torch.isfinite(alone).all():  # a picture that fails tells nothing about later ones
+                tells = alone.dtype == torch.float32 or alone.numel() >= _TELLING
+                self._equal[key] = tells and torch.equal(at_once, alone)
             return alone
         return call(*args) if self._equal[key] else by_sample(call, args)
 
@@ -80,11 +81,6 @@ def by_sample(call: Operation, args: Sequence[Any], samples: int = 1) -> Tensor:
     """Call an operation for each sample of its first arguments, as many as `samples`, and join the results."""
     batch, others = args[:samples], args[samples:]
     return torch.cat([call(*(tensor[i : i + 1] for tensor in batch), *others) for i in range(len(batch[0]))])
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Tell whether all values are equal; NaN equals NaN, as a picture that fails says nothing about later ones."""
-    return torch.equal(one, other) or torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def _shape(tensor: Tensor) -> Hashable:
@@ -118,9 +114,12 @@ def exact_in_batches(predict_noise: Callable[..., Tensor]) -> Callable[..., Tens
             with exact:
                 together = predict_noise(latents, timestep, *conditions)
             if shape not in alike:
+                single = alone(last)
+                if not torch.isfinite(single).all():
+                    return torch.cat([*(alone(i) for i in range(last)), single])
                 if len(alike) >= _MAX_COMPARED:
                     alike.clear()
-                alike[shape] = _same(together[last:], alone(last))
+                alike[shape] = torch.equal(together[last:], single)
             if alike[shape]:
                 return together
             _log.warning("on this CPU, %d pictures at once change each other: they are made one by one", len(latents))
