@@ -1,5 +1,6 @@
 """How many pictures go through the networks at once: sizes that change no picture, and of these the faster ones."""
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
@@ -36,6 +37,11 @@ class _Calls:
         if pictures in self._made:
             self._each_s = (*self._each_s, seconds / pictures)[-_RECENT_CALLS:]
         self._made.add(pictures)
+        self._at = time.monotonic()
+
+    def fail(self) -> None:
+        """Record that the device had no memory for a call."""
+        self._each_s = (math.inf,)
         self._at = time.monotonic()
 
     @property
@@ -79,11 +85,15 @@ class BatchSizes:
     def measure(self, key: BatchKey, pictures: int, seconds: float) -> None:
         """Record the seconds of a call that made this many pictures of a kind."""
         kind = _kind(key)
-        size = 1 << pictures.bit_length() - 1  # 3 pictures tell what 2 take, rather than what 4 take
-        self._calls.setdefault(kind, {}).setdefault(size, _Calls()).add(pictures, seconds)
+        self._calls.setdefault(kind, {}).setdefault(_bucket(pictures), _Calls()).add(pictures, seconds)
         self._calls.move_to_end(kind)
         if len(self._calls) > _MAX_KINDS:
             self._calls.popitem(last=False)
+
+    def fail(self, key: BatchKey, pictures: int) -> None:
+        """Record that the device had no memory for this many pictures of a kind at once; for now fewer are made."""
+        if pictures > 1:
+            self._calls.setdefault(_kind(key), {}).setdefault(_bucket(pictures), _Calls()).fail()
 
     def allows(self, key: BatchKey, pictures: int) -> bool:
         """Tell whether a batch of this size may be made: it changes no picture, or that need not be so."""
@@ -130,6 +140,11 @@ class BatchSizes:
 
     def _allowed(self, key: BatchKey) -> set[int]:
         return {1, *(self._exact.get(_shape(key), ()) if self._must_be_exact else self._sizes)}
+
+
+def _bucket(pictures: int) -> int:
+    """Return the size that a call tells about: 3 pictures tell what 2 take, rather than what 4 take."""
+    return 1 << pictures.bit_length() - 1
 
 
 def _kind(key: BatchKey) -> _Kind:

@@ -15,7 +15,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from app.errors import DeadPictureError
+from app.errors import DeadPictureError, DeviceOutOfMemoryError
 from app.pipelines.base import BatchKey, GenerationParams, Img2ImgParams, PipelineImage
 from app.pipelines.batch_sizes import BatchSizes
 from app.pipelines.device import TorchDevice
@@ -49,18 +49,28 @@ class SdxlTurboPipeline:
         self._time_ids = functools.lru_cache(64)(self._make_time_ids)  # each is a copy to the device
 
     def __call__(self, batch: Sequence[GenerationParams], /) -> list[PipelineImage]:
-        with device_errors(self.device.torch_device), torch.inference_mode():
-            if self.batch_sizes.learning and len(batch) > 1:
-                return self._learn(batch)
-            if self.stage_times.learning and len(batch) == 1 and self._stages_s is None:
-                with self.timed_stages() as stages_s:
-                    images = self._generate(batch)
-                self.stage_times.learn(batch[0], stages_s)
-                return images
-            return [image for part in self.batch_sizes.split(batch) for image in self._generate(part)]
+        parts = list(self.batch_sizes.split(batch))
+        try:
+            with device_errors(self.device.torch_device), torch.inference_mode():
+                return self._make(batch, parts)
+        except DeviceOutOfMemoryError:
+            self.batch_sizes.fail(batch[0].batch_key, len(parts[0]))
+            raise
 
     def batch_limit(self, key: BatchKey) -> int:
         return self.batch_sizes.limit(key)
+
+    def _make(
+        self, batch: Sequence[GenerationParams], parts: Sequence[Sequence[GenerationParams]]
+    ) -> list[PipelineImage]:
+        if self.batch_sizes.learning and len(batch) > 1:
+            return self._learn(batch)
+        if self.stage_times.learning and len(batch) == 1 and self._stages_s is None:
+            with self.timed_stages() as stages_s:
+                images = self._generate(batch)
+            self.stage_times.learn(batch[0], stages_s)
+            return images
+        return [image for part in parts for image in self._generate(part)]
 
     @property
     def dtypes(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from app.errors import DeviceOutOfMemoryError
 from app.inference.batching_lock import BatchingLock
 from app.inference.registry import PipelineRegistry
 from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, Mode, Txt2ImgParams
@@ -305,6 +306,24 @@ def test_the_first_batch_of_each_number_of_pictures_is_no_measurement() -> None:
     for pictures in range(9, 16):
         sizes.measure(kind(64).batch_key, pictures, 9.0 * pictures)
     assert sizes.worth(kind(64)) == 16
+
+
+def test_a_batch_that_the_device_has_no_memory_for_is_not_tried_again_at_once(tiny_folder: Path) -> None:
+    pipelines = load(tiny_folder)
+    pipelines.on_warm()
+    pipeline: Any = pipelines.by_mode[Mode.TXT2IMG]
+    object.__setattr__(pipeline.networks, "predict_noise", _no_memory)
+    assert pipeline.batch_limit(kind(64).batch_key) == 2
+    for _ in range(2):
+        with pytest.raises(DeviceOutOfMemoryError):
+            pipeline([kind(64)] * 2)
+        with pytest.raises(DeviceOutOfMemoryError):
+            pipeline([kind(64)])
+        assert pipeline.batch_limit(kind(64).batch_key) == 1
+
+
+def _no_memory(*_: object) -> torch.Tensor:
+    raise MemoryError
 
 
 def test_a_size_that_did_not_pay_is_tried_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
