@@ -120,7 +120,7 @@ $(FULL_SIZE): | $(VENV)/.test
 # make bench SCOPE=full uses a model of SDXL-Turbo's size instead of a nano SDXL.
 SCOPE ?= nano
 bench: export TORCH_INDEX := $(TORCH_INDEX)
-bench: $(VENV)/.test ## Compare the service with its peers, and write benchmarks/RESULTS.md (15 minutes; SCOPE=full: full size, 30)
+bench: $(VENV)/.test ## Compare the service with its peers, and write benchmarks/RESULTS.md (15 minutes; SCOPE=full: full size, 35)
 	@$(BIN)/python -m benchmarks.compare --scope $(SCOPE)
 
 soak: $(VENV)/.test ## Load the service with ten times its capacity, and write benchmarks/SOAK.md (about 5 minutes)
