@@ -84,16 +84,12 @@ class BatchSizes:
 
     def measure(self, key: BatchKey, pictures: int, seconds: float) -> None:
         """Record the seconds of a call that made this many pictures of a kind."""
-        kind = _kind(key)
-        self._calls.setdefault(kind, {}).setdefault(_bucket(pictures), _Calls()).add(pictures, seconds)
-        self._calls.move_to_end(kind)
-        if len(self._calls) > _MAX_KINDS:
-            self._calls.popitem(last=False)
+        self._calls_of(key, pictures).add(pictures, seconds)
 
     def fail(self, key: BatchKey, pictures: int) -> None:
         """Record that the device had no memory for this many pictures of a kind at once; for now fewer are made."""
         if pictures > 1:
-            self._calls.setdefault(_kind(key), {}).setdefault(_bucket(pictures), _Calls()).fail()
+            self._calls_of(key, pictures).fail()
 
     def allows(self, key: BatchKey, pictures: int) -> bool:
         """Tell whether a batch of this size may be made: it changes no picture, or that need not be so."""
@@ -138,13 +134,17 @@ class BatchSizes:
             yield batch[:size]
             batch = batch[size:]
 
+    def _calls_of(self, key: BatchKey, pictures: int) -> _Calls:
+        """Return the calls of the size that this many pictures tell about: 3 tell what 2 take, rather than 4."""
+        kind = _kind(key)
+        of_kind = self._calls.setdefault(kind, {})
+        self._calls.move_to_end(kind)
+        if len(self._calls) > _MAX_KINDS:
+            self._calls.popitem(last=False)
+        return of_kind.setdefault(1 << pictures.bit_length() - 1, _Calls())
+
     def _allowed(self, key: BatchKey) -> set[int]:
         return {1, *(self._exact.get(_shape(key), ()) if self._must_be_exact else self._sizes)}
-
-
-def _bucket(pictures: int) -> int:
-    """Return the size that a call tells about: 3 pictures tell what 2 take, rather than what 4 take."""
-    return 1 << pictures.bit_length() - 1
 
 
 def _kind(key: BatchKey) -> _Kind:

@@ -23,7 +23,7 @@ _SCHEDULER_CLASS = "EulerAncestralDiscreteScheduler"
 """The scheduler of SDXL-Turbo's repository. The model was trained for its single step."""
 
 _WEIGHTS = ("diffusion_pytorch_model", "model")
-"""What the names of a model's weights begin with: those that diffusers and transformers write."""
+"""How the names of a model's weights begin, as diffusers and transformers write them."""
 
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
 _MODELS = ("text_encoder", "text_encoder_2", "unet", "vae")
