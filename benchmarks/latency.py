@@ -67,9 +67,8 @@ def main() -> None:
         sys.exit("The fake pipeline has no weights. Set TURBO_MODEL to a model.")
     folder, device = locate(source, settings.weights_dir), open_device(settings.device).torch_device
     dtype, _ = choose_dtype(settings.dtype, device, parameters=count_parameters(folder / "unet"))
-    pipeline = AutoPipelineForText2Image.from_pretrained(folder, variant="fp16", dtype=dtype, add_watermarker=False).to(
-        device
-    )
+    pipeline = AutoPipelineForText2Image.from_pretrained(folder, variant="fp16", dtype=dtype, add_watermarker=False)
+    pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
 
     def call() -> None:

@@ -12,13 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from app.inference.samples import sample_pictures
-from app.pipelines.base import GenerationParams, Mode
+from app.pipelines.base import GenerationParams, Kind, Mode
 
 Request = Sequence[GenerationParams]
 """The pictures of one request, which are of one kind."""
-
-_Kind = tuple[Mode, int, int, int]
-"""The seconds of a picture depend on these: mode, width and height in pixels, effective steps."""
 
 _EWMA_WEIGHT = 0.2
 """Weight of the newest call in running means."""
@@ -78,7 +75,7 @@ class CostModel:
         self._default = sample_pictures(Mode.TXT2IMG, _DEFAULT_SIZE, 1)
         self._first_call_is_slow = first_call_is_slow
         self._pace_s = 0.0
-        self._kinds: OrderedDict[_Kind, _Measured] = OrderedDict()
+        self._kinds: OrderedDict[Kind, _Measured] = OrderedDict()
         self._recent_s: deque[float] = deque(maxlen=_RECENT_REQUESTS)
         self._long_call = 1.0
 
@@ -161,18 +158,15 @@ class CostModel:
         return self._work(params) * self._pace_s
 
     def _measured(self, params: GenerationParams) -> _Measured:
-        return self._kinds.get(_kind(params), _Measured())
+        return self._kinds.get(params.batch_key.kind, _Measured())
 
     def _store(self, params: GenerationParams, measured: _Measured) -> None:
-        self._kinds[_kind(params)] = measured
-        self._kinds.move_to_end(_kind(params))
+        kind = params.batch_key.kind
+        self._kinds[kind] = measured
+        self._kinds.move_to_end(kind)
         if len(self._kinds) > _MAX_KINDS:
-            reference = _kind(self.reference[0])
+            reference = self.reference[0].batch_key.kind
             del self._kinds[next(kind for kind in self._kinds if kind != reference)]
-
-
-def _kind(params: GenerationParams) -> _Kind:
-    return params.mode, params.width, params.height, params.effective_steps
 
 
 def _moving_average(mean: float | None, newest: float) -> float:

@@ -20,6 +20,10 @@ class Mode(StrEnum):
     IMG2IMG = "img2img"
 
 
+Kind = tuple[Mode, int, int, int]
+"""What the seconds of a picture depend on: mode, width and height in pixels, effective steps."""
+
+
 @dataclass(frozen=True, slots=True)
 class BatchKey:
     """What pictures must have in common to be made in one call. Sizes are in pixels."""
@@ -29,6 +33,13 @@ class BatchKey:
     height: int
     num_inference_steps: int
     strength: float | None = None
+
+    @property
+    def kind(self) -> Kind:
+        steps = self.num_inference_steps
+        if self.strength is not None:
+            steps = effective_img2img_steps(steps, self.strength)
+        return self.mode, self.width, self.height, steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

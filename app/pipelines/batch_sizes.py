@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
-from app.pipelines.base import BatchKey, GenerationParams, Mode, buckets, effective_img2img_steps
+from app.pipelines.base import BatchKey, GenerationParams, Kind, buckets
 
 _WORTHWHILE = 0.95
 """A larger batch must take at most this share of the smaller one's time for each picture. Otherwise the first requests
@@ -19,9 +19,6 @@ _RECENT_CALLS = 5
 """Calls of a size whose fastest counts. Other programs slow single calls down, and older ones tell less."""
 
 _MAX_KINDS = 256
-
-_Kind = tuple[Mode, int, int, int]
-"""The seconds of a picture depend on these: mode, width and height in pixels, effective steps."""
 
 
 class _Calls:
@@ -69,7 +66,7 @@ class BatchSizes:
         self._sizes = sizes
         self._must_be_exact = must_be_exact
         self._exact: dict[BatchKey, set[int]] = {}
-        self._calls: OrderedDict[_Kind, dict[int, _Calls]] = OrderedDict()
+        self._calls: OrderedDict[Kind, dict[int, _Calls]] = OrderedDict()
         self._splits = True
         self.warming = True
 
@@ -100,7 +97,7 @@ class BatchSizes:
         if self.warming:
             return max(self._sizes)
         allowed = self._allowed(key)
-        of_kind = self._calls.get(_kind(key), {})
+        of_kind = self._calls.get(key.kind, {})
         worth = 1
         for size in buckets(max(allowed))[1:]:
             if size not in allowed:
@@ -136,22 +133,14 @@ class BatchSizes:
 
     def _calls_of(self, key: BatchKey, pictures: int) -> _Calls:
         """Return the calls of the size that this many pictures tell about: 3 tell what 2 take, rather than 4."""
-        kind = _kind(key)
-        of_kind = self._calls.setdefault(kind, {})
-        self._calls.move_to_end(kind)
+        of_kind = self._calls.setdefault(key.kind, {})
+        self._calls.move_to_end(key.kind)
         if len(self._calls) > _MAX_KINDS:
             self._calls.popitem(last=False)
         return of_kind.setdefault(1 << pictures.bit_length() - 1, _Calls())
 
     def _allowed(self, key: BatchKey) -> set[int]:
         return {1, *(self._exact.get(_shape(key), ()) if self._must_be_exact else self._sizes)}
-
-
-def _kind(key: BatchKey) -> _Kind:
-    steps = key.num_inference_steps
-    if key.strength is not None:
-        steps = effective_img2img_steps(steps, key.strength)
-    return key.mode, key.width, key.height, steps
 
 
 def _shape(key: BatchKey) -> BatchKey:
