@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import limits
+from dotenv import dotenv_values
 from pydantic import AfterValidator, AnyHttpUrl, ByteSize, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -26,6 +27,9 @@ SIDE_MULTIPLE = 8
 
 DEFAULT_SIDE = 512
 """Default width and height of a picture, in pixels: SDXL-Turbo's best size (model card)."""
+
+FUSED_OPERATORS = ("attention", "group_norm_silu", "geglu", "gelu", "quick_gelu", "add_layer_norm")
+"""Names in TURBO_FUSED_OPERATORS."""
 
 _ZERO_PERIODS = re.compile(r"(/|per)\s*0+(?![0-9])", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://[^/\\?#@\s*]+/?", re.IGNORECASE)
@@ -71,6 +75,13 @@ def split_list(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def _check_fused_operators(text: str) -> str:
+    if text not in ("auto", "off") and (unknown := set(split_list(text)) - set(FUSED_OPERATORS)):
+        known = ", ".join(FUSED_OPERATORS)
+        raise ValueError(f"{', '.join(sorted(unknown))}: not auto, off, or a list of {known}")
+    return text
+
+
 def _check_networks(text: str) -> str:
     for word in split_list(text):
         try:
@@ -114,6 +125,9 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
+    env_file: Annotated[Path | None, AfterValidator(_expand)] = None
+    """File of variables, one line `NAME=VALUE` for each, such as `tune` writes. Variables that are set override it."""
+
     host: str = Field(default="127.0.0.1", min_length=1)
     """Address to listen on; the container image sets 0.0.0.0."""
 
@@ -150,15 +164,29 @@ class Settings(BaseSettings):
     `hf:OWNER/NAME[@REVISION]`. TAESDXL (`hf:madebyollin/taesdxl`) decodes at a fraction of the cost into slightly
     softer pictures; an `AutoencoderKL` of SDXL works too."""
 
-    attention: Literal["sdpa", "npu_flash"] = "sdpa"
-    """Attention: `sdpa` lets torch choose the kernel; `npu_flash` is diffusers' processor for npu in fp16 or bf16."""
+    fused_operators: Annotated[str, AfterValidator(_check_fused_operators)] = "auto"
+    """Operators that an npu computes as one kernel: `auto` (all that the chip has), `off`, or some of them, such as
+    `attention,geglu`. Each is checked when the service starts, and not used if it is missing or computes something
+    else."""
 
     npu_graphs: bool = False
-    """Compile the UNet with torch_npu's `npugraph_ex` (npu only) for the warm-up sizes. Other sizes run without."""
+    """Compile all networks with torch_npu's `npugraph_ex` (npu only) during warm-up, for the warm-up sizes and for 1, 2,
+    4, ... up to `TURBO_MAX_BATCH` pictures at once. Other sizes run without graphs."""
+
+    graph_cache_dir: Annotated[Path | None, AfterValidator(_expand)] = None
+    """Folder where compiled npu graphs are kept, so that the next start is faster. It contains code that is run: only
+    this service's user may write there. Without it every start compiles."""
 
     compile: Literal["off", "on"] = "off"
     """Compile all networks into CUDA graphs (cuda only) during warm-up, for the warm-up sizes and for 1, 2, 4, ... up
     to `TURBO_MAX_BATCH` pictures at once. This takes minutes at start. Other sizes run without graphs."""
+
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    """Memory layout of the convolutions' pictures: channels last, or first. `auto` is last on cuda and cpu, but first
+    for small UNets on a cpu, and on npu, where CANN has layouts of its own."""
+
+    threads: int = Field(default=0, ge=0, le=1024)
+    """Threads of a cpu that compute a picture; 0 leaves it to torch, which uses all cores or OMP_NUM_THREADS."""
 
     batching: Literal["off", "exact", "fast"] = "exact"
     """Combine waiting requests of the same mode, size, steps and strength into one device call. `exact`: only if a
@@ -280,6 +308,15 @@ class Settings(BaseSettings):
         return self
 
 
+def read_env_file(path: Path) -> None:
+    """Set the environment variables in a file that are not set, or are empty. A missing file sets none."""
+    if not path.is_file():
+        return
+    for name, value in dotenv_values(path).items():
+        if value and not os.environ.get(name):
+            os.environ[name] = value
+
+
 def unknown_variables(environ: Mapping[str, str]) -> list[tuple[str, str | None]]:
     """List the `TURBO_` variables that are not settings, each with the most similar setting's variable, if any."""
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
@@ -289,6 +326,11 @@ def unknown_variables(environ: Mapping[str, str]) -> list[tuple[str, str | None]
 
 
 def warn_of_unknown_variables(environ: Mapping[str, str]) -> None:
-    """Log a warning for each `TURBO_` variable that is not a setting: misspelt, or from another version."""
+    """Log a warning for each `TURBO_` variable that is not a setting: misspelt, or from another version.
+
+    Also log one if the file of `TURBO_ENV_FILE` is missing: it may not have been written yet.
+    """
+    if (path := environ.get(f"{PREFIX}ENV_FILE")) and not Path(path).expanduser().is_file():
+        _log.warning("%sENV_FILE=%s: there is no such file; `tune` writes one", PREFIX, path)
     for variable, near in unknown_variables(environ):
         _log.warning("%s is not a setting%s", variable, f"; did you mean {near}?" if near else "")

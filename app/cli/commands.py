@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 from app import __version__
 from app.errors import TurboError
 from app.server.process import START_FAILED, exit_now
-from app.settings import PREFIX, Settings, warn_of_unknown_variables
+from app.settings import PREFIX, Settings, read_env_file, warn_of_unknown_variables
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ _PROPAGATORS = "OTEL_PROPAGATORS"
 _SCRIPT = "sdxl-turbo-server"
 
 _HEADINGS = {
+    "env_file": "where to listen",
     "model": "the model and its device",
     "batching": "batching and warm-up",
     "max_queue": "queue and shutdown",
@@ -81,6 +82,10 @@ def main(arguments: Sequence[str]) -> int:
         return _USAGE_ERROR
     parser = _parser(name)
     options = parser.parse(flags)
+    if path := getattr(options, "env_file", ""):
+        os.environ[f"{PREFIX}ENV_FILE"] = path
+    if path := os.environ.get(f"{PREFIX}ENV_FILE"):
+        read_env_file(Path(path).expanduser())
     settings = _settings(options, parser)
     _configure_logging(settings, for_people=name == "generate")
     if name != "doctor":  # the doctor reports unknown variables as findings
@@ -159,7 +164,7 @@ def _add_settings(parser: _Parser) -> None:
     """Give every setting a flag without a default: the environment decides about flags that are not given."""
     text = f"Each is also a variable: --max-queue 8 is {PREFIX}MAX_QUEUE=8. A flag overrides its variable."
     parser.add_argument_group("settings", text)
-    group = parser.add_argument_group("where to listen")
+    group: argparse._ArgumentGroup | _Parser = parser
     for name, field in Settings.model_fields.items():
         if name in _HEADINGS:
             group = parser.add_argument_group(_HEADINGS[name])

@@ -20,7 +20,7 @@ from app.pipelines.device_errors import device_errors
 from app.pipelines.diffusion import SdxlTurboPipeline
 from app.pipelines.host_memory import keep_freed_memory, memory_bytes, return_freed_memory
 from app.pipelines.networks.choice import choose_networks
-from app.pipelines.networks.cpu import fit_to_cpu
+from app.pipelines.networks.cpu import LEAST_CHANNELS, fit_to_cpu
 from app.pipelines.networks.int8 import quantize
 from app.pipelines.npu import setup as npu
 from app.pipelines.prompts import PromptEncoder
@@ -76,12 +76,14 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
     kind = device.torch_device.type
     parameters = count_parameters(folder / "unet")
     dtype, dtype_reason = choose_dtype(settings.dtype, device.torch_device, parameters=parameters)
-    npu.check_options(settings, device.torch_device, dtype)
+    npu.check_options(settings, device.torch_device)
     if settings.compile == "on" and kind != "cuda":
         hint = " For an NPU, set TURBO_NPU_GRAPHS instead." if kind == "npu" else ""
         raise DeviceUnavailableError(f"TURBO_COMPILE=on needs CUDA, and the device is {device.torch_device}.{hint}")
     int8 = settings.dtype == "int8"
     dtype_name = "int8" if int8 else str(dtype).removeprefix("torch.")
+    if kind == "cpu" and settings.threads:
+        torch.set_num_threads(settings.threads)
     if kind == "cpu" and sys.platform == "linux":
         bytes_each = 1 + NOT_IN_INT8 * (dtype.itemsize - 1) if int8 else dtype.itemsize
         spare = SPARE_INT8 if int8 else SPARE
@@ -92,14 +94,12 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
     with _enough_memory(f"The weights in {folder} do not fit into the memory of {device.torch_device}.", device):
         txt2img.vae.to(choose_vae_dtype(settings.vae_dtype, dtype, force_upcast=force_upcast))
         txt2img.to(device.torch_device)
+        _lay_out(txt2img, settings.channels_last, kind)
         if kind == "cpu":
             fit_to_cpu(txt2img)
             keep_freed_memory()
     txt2img.vae.register_to_config(force_upcast=False)
-    if kind == "cuda":  # tensor cores take convolutions channels last; Ascend has layouts of its own
-        for network in (txt2img.unet, txt2img.vae):
-            network.to(memory_format=torch.channels_last)
-    npu.fit(txt2img.unet, settings)
+    npu.fit(txt2img.unet)
     # The scheduler holds the step index, so each mode has its own (huggingface/diffusers#7851). They share all else.
     scheduler = type(txt2img.scheduler).from_config(txt2img.scheduler.config)
     img2img = diffusers.AutoPipelineForImage2Image.from_pipe(txt2img, scheduler=scheduler)
@@ -138,6 +138,15 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
         work=stage_times.work,
         prompt_cache=lambda: prompts.statistics,
     )
+
+
+def _lay_out(pipe: Any, channels_last: str, kind: str) -> None:
+    """Put the weights of convolutions into the memory layout that suits the device."""
+    is_large = pipe.unet.config.block_out_channels[0] >= LEAST_CHANNELS
+    by_default = {"cuda": [pipe.unet, pipe.vae], "cpu": [pipe.unet, pipe.vae] if is_large else [pipe.vae]}
+    networks = {"auto": by_default.get(kind, []), "on": [pipe.unet, pipe.vae], "off": []}[channels_last]
+    for network in networks:
+        network.to(memory_format=torch.channels_last)
 
 
 def _check_memory(folder: Path, dtype: str, bytes_each: float, spare: float, *, has_own_vae: bool) -> None:

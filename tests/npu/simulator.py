@@ -96,6 +96,23 @@ class Npu:
     cache: dict[int, torch.Tensor] = field(default_factory=dict)
     """The last result of each size in bytes: the block that the caching allocator would reuse."""
 
+    launches: Counter[str] = field(default_factory=Counter)
+    """The number of kernels that the device got, by operation: no views, no allocations. A fused operator is one."""
+
+    copies: Counter[str] = field(default_factory=Counter)
+    """The number of copies `to the device` and `to the host`."""
+
+    waits: Counter[str] = field(default_factory=Counter)
+    """How often the host waited for the device, by reason: torch_npu waits for the stream at each copy that is
+    blocking, or whose host memory is not pinned (CopyKernelOpApi.cpp of Ascend/pytorch)."""
+
+    hollow: set[int] = field(default_factory=set)
+    """Addresses of memory without content. An operation on it is not computed: its result is hollow, too. The result of
+    a convolution to three channels is not: it is a ramp, and stands for a picture."""
+
+    allocates_hollow: bool = False
+    """Whether new memory is hollow."""
+
     def enter(self, name: str) -> None:
         """Begin an operation: count it, and raise a simulated fault if one is set."""
         self.calls[name] += 1
@@ -183,14 +200,18 @@ class _Owned:
     """An object that is freed with the storage that it is attached to."""
 
 
-def _new(tensor: torch.Tensor, index: int) -> torch.Tensor:
+def _new(tensor: torch.Tensor, index: int, *, hollow: bool = False) -> torch.Tensor:
     """Turn a result that the host computed into a tensor on the device with its own memory."""
     storage = tensor.untyped_storage()
     size_bytes = storage.nbytes()
     npu.allocate(size_bytes, index)
     storage._simulated = _Owned()  # type: ignore[attr-defined] # lives as long as the C++ storage
     weakref.finalize(storage._simulated, npu.free, size_bytes)  # type: ignore[attr-defined]
-    npu.cache[size_bytes] = tensor
+    if hollow or npu.allocates_hollow:
+        npu.hollow.add(storage.data_ptr())
+        weakref.finalize(storage._simulated, npu.hollow.discard, storage.data_ptr())  # type: ignore[attr-defined]
+    else:
+        npu.cache[size_bytes] = tensor
     return _on_device(tensor, index)
 
 
@@ -257,6 +278,15 @@ def _on_cpu(op: Any, *args: Any, **kwargs: Any) -> Any:
     if npu.hf32["conv" if name == "aten::convolution" else "matmul"] and name in _ROUNDED:
         aliases = {key: _hf32(tensor) for key, tensor in aliases.items()}
     host = partial(_for_host, aliases)
+    if _is_view(op):
+        pass
+    elif name == "aten::_local_scalar_dense":
+        npu.copies["to the host"] += 1
+        npu.waits["a number to the host"] += 1
+    else:
+        npu.launches[name] += 1
+    if npu.hollow and not _is_view(op) and any(map(_is_hollow, aliases.values())):
+        return _not_computed(op, args, kwargs, index, host)
     result = op(*map(host, args), **{key: host(value) for key, value in kwargs.items()})
     if npu.picture_value is not None and name.startswith("aten::convolution") and result.shape[1] == _COLOURS:
         result = torch.full_like(result, npu.picture_value)
@@ -266,6 +296,50 @@ def _on_cpu(op: Any, *args: Any, **kwargs: Any) -> Any:
     ours = {id(aliases[id(tensor)]): tensor for tensor in tensors if id(tensor) in aliases}
     memory = {alias.untyped_storage().data_ptr() for alias in aliases.values() if alias.numel()}
     return _for_device(ours, memory, index, result)
+
+
+def _is_view(op: Any) -> bool:
+    """Tell whether the operation returns its argument's memory in another shape."""
+    returned = op._schema.returns
+    return op is aten._unsafe_view.default or any(
+        value.alias_info is not None and not value.alias_info.is_write for value in returned
+    )
+
+
+def _is_hollow(tensor: torch.Tensor) -> bool:
+    return tensor.untyped_storage().data_ptr() in npu.hollow
+
+
+def _not_computed(
+    op: Any, args: Sequence[Any], kwargs: dict[str, Any], index: int, host: Callable[[Any], Any]
+) -> Any:
+    """Return hollow tensors of the shapes that the operation would return."""
+    name = op._schema.name
+    assert name != "aten::_local_scalar_dense", "the host reads a number that was not computed"
+    if op._schema.is_mutable:
+        return _written(op, args, kwargs)
+
+    def shape_only(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(map(shape_only, value))
+        if isinstance(value, torch.device):
+            return torch.device("meta")
+        if isinstance(value, torch.Tensor):
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        return value
+
+    def hollow(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(map(hollow, value))
+        if not isinstance(value, torch.Tensor):
+            return value
+        if name == "aten::convolution" and value.shape[1] == _COLOURS:
+            return _new(torch.linspace(-1, 1, value.numel()).reshape(value.shape).to(value.dtype), index)
+        return _new(torch.empty_strided(value.shape, value.stride(), dtype=value.dtype), index, hollow=True)
+
+    shapes = [shape_only(host(argument)) for argument in args]
+    named = {key: shape_only(host(value)) for key, value in kwargs.items()}
+    return hollow(op(*shapes, **named))
 
 
 _ROUNDED = frozenset({"aten::convolution", "aten::linear", "aten::addmm", "aten::mm", "aten::bmm"})
@@ -331,9 +405,18 @@ def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, device: Any = N
 
 def _copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
     """Copy a tensor. Copies within a device go through the queue; copies from or to the host do not."""
-    del non_blocking
     npu.enter("aten::_copy_from")
     within = source.device.type == target.device.type == "npu"
+    if within:
+        npu.launches["aten::_copy_from"] += 1
+        if _is_hollow(on_host(source)):
+            npu.hollow.add(on_host(target).untyped_storage().data_ptr())
+            return target
+    else:
+        direction = "to the device" if target.device.type == "npu" else "to the host"
+        npu.copies[direction] += 1
+        if not (non_blocking and (source if target.device.type == "npu" else target).is_pinned()):
+            npu.waits[f"a copy {direction}"] += 1
     if not (within and npu.queue == "dead"):
         from_ = on_host(source) if source.device.type == "npu" else source
         to = on_host(target) if target.device.type == "npu" else target
@@ -442,6 +525,7 @@ class _Functions:
     @staticmethod
     def synchronize(device: Any = None) -> None:
         del device
+        npu.waits["synchronize"] += 1
         npu.enter("synchronize")
 
     @staticmethod
@@ -505,6 +589,11 @@ def _torch_npu() -> types.ModuleType:
 def _npu_geglu(x: torch.Tensor, dim: int = -1, approximate: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """Return GEGLU, and the activated gate. GELU is exact (approximate=0) or approximated by tanh (1)."""
     npu.enter("torch_npu.npu_geglu")
+    npu.launches["torch_npu.npu_geglu"] += 1
+    if _is_hollow(on_host(x)):
+        shapes = on_host(x).chunk(2, dim=dim)
+        left, gate = (_new(torch.empty(s.shape, dtype=s.dtype), x.device.index, hollow=True) for s in shapes)
+        return left, gate
     left, gate = on_host(x).chunk(2, dim=dim)
     activated = torch.nn.functional.gelu(gate, approximate="tanh" if approximate else "none")
     return _new(left * activated, x.device.index), _new(activated, x.device.index)

@@ -12,21 +12,21 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
-_LEAST_CHANNELS = 256
+from app.pipelines.networks.lean import LeanResnet, is_plain
+from app.pipelines.networks.operators import Operators
+
+LEAST_CHANNELS = 256
 """Channels from which convolutions are changed so that they round differently. Smaller ones take too little time."""
 
 
 def fit_to_cpu(pipe: Any) -> None:
     """Change the UNet and the VAE of a pipeline in place: the same functions, up to rounding, in less time."""
-    pipe.vae.to(memory_format=torch.channels_last)
-    if pipe.unet.config.block_out_channels[0] >= _LEAST_CHANNELS:
-        pipe.unet.to(memory_format=torch.channels_last)
     for network in (pipe.unet, pipe.vae):
         for module in network.modules():
             if isinstance(module, Upsample2D) and _is_foldable(module):
                 module.forward = _FoldedUpsample(module)
-            elif isinstance(module, ResnetBlock2D) and _is_plain(module):
-                module.forward = _PlainResnet(module)
+            elif isinstance(module, ResnetBlock2D) and is_plain(module):
+                module.forward = LeanResnet(module, Operators())
 
 
 def _is_foldable(upsample: Upsample2D) -> bool:
@@ -37,7 +37,7 @@ def _is_foldable(upsample: Upsample2D) -> bool:
         and upsample.norm is None
         and upsample.interpolate
         and not upsample.use_conv_transpose
-        and conv.in_channels >= _LEAST_CHANNELS
+        and conv.in_channels >= LEAST_CHANNELS
     )
 
 
@@ -62,28 +62,3 @@ class _FoldedUpsample:
             plain: Tensor = self._plain(hidden_states, output_size)
             return plain
         return F.conv_transpose2d(hidden_states, self._weight, self._bias, stride=2, padding=1)
-
-
-def _is_plain(block: ResnetBlock2D) -> bool:
-    return (
-        block.upsample is None
-        and block.downsample is None
-        and (block.time_emb_proj is None or (block.time_embedding_norm == "default" and not block.skip_time_act))
-        and block.output_scale_factor == 1
-        and isinstance(block.nonlinearity, nn.SiLU)
-    )
-
-
-class _PlainResnet:
-    def __init__(self, block: ResnetBlock2D) -> None:
-        self._block = block
-
-    def __call__(self, input_tensor: Tensor, temb: Tensor | None = None) -> Tensor:
-        block = self._block
-        hidden: Tensor = block.conv1(F.silu(block.norm1(input_tensor), inplace=True))
-        if temb is not None and block.time_emb_proj is not None:
-            hidden += block.time_emb_proj(F.silu(temb))[:, :, None, None]
-        hidden = block.conv2(F.silu(block.norm2(hidden), inplace=True))
-        if block.conv_shortcut is not None:
-            input_tensor = block.conv_shortcut(input_tensor)
-        return hidden.add_(input_tensor)

@@ -66,32 +66,23 @@ def open_npu(index: int, *, allow_hf32: bool) -> torch.device:
     return device
 
 
-def check_options(settings: Settings, device: torch.device, dtype: torch.dtype) -> None:
-    """Check that the NPU's own options fit the device and the UNet's dtype.
+def check_options(settings: Settings, device: torch.device) -> None:
+    """Check that the NPU's own options fit the device.
 
     Raises:
         DeviceUnavailableError: They do not fit; the text says why.
     """
-    is_flash = settings.attention == "npu_flash"
-    for option, is_set in {"TURBO_ATTENTION=npu_flash": is_flash, "TURBO_NPU_GRAPHS": settings.npu_graphs}.items():
-        if is_set and device.type != "npu":
-            raise DeviceUnavailableError(f"{option} needs an NPU, and the device is {device}.")
-    if is_flash and dtype == torch.float32:
-        # npu_fusion_attention takes fp16 and bf16; diffusers would silently use SDPA.
-        raise DeviceUnavailableError("TURBO_ATTENTION=npu_flash works in fp16 and bf16, not with TURBO_DTYPE=fp32.")
+    if settings.npu_graphs and device.type != "npu":
+        raise DeviceUnavailableError(f"TURBO_NPU_GRAPHS needs an NPU, and the device is {device}.")
 
 
-def fit(unet: UNet2DConditionModel, settings: Settings) -> None:
+def fit(unet: UNet2DConditionModel) -> None:
     """Adapt the UNet to torch_npu if torch_npu is installed: diffusers checks no more, whatever the UNet's device."""
     if not is_installed():
         return
     for module in unet.modules():
         if type(module) is GEGLU:
             module.__class__ = _ErfGeglu
-    if settings.attention == "npu_flash":
-        # No default: on 910B and later, SDPA already calls npu_fusion_attention (torch_npu's op-plugin).
-        # `set_attention_backend("_native_npu")` has no effect: SDXL's UNet has processors of the older kind.
-        unet.enable_npu_flash_attention()
 
 
 def graphs(function: Callable[..., Any]) -> Callable[..., Any]:
