@@ -1,7 +1,7 @@
 """The seam: what the service asks of a pipeline, in types that need no torch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Protocol
 
@@ -187,6 +187,8 @@ class LoadedPipelines:
         first_call_is_slow: Whether the warm-up must make one more picture to measure.
         on_warm: To be called once, on the device thread, when every mode is warm.
         work: The work of a picture in the loader's own unit, to compare pictures. For any thread, as `prompt_cache`.
+        fused_operators: Names of the device's fused operators that are used.
+        unused_operators: Names of those that are wanted but not used, each with the reason.
     """
 
     by_mode: Mapping[Mode, Pipeline]
@@ -203,6 +205,8 @@ class LoadedPipelines:
     work: Callable[[GenerationParams], float] = lambda _: 1.0
     prompt_cache: Callable[[], CacheStatistics] = CacheStatistics
     watermark: Watermark | None = None
+    fused_operators: Sequence[str] = ()
+    unused_operators: Mapping[str, str] = field(default_factory=dict)
 
 
 PipelineLoader = Callable[[], LoadedPipelines]

@@ -36,24 +36,48 @@ class TorchDevice:
     def __init__(self, torch_device: torch.device) -> None:
         self.torch_device = torch_device
         self._checked = 0
+        self._arrived: float | None = None
 
     def check(self) -> None:
         """Compute a sum that differs from the last check's; the contract is `Device.check`.
 
         A copy is no check: copies to and from an NPU still work when its task queue is dead (torch_npu 2.13). The sum
         must differ: a dead queue leaves memory unchanged, and the memory may still contain the last correct result.
+
+        If `expect` was given the value of a sum since the last check, that is checked, and nothing is computed.
         """
-        self._checked = self._checked % _CHECKS + 1
-        try:
-            with device_errors(self.torch_device):
-                numbers = torch.arange(8, dtype=torch.float32, device=self.torch_device) + self._checked
-                found = numbers.sum().item()
-        except (DeviceLostError, DeviceOutOfMemoryError):
-            raise
-        except Exception as error:  # a device that cannot compute this is lost, whatever the error
-            raise _not_computing(first_line(error)) from error
+        found, self._arrived = self._arrived, None
+        if found is None:
+            try:
+                with device_errors(self.torch_device):
+                    found = self.begin_check().item()
+            except (DeviceLostError, DeviceOutOfMemoryError):
+                raise
+            except Exception as error:  # a device that cannot compute this is lost, whatever the error
+                raise _not_computing(first_line(error)) from error
         if found != (expected := sum(range(8)) + 8 * self._checked):
             raise _not_computing(f"the result was {found:g} instead of {expected}")
+
+    def begin_check(self) -> torch.Tensor:
+        """Start to compute the sum of the next check, after all queued work; return it, of shape (1,), in fp32."""
+        self._checked = self._checked % _CHECKS + 1
+        self._arrived = None
+        numbers = torch.arange(8, dtype=torch.float32, device=self.torch_device) + self._checked
+        return numbers.sum()[None]
+
+    def expect(self, found: float) -> None:
+        """Take the value of `begin_check` that arrived on the host with other data, for the next check."""
+        self._arrived = found
+
+    def receive(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Copy a tensor of the host to the device; the host does not wait for it, nor for the device's queued work.
+
+        torch_npu and CUDA wait unless the host's memory is pinned.
+        """
+        if self.torch_device.type == "cpu":
+            return tensor
+        with device_errors(self.torch_device):
+            return tensor.pin_memory().to(self.torch_device, non_blocking=True)
 
     def free_memory(self) -> None:
         gc.collect()  # a failed call may leave tensors in reference cycles

@@ -1,18 +1,18 @@
 """One mode of SDXL-Turbo: prompts and seeds in, pictures out, many at once."""
 
-import copy
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from diffusers import AutoencoderTiny
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from app.errors import DeadPictureError, DeviceOutOfMemoryError
@@ -23,7 +23,11 @@ from app.pipelines.device_errors import device_errors
 from app.pipelines.networks.int8 import is_quantized
 from app.pipelines.networks.plain import Networks
 from app.pipelines.prompts import EncodedPrompt, PromptEncoder
+from app.pipelines.schedule import Schedule
 from app.pipelines.work import StageTimes
+
+_LOGVAR = (-30.0, 20.0)
+"""Bounds of the logarithm of the posterior's variance (DiagonalGaussianDistribution of diffusers)."""
 
 
 @dataclass(eq=False)
@@ -45,7 +49,10 @@ class SdxlTurboPipeline:
         self._dtype: torch.dtype = self.pipe.unet.dtype
         self._vae_dtype: torch.dtype = self.pipe.vae.dtype
         self._stages_s: dict[str, float] | None = None
-        self._schedule = functools.cache(self._make_schedule)  # for 1 to 4 steps
+        self._decoded: Tensor | None = None
+        self._schedule = functools.cache(  # for 1 to 4 steps
+            lambda steps: Schedule(self.pipe.scheduler, steps, self.device.torch_device)
+        )
         self._time_ids = functools.lru_cache(64)(self._make_time_ids)  # each is a copy to the device
 
     def __call__(self, batch: Sequence[GenerationParams], /) -> list[PipelineImage]:
@@ -103,10 +110,15 @@ class SdxlTurboPipeline:
 
     def _learn(self, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
         """Check whether a batch of this size gives the same pictures as single calls, to the last bit."""
-        alone = [image for params in batch for image in self._generate([params])]
-        together = self._generate(batch)
-        if all(np.array_equal(one.pixels, other.pixels) for one, other in zip(alone, together, strict=True)):
+        alone, decoded = [], []
+        for params in batch:
+            alone += self._generate([params])
+            decoded.append(self._decoded)
+        self._generate(batch)
+        # Not the finished pictures: rounding to 255 levels hides most differences.
+        if torch.equal(torch.cat(decoded), self._decoded):
             self.batch_sizes.learn(batch[0].batch_key, len(batch))
+        self._decoded = None
         return alone
 
     def _generate(self, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
@@ -127,51 +139,64 @@ class SdxlTurboPipeline:
     ) -> Tensor:
         """Return latents of shape (batch, 4, height / 8, width / 8)."""
         first, pipe = batch[0], self.pipe
-        settled, timesteps = self._schedule(first.num_inference_steps)
-        scheduler = copy.copy(settled)  # the copy has this call's step index
+        schedule = self._schedule(first.num_inference_steps)
         begin = first.num_inference_steps - first.effective_steps
-        scheduler.set_begin_index(begin)
         conditions = (
             torch.cat([prompt.embeds for prompt in prompts]),
             torch.cat([prompt.pooled for prompt in prompts]),
             self._time_ids(first.width, first.height, len(batch)),
         )
-        start = self._encode(batch, generators) if isinstance(first, Img2ImgParams) else None  # draws before the noise
         sides = (first.height // pipe.vae_scale_factor, first.width // pipe.vae_scale_factor)
-        shape = (len(batch), pipe.unet.config.in_channels, *sides)
-        noise = randn_tensor(shape, generator=generators, device=self.device.torch_device, dtype=self._dtype)
-        if start is None:
-            latents: Tensor = noise * scheduler.init_noise_sigma
+        draw = partial(self._draw, generators, (1, pipe.unet.config.in_channels, *sides), self._dtype)
+        if isinstance(first, Img2ImgParams):
+            start = self._encode(batch, generators)  # draws before the noise
+            latents = schedule.noised(start, draw(), begin)
         else:
-            latents = scheduler.add_noise(start, noise, timesteps[begin].expand(len(batch)))
-        for timestep in timesteps[begin:]:
+            latents = schedule.initial(draw())
+        for step in range(begin, first.num_inference_steps):
             with self._stage("unet"):
-                scaled = scheduler.scale_model_input(latents, timestep)
-                noise = self.networks.predict_noise(scaled, timestep, *conditions)
-            latents = scheduler.step(noise, timestep, latents, generator=generators, return_dict=False)[0]
+                scaled = schedule.scaled(latents, step)
+                predicted = self.networks.predict_noise(scaled, schedule.timesteps[step], *conditions)
+            noise = draw() if schedule.adds_noise(step) else None
+            latents = schedule.after(step, latents, predicted, noise)
         return latents
 
-    def _encode(self, batch: Sequence[Any], generators: Sequence[torch.Generator]) -> Any:
+    def _draw(self, generators: Sequence[torch.Generator], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Draw noise of this shape for each picture, from its own generator on the host; return it on the device."""
+        noise = [torch.randn(shape, generator=generator, dtype=dtype) for generator in generators]
+        return self.device.receive(torch.cat(noise))
+
+    def _encode(self, batch: Sequence[Any], generators: Sequence[torch.Generator]) -> Tensor:
         """Return the latents of the RGB pictures to start from, drawn from the VAE's posterior as diffusers does."""
         vae = self.pipe.vae
         pixels = torch.cat([self.pipe.image_processor.preprocess(params.image) for params in batch])
         with self._stage("vae encode"):
-            encoded = self._by_picture(self.networks.encode, pixels.to(self.device.torch_device, self._vae_dtype))
+            encoded = self._by_picture(self.networks.encode, self.device.receive(pixels.to(self._vae_dtype)))
         if not isinstance(vae, AutoencoderTiny):
-            posteriors = map(DiagonalGaussianDistribution, torch.split(encoded, 1))
-            encoded = torch.cat(
-                [posterior.sample(generator) for posterior, generator in zip(posteriors, generators, strict=True)]
-            )
+            mean, logvar = encoded.chunk(2, dim=1)
+            deviation = logvar.clamp(*_LOGVAR).mul_(0.5).exp_()
+            encoded = mean + deviation * self._draw(generators, (1, *mean.shape[1:]), encoded.dtype)
         return (encoded * vae.config.scaling_factor).to(self._dtype)
 
-    def _decode(self, latents: Tensor) -> Iterator[Any]:
-        """Return the pictures of the latents, each an array of shape (height, width, 3) of uint8."""
+    def _decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
+        """Return the pictures of the latents, of shape (batch, height, width, 3).
+
+        The host waits for the device once: the pictures, what `check_alive` needs, and the value of the device's next
+        check arrive together.
+        """
         vae = self.pipe.vae
         with self._stage("vae decode"):
             pixels = self._by_picture(self.networks.decode, latents.to(self._vae_dtype) / vae.config.scaling_factor)
-        check_alive(pixels)
-        levels = pixels.float().div(2).add_(0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-        return iter(levels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+        self._decoded = pixels if self.batch_sizes.learning else None
+        levels = pixels.float().div(2).add_(0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1)
+        numbers = torch.cat([extremes(pixels), self.device.begin_check()])
+        arrived = torch.cat([levels.flatten(), numbers.view(torch.uint8)]).cpu().numpy()
+        pictures, rest = np.split(arrived, [levels.numel()])
+        *found, check = rest.view(np.float32).tolist()
+        self.device.expect(check)
+        check_alive(found)
+        made: npt.NDArray[np.uint8] = pictures.reshape(levels.shape)
+        return made
 
     def _by_picture(self, network: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
         """Call the VAE; on the CPU with one picture at a time, because a batch saves nothing there."""
@@ -179,31 +204,34 @@ class SdxlTurboPipeline:
             return network(tensor)
         return torch.cat([network(one) for one in torch.split(tensor, 1)])
 
-    def _make_schedule(self, num_inference_steps: int) -> tuple[Any, Tensor]:
-        """Return the mode's scheduler, set to a number of steps, and the timesteps on the device."""
-        scheduler = copy.copy(self.pipe.scheduler)
-        scheduler.set_timesteps(num_inference_steps)
-        return scheduler, scheduler.timesteps.to(self.device.torch_device)
-
     def _make_time_ids(self, width: int, height: int, pictures: int) -> Tensor:
         """Return SDXL's size conditions: the original size, the crop's corner and the size of the picture."""
         ids = [height, width, 0, 0, height, width]
         return torch.tensor([ids] * pictures, dtype=self._dtype, device=self.device.torch_device)
 
 
-def check_alive(pixels: Tensor) -> None:
-    """Check the VAE's output, of shape (batch, 3, height, width), before anything is clamped.
+def extremes(pixels: Tensor) -> Tensor:
+    """Return what tells a dead picture, from the VAE's output of shape (batch, 3, height, width), before any clamping.
 
-    NaN would turn black. On Ascend 310P and 910 NaN saturates to 0 on the way, and the output is finite and constant. A
-    VAE's real output is never constant, not even for a white picture.
+    The result has one dimension, in fp32: the least and the largest value of each channel, then the sum of all values.
+    """
+    sides = (-2, -1)
+    return torch.cat(
+        [pixels.amin(sides).flatten(), pixels.amax(sides).flatten(), pixels.sum(dtype=torch.float32)[None]]
+    ).float()
+
+
+def check_alive(found: Sequence[float], *, channels: int = 3) -> None:
+    """Check the `extremes` of pictures.
+
+    NaN would turn black; a sum with NaN or infinity is not finite. On Ascend 310P and 910 NaN saturates to 0 on the way,
+    and the output is finite and constant. A VAE's real output is never constant, not even for a white picture.
 
     Raises:
         DeadPictureError: A picture has values that are not finite, or one single value in each channel.
     """
-    finite = torch.isfinite(pixels).all()
-    constant = (pixels.amax(dim=(-2, -1)) == pixels.amin(dim=(-2, -1))).all(dim=-1).any()
-    is_finite, is_constant = torch.stack((finite, constant)).tolist()  # one wait for the device
-    if not is_finite:
+    if not all(map(math.isfinite, found)):
         raise DeadPictureError("The model's output is not a picture: some values are not finite numbers.")
-    if is_constant:
+    least, most = np.reshape(found[:-1], (2, -1, channels))
+    if (least == most).all(axis=-1).any():
         raise DeadPictureError("The model's output is not a picture: every pixel has the same value.")

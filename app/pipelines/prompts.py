@@ -29,15 +29,20 @@ class EncodedPrompt:
 class PromptEncoder:
     """Encodes prompts with SDXL's two text encoders, and keeps the latest, up to `cache_bytes`.
 
-    For the device thread; any thread may read the statistics.
+    `receive` copies the tokens to the device. For the device thread; any thread may read the statistics.
     """
 
     def __init__(
-        self, tokenizers: Sequence[Any], encoders: Sequence[EncodeText], device: torch.device, *, cache_bytes: int
+        self,
+        tokenizers: Sequence[Any],
+        encoders: Sequence[EncodeText],
+        receive: Callable[[torch.Tensor], torch.Tensor],
+        *,
+        cache_bytes: int,
     ) -> None:
         self._tokenizers = tokenizers
         self._encoders = encoders
-        self._device = device
+        self._receive = receive
         cache: LRUCache[Any, EncodedPrompt] = LRUCache(
             cache_bytes, getsizeof=lambda encoded: encoded.embeds.nbytes + encoded.pooled.nbytes
         )
@@ -58,16 +63,15 @@ class PromptEncoder:
 
     def _encode(self, prompt: str) -> EncodedPrompt:
         ids = [tokenizer(prompt).input_ids for tokenizer in self._tokenizers]
-        encoded = [
-            encode(_fitted(prompt_ids, tokenizer.pad_token_id).to(self._device))
-            for prompt_ids, tokenizer, encode in zip(ids, self._tokenizers, self._encoders, strict=True)
-        ]
+        fitted = [_fitted(own, tokenizer.pad_token_id) for own, tokenizer in zip(ids, self._tokenizers, strict=True)]
+        received = self._receive(torch.tensor(fitted)).split(1)  # in one copy
+        encoded = [encode(own) for own, encode in zip(received, self._encoders, strict=True)]
         embeds = torch.cat([state for state, _ in encoded], dim=-1)
         _, pooled = encoded[-1]  # SDXL is conditioned on the second encoder's pooled output
         return EncodedPrompt(embeds=embeds, pooled=pooled, tokens=max(map(len, ids)))
 
 
-def _fitted(ids: list[int], pad_id: int) -> torch.Tensor:
+def _fitted(ids: list[int], pad_id: int) -> list[int]:
     """Cut or pad token ids with their start and end marks to CLIP's length; a cut prompt keeps its end mark."""
     cut = ids if len(ids) <= MAX_PROMPT_TOKENS else [*ids[: MAX_PROMPT_TOKENS - 1], ids[-1]]
-    return torch.tensor([cut + [pad_id] * (MAX_PROMPT_TOKENS - len(cut))])
+    return cut + [pad_id] * (MAX_PROMPT_TOKENS - len(cut))

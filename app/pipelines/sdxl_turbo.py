@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,7 @@ from app.pipelines.device import LARGE_UNET, TorchDevice, choose_dtype, choose_v
 from app.pipelines.device_errors import device_errors
 from app.pipelines.diffusion import SdxlTurboPipeline
 from app.pipelines.host_memory import keep_freed_memory, memory_bytes, return_freed_memory
-from app.pipelines.networks.choice import choose_networks
-from app.pipelines.networks.cpu import LEAST_CHANNELS, fit_to_cpu
+from app.pipelines.networks.choice import choose_networks, fit_networks
 from app.pipelines.networks.int8 import quantize
 from app.pipelines.npu import setup as npu
 from app.pipelines.prompts import PromptEncoder
@@ -89,25 +89,36 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
         spare = SPARE_INT8 if int8 else SPARE
         _check_memory(folder, dtype_name, bytes_each, spare, has_own_vae=vae_folder is None)
     txt2img = _load_pipeline(folder, vae_folder, dtype, int8=int8, int8_vae=int8 and settings.vae_dtype == "auto")
+    with _enough_memory(f"The weights in {folder} do not fit into the memory of {device.torch_device}.", device):
+        loaded = assemble(txt2img, device, settings, model=model)
+    return replace(
+        loaded,
+        dtype=dtype_name,
+        dtype_reason=dtype_reason,
+        # On a CPU a first call takes a moment longer, for its memory. Next to a large model's seconds that is nothing.
+        first_call_is_slow=kind != "cpu" or parameters < LARGE_UNET,
+    )
+
+
+def assemble(txt2img: Any, device: TorchDevice, settings: Settings, *, model: str) -> LoadedPipelines:
+    """Move a diffusers pipeline to the device, fit its networks to it, and return both modes, made from its parts."""
+    kind, dtype = device.torch_device.type, txt2img.unet.dtype
     # The VAE has one dtype for good. The pipelines convert its inputs and outputs.
     force_upcast = txt2img.vae.config.get("force_upcast", False)
-    with _enough_memory(f"The weights in {folder} do not fit into the memory of {device.torch_device}.", device):
-        txt2img.vae.to(choose_vae_dtype(settings.vae_dtype, dtype, force_upcast=force_upcast))
-        txt2img.to(device.torch_device)
-        _lay_out(txt2img, settings.channels_last, kind)
-        if kind == "cpu":
-            fit_to_cpu(txt2img)
-            keep_freed_memory()
+    txt2img.vae.to(choose_vae_dtype(settings.vae_dtype, dtype, force_upcast=force_upcast))
     txt2img.vae.register_to_config(force_upcast=False)
-    npu.fit(txt2img.unet)
+    txt2img.to(device.torch_device)
+    fused = fit_networks(txt2img, settings)
+    if kind == "cpu":
+        keep_freed_memory()
     # The scheduler holds the step index, so each mode has its own (huggingface/diffusers#7851). They share all else.
     scheduler = type(txt2img.scheduler).from_config(txt2img.scheduler.config)
     img2img = diffusers.AutoPipelineForImage2Image.from_pipe(txt2img, scheduler=scheduler)
 
-    networks = choose_networks(txt2img, settings)
+    networks = choose_networks(txt2img, settings, fused.operators, model=model, check=device.check)
     tokenizers = (txt2img.tokenizer, txt2img.tokenizer_2)
     cache_bytes = settings.prompt_cache_bytes
-    prompts = PromptEncoder(tokenizers, networks.encode_text, device.torch_device, cache_bytes=cache_bytes)
+    prompts = PromptEncoder(tokenizers, networks.encode_text, device.receive, cache_bytes=cache_bytes)
     sizes = _choose_batch_sizes(settings, kind)
     stage_times = StageTimes()
     pipelines = {
@@ -128,25 +139,16 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
         device=device,
         model=model,
         device_name=str(device.torch_device),
-        dtype=dtype_name,
-        dtype_reason=dtype_reason,
+        dtype=str(dtype).removeprefix("torch."),
         warm_up_batches=(1,) if settings.batching == "off" or kind == "cpu" else buckets(settings.max_batch),
         warm_up_limits=_COMPILE_LIMITS if _has_graphs(settings) else 2,
-        # On a CPU a first call takes a moment longer, for its memory. Next to a large model's seconds that is nothing.
-        first_call_is_slow=kind != "cpu" or parameters < LARGE_UNET,
+        first_call_is_slow=True,
         on_warm=on_warm,
         work=stage_times.work,
+        fused_operators=fused.used,
+        unused_operators=fused.not_used,
         prompt_cache=lambda: prompts.statistics,
     )
-
-
-def _lay_out(pipe: Any, channels_last: str, kind: str) -> None:
-    """Put the weights of convolutions into the memory layout that suits the device."""
-    is_large = pipe.unet.config.block_out_channels[0] >= LEAST_CHANNELS
-    by_default = {"cuda": [pipe.unet, pipe.vae], "cpu": [pipe.unet, pipe.vae] if is_large else [pipe.vae]}
-    networks = {"auto": by_default.get(kind, []), "on": [pipe.unet, pipe.vae], "off": []}[channels_last]
-    for network in networks:
-        network.to(memory_format=torch.channels_last)
 
 
 def _check_memory(folder: Path, dtype: str, bytes_each: float, spare: float, *, has_own_vae: bool) -> None:
@@ -185,6 +187,8 @@ def _load_pipeline(folder: Path, vae_folder: Path | None, dtype: torch.dtype, *,
     if not isinstance(pipe.scheduler, diffusers.EulerAncestralDiscreteScheduler):
         # Other schedulers carry state between steps that copying does not reset.
         raise WeightsError(f"The scheduler in {folder} is not an EulerAncestralDiscreteScheduler, as SDXL-Turbo's is.")
+    if (prediction := pipe.scheduler.config.prediction_type) not in ("epsilon", "v_prediction"):
+        raise WeightsError(f"The scheduler in {folder} expects a UNet that predicts {prediction!r}; SDXL's does not.")
     return pipe
 
 

@@ -19,7 +19,7 @@ def ids(model: Path, prompt: str, name: str) -> tuple[list[int], int]:
         return torch.zeros(1, 77, 1), torch.zeros(1, 1)
 
     tokenizer = CLIPTokenizer.from_pretrained(model / name)
-    encoder = PromptEncoder([tokenizer], [encode], torch.device("cpu"), cache_bytes=0)
+    encoder = PromptEncoder([tokenizer], [encode], lambda ids: ids, cache_bytes=0)
     tokens = encoder(prompt).tokens
     (only,) = given
     return only, tokens

@@ -245,12 +245,6 @@ def test_a_picture_that_is_none_fails_in_its_mode(findings: Examine, npu: Npu, v
     assert "not a picture" in found["txt2img"].detail
 
 
-def test_what_is_asked_for_of_the_npu_is_checked_too(findings: Examine) -> None:
-    found = findings(attention="npu_flash")
-    assert failed(found) == ["load"]
-    assert "fp16 and bf16" in found["load"].detail
-
-
 def test_bf16_keeps_the_vae_in_bf16(findings: Examine) -> None:
     assert "VAE in bfloat16" in findings(dtype="bf16")["load"].detail
 

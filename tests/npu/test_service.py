@@ -2,7 +2,6 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import httpx
@@ -35,9 +34,13 @@ def pictures(service: Service) -> list[bytes]:
 
 
 def test_in_fp32_every_picture_is_the_cpu_s_byte_for_byte(npu: Npu, start_server: StartServer) -> None:
-    """The CPU's pictures come from a process without the simulator, with the VAE in the NPU's memory format."""
-    same_layout = "from app.pipelines import sdxl_turbo\nsdxl_turbo.fit_to_cpu = lambda _: None"
-    url = start_server(prelude=same_layout, model="demo", device="cpu").wait_until_started()
+    """The CPU's pictures come from a process without the simulator, with the NPU's networks and memory layout."""
+    same_networks = (
+        "from app.pipelines.networks import choice, lean, operators\n"
+        "choice.fit_to_cpu = lambda pipe: lean.make_lean(pipe.unet, pipe.vae, operators.Operators())"
+    )
+    settings = {"model": "demo", "device": "cpu", "channels_last": "off"}
+    url = start_server(prelude=same_networks, **settings).wait_until_started()
     with asking(url) as cpu, service_on_npu() as service:
         assert service.client.get("/healthz/ready").json()["device"] == "npu:0"
         assert pictures(service) == pictures(cpu)
@@ -151,21 +154,10 @@ def test_an_npu_that_is_not_there_is_a_clear_error() -> None:
         load("npu:1")
 
 
-def test_flash_attention_is_diffusers_own_processor_and_paints_the_same(npu: Npu) -> None:
-    with service_on_npu(dtype="fp16") as service:
-        plain = opened(service.txt2img().content)
-    assert npu.calls["torch_npu.npu_fusion_attention"] == 0
-    with service_on_npu(dtype="fp16", attention="npu_flash") as service:
-        flash = opened(service.txt2img().content)
-    assert npu.calls["torch_npu.npu_fusion_attention"] > 0
-    assert np.abs(np.asarray(plain, dtype=int) - np.asarray(flash, dtype=int)).mean() < 0.5
-
-
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"attention": "npu_flash", "dtype": "fp32"}, "works in fp16 and bf16"),
-        ({"attention": "npu_flash", "device": "cpu"}, "npu_flash needs an NPU"),
+        ({"fused_operators": "geglu", "device": "cpu"}, "TURBO_FUSED_OPERATORS=geglu needs an NPU"),
         ({"npu_graphs": True, "device": "cpu"}, "TURBO_NPU_GRAPHS needs an NPU"),
     ],
 )
@@ -173,28 +165,6 @@ def test_flash_attention_is_diffusers_own_processor_and_paints_the_same(npu: Npu
 def test_options_that_cannot_work_are_refused_at_start(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(DeviceUnavailableError, match=reason):
         load(**settings)
-
-
-def test_graphs_are_compiled_while_warming_up_and_in_no_request_whatever_its_size(npu: Npu) -> None:
-    with service_on_npu(npu_graphs=True, warm_up_sizes="64x64,96x64") as service:
-        compiled = npu.calls["npugraph_ex"]
-        assert compiled == 2, "one graph for each size, and both modes share it"
-        for width in (64, 96, 256, 128):
-            for steps in (1, 2, 4):
-                made = service.txt2img(width=width, height=64, num_inference_steps=steps)
-                changed = service.img2img(made.content, width=width, height=64, num_inference_steps=steps, strength=1)
-                assert (made.status_code, changed.status_code) == (200, 200)
-        assert npu.calls["npugraph_ex"] == compiled
-
-
-@pytest.mark.usefixtures("npu")
-def test_the_number_of_graphs_is_the_service_s_own_limit_not_torch_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.pipelines.networks.graphs._GRAPHS", 1)  # torch's is 8
-    loaded = load(dtype="fp32", npu_graphs=True)
-    call = partial(Txt2ImgParams, prompt="a cat", seed=0, num_inference_steps=1, height=64)
-    assert loaded.by_mode[Mode.TXT2IMG]([call(width=64)])
-    with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
-        loaded.by_mode[Mode.TXT2IMG]([call(width=96)])
 
 
 @pytest.mark.usefixtures("npu")

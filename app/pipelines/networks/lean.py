@@ -18,7 +18,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
-from transformers.activations import QuickGELUActivation
+from transformers.activations import GELUActivation, QuickGELUActivation
 
 from app.pipelines.networks.operators import Operators
 from app.pipelines.prompts import EncodeText
@@ -30,7 +30,10 @@ def make_lean(unet: UNet2DConditionModel, vae: nn.Module, operators: Operators) 
     Blocks that are not as SDXL's stay as they are.
     """
     for network in (unet, vae):
-        for module in network.modules():
+        for module in list(network.modules()):
+            if isinstance(norm := getattr(module, "conv_norm_out", None), nn.GroupNorm):
+                module.conv_norm_out = _GroupNormSilu(norm, operators)
+                module.conv_act = nn.Identity()
             if isinstance(module, ResnetBlock2D) and is_plain(module):
                 module.forward = LeanResnet(module, operators)
             elif isinstance(module, Attention) and _is_pixel_attention(module):
@@ -48,6 +51,18 @@ def make_lean(unet: UNet2DConditionModel, vae: nn.Module, operators: Operators) 
             blocks += own
         project = _PromptProjections([block.block.attn2 for block in blocks])
         unet.process_encoder_hidden_states = lambda encoder_hidden_states, **_: project(encoder_hidden_states)
+
+
+class _GroupNormSilu(nn.Module):
+    """A group norm with the SiLU after it."""
+
+    def __init__(self, norm: nn.GroupNorm, operators: Operators) -> None:
+        super().__init__()
+        self.norm = norm
+        self._group_norm_silu = operators.group_norm_silu
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._group_norm_silu(self.norm, x)
 
 
 def is_plain(block: ResnetBlock2D) -> bool:
@@ -111,10 +126,16 @@ class _Projections:
             _point_to(linear, self.weight[index], None if self.bias is None else self.bias[index])
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return a tensor of shape (Linears, *x.shape[:-1], features)."""
-        rows = x.reshape(1, -1, x.shape[-1]).expand(len(self.weight), -1, -1)
-        weight = self.weight.transpose(1, 2)
-        product = torch.bmm(rows, weight) if self.bias is None else torch.baddbmm(self.bias[:, None], rows, weight)
+        """Return a tensor of shape (Linears, *x.shape[:-1], features), in which each Linear's part is contiguous.
+
+        A batch of products, not one product with the features side by side: their parts would not be contiguous, and
+        on an NPU each operator copies what is not (l0op::Contiguous in CANN's aclnn operators). matmul, not bmm:
+        torch_npu's bmm copies the rows for each Linear (BmmKernelNpuOpApi.cpp of Ascend/op-plugin).
+        """
+        rows = x.reshape(1, -1, x.shape[-1])
+        product = torch.matmul(rows, self.weight.transpose(1, 2))
+        if self.bias is not None:
+            product += self.bias[:, None]
         return product.view(len(self.weight), *x.shape[:-1], -1)
 
 
@@ -278,8 +299,8 @@ class _LeanTextLayer:
         self._operators = operators
         own = layer.self_attn
         self._queries_keys_values = _Projections([own.q_proj, own.k_proj, own.v_proj])
-        is_quick = isinstance(layer.mlp.activation_fn, QuickGELUActivation)
-        self._activation = operators.quick_gelu if is_quick else layer.mlp.activation_fn
+        by_kind = {QuickGELUActivation: operators.quick_gelu, GELUActivation: operators.gelu}
+        self._activation = by_kind.get(type(layer.mlp.activation_fn), layer.mlp.activation_fn)
 
     def __call__(self, x: Tensor, normed: Tensor) -> tuple[Tensor, Tensor]:
         """As `_LeanBlock`."""

@@ -18,6 +18,11 @@ def geglu(x: Tensor) -> Tensor:
     return values * F.gelu(gate)
 
 
+def gelu(x: Tensor) -> Tensor:
+    """Return the exact GELU."""
+    return F.gelu(x)
+
+
 def quick_gelu(x: Tensor) -> Tensor:
     """Return x times the sigmoid of 1.702 x, as OpenAI's CLIP was trained."""
     return x * (1.702 * x).sigmoid()
@@ -41,6 +46,7 @@ class Operators:
 
     group_norm_silu: Callable[[nn.GroupNorm, Tensor], Tensor] = group_norm_silu
     geglu: Callable[[Tensor], Tensor] = geglu
+    gelu: Callable[[Tensor], Tensor] = gelu
     quick_gelu: Callable[[Tensor], Tensor] = quick_gelu
     add_layer_norm: Callable[[nn.LayerNorm, Tensor, Tensor], tuple[Tensor, Tensor]] = add_layer_norm
     attention: Callable[..., Tensor] = attention

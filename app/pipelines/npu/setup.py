@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,14 +65,22 @@ def open_npu(index: int, *, allow_hf32: bool) -> torch.device:
     return device
 
 
+def chip(device: torch.device) -> str:
+    """Return the name of the chip, such as `Ascend910B4`."""
+    return str(torch_npu().npu.get_device_name(device))
+
+
 def check_options(settings: Settings, device: torch.device) -> None:
     """Check that the NPU's own options fit the device.
 
     Raises:
         DeviceUnavailableError: They do not fit; the text says why.
     """
-    if settings.npu_graphs and device.type != "npu":
-        raise DeviceUnavailableError(f"TURBO_NPU_GRAPHS needs an NPU, and the device is {device}.")
+    fused = settings.fused_operators
+    names = {"TURBO_NPU_GRAPHS": settings.npu_graphs, f"TURBO_FUSED_OPERATORS={fused}": fused not in ("auto", "off")}
+    for option, is_set in names.items():
+        if is_set and device.type != "npu":
+            raise DeviceUnavailableError(f"{option} needs an NPU, and the device is {device}.")
 
 
 def fit(unet: UNet2DConditionModel) -> None:
@@ -83,15 +90,6 @@ def fit(unet: UNet2DConditionModel) -> None:
     for module in unet.modules():
         if type(module) is GEGLU:
             module.__class__ = _ErfGeglu
-
-
-def graphs(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function of tensors into NPU graphs, one for each size. For A2 and A3.
-
-    Source: docs/zh/npugraph_ex/quick_start.md of Ascend/torchair. Without clone_output, the next call overwrites the
-    result of this one. torch.compile's default backend was 6.5 times slower on a 910B (sgl-project/sglang#20687).
-    """
-    return torch.compile(function, backend="npugraph_ex", fullgraph=True, dynamic=False, options={"clone_output": True})
 
 
 class _ErfGeglu(GEGLU):  # type: ignore[misc] # diffusers publishes no types

@@ -10,7 +10,8 @@ from diffusers.models.upsampling import Upsample2D
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.pipelines.networks.cpu import _PlainResnet, fit_to_cpu
+from app.pipelines.networks.cpu import fit_to_cpu
+from app.pipelines.networks.lean import LeanResnet
 
 CHANCE = torch.Generator().manual_seed(0)
 
@@ -74,7 +75,7 @@ def test_a_block_without_divisions_by_1_rounds_as_it_did(
     temb = torch.randn(2, 16, generator=CHANCE) if temb_channels else None
     plain = block(x, temb)
     assert torch.equal(fitted(block, channels=32)(x, temb), plain)
-    assert isinstance(block.forward, _PlainResnet)
+    assert isinstance(block.forward, LeanResnet)
     assert torch.equal(x, before), "nothing is overwritten that others use"
 
 

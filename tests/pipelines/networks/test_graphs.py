@@ -1,6 +1,7 @@
 """Compiling, with the part of it that needs no accelerator: what becomes one graph, when, and at which sizes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,12 @@ import pytest
 import torch
 from diffusers import AutoPipelineForText2Image
 
+from app.errors import DeviceLostError
 from app.pipelines.base import MAX_PROMPT_TOKENS
 from app.pipelines.networks.graphs import WarmGraphs, compiled_networks
-from app.pipelines.networks.plain import plain_networks
+from app.pipelines.networks.lean import lean_text_encoding, make_lean
+from app.pipelines.networks.operators import Operators
+from app.pipelines.networks.plain import Networks, plain_networks
 
 
 class Compiler:
@@ -32,8 +36,8 @@ def plain(tensor: torch.Tensor) -> torch.Tensor:
 
 def test_a_size_is_compiled_and_recorded_when_it_first_comes_and_none_after_the_warm_up() -> None:
     compiler = Compiler()
-    warm = WarmGraphs(lambda _: compiler)
-    graphs = warm.compiled(plain)
+    warm = WarmGraphs(lambda _: compiler, limit=64, check=lambda: None)
+    graphs = warm.compiled("unet", plain)
     graphs(torch.ones(1, 4, 8, 8))
     recorded = compiler.calls
     assert recorded > 2, "the first compiles, the second records"
@@ -48,8 +52,8 @@ def test_a_size_is_compiled_and_recorded_when_it_first_comes_and_none_after_the_
 
 def test_a_tensor_that_lies_in_memory_in_another_order_needs_no_graph_of_its_own() -> None:
     compiler = Compiler()
-    warm = WarmGraphs(lambda _: compiler)
-    graphs = warm.compiled(plain)
+    warm = WarmGraphs(lambda _: compiler, limit=64, check=lambda: None)
+    graphs = warm.compiled("unet", plain)
     graphs(torch.ones(1, 4, 8, 8))
     warm.stop_compiling()
     graphs(torch.ones(1, 4, 8, 8).contiguous(memory_format=torch.channels_last))
@@ -59,13 +63,13 @@ def test_a_tensor_that_lies_in_memory_in_another_order_needs_no_graph_of_its_own
 def test_every_network_is_one_graph_for_torch_compile(tiny_folder: Path) -> None:
     """With a backend that compiles nothing: what breaks a graph breaks it on every device."""
     pipe = AutoPipelineForText2Image.from_pretrained(tiny_folder, variant="fp16", dtype=torch.float32)
-    plain = plain_networks(pipe)
+    plain = lean_networks(pipe)
 
     def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
         compiled: Callable[..., Any] = torch.compile(function, backend="eager", fullgraph=True, dynamic=False)
         return compiled
 
-    networks = compiled_networks(plain, torch.device("cpu"), compile_function=compile_function)
+    networks = compiled_networks(plain, lambda: None, compile_function=compile_function)
     ids = torch.zeros(1, MAX_PROMPT_TOKENS, dtype=torch.long)
     latents, pixels = torch.randn(2, 4, 8, 8), torch.randn(2, 3, 64, 64)
     projection = pipe.text_encoder_2.config.projection_dim
@@ -80,6 +84,64 @@ def test_every_network_is_one_graph_for_torch_compile(tiny_folder: Path) -> None
         assert torch.equal(networks.encode(pixels), plain.encode(pixels))
         assert torch.equal(networks.decode(latents), plain.decode(latents))
     networks.stop_compiling()
+
+
+def lean_networks(pipe: Any) -> Networks:
+    """The networks as accelerators compute them."""
+    operators = Operators()
+    make_lean(pipe.unet, pipe.vae, operators)
+    encoders = ((pipe.text_encoder, False), (pipe.text_encoder_2, True))
+    return replace(
+        plain_networks(pipe),
+        encode_text=tuple(lean_text_encoding(encoder, operators, pooled=pooled) for encoder, pooled in encoders),
+    )
+
+
+class Failing:
+    """Compiles nothing."""
+
+    def __init__(self, error: Exception) -> None:
+        self.calls = 0
+        self.error = error
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("ERR00100 PTA call acl api failed"), NotImplementedError(), MemoryError(), KeyError("x")]
+)
+def test_a_size_that_cannot_be_compiled_works_without_a_graph_and_is_logged(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiler, checks = Failing(error), []
+    warm = WarmGraphs(lambda _: compiler, limit=64, check=lambda: checks.append(None))
+    graphs = warm.compiled("unet", plain)
+    for _ in range(2):
+        assert torch.equal(graphs(torch.ones(1, 4, 8, 8)), torch.full((1, 4, 8, 8), 2.0))
+    assert (compiler.calls, len(checks), warm.count) == (1, 1, 0)
+    assert caplog.text.count("unet at 1x4x8x8 works without a graph") == 1
+
+
+def test_a_device_that_is_lost_while_it_compiles_is_not_used_any_more() -> None:
+    def lost() -> None:
+        raise DeviceLostError
+
+    warm = WarmGraphs(lambda _: Failing(RuntimeError("error code is 507015")), limit=64, check=lost)
+    with pytest.raises(DeviceLostError):
+        warm.compiled("unet", plain)(torch.ones(1, 4, 8, 8))
+
+
+def test_sizes_beyond_the_limit_work_without_a_graph_and_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    compiler = Compiler()
+    warm = WarmGraphs(lambda _: compiler, limit=2, check=lambda: None)
+    graphs = warm.compiled("unet", plain)
+    for pictures in (1, 2, 3, 3):
+        assert torch.equal(graphs(torch.ones(pictures, 4)), torch.full((pictures, 4), 2.0))
+    assert {shape for shape, _ in compiler.strides} == {torch.Size((1, 4)), torch.Size((2, 4))}
+    assert caplog.text.count("unet has 2 graphs, which is the limit: 3x4 works without") == 1
+    assert warm.count == 2
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,99 @@
+"""NPU graphs: which networks have them, when they are compiled, kept between starts, and what a failure costs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.pipelines.base import Mode, Txt2ImgParams
+from tests.npu.conftest import service_on_npu
+from tests.npu.launches import count, loaded_pipelines, ours
+from tests.npu.simulator import Npu
+from tests.npu.test_service import load
+
+NETWORKS = 5
+"""Two text encoders, the UNet, and the VAE's encoder and decoder."""
+
+
+def test_every_network_is_compiled_while_warming_up_and_none_in_a_request_whatever_its_size(npu: Npu) -> None:
+    with service_on_npu(npu_graphs=True, warm_up_sizes="64x64,96x64") as service:
+        compiled = npu.calls["npugraph_ex"]
+        assert compiled == 2 + 2 * (NETWORKS - 2), "text does not depend on the size, and both modes share the UNet"
+        for width in (64, 96, 256, 128):
+            for steps in (1, 2, 4):
+                made = service.txt2img(width=width, height=64, num_inference_steps=steps)
+                changed = service.img2img(made.content, width=width, height=64, num_inference_steps=steps, strength=1)
+                assert (made.status_code, changed.status_code) == (200, 200)
+        assert npu.calls["npugraph_ex"] == compiled
+
+
+def test_a_picture_of_full_size_is_a_handful_of_launches(npu: Npu) -> None:
+    loaded = loaded_pipelines(npu, npu_graphs=True, max_batch=4)
+    for mode, most in ((Mode.TXT2IMG, 40), (Mode.IMG2IMG, 50)):
+        own = ours(npu, loaded, mode, steps=1 if mode is Mode.TXT2IMG else 2, pictures=1, cached=False)
+        assert own.launches < most
+        assert own.waits == 1
+
+
+def test_a_graph_that_cannot_be_compiled_costs_a_log_line_and_not_the_start(
+    npu: Npu, caplog: pytest.LogCaptureFixture
+) -> None:
+    npu.graph_fault = "raise"
+    with service_on_npu(npu_graphs=True, warm_up_sizes="64x64") as service:
+        assert service.txt2img(width=64, height=64).status_code == 200
+    assert caplog.text.count("unet at 1x4x8x8 works without a graph") == 1
+    assert "the networks have 0 graphs" in caplog.text
+
+
+@pytest.mark.usefixtures("npu")
+def test_more_graphs_than_the_limit_are_not_compiled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("app.pipelines.networks.choice.CAPTURE_LIMIT", 1)
+    loaded = load(dtype="fp32", npu_graphs=True)
+    for width in (64, 96):
+        picture = Txt2ImgParams(prompt="a cat", seed=0, num_inference_steps=1, width=width, height=64)
+        assert loaded.by_mode[Mode.TXT2IMG]([picture])
+    assert caplog.text.count("unet has 1 graphs, which is the limit: 1x4x8x12 works without") == 1
+
+
+def test_the_limit_of_sizes_is_the_service_s_own_not_torch_s(npu: Npu) -> None:
+    """torch.compile's is 8."""
+    loaded = load(dtype="fp32", npu_graphs=True)
+    before = npu.calls["npugraph_ex"]
+    for width in range(64, 64 + 10 * 8, 8):
+        picture = Txt2ImgParams(prompt="a cat", seed=0, num_inference_steps=1, width=width, height=64)
+        assert loaded.by_mode[Mode.TXT2IMG]([picture])
+    assert npu.calls["npugraph_ex"] - before == 2 + 2 * 10
+
+
+def test_graphs_are_kept_for_the_next_start_of_the_same_service(npu: Npu, tmp_path: Path) -> None:
+    picture = Txt2ImgParams(prompt="a cat", seed=0, num_inference_steps=1, width=64, height=64)
+
+    def start(**options: object) -> tuple[int, int]:
+        npu.calls.clear()
+        torch._dynamo.reset()
+        loaded = load(npu_graphs=True, graph_cache_dir=tmp_path, **{"dtype": "fp32", **options})
+        assert loaded.by_mode[Mode.TXT2IMG]([picture])
+        return npu.calls["graphs into the cache"], npu.calls["graphs from the cache"]
+
+    networks = NETWORKS - 1  # no VAE encoder
+    assert start() == (networks, 0)
+    assert start() == (0, networks)
+    assert start(dtype="fp16") == (networks, 0), "other number formats are other graphs"
+    assert start(fused_operators="off") == (networks, 0)
+    npu.chip = "Ascend910B2"
+    assert start() == (networks, 0)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_costs_the_cache_only(
+    npu: Npu, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    loaded = load(dtype="fp32", npu_graphs=True, graph_cache_dir=tmp_path / "file")
+    picture = Txt2ImgParams(prompt="a cat", seed=0, num_inference_steps=1, width=64, height=64)
+    assert loaded.by_mode[Mode.TXT2IMG]([picture])
+    assert "graphs are not cached in" in caplog.text
+    assert npu.calls["npugraph_ex"] > 0
+    assert count(npu, lambda: loaded.by_mode[Mode.TXT2IMG]([picture])).launches < 40
