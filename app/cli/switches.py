@@ -14,6 +14,7 @@ class Verdict(StrEnum):
     """The result of a trial."""
 
     REFERENCE = "reference"
+    """Of the reference itself, and of a change that changes nothing."""
     ACCEPTED = "accepted"
     NO_GAIN = "no gain"
     SLOWER = "slower"
@@ -21,6 +22,8 @@ class Verdict(StrEnum):
     DEAD = "dead pictures"
     FAILED = "failed"
     NOT_TRIED = "not tried"
+    VERIFIED = "verified"
+    """Of the winner, once it is compared with the reference."""
 
 
 Plan = Generator[Change, Verdict, None]
@@ -125,7 +128,7 @@ def _batching(modes: Sequence[str], sizes: Sequence[str]) -> Plan:
     larger, smaller = others[:1], others[1:]
     for mode in modes:
         verdict = yield _batches(mode, first)
-        if verdict is Verdict.ACCEPTED:
+        if verdict in (Verdict.ACCEPTED, Verdict.REFERENCE):
             for size in larger:
                 if (yield _batches(mode, size)) is Verdict.ACCEPTED:
                     first, larger = size, []

@@ -48,17 +48,21 @@ def write_tuned(path: Path, *, facts: Iterable[str], table: Iterable[str], setti
         OSError: The file cannot be written, and nothing is left of it.
     """
     comments = [*map(_comment, facts), "#", _TABLE, *map(_comment, table), _END]
-    variables = [f"{PREFIX}{name.upper()}={_quoted(text)}" for name, text in settings.items() if text]
     path = path.resolve()  # write the target of a link, not the link
     scratch = path.with_name(f".{secrets.token_hex(8)}")
     try:
         with scratch.open("x", encoding="utf-8") as file:
             with suppress(FileNotFoundError):
                 os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
-            file.write("\n".join([_FIRST_LINE, *comments, *variables, ""]))
+            file.write("\n".join([_FIRST_LINE, *comments, *variables(settings), ""]))
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def variables(settings: Mapping[str, str]) -> list[str]:
+    """Return the lines of variables for names of settings with their texts, without those of an empty text."""
+    return [f"{PREFIX}{name.upper()}={_quoted(text)}" for name, text in settings.items() if text]
 
 
 def _comment(line: str) -> str:

@@ -1,0 +1,484 @@
+"""The search of `tune`: tries one change after the other, and keeps each that is faster and paints the same pictures."""
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from app.cli.picture_difference import Difference, difference_of
+from app.cli.switches import PLAINEST, SWITCHES, Change, Plan, Verdict, plan
+from app.cli.trial_process import TrialError, TrialProcess
+from app.errors import WeightsError
+from app.inference.registry import LOAD_LIMITS
+from app.pipelines.base import Mode
+from app.settings import PREFIX, Settings
+from app.weights.layout import VAE
+from app.weights.source import parse_vae
+from app.weights.store import locate
+
+WORKER = (sys.executable, "-m", "app.cli.trial")
+"""The command of a trial's process."""
+
+_FASTER, _NOT_SLOWER = 0.97, 1.03
+"""A change is accepted if text to image takes at most the first share of the time, and image to image at most the
+second. Two processes with the same settings differed by up to 2% on a machine with two cores."""
+
+_MORE = 1.03
+"""Batching is accepted if it makes at least this many times the pictures per second, for the same reason."""
+
+_CLEARLY = 1.1
+"""If all rounds differ by more than this in the same direction, no more rounds are made."""
+
+_TIMING_S, _MIN_ROUNDS, _MAX_ROUNDS = 6.0, 3, 15
+"""Seconds spent on the paired rounds of a trial, within the bounds of their number."""
+
+_BLOCK_S, _MAX_CALLS, _CALLS_WITH_A_FIRST = 0.3, 5, 3
+"""A block of calls takes about these seconds, with at most so many calls. From so many on, its first is not counted:
+after the other process, caches are cold and clocks may be low."""
+
+_START_S, _START_TIMES = 60, 10
+"""A start without compilation may take these seconds, and so many times as long as the reference's."""
+
+_COMPILE_LIMITS = 20
+"""Hang limits that a start with compilation may take for each number of pictures and mode."""
+
+_PICTURES_LIMITS = 30
+"""Hang limits that the compared pictures may take, some of which have four steps."""
+
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
+
+
+@dataclass(slots=True, kw_only=True)
+class Row:
+    """A line of the measured table.
+
+    Attributes:
+        txt2img_ms: Median of a call for one new prompt; `img2img_ms` likewise.
+        txt2img_ratio: Median of the rounds' ratios to the best settings before; of the last line, to the reference.
+        at_once: The batch size that pays, as the service learned it.
+        throughput_ratio: Pictures per second relative to the best settings before, while requests wait.
+        largest: Largest difference from the reference's pictures, and `mean` that of the worst picture, in levels.
+        unpaired: Whether the ratios compare with earlier times, because memory was too small for two processes.
+        seconds: Seconds that the trial took.
+    """
+
+    number: int
+    change: str
+    verdict: Verdict = Verdict.NOT_TRIED
+    txt2img_ms: float | None = None
+    img2img_ms: float | None = None
+    txt2img_ratio: float | None = None
+    img2img_ratio: float | None = None
+    at_once: int | None = None
+    pictures_per_s: float | None = None
+    throughput_ratio: float | None = None
+    largest: int | None = None
+    mean: float | None = None
+    unpaired: bool = False
+    reason: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class _Speed:
+    """What settings were last measured at: median seconds by mode, and pictures per second."""
+
+    p50_s: dict[Mode, float] = field(default_factory=dict)
+    pictures_per_s: float | None = None
+
+    @property
+    def rate(self) -> float:
+        return self.pictures_per_s or 1 / self.p50_s[Mode.TXT2IMG]
+
+
+class Tuner:
+    """Searches greedily: a trial is the best settings so far with one change. Blocks; for one thread.
+
+    The process with the best settings stays alive, so that each trial is measured in alternation with it. `folder` is
+    for scratch files. `on_row` gets each row of the table at the end of its trial. `worker` is a command that speaks the
+    protocol of `app.cli.trial`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        worker: Sequence[str] = WORKER,
+        folder: Path,
+        budget_s: float,
+        max_difference: float,
+        on_row: Callable[[Row], None],
+    ) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._folder = folder
+        self._max_difference = max_difference
+        self._on_row = on_row
+        self._started = time.monotonic()
+        self._budget_s = budget_s
+        self._trial_ends = self._started + budget_s
+        self._processes: list[TrialProcess] = []
+        self._process: TrialProcess | None = None  # of the best settings; None while memory is too small for it
+        self._speed = _Speed()
+        self._start_s = self._trial_s = 0.0  # of the reference
+        self._numbers = count()
+
+        self.pinned = {name: as_text(getattr(settings, name)) for name in PLAINEST if name in settings.model_fields_set}
+        self.reference: Change = {**PLAINEST, **self.pinned}
+        self.best: Change = self.reference
+        self.rows: list[Row] = []
+        self.facts: Mapping[str, Any] = {}
+        """What the reference's process told about the device and the versions."""
+        self.again = Difference()
+        """The difference between the reference's pictures and the same pictures made again."""
+        self.verified: Row | None = None
+        """The row of the winner's comparison with the reference, or None: no change was accepted, or it was not made."""
+        self.note = ""
+        """Why the winner is not verified, or is the reference again."""
+
+    @property
+    def used_s(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._started
+
+    @property
+    def winner(self) -> Change:
+        """The best settings that matter on this device, and those that the operator has set."""
+        names = [name for name in PLAINEST if name in SWITCHES[self.facts["kind"]] or name in self.pinned]
+        return {name: self.best[name] for name in names}
+
+    def close(self) -> None:
+        """End all processes."""
+        for process in self._processes:
+            process.kill()
+
+    def measure_reference(self) -> None:
+        """Start the reference settings, make their pictures twice, and measure them.
+
+        Raises:
+            TrialError: They cannot be started or measured, or make dead pictures.
+        """
+        row = self._row("reference")
+        started = time.monotonic()
+        process = self._start(self.reference)
+        self._start_s = time.monotonic() - started
+        self._process, self.facts = process, process.facts
+        if dead := self._make_pictures(process, self._reference_file):
+            raise TrialError(f"the reference settings make dead pictures: {', '.join(dead)}")
+        self._make_pictures(process, self._folder / "again.npz")
+        self.again = difference_of(self._reference_file, self._folder / "again.npz")
+        row.largest, row.mean = self.again.largest, self.again.mean
+        self._time_rounds(row, process, None)
+        row.verdict = Verdict.REFERENCE
+        self._trial_s = row.seconds = time.monotonic() - started
+        self._add(row)
+
+    def search(self) -> None:
+        """Try the changes of every switch that the operator has not set."""
+        for steps in self._plans():
+            try:
+                change = next(steps)
+                while True:
+                    change = steps.send(self._try(change))
+            except StopIteration:
+                continue
+
+    def verify(self) -> None:
+        """Start the winner once more, and compare it with the reference. If it fails or is no gain, go back to that."""
+        if self.best == self.reference:
+            return
+        if self._left_s <= 0:
+            self.note = "The winner was not verified, because the budget was used up."
+            return
+        winner, row = self.best, self._row("all changes, against the reference")
+        started = time.monotonic()
+        self._trial_ends = self._started + max(self._budget_s, self.used_s + self._trial_s)
+        try:
+            self._end(self._process)
+            self._process, self.best = None, self.reference
+            self._process = self._start(self.reference)
+            self._speed = _Speed()
+            self._time_rounds(Row(number=0, change=""), self._process, None)
+            process = self._measure(row, winner, Verdict.VERIFIED)
+            self._end(process)
+        except (TrialError, ValueError) as error:
+            row.verdict, row.reason = Verdict.FAILED, str(error)
+        row.seconds = time.monotonic() - started
+        self._add(row)
+        if row.verdict is Verdict.VERIFIED:
+            self.best, self.verified = winner, row
+        else:
+            self.best = self.reference
+            self.note = f"The winner was given up, because its verification says: {row.verdict}. {row.reason}".rstrip()
+
+    @property
+    def _reference_file(self) -> Path:
+        return self._folder / "reference.npz"
+
+    @property
+    def _left_s(self) -> float:
+        return self._budget_s - self.used_s
+
+    def _row(self, change: str) -> Row:
+        return Row(number=next(self._numbers), change=change)
+
+    def _add(self, row: Row) -> None:
+        self.rows.append(row)
+        self._on_row(row)
+
+    def _plans(self) -> Iterator[Plan]:
+        switches = SWITCHES[self.facts["kind"]]
+        values = {name: values for name, values in switches.items() if name not in self.pinned}
+        if self.pinned.get("batching") == "off":
+            values.pop("max_batch", None)
+        if "batching" in values:
+            yield from (plan(name, values) for name in values if name != "max_batch")
+        else:
+            yield from (plan(name, values) for name in values)
+
+    def _try(self, change: Change) -> Verdict:
+        """Measure the best settings with one change, and keep the change if it is accepted."""
+        change = {name: _cores(text) if name == "threads" else text for name, text in change.items()}
+        if not self._is_new(change):
+            return Verdict.REFERENCE
+        row = self._row(", ".join(f"{name}={text}" for name, text in change.items()))
+        reserve_s = 2 * self._trial_s  # for the verification
+        if self._left_s < reserve_s + self._trial_s:
+            self._add(row)
+            return row.verdict
+        started = time.monotonic()
+        # One trial takes at most half of the time that is left, so that a hang leaves time for others.
+        self._trial_ends = started + max((self._left_s - reserve_s) / 2, self._trial_s)
+        settings = {**self.best, **change}
+        process = None
+        try:
+            process = self._measure(row, settings, Verdict.ACCEPTED)
+        except (TrialError, ValueError) as error:
+            row.verdict, row.reason = Verdict.FAILED, str(error)
+        if row.verdict is Verdict.ACCEPTED:
+            self._end(self._process)
+            self._process, self.best = process, settings
+            self._speed = _Speed(
+                {Mode.TXT2IMG: (row.txt2img_ms or 0) / 1000, Mode.IMG2IMG: (row.img2img_ms or 0) / 1000},
+                row.pictures_per_s,
+            )
+        else:
+            self._end(process)
+        row.seconds = time.monotonic() - started
+        self._add(row)
+        return row.verdict
+
+    def _is_new(self, change: Change) -> bool:
+        """Tell whether a change changes anything on this device, and its weights are on the disk."""
+        facts = self._process.facts if self._process is not None else self.facts
+        if all(self.best[name] == text for name, text in change.items()):
+            return False
+        ((name, text), *others) = change.items()
+        if others:
+            return True
+        if name == "dtype":
+            return bool(facts["dtypes"]["loaded"] != _DTYPES[text])
+        if name == "vae_dtype":
+            return bool(facts["dtypes"]["vae"] != _DTYPES[text])
+        if name == "threads":
+            return bool(facts["threads"] != int(text))
+        if name == "allow_tf32":
+            return "float32" in facts["dtypes"].values()
+        return name != "vae" or self._is_pulled(text)
+
+    def _is_pulled(self, vae: str) -> bool:
+        with suppress(WeightsError):
+            if (source := parse_vae(vae)) is not None:
+                locate(source, self._settings.weights_dir, VAE)
+                return True
+        return False
+
+    def _measure(self, row: Row, settings: Change, success: Verdict) -> TrialProcess | None:
+        """Fill in the row of settings, and return their process. `success` is the verdict if they are a gain.
+
+        Raises:
+            TrialError: The settings' process failed. It is dead.
+        """
+        process = None
+        try:
+            self._revive_best()
+            process = self._start(settings)
+            self._examine(row, process, self._process, settings, success)
+        except TrialError as error:
+            self._end(process)
+            if not error.for_memory:
+                raise
+            self._end(self._process)  # its memory may be what was missing
+            self._process, row.unpaired = None, True
+            process = self._start(settings)
+            try:
+                self._examine(row, process, None, settings, success)
+            except TrialError:
+                self._end(process)
+                raise
+        return process
+
+    def _revive_best(self) -> None:
+        """Start the best settings again if their process was ended for its memory, or failed."""
+        if self._process is None or not self._process.alive:
+            self._end(self._process)
+            self._process = None
+            self._process = self._start(self.best)
+
+    def _examine(
+        self, row: Row, process: TrialProcess, best: TrialProcess | None, settings: Change, success: Verdict
+    ) -> None:
+        batches = settings["batching"] != "off"
+        if batches:
+            row.at_once = int(process.ask("learn", limit_s=self._limit_s(_PICTURES_LIMITS))["at_once"])
+            if row.at_once == 1 and success is Verdict.ACCEPTED and settings["batching"] != self.best["batching"]:
+                row.verdict, row.reason = Verdict.NO_GAIN, "no batch is faster than single pictures"
+                return
+        verdict = self._compare(row, process)
+        if verdict is Verdict.DEAD:
+            row.verdict = verdict
+            return
+        self._time_rounds(row, process, best, short=verdict is not None)
+        if batches:
+            self._throughput_rounds(row, process, best, waiting=int(settings["max_batch"]))
+        row.verdict = verdict or self._judge(row, success)
+
+    def _compare(self, row: Row, process: TrialProcess) -> Verdict | None:
+        """Compare pictures with the reference's, and those of a batch with the same made alone. None if they agree."""
+        file = self._folder / "pictures.npz"
+        if dead := self._make_pictures(process, file):
+            row.reason = ", ".join(dead)
+            return Verdict.DEAD
+        difference = difference_of(self._reference_file, file)
+        if row.at_once and row.at_once > 1:
+            alone, together = self._folder / "alone.npz", self._folder / "together.npz"
+            limit_s = self._limit_s(2 * row.at_once)
+            process.ask("batch", pictures=row.at_once, alone=str(alone), together=str(together), limit_s=limit_s)
+            difference |= difference_of(alone, together)
+        row.largest, row.mean = difference.largest, difference.mean
+        return Verdict.DIFFERS if difference.mean > self._max_difference else None
+
+    def _judge(self, row: Row, success: Verdict) -> Verdict:
+        txt2img, img2img = row.txt2img_ratio or 1.0, row.img2img_ratio or 1.0
+        more = row.throughput_ratio or 1.0
+        if success is Verdict.VERIFIED:
+            return success if txt2img < 1 or more > 1 else Verdict.NO_GAIN
+        if txt2img > _NOT_SLOWER or img2img > _NOT_SLOWER:
+            return Verdict.SLOWER
+        if row.throughput_ratio is not None and self._changes_batching(row):
+            return success if more >= _MORE else Verdict.NO_GAIN
+        return success if txt2img <= _FASTER else Verdict.NO_GAIN
+
+    @staticmethod
+    def _changes_batching(row: Row) -> bool:
+        return row.change.startswith(("batching=", "max_batch="))
+
+    def _time_rounds(self, row: Row, process: TrialProcess, best: TrialProcess | None, *, short: bool = False) -> None:
+        """Time single pictures in rounds, in alternation with the best settings if their process runs."""
+        ratios: dict[Mode, list[float]] = {mode: [] for mode in Mode}
+        medians: dict[Mode, list[float]] = {mode: [] for mode in Mode}
+        until = time.monotonic() + (0 if short or best is None else _TIMING_S)
+        for number in range(_MAX_ROUNDS):
+            round_s: dict[tuple[bool, Mode], float] = {}
+            processes = [(False, best), (True, process)] if number % 2 else [(True, process), (False, best)]
+            for is_candidate, each in processes:
+                for mode in Mode:
+                    if each is not None:
+                        round_s[is_candidate, mode] = self._block_s(each, mode)
+            for mode in Mode:
+                medians[mode].append(round_s[True, mode])
+                if best is not None:
+                    ratios[mode].append(round_s[True, mode] / round_s[False, mode])
+            if number + 1 >= _MIN_ROUNDS and (time.monotonic() > until or _is_clear(ratios[Mode.TXT2IMG])):
+                break
+        p50_s = {mode: statistics.median(seconds) for mode, seconds in medians.items()}
+        known = self._speed.p50_s or p50_s
+        ratio = {
+            mode: statistics.median(ratios[mode]) if ratios[mode] else p50_s[mode] / known[mode] for mode in Mode
+        }
+        row.txt2img_ms, row.img2img_ms = p50_s[Mode.TXT2IMG] * 1000, p50_s[Mode.IMG2IMG] * 1000
+        row.pictures_per_s = 1 / p50_s[Mode.TXT2IMG]
+        if self._speed.p50_s:
+            row.txt2img_ratio, row.img2img_ratio = ratio[Mode.TXT2IMG], ratio[Mode.IMG2IMG]
+        else:
+            self._speed = _Speed(p50_s)
+
+    def _block_s(self, process: TrialProcess, mode: Mode) -> float:
+        """Return the median seconds of a block of calls."""
+        known_s = self._speed.p50_s.get(mode)
+        calls = 1 if known_s is None else max(1, min(round(_BLOCK_S / known_s), _MAX_CALLS))
+        seconds = process.ask("time", mode=mode, calls=calls, limit_s=self._limit_s(calls + 1))["seconds"]
+        return statistics.median(seconds[1:] if calls >= _CALLS_WITH_A_FIRST else seconds)
+
+    def _throughput_rounds(self, row: Row, process: TrialProcess, best: TrialProcess | None, *, waiting: int) -> None:
+        """Measure pictures per second while requests wait, in alternation as above."""
+        ratios, rates = [], []
+        until = time.monotonic() + _TIMING_S
+        for number in range(_MAX_ROUNDS):
+            rate: dict[bool, float] = {}
+            processes = [(False, best), (True, process)] if number % 2 else [(True, process), (False, best)]
+            for is_candidate, each in processes:
+                if each is not None:
+                    answer = each.ask("throughput", waiting=waiting, limit_s=self._limit_s(waiting + 1))
+                    rate[is_candidate] = answer["pictures_per_s"]
+            rates.append(rate[True])
+            ratios.append(rate[True] / rate.get(False, self._speed.rate))
+            if number + 1 >= _MIN_ROUNDS and (time.monotonic() > until or _is_clear(ratios)):
+                break
+        row.pictures_per_s, row.throughput_ratio = statistics.median(rates), statistics.median(ratios)
+
+    def _make_pictures(self, process: TrialProcess, file: Path) -> Sequence[str]:
+        """Save the compared pictures, and return the names of dead ones."""
+        dead: Sequence[str] = process.ask("pictures", file=str(file), limit_s=self._limit_s(_PICTURES_LIMITS))["dead"]
+        return dead
+
+    def _start(self, settings: Change) -> TrialProcess:
+        limit_s = self._limit_s(LOAD_LIMITS)
+        if settings["npu_graphs"] == "true" or settings["compile"] == "on":
+            pictures = int(settings["max_batch"]).bit_length() if settings["batching"] != "off" else 1
+            limit_s = self._limit_s(LOAD_LIMITS + len(Mode) * pictures * _COMPILE_LIMITS)
+        elif self._start_s:
+            limit_s = min(limit_s, _START_S + _START_TIMES * self._start_s)
+        log = self._folder / f"{len(self._processes)}.log"
+        process = TrialProcess(self._worker, _environment(self._settings, settings), log=log)
+        self._processes.append(process)
+        process.wait_until_warm(limit_s=limit_s)
+        return process
+
+    def _end(self, process: TrialProcess | None) -> None:
+        if process is not None:
+            process.close()
+
+    def _limit_s(self, hang_limits: float) -> float:
+        """Return the seconds of some hang limits, or those that are left of the trial, but at least 1."""
+        return max(1.0, min(hang_limits * self._settings.hang_limit_s, self._trial_ends - time.monotonic()))
+
+
+def as_text(value: object) -> str:
+    """Return a setting's value as a variable has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value) if isinstance(value, int) else value)
+
+
+def _environment(settings: Settings, changes: Change) -> dict[str, str]:
+    """Return a trial's environment: the operator's, with the operator's flags, and the trial's settings."""
+    environment = {name: text for name, text in os.environ.items() if not name.upper().startswith(PREFIX)}
+    given = {name: as_text(getattr(settings, name)) for name in settings.model_fields_set - {"env_file"}}
+    given["warm_up_sizes"] = settings.warm_up_sizes.partition(",")[0]  # the others would compile, and are not measured
+    return environment | {f"{PREFIX}{name.upper()}": text for name, text in {**given, **changes}.items()}
+
+
+def _cores(share: str) -> str:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"all": str(cores), "half": str(max(1, cores // 2))}.get(share, share)
+
+
+def _is_clear(ratios: Sequence[float]) -> bool:
+    return bool(ratios) and (min(ratios) > _CLEARLY or max(ratios) < 1 / _CLEARLY)
