@@ -288,8 +288,8 @@ def _add_tuning(parser: _Parser) -> None:
         metavar="LEVELS",
         type=_positive,
         default=2.0,
-        help="Bound of a picture's mean difference from the reference's, in levels of 255; bf16 differs from fp32 by 1.4 "
-        "to 1.6 with the demo model. (default: 2)",
+        help="Bound of the mean difference from the reference's pictures, in levels of 255; twice as much for the "
+        "worst picture. The demo model in bf16 differs by 1.4 to 1.6 from fp32. (default: 2)",
     )
     parser.add_argument(
         "-o",

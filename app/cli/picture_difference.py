@@ -8,26 +8,36 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The largest difference of a channel of a pixel, and the mean of the picture that differs most, in levels."""
+    """Differences of pictures' channels, in levels of 255.
+
+    Attributes:
+        largest: The largest of all.
+        mean: The mean over all pictures.
+        worst: The mean of the picture that differs most.
+    """
 
     largest: int = 0
     mean: float = 0.0
+    worst: float = 0.0
 
     def __or__(self, other: "Difference") -> "Difference":
-        return Difference(max(self.largest, other.largest), max(self.mean, other.mean))
+        return Difference(max(self.largest, other.largest), max(self.mean, other.mean), max(self.worst, other.worst))
 
 
 def difference_of(reference: Path, pictures: Path) -> Difference:
-    """Compare the pictures of the same names in two NPZ files. Pictures that `pictures` lacks are not compared.
+    """Compare the pictures of two NPZ files, which must have the same names and sizes.
 
     Raises:
-        ValueError: A picture has another size, or `reference` lacks it.
+        ValueError: A picture has another size, or only one of the files has it.
     """
-    worst = Difference()
+    largest, means = [0], []
     with np.load(reference) as expected, np.load(pictures) as found:
+        if set(found.files) != set(expected.files):
+            raise ValueError("the pictures are not those of the reference")
         for name in found.files:
-            if name not in expected.files or found[name].shape != expected[name].shape:
-                raise ValueError(f"the reference has no picture {name!r} of this size")
+            if found[name].shape != expected[name].shape:
+                raise ValueError(f"the picture {name!r} has not the size of the reference's")
             levels = np.abs(found[name].astype(np.int16) - expected[name])
-            worst |= Difference(int(levels.max()), float(levels.mean()))
-    return worst
+            largest.append(int(levels.max()))
+            means.append(float(levels.mean()))
+    return Difference(max(largest), float(np.mean(means)), max(means))

@@ -215,7 +215,9 @@ class _Trial:
         return await self._registry.lock.run(call, limit_s=self._registry.hang_limit_s(pictures))
 
     def _pipeline(self, mode: Mode) -> Any:
-        return self._registry.loaded.by_mode[mode]  # Any, because its batch sizes and number formats are behind the seam
+        return self._registry.loaded.by_mode[
+            mode
+        ]  # Any, because its batch sizes and number formats are behind the seam
 
     @property
     def _device(self) -> Any:

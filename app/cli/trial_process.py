@@ -9,12 +9,12 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from app.errors import DeviceOutOfMemoryError, MemoryTooSmallError
 
 _CLOSE_S = 10
-"""Seconds that a process has to end after `close`; on an accelerator a process that is killed may leave memory taken."""
+"""Seconds that a process has to end after `close`: a killed process may not give an accelerator's memory back."""
 
 _MEMORY_CODES = {DeviceOutOfMemoryError.code, MemoryTooSmallError.code}
 
@@ -50,9 +50,7 @@ class TrialProcess:
                 encoding="utf-8",
                 start_new_session=True,
             )
-        assert self._process.stdin is not None  # noqa: S101 - for mypy: both are pipes
-        assert self._process.stdout is not None  # noqa: S101
-        self._stdin = self._process.stdin
+        self._stdin = cast("IO[str]", self._process.stdin)
         self._killed = False
         self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), name="trial", daemon=True)
         self._reader.start()
@@ -111,23 +109,28 @@ class TrialProcess:
         self._messages.put(None)
 
     def _answer(self, limit_s: float) -> Any:
+        answer = self._received(limit_s)
+        if isinstance(answer, TrialError):
+            self.kill()
+            raise answer
+        return answer
+
+    def _received(self, limit_s: float) -> Any:
+        """Return the next answer, or the error that takes its place."""
         try:
             line = self._messages.get(timeout=limit_s)
-            if line is None:
-                raise self._end()
+        except queue.Empty:
+            return TrialError(f"no answer within {limit_s:.0f} s")
+        if line is None:
+            return self._end()
+        try:
             message = json.loads(line)
             if "answer" in message:
                 return message["answer"]
             error = message["error"]
-            raise TrialError(" ".join(error["text"].split()), for_memory=error["code"] in _MEMORY_CODES)
-        except queue.Empty:
-            self.kill()
-            raise TrialError(f"no answer within {limit_s:.0f} s") from None
-        except (TrialError, ValueError, KeyError, TypeError) as error:
-            self.kill()
-            if isinstance(error, TrialError):
-                raise
-            raise TrialError(f"an answer that is not of the protocol: {line!r}") from error
+            return TrialError(" ".join(error["text"].split()), for_memory=error["code"] in _MEMORY_CODES)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return TrialError(f"an answer that is not of the protocol: {line.strip()}")
 
     def _end(self) -> TrialError:
         """Return the error of a process that has ended: its signal or exit code, and the last line of its log."""

@@ -19,7 +19,7 @@ from app import __version__
 from app.cli.switches import SWITCHES, Change, Verdict
 from app.cli.trial_process import TrialError
 from app.cli.tuned_file import is_tuned, variables, write_tuned
-from app.cli.tuner import WORKER, Row, Tuner
+from app.cli.tuner import WORKER, WORST, Row, Tuner
 from app.errors import TurboError
 from app.settings import Settings
 from app.weights.source import FakeSource, parse_source
@@ -28,7 +28,7 @@ BUDGET_S = 1800.0
 """Default seconds of the whole command."""
 
 MAX_DIFFERENCE = 2.0
-"""Default bound of the mean difference of a picture from the reference's, in levels of 255. The demo model's pictures in
+"""Default bound of the mean difference from the reference's pictures, in levels of 255. The demo model's pictures in
 bf16 differ from those in fp32 by 1.4 to 1.6 on average, and are as good (the model card's measurements)."""
 
 _FAILED, _USAGE_ERROR = 1, 2
@@ -114,7 +114,7 @@ def _tune(settings: Settings, options: Options, worker: Sequence[str]) -> int:
         except (TrialError, ValueError) as error:
             return _fail(f"The reference settings cannot be measured: {error}")
         finally:
-            tuner.close()
+            tuner.close(at_once=code != 0)
     if not tuner.rows:
         return _fail("Interrupted before the reference settings were measured; no file was written.", code=code)
     report = _Report(settings, options, tuner)
@@ -145,7 +145,11 @@ class _Report:
         yield f"Device: {facts['device']}"
         yield f"Versions: {', '.join(f'{name} {version}' for name, version in facts['versions'].items())}"
         yield f"Size: {self._size}"
-        yield f"Bound: {self._options.max_difference:g} of 255 levels of mean difference from the reference's pictures"
+        bound = self._options.max_difference
+        yield (
+            f"Bound: the mean difference from the reference's pictures is at most {bound:g} of 255 levels, "
+            f"and that of the worst picture at most {WORST * bound:g}."
+        )
         yield f"Reference: {_texts(tuner.reference, tuner)}"
         if tuner.pinned:
             yield f"Set by the operator, and not varied: {_assignments(tuner.pinned)}"
@@ -168,14 +172,15 @@ class _Report:
         width = max(len(row.change) for row in self._tuner.rows)
         yield (
             f"{'#':>3}  {'change':<{width}}  {'txt2img ms':>10}  {'ratio':>5}  {'img2img ms':>10}  {'ratio':>5}  "
-            f"{'pictures/s':>10}  {'ratio':>5}  {'largest':>7}  {'mean':>5}  verdict"
+            f"{'pictures/s':>10}  {'ratio':>5}  {'largest':>7}  {'mean':>5}  {'worst':>5}  verdict"
         )
         for row in self._tuner.rows:
             yield (
                 f"{row.number:>3}  {row.change:<{width}}  {_number(row.txt2img_ms, 1):>10}  "
                 f"{_ratio(row.txt2img_ratio):>5}  {_number(row.img2img_ms, 1):>10}  {_ratio(row.img2img_ratio):>5}  "
                 f"{_number(row.pictures_per_s, 2):>10}  {_ratio(row.throughput_ratio):>5}  "
-                f"{_number(row.largest, 0):>7}  {_number(row.mean, 2):>5}  {_verdict(row)}"
+                f"{_number(row.largest, 0):>7}  {_number(row.mean, 2):>5}  {_number(row.worst, 2):>5}  "
+                f"{_verdict(row)}"
             )
 
     def for_people(self) -> Iterator[str]:
