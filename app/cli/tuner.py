@@ -9,8 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from app.cli.paired_rounds import PairedRounds, alternate
 from app.cli.picture_difference import Difference, difference_of
 from app.cli.switches import PLAINEST, SWITCHES, Change, Plan, Verdict, plan
 from app.cli.trial_process import TrialError, TrialProcess
@@ -21,6 +22,8 @@ from app.settings import PREFIX, Settings
 from app.weights.layout import VAE
 from app.weights.source import parse_vae
 from app.weights.store import locate
+
+T = TypeVar("T")
 
 WORKER = (sys.executable, "-m", "app.cli.trial")
 """The command of a trial's process."""
@@ -38,12 +41,6 @@ in bf16, the worst picture differs by 1.3 times the mean."""
 
 _QUEUE = 2
 """Requests that wait while throughput is measured, as a multiple of the batch size that pays."""
-
-_CLEARLY = 1.1
-"""If all rounds differ by more than this in the same direction, no more rounds are made."""
-
-_TIMING_S, _MIN_ROUNDS, _MAX_ROUNDS = 6.0, 3, 15
-"""Seconds spent on the paired rounds of a trial, within the bounds of their number."""
 
 _BLOCK_S, _MAX_CALLS, _CALLS_WITH_A_FIRST = 0.3, 5, 3
 """A block of calls takes about these seconds, with at most so many calls. From so many on, its first is not counted:
@@ -66,7 +63,7 @@ class Row:
     """A line of the measured table.
 
     Attributes:
-        txt2img_ms: Median of a call for one new prompt; `img2img_ms` likewise.
+        txt2img_ms: Median milliseconds of a call for one new prompt; `img2img_ms` likewise.
         txt2img_ratio: Median of the rounds' ratios to the best settings before; of the last line, to the reference.
         at_once: The batch size that pays, as the service learned it.
         throughput_ratio: Pictures per second relative to the best settings before, while requests wait.
@@ -405,31 +402,28 @@ class Tuner:
 
     def _time_rounds(self, row: Row, process: TrialProcess, best: TrialProcess | None, *, short: bool = False) -> None:
         """Time single pictures in rounds, in alternation with the best settings if their process runs."""
-        ratios: dict[Mode, list[float]] = {mode: [] for mode in Mode}
-        medians: dict[Mode, list[float]] = {mode: [] for mode in Mode}
-        until = time.monotonic() + (0 if short or best is None else _TIMING_S)
-        for number in range(_MAX_ROUNDS):
-            round_s: dict[tuple[bool, Mode], float] = {}
-            processes = [(False, best), (True, process)] if number % 2 else [(True, process), (False, best)]
-            for is_candidate, each in processes:
-                for mode in Mode:
-                    if each is not None:
-                        round_s[is_candidate, mode] = self._block_s(each, mode)
+        rounds = {mode: PairedRounds() for mode in Mode}
+
+        def blocks_s(each: TrialProcess) -> dict[Mode, float]:
+            return {mode: self._block_s(each, mode) for mode in Mode}
+
+        def measure(*, candidate_first: bool) -> Sequence[PairedRounds]:
+            candidate_s, best_s = _in_turn(process, best, blocks_s, candidate_first=candidate_first)
             for mode in Mode:
-                medians[mode].append(round_s[True, mode])
-                if best is not None:
-                    ratios[mode].append(round_s[True, mode] / round_s[False, mode])
-            if number + 1 >= _MIN_ROUNDS and (time.monotonic() > until or _is_clear(ratios[Mode.TXT2IMG])):
-                break
-        p50_s = {mode: statistics.median(seconds) for mode, seconds in medians.items()}
-        known = self._speed.p50_s or p50_s
-        ratio = {mode: statistics.median(ratios[mode]) if ratios[mode] else p50_s[mode] / known[mode] for mode in Mode}
+                rounds[mode].add(candidate_s[mode], None if best_s is None else best_s[mode])
+            return list(rounds.values())
+
+        alternate(measure, short=short or best is None)
+        results = {mode: rounds[mode].result for mode in Mode}
+        p50_s = {mode: result.seconds for mode, result in results.items()}
         row.txt2img_ms, row.img2img_ms = p50_s[Mode.TXT2IMG] * 1000, p50_s[Mode.IMG2IMG] * 1000
         row.pictures_per_s = 1 / p50_s[Mode.TXT2IMG]
-        if self._speed.p50_s:
-            row.txt2img_ratio, row.img2img_ratio = ratio[Mode.TXT2IMG], ratio[Mode.IMG2IMG]
-        else:
+        if not self._speed.p50_s:  # the reference's first times
             self._speed = _Speed(p50_s)
+            return
+        row.txt2img_ratio, row.img2img_ratio = (
+            result.ratio or result.seconds / self._speed.p50_s[mode] for mode, result in results.items()
+        )
 
     def _block_s(self, process: TrialProcess, mode: Mode) -> float:
         """Return the median seconds of a block of calls."""
@@ -440,20 +434,20 @@ class Tuner:
 
     def _throughput_rounds(self, row: Row, process: TrialProcess, best: TrialProcess | None, *, waiting: int) -> None:
         """Measure pictures per second while requests wait, in alternation as above."""
-        ratios, rates = [], []
-        until = time.monotonic() + _TIMING_S
-        for number in range(_MAX_ROUNDS):
-            rate: dict[bool, float] = {}
-            processes = [(False, best), (True, process)] if number % 2 else [(True, process), (False, best)]
-            for is_candidate, each in processes:
-                if each is not None:
-                    answer = each.ask("throughput", waiting=waiting, limit_s=self._limit_s(waiting + 1))
-                    rate[is_candidate] = answer["pictures_per_s"]
-            rates.append(rate[True])
-            ratios.append(rate[True] / rate.get(False, self._speed.rate))
-            if number + 1 >= _MIN_ROUNDS and (time.monotonic() > until or _is_clear(ratios)):
-                break
-        row.pictures_per_s, row.throughput_ratio = statistics.median(rates), statistics.median(ratios)
+        rounds = PairedRounds()
+
+        def picture_s(each: TrialProcess) -> float:
+            answer = each.ask("throughput", waiting=waiting, limit_s=self._limit_s(waiting + 1))
+            return 1 / float(answer["pictures_per_s"])
+
+        def measure(*, candidate_first: bool) -> Sequence[PairedRounds]:
+            rounds.add(*_in_turn(process, best, picture_s, candidate_first=candidate_first))
+            return [rounds]
+
+        alternate(measure)
+        result = rounds.result
+        row.pictures_per_s = 1 / result.seconds
+        row.throughput_ratio = 1 / (result.ratio or result.seconds * self._speed.rate)
 
     def _make_pictures(self, process: TrialProcess, file: Path) -> Sequence[str]:
         """Save the compared pictures, and return the names of dead ones."""
@@ -516,5 +510,12 @@ def _cores(share: str) -> str:
     return {"all": str(cores), "half": str(max(1, cores // 2))}.get(share, share)
 
 
-def _is_clear(ratios: Sequence[float]) -> bool:
-    return bool(ratios) and (min(ratios) > _CLEARLY or max(ratios) < 1 / _CLEARLY)
+def _in_turn(
+    process: TrialProcess, best: TrialProcess | None, measure: Callable[[TrialProcess], T], *, candidate_first: bool
+) -> tuple[T, T | None]:
+    """Measure the candidate and the best settings, if these run; return both results in this order."""
+    if candidate_first or best is None:
+        result = measure(process)
+        return result, measure(best) if best is not None else None
+    of_best = measure(best)
+    return measure(process), of_best
