@@ -161,10 +161,11 @@ class _Report:
         tuner, row = self._tuner, self._tuner.verified
         if row is not None:
             more = "" if row.throughput_ratio is None else f", {row.throughput_ratio:.2f} times the pictures per second"
-            return (
+            gain = (
                 f"{_ratio(row.txt2img_ratio)} times the reference's seconds for text to image, "
                 f"{_ratio(row.img2img_ratio)} for image to image{more}."
             )
+            return f"{gain} {tuner.note}".rstrip()
         nothing = "No change is better than the reference." if tuner.best == tuner.reference else ""
         return " ".join(filter(None, [nothing, tuner.note]))
 

@@ -136,6 +136,7 @@ class Tuner:
         self._speed = _Speed()
         self._at_once = 1  # the batch size that pays with the best settings
         self._tried: list[Change] = []
+        self._accepted: list[tuple[Change, str]] = []  # each best settings, and the change that made them
         self._best_facts: Mapping[str, Any] = {}
         self._start_s = self._trial_s = 0.0  # of the reference
         self._numbers = count()
@@ -151,7 +152,7 @@ class Tuner:
         self.verified: Row | None = None
         """The row of the winner's comparison with the reference; None if there is none, or it failed."""
         self.note = ""
-        """Why the winner is not verified, or is the reference again."""
+        """What the verification gave up, or why there was none; may be empty."""
 
     @property
     def used_s(self) -> float:
@@ -205,36 +206,54 @@ class Tuner:
                 continue
 
     def verify(self) -> None:
-        """Start the winner once more, and compare it with the reference. If it fails or is no gain, go back to that."""
-        if self.best == self.reference:
+        """Start the winner once more, and compare it with the reference.
+
+        If it fails, or is no gain, the change that was accepted last is given up, and the rest is compared; at the end
+        of all changes, the reference is the winner.
+        """
+        if not self._accepted:
             return
-        if self._left_s <= 0:
-            self.note = "The winner was not verified, because the budget was used up."
-            return
-        winner, row = self.best, self._row("all changes, against the reference")
-        started = time.monotonic()
-        self._trial_ends = self._started + max(self._budget_s, self.used_s + self._trial_s)
+        candidate = self.best
         try:
             self.best = self.reference
             self._end(self._process)
+            self._trial_ends = self._started + max(self._budget_s, self.used_s + self._trial_s)
             self._process = self._start(self.reference)
             self._speed = _Speed()
             self._time_rounds(Row(number=0, change=""), self._process, None)
             if self._alone:
                 self._end(self._process)
                 self._process = None
-            self._end(self._measure(row, winner, Verdict.VERIFIED))
+            given_up: list[str] = []
+            while self._accepted and self.verified is None and (not given_up or self._left_s > self._trial_s):
+                candidate, change = self._accepted.pop()
+                without = f" but {'; '.join(given_up)}" if given_up else ""
+                if not self._verify(self._row(f"all changes{without}, against the reference"), candidate):
+                    given_up.append(change)
+            if given_up:
+                rest = "" if self.verified else ", and with it all other changes"
+                self.note = f"Given up, because its verification failed: {'; '.join(given_up)}{rest}."
+        except TrialError as error:
+            self.note = f"The winner was given up: the reference settings did not start again ({error})."
+        except BaseException:  # an interrupt
+            self.best = candidate
+            raise
+        if self.verified:
+            self.best = candidate
+
+    def _verify(self, row: Row, settings: Change) -> bool:
+        """Compare settings with the reference; tell whether they are a gain with the same pictures."""
+        started = time.monotonic()
+        self._trial_ends = started + max(self._left_s, self._trial_s)
+        try:
+            self._end(self._measure(row, settings, Verdict.VERIFIED))
         except (TrialError, ValueError) as error:
             row.verdict, row.reason = Verdict.FAILED, str(error)
-        except BaseException:  # an interrupt
-            self.best = winner
-            raise
         row.seconds = time.monotonic() - started
-        if row.verdict is Verdict.VERIFIED:
-            self.best, self.verified = winner, row
         self._add(row)
-        if self.verified is None:
-            self.note = f"The winner was given up, because its verification says: {row.verdict}. {row.reason}".rstrip()
+        if row.verdict is Verdict.VERIFIED:
+            self.verified = row
+        return self.verified is not None
 
     @property
     def _reference_file(self) -> Path:
@@ -283,6 +302,7 @@ class Tuner:
             row.verdict, row.reason = Verdict.FAILED, str(error)
         if row.verdict is Verdict.ACCEPTED:
             self._end(self._process)
+            self._accepted.append((settings, row.change))
             self._process, self.best, self._at_once = process, settings, row.at_once or self._at_once
             if process is not None:
                 self._best_facts = process.facts

@@ -174,23 +174,29 @@ def test_what_the_operator_has_set_is_not_varied_and_is_part_of_the_reference(tu
         assert environment["TURBO_WARM_UP_SIZES"] == "64x64"
 
 
-def test_a_winner_that_fails_its_verification_is_given_up(tmp_path: Path) -> None:
-    again = tmp_path / "again"
+@pytest.mark.parametrize(("crashing", "kept"), [("TURBO_NPU_GRAPHS", "false"), ("TURBO_CHANNELS_LAST", "true")])
+def test_if_the_verification_fails_the_last_changes_are_given_up_until_it_succeeds(
+    tmp_path: Path, crashing: str, kept: str
+) -> None:
+    """The trial of `fast`, the last one, lets later starts of a change crash."""
+    last = tmp_path / "last"
     script = f"""
 import json, os, pathlib, runpy, sys
-effects = {{"npu_graphs=true": {{"seconds": 0.5}}}}
-if os.environ["TURBO_NPU_GRAPHS"] == "true" and pathlib.Path({str(again)!r}).exists():
-    effects["npu_graphs=true"]["end"] = "time"
-if os.environ.get("TURBO_BATCHING") == "fast":
-    pathlib.Path({str(again)!r}).touch()
+effects = {{"npu_graphs=true": {{"seconds": 0.5}}, "channels_last=on": {{"seconds": 0.5}}}}
+if os.environ[{crashing!r}] in ("true", "on") and pathlib.Path({str(last)!r}).exists():
+    effects["*"] = {{"end": "time"}}
+if os.environ["TURBO_BATCHING"] == "fast":
+    pathlib.Path({str(last)!r}).touch()
 sys.argv[1:] = [json.dumps(effects)]
 runpy.run_path({str(WORKER)!r}, run_name="__main__")
 """
     options = Options(output=tmp_path / "turbo.env")
     assert tune(Settings(model="demo"), options, worker=[sys.executable, "-c", script]) == 0
     text = (tmp_path / "turbo.env").read_text()
-    assert "# Result: No change is better than the reference. The winner was given up" in text
-    assert "TURBO_NPU_GRAPHS=false" in text
+    assert f"\nTURBO_NPU_GRAPHS={kept}\nTURBO_VAE_DTYPE=auto\n" in text
+    assert "TURBO_CHANNELS_LAST=auto" in text
+    assert "Given up, because its verification failed: channels_last=on" in text
+    assert ("No change is better than the reference." in text) is (kept == "false")
 
 
 # The end.
