@@ -13,6 +13,8 @@ import pytest
 
 from app.cli.commands import main
 from app.cli.paired_rounds import PairedRounds
+from app.cli.picture_difference import Difference, difference_of
+from app.cli.trial_process import TrialError, TrialProcess
 from app.cli.tune import Options, tune
 from app.cli.tuned_file import is_tuned, read_table, write_tuned
 from app.settings import FUSED_OPERATORS, Settings, read_env_file
@@ -216,6 +218,8 @@ def test_a_signal_ends_all_processes_and_writes_what_was_found(tmp_path: Path, n
     script = f"""
 import sys
 from pathlib import Path
+from app.cli.picture_difference import Difference, difference_of
+from app.cli.trial_process import TrialError, TrialProcess
 from app.cli.tune import Options, tune
 from app.settings import Settings
 worker = {command(effects)!r}
@@ -359,19 +363,43 @@ def test_if_all_rounds_are_disturbed_the_fastest_calls_are_compared() -> None:
 # With real pipelines.
 
 
-QUICK = """
-import sys
-import app.cli.paired_rounds
-app.cli.paired_rounds._TIMING_S = 0
-from app.cli.commands import main
-main(sys.argv[1:])
-"""
+def test_a_trial_of_a_real_pipeline_answers_every_command(tiny_folder: Path, tmp_path: Path) -> None:
+    settings = {"MODEL": str(tiny_folder), "DEVICE": "cpu", "WARM_UP_SIZES": "64x64", "BATCHING": "fast"}
+    environment = {**os.environ, **{f"TURBO_{name}": text for name, text in settings.items()}}
+    process = TrialProcess([sys.executable, "-m", "app.cli.trial"], environment, log=tmp_path / "log")
+    try:
+        process.wait_until_warm(limit_s=60)
+        assert process.facts["kind"] == "cpu"
+        assert process.facts["dtypes"]["vae"] == "float32"
+        assert {"torch", "diffusers", "transformers"} <= set(process.facts["versions"])
+        files = [tmp_path / name for name in ("first.npz", "again.npz", "alone.npz", "together.npz")]
+        for file in files[:2]:
+            assert process.ask("pictures", file=str(file), limit_s=60) == {"dead": []}
+        assert difference_of(*files[:2]) == Difference()
+        process.ask("batch", pictures=3, alone=str(files[2]), together=str(files[3]), limit_s=60)
+        assert difference_of(*files[2:]).largest <= 1
+        seconds = process.ask("time", mode="img2img", calls=3, limit_s=60)["seconds"]
+        assert len(seconds) == 3
+        assert min(seconds) > 0
+        assert 1 <= process.ask("learn", limit_s=60)["at_once"] <= 8
+        assert process.ask("throughput", waiting=5, limit_s=60)["pictures_per_s"] > 0
+    finally:
+        process.close()
+    assert process.alive is False
 
 
-def test_a_real_pipeline_is_tuned_from_the_command_line(tiny_folder: Path, tmp_path: Path) -> None:
-    pinned = ["--threads", "1", "--dtype", "fp32", "--channels-last", "auto"]
+def test_a_start_that_fails_is_an_error_that_says_why(tmp_path: Path) -> None:
+    environment = {**os.environ, "TURBO_MODEL": str(tmp_path / "none")}
+    process = TrialProcess([sys.executable, "-m", "app.cli.trial"], environment, log=tmp_path / "log")
+    with pytest.raises(TrialError, match=r"There is no folder .*none"):
+        process.wait_until_warm(limit_s=60)
+    assert process.alive is False
+
+
+def test_the_command_measures_a_real_pipeline_and_writes_the_file(tiny_folder: Path, tmp_path: Path) -> None:
+    pinned = ["--threads", "1", "--dtype", "fp32", "--channels-last", "auto", "--batching", "off"]
     done = subprocess.run(
-        [sys.executable, "-c", QUICK, "tune", "--json", "-o", str(tmp_path / "turbo.env"), *pinned],
+        [sys.executable, "-m", "app", "tune", "--json", "-o", str(tmp_path / "turbo.env"), *pinned],
         env={**os.environ, "TURBO_MODEL": str(tiny_folder), "TURBO_DEVICE": "cpu", "TURBO_WARM_UP_SIZES": "64x64"},
         capture_output=True,
         text=True,
@@ -380,10 +408,7 @@ def test_a_real_pipeline_is_tuned_from_the_command_line(tiny_folder: Path, tmp_p
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    rows = {row["change"]: row for row in report["trials"]}
-    assert rows["reference"]["largest"] == 0
-    assert {"batching=exact, max_batch=8", "batching=fast, max_batch=8"} <= set(rows)
-    assert {row["verdict"] for row in rows.values()} <= {"reference", "accepted", "no gain", "slower", "verified"}
-    assert report["kind"] == "cpu"
-    assert {"torch", "diffusers", "transformers"} <= set(report["versions"])
+    (row,) = report["trials"]
+    assert (row["verdict"], row["largest"]) == ("reference", 0)
+    assert report["pinned"] == {"dtype": "fp32", "channels_last": "auto", "threads": "1", "batching": "off"}
     assert "TURBO_THREADS=1" in (tmp_path / "turbo.env").read_text()
