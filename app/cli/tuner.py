@@ -388,7 +388,7 @@ class Tuner:
         if by_throughput:
             row.at_once = self._learn(process)
             if success is Verdict.ACCEPTED and row.at_once <= self._at_once:
-                row.verdict, row.reason = Verdict.NO_GAIN, f"no batch is faster than {self._at_once} at once"
+                row.verdict, row.reason = Verdict.NO_GAIN, "no larger batch is faster"
                 return
         verdict = self._compare(row, process)
         if verdict is Verdict.DEAD:
