@@ -1,4 +1,4 @@
-"""The command line: `python -m app [serve|generate|pull|doctor|bench] [OPTIONS]`.
+"""The command line: `python -m app [serve|generate|pull|doctor|bench|tune] [OPTIONS]`.
 
 Each command imports what it needs when it runs, so that help and most errors appear before any large import.
 """
@@ -85,13 +85,23 @@ def main(arguments: Sequence[str]) -> int:
     if path := getattr(options, "env_file", ""):
         os.environ[f"{PREFIX}ENV_FILE"] = path
     if path := os.environ.get(f"{PREFIX}ENV_FILE"):
-        read_env_file(Path(path).expanduser())
+        _read_env_file(Path(path).expanduser(), name)
     settings = _settings(options, parser)
-    _configure_logging(settings, for_people=name == "generate")
+    _configure_logging(settings, for_people=name in ("generate", "tune"))
     if name != "doctor":  # the doctor reports unknown variables as findings
         warn_of_unknown_variables(os.environ)
     _drop_unknown_propagators()
     return _COMMANDS[name](settings, options)
+
+
+def _read_env_file(path: Path, command: str) -> None:
+    """Read the variables of a file, unless `tune` is to replace a file of its own: it would not vary what that sets."""
+    if command == "tune":
+        from app.cli.tuned_file import is_tuned
+
+        if is_tuned(path):
+            return
+    read_env_file(path)
 
 
 def _drop_unknown_propagators() -> None:
@@ -147,7 +157,9 @@ def _parser(name: str) -> _Parser:
     )
     if name == "generate":
         _add_request(parser)
-    if name in ("generate", "doctor", "bench"):
+    if name == "tune":
+        _add_tuning(parser)
+    if name in ("generate", "doctor", "bench", "tune"):
         parser.add_argument("--json", action="store_true", help="Print JSON for programs.")
     _add_settings(parser)
     return parser
@@ -263,6 +275,38 @@ def _add_request(parser: _Parser) -> None:
         parser.add_argument(*flags, metavar="N", help=text)
 
 
+def _add_tuning(parser: _Parser) -> None:
+    parser.add_argument(
+        "--budget",
+        metavar="SECONDS",
+        type=_positive,
+        default=1800.0,
+        help="Seconds after which no more trial begins. (default: 1800)",
+    )
+    parser.add_argument(
+        "--max-difference",
+        metavar="LEVELS",
+        type=_positive,
+        default=2.0,
+        help="Bound of the mean difference from the reference's pictures, in levels of 255; twice as much for the "
+        "worst picture. The demo model in bf16 differs by 1.4 to 1.6 from fp32. (default: 2)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="File to write; an earlier one of tune is replaced. (default: TURBO_ENV_FILE if set, else turbo.env)",
+    )
+    parser.add_argument("--force", action="store_true", help="Replace a file that tune did not write.")
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError(text)
+    return number
+
+
 # The commands; their docstrings are their help.
 
 
@@ -351,10 +395,41 @@ def _bench(settings: Settings, options: Namespace) -> NoReturn:
     exit_now(bench(settings, as_json=options.json))
 
 
+def _tune(settings: Settings, options: Namespace) -> NoReturn:
+    """Find the fastest settings on this device, and write them to a file that `serve` reads.
+
+    Each trial is a process of its own, so a crash costs one trial. A setting whose pictures differ too much from those
+    of the reference settings is never chosen. Settings that you set, as a flag or a variable, are not varied.
+    Progress goes to stderr, the table to stdout, the settings and the table to the file.
+
+    PROGRAM tune --model hf:stabilityai/sdxl-turbo --budget 3600
+    PROGRAM tune -o npu.env
+    PROGRAM serve --env-file npu.env
+
+    exit codes:
+      0  the file is written
+      1  the reference settings cannot be measured, or the file cannot be written
+      2  wrong usage, or the file is not one of tune
+      130 after Ctrl-C, 143 after SIGTERM: the file has what was found so far
+    """
+    from app.cli.tune import Options, tune
+
+    output = Path(options.output or settings.env_file or "turbo.env").expanduser()
+    chosen = Options(
+        output=output,
+        budget_s=options.budget,
+        max_difference=options.max_difference,
+        force=options.force,
+        as_json=options.json,
+    )
+    exit_now(tune(settings, chosen))
+
+
 _COMMANDS: Mapping[str, Callable[[Settings, Namespace], int]] = {
     "serve": _serve,
     "generate": _generate,
     "pull": _pull,
     "doctor": _doctor,
     "bench": _bench,
+    "tune": _tune,
 }

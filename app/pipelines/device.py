@@ -96,6 +96,11 @@ class TorchDevice:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
         return int(torch.get_device_module(self.torch_device).max_memory_allocated(self.torch_device))
 
+    @property
+    def threads(self) -> int:
+        """Threads of a CPU that compute a picture."""
+        return torch.get_num_threads()
+
     def synchronize(self) -> None:
         """Wait until the device has finished its queued work."""
         if self.torch_device.type != "cpu":

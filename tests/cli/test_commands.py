@@ -21,7 +21,7 @@ from app.settings import Settings
 from tests.conftest import ServerProcess, StartServer, opened
 
 TXT2IMG = {"prompt": "a red circle", "seed": 3, "width": 128, "height": 96, "num_inference_steps": 2}
-COMMANDS = ["serve", "generate", "pull", "doctor", "bench"]
+COMMANDS = ["serve", "generate", "pull", "doctor", "bench", "tune"]
 IMG2IMG = {"prompt": "a green square", "seed": "3", "strength": "0.5", "num_inference_steps": "2"}
 
 
@@ -319,7 +319,7 @@ def test_a_command_s_help_has_its_own_options_then_every_setting_under_a_heading
         assert field.annotation is not bool or f", --no-{flag[2:]}" in settings
     assert f"python -m app {command} " in examples
     assert "\nthe model and its device:\n  --model TEXT" in settings
-    assert ("--json" in own) == (command in ("generate", "doctor", "bench"))
+    assert ("--json" in own) == (command in ("generate", "doctor", "bench", "tune"))
 
 
 def test_options_of_generate_are_the_fields_of_a_request(capsys: pytest.CaptureFixture[str]) -> None:
