@@ -170,8 +170,8 @@ class Settings(BaseSettings):
     else."""
 
     npu_graphs: bool = False
-    """Compile all networks with torch_npu's `npugraph_ex` (npu only) during warm-up, for the warm-up sizes and for 1, 2,
-    4, ... up to `TURBO_MAX_BATCH` pictures at once. Other sizes run without graphs."""
+    """Compile all networks with torch_npu's `npugraph_ex` (npu only) during warm-up, for the warm-up sizes and for 1,
+    2, 4, ... up to `TURBO_MAX_BATCH` pictures at once. Other sizes run without graphs."""
 
     graph_cache_dir: Annotated[Path | None, AfterValidator(_expand)] = None
     """Folder where compiled npu graphs are kept, so that the next start is faster. It contains code that is run: only

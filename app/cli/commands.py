@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
 def _read_env_file(path: Path, command: str) -> None:
     """Read the variables of a file, unless `tune` is to replace a file of its own: it would not vary what that sets."""
     if command == "tune":
-        from app.cli.tuned_file import is_tuned
+        from app.cli.tuning.tuned_file import is_tuned
 
         if is_tuned(path):
             return
@@ -412,7 +412,7 @@ def _tune(settings: Settings, options: Namespace) -> NoReturn:
       2  wrong usage, or the file is not one of tune
       130 after Ctrl-C, 143 after SIGTERM: the file has what was found so far
     """
-    from app.cli.tune import Options, tune
+    from app.cli.tuning.tune import Options, tune
 
     output = Path(options.output or settings.env_file or "turbo.env").expanduser()
     chosen = Options(

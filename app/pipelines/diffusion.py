@@ -49,7 +49,7 @@ class SdxlTurboPipeline:
         self._dtype: torch.dtype = self.pipe.unet.dtype
         self._vae_dtype: torch.dtype = self.pipe.vae.dtype
         self._stages_s: dict[str, float] | None = None
-        self._decoded: Tensor | None = None
+        self._decoded = torch.empty(0)
         self._schedule = functools.cache(  # for 1 to 4 steps
             lambda steps: Schedule(self.pipe.scheduler, steps, self.device.torch_device)
         )
@@ -118,7 +118,7 @@ class SdxlTurboPipeline:
         # Not the finished pictures: rounding to 255 levels hides most differences.
         if torch.equal(torch.cat(decoded), self._decoded):
             self.batch_sizes.learn(batch[0].batch_key, len(batch))
-        self._decoded = None
+        self._decoded = torch.empty(0)
         return alone
 
     def _generate(self, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
@@ -176,7 +176,8 @@ class SdxlTurboPipeline:
             mean, logvar = encoded.chunk(2, dim=1)
             deviation = logvar.clamp(*_LOGVAR).mul_(0.5).exp_()
             encoded = mean + deviation * self._draw(generators, (1, *mean.shape[1:]), encoded.dtype)
-        return (encoded * vae.config.scaling_factor).to(self._dtype)
+        latents: Tensor = (encoded * vae.config.scaling_factor).to(self._dtype)
+        return latents
 
     def _decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
         """Return the pictures of the latents, of shape (batch, height, width, 3).
@@ -187,7 +188,7 @@ class SdxlTurboPipeline:
         vae = self.pipe.vae
         with self._stage("vae decode"):
             pixels = self._by_picture(self.networks.decode, latents.to(self._vae_dtype) / vae.config.scaling_factor)
-        self._decoded = pixels if self.batch_sizes.learning else None
+        self._decoded = pixels if self.batch_sizes.learning else self._decoded
         levels = pixels.float().div(2).add_(0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1)
         numbers = torch.cat([extremes(pixels), self.device.begin_check()])
         arrived = torch.cat([levels.flatten(), numbers.view(torch.uint8)]).cpu().numpy()
@@ -224,8 +225,8 @@ def extremes(pixels: Tensor) -> Tensor:
 def check_alive(found: Sequence[float], *, channels: int = 3) -> None:
     """Check the `extremes` of pictures.
 
-    NaN would turn black; a sum with NaN or infinity is not finite. On Ascend 310P and 910 NaN saturates to 0 on the way,
-    and the output is finite and constant. A VAE's real output is never constant, not even for a white picture.
+    NaN would turn black; a sum with NaN or infinity is not finite. On Ascend 310P and 910 NaN saturates to 0 on the
+    way, and the output is finite and constant. A VAE's real output is never constant, not even for a white picture.
 
     Raises:
         DeadPictureError: A picture has values that are not finite, or one single value in each channel.

@@ -64,7 +64,7 @@ class PromptEncoder:
     def _encode(self, prompt: str) -> EncodedPrompt:
         ids = [tokenizer(prompt).input_ids for tokenizer in self._tokenizers]
         fitted = [_fitted(own, tokenizer.pad_token_id) for own, tokenizer in zip(ids, self._tokenizers, strict=True)]
-        received = self._receive(torch.tensor(fitted)).split(1)  # in one copy
+        received = torch.split(self._receive(torch.tensor(fitted)), 1)  # in one copy
         encoded = [encode(own) for own, encode in zip(received, self._encoders, strict=True)]
         embeds = torch.cat([state for state, _ in encoded], dim=-1)
         _, pooled = encoded[-1]  # SDXL is conditioned on the second encoder's pooled output

@@ -10,8 +10,8 @@ from torch import Tensor
 class Schedule:
     """The sigmas and timesteps of diffusers' EulerAncestralDiscreteScheduler for a number of steps, without state.
 
-    It computes what that scheduler does, to the last bit, but copies nothing between host and device, and draws no noise
-    for the last step, which adds none.
+    It computes what that scheduler does, to the last bit, but copies nothing between host and device, and needs no
+    noise for the last step, which adds none.
     """
 
     def __init__(self, scheduler: Any, num_inference_steps: int, device: torch.device) -> None:

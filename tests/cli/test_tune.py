@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from app.cli.commands import main
-from app.cli.paired_rounds import PairedRounds
-from app.cli.picture_difference import Difference, difference_of
-from app.cli.trial_process import TrialError, TrialProcess
-from app.cli.tune import Options, tune
-from app.cli.tuned_file import is_tuned, read_table, write_tuned
+from app.cli.tuning.paired_rounds import PairedRounds
+from app.cli.tuning.picture_difference import Difference, difference_of
+from app.cli.tuning.trial_process import TrialError, TrialProcess
+from app.cli.tuning.tune import Options, tune
+from app.cli.tuning.tuned_file import is_tuned, read_table, write_tuned
 from app.settings import FUSED_OPERATORS, Settings, read_env_file
 from tests.conftest import wait_until
 
@@ -30,7 +30,7 @@ Effects = Mapping[str, Mapping[str, Any]]
 def _notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "notes").mkdir()
     monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
-    monkeypatch.setattr("app.cli.paired_rounds._TIMING_S", 0)
+    monkeypatch.setattr("app.cli.tuning.paired_rounds._TIMING_S", 0)
 
 
 def command(effects: Effects) -> list[str]:
@@ -218,9 +218,9 @@ def test_a_signal_ends_all_processes_and_writes_what_was_found(tmp_path: Path, n
     script = f"""
 import sys
 from pathlib import Path
-from app.cli.picture_difference import Difference, difference_of
-from app.cli.trial_process import TrialError, TrialProcess
-from app.cli.tune import Options, tune
+from app.cli.tuning.picture_difference import Difference, difference_of
+from app.cli.tuning.trial_process import TrialError, TrialProcess
+from app.cli.tuning.tune import Options, tune
 from app.settings import Settings
 worker = {command(effects)!r}
 sys.exit(tune(Settings(model="demo"), Options(output=Path({str(tmp_path / "turbo.env")!r})), worker=worker))
@@ -366,7 +366,7 @@ def test_if_all_rounds_are_disturbed_the_fastest_calls_are_compared() -> None:
 def test_a_trial_of_a_real_pipeline_answers_every_command(tiny_folder: Path, tmp_path: Path) -> None:
     settings = {"MODEL": str(tiny_folder), "DEVICE": "cpu", "WARM_UP_SIZES": "64x64", "BATCHING": "fast"}
     environment = {**os.environ, **{f"TURBO_{name}": text for name, text in settings.items()}}
-    process = TrialProcess([sys.executable, "-m", "app.cli.trial"], environment, log=tmp_path / "log")
+    process = TrialProcess([sys.executable, "-m", "app.cli.tuning.trial"], environment, log=tmp_path / "log")
     try:
         process.wait_until_warm(limit_s=60)
         assert process.facts["kind"] == "cpu"
@@ -390,7 +390,7 @@ def test_a_trial_of_a_real_pipeline_answers_every_command(tiny_folder: Path, tmp
 
 def test_a_start_that_fails_is_an_error_that_says_why(tmp_path: Path) -> None:
     environment = {**os.environ, "TURBO_MODEL": str(tmp_path / "none")}
-    process = TrialProcess([sys.executable, "-m", "app.cli.trial"], environment, log=tmp_path / "log")
+    process = TrialProcess([sys.executable, "-m", "app.cli.tuning.trial"], environment, log=tmp_path / "log")
     with pytest.raises(TrialError, match=r"There is no folder .*none"):
         process.wait_until_warm(limit_s=60)
     assert process.alive is False

@@ -136,10 +136,8 @@ def _check_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, layo
         assert not mask.all(dim=-1).any(), "a row with all values left out"
 
 
-def _attention(
-    query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float, mask: Tensor | None
-) -> Tensor:
-    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+def _attention(query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float, mask: Tensor | None) -> Tensor:
+    query, key, value = (part.view(*part.shape[:-1], heads, -1).transpose(1, 2) for part in (query, key, value))
     keep = None if mask is None else ~mask.bool()
     made = F.scaled_dot_product_attention(query, key, value, attn_mask=keep, scale=scale)
     return made.transpose(1, 2).flatten(2)

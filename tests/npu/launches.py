@@ -49,7 +49,9 @@ def count(npu: Npu, call: Callable[[], object]) -> Count:
     for counter in counters:
         counter.clear()
     call()
-    return Count(**dict(zip(("launches", "hidden", "copies", "waits"), (sum(c.values()) for c in counters), strict=True)))
+    return Count(
+        **dict(zip(("launches", "hidden", "copies", "waits"), (sum(c.values()) for c in counters), strict=True))
+    )
 
 
 def hollow_pipeline(npu: Npu) -> Any:
@@ -120,7 +122,13 @@ def theirs(npu: Npu, pipe: Any, mode: Mode, *, steps: int, pictures: int) -> Cou
     prompts = [f"a cat {number}" for number in range(pictures)]
     generators = [torch.Generator("cpu").manual_seed(number) for number in range(pictures)]
     call = partial(
-        pipe, prompts, num_inference_steps=steps, guidance_scale=0.0, generator=generators, output_type="np", **arguments
+        pipe,
+        prompts,
+        num_inference_steps=steps,
+        guidance_scale=0.0,
+        generator=generators,
+        output_type="np",
+        **arguments,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # diffusers' own, about what it does itself

@@ -337,9 +337,7 @@ def _is_hollow(tensor: torch.Tensor) -> bool:
     return tensor.untyped_storage().data_ptr() in npu.hollow
 
 
-def _not_computed(
-    op: Any, args: Sequence[Any], kwargs: dict[str, Any], index: int, host: Callable[[Any], Any]
-) -> Any:
+def _not_computed(op: Any, args: Sequence[Any], kwargs: dict[str, Any], index: int, host: Callable[[Any], Any]) -> Any:
     """Return hollow tensors of the shapes that the operation would return."""
     name = op._schema.name
     assert name != "aten::_local_scalar_dense", "the host reads a number that was not computed"

@@ -134,7 +134,7 @@ def test_a_causal_mask_is_only_there_for_clip_s_tokens(npu: Npu) -> None:
 def test_norms_never_get_weights_that_they_do_not_take(npu: Npu, chip: str, weights: torch.dtype) -> None:
     npu.chip = chip
     operators = found(npu).operators
-    group_norm, layer_norm = (norm.to(DEVICE, weights) for norm in (nn.GroupNorm(4, 16), nn.LayerNorm(8)))
+    group_norm, layer_norm = nn.GroupNorm(4, 16).to(DEVICE, weights), nn.LayerNorm(8).to(DEVICE, weights)
     x = torch.randn(2, 16, 4, 8).to(DEVICE, torch.float16)
     if weights is torch.bfloat16:  # torch refuses these, too
         with pytest.raises(RuntimeError):

@@ -1,6 +1,7 @@
 """NPU graphs: which networks have them, when they are compiled, kept between starts, and what a failure costs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,10 +71,11 @@ def test_the_limit_of_sizes_is_the_service_s_own_not_torch_s(npu: Npu) -> None:
 def test_graphs_are_kept_for_the_next_start_of_the_same_service(npu: Npu, tmp_path: Path) -> None:
     picture = Txt2ImgParams(prompt="a cat", seed=0, num_inference_steps=1, width=64, height=64)
 
-    def start(**options: object) -> tuple[int, int]:
+    def start(**options: Any) -> tuple[int, int]:
         npu.calls.clear()
         torch._dynamo.reset()
-        loaded = load(npu_graphs=True, graph_cache_dir=tmp_path, **{"dtype": "fp32", **options})
+        options = {"dtype": "fp32", **options}
+        loaded = load(npu_graphs=True, graph_cache_dir=tmp_path, **options)
         assert loaded.by_mode[Mode.TXT2IMG]([picture])
         return npu.calls["graphs into the cache"], npu.calls["graphs from the cache"]
 

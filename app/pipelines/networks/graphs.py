@@ -17,7 +17,7 @@ _CALLS_UNTIL_RECORDED = 2
 it (torch/_inductor/cudagraph_trees.py)."""
 
 _RECOMPILE_LIMIT = 4096
-"""torch.compile's own limit of sizes, which counts those of all networks with the same code. `limit` is the real one."""
+"""torch.compile's own limit of sizes, which counts those of all networks with the same code."""
 
 Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Compiles a function of tensors. The result compiles at each new size, when it is called."""

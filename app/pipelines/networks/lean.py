@@ -106,13 +106,13 @@ class _TimeProjections(nn.Module):
         self._sizes = [linear.out_features for linear in linears]
         self.weight = nn.Parameter(torch.cat([linear.weight.detach() for linear in linears]), requires_grad=False)
         self.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]), requires_grad=False)
-        weights, biases = self.weight.split(self._sizes), self.bias.split(self._sizes)
+        weights, biases = torch.split(self.weight, self._sizes), torch.split(self.bias, self._sizes)
         for index, (resnet, weight, bias) in enumerate(zip(resnets, weights, biases, strict=True)):
             resnet.index = index
             _point_to(linears[index], weight, bias)
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, ...]:
-        return F.linear(F.silu(embedding), self.weight, self.bias).split(self._sizes, dim=-1)
+        return torch.split(F.linear(F.silu(embedding), self.weight, self.bias), self._sizes, dim=-1)
 
 
 class _Projections:
@@ -120,8 +120,9 @@ class _Projections:
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
         self.weight = torch.stack([linear.weight.detach() for linear in linears])
-        biases = [linear.bias for linear in linears]
-        self.bias = None if biases[0] is None else torch.stack([bias.detach() for bias in biases])
+        biases: Sequence[Tensor | None] = [linear.bias for linear in linears]
+        given = [bias.detach() for bias in biases if bias is not None]
+        self.bias = torch.stack(given) if given else None
         for index, linear in enumerate(linears):
             _point_to(linear, self.weight[index], None if self.bias is None else self.bias[index])
 
@@ -161,7 +162,7 @@ class _PromptProjections:
 
     def __call__(self, prompt: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
         """Return keys and values by the number of the block, each of shape (batch, tokens, width)."""
-        found = {}
+        found: dict[int, tuple[Tensor, Tensor]] = {}
         for same, projections in zip(self._numbers, self._projections, strict=True):
             parts = projections(prompt).unbind()
             found |= {number: (parts[2 * i], parts[2 * i + 1]) for i, number in enumerate(same)}
@@ -178,9 +179,7 @@ class _LeanBlock:
         own = block.attn1
         self._queries_keys_values = _Projections([own.to_q, own.to_k, own.to_v])
 
-    def __call__(
-        self, x: Tensor, normed: Tensor, prompt: Mapping[int, tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, normed: Tensor, prompt: Mapping[int, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Take a sum and its first layer norm, of shape (batch, tokens, width); return the sum, and what to add to it.
 
         The caller adds: it knows the layer norm that comes next.
@@ -219,13 +218,17 @@ class _LeanTransformer:
 
 
 def _is_plain_transformer(transformer: Transformer2DModel) -> bool:
-    return transformer.is_input_continuous and transformer.use_linear_projection and all(
-        block.norm_type == "layer_norm"
-        and block.pos_embed is None
-        and not block.only_cross_attention
-        and isinstance(block.ff.net[0], GEGLU)
-        and all(map(_is_plain_attention, (block.attn1, block.attn2)))
-        for block in transformer.transformer_blocks
+    return (
+        transformer.is_input_continuous
+        and transformer.use_linear_projection
+        and all(
+            block.norm_type == "layer_norm"
+            and block.pos_embed is None
+            and not block.only_cross_attention
+            and isinstance(block.ff.net[0], GEGLU)
+            and all(map(_is_plain_attention, (block.attn1, block.attn2)))
+            for block in transformer.transformer_blocks
+        )
     )
 
 

@@ -34,9 +34,9 @@ def add_layer_norm(norm: nn.LayerNorm, x: Tensor, added: Tensor) -> tuple[Tensor
     return total, norm(total)
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, is_causal: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - an operator's argument, as torch has it
+def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, *, is_causal: bool = False) -> Tensor:
     """Return the attention of several heads. All tensors have the shape (batch, tokens, heads x size of a head)."""
-    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    query, key, value = (part.view(*part.shape[:-1], heads, -1).transpose(1, 2) for part in (query, key, value))
     return F.scaled_dot_product_attention(query, key, value, is_causal=is_causal).transpose(1, 2).flatten(2)
 
 

@@ -5,7 +5,7 @@ operators, as of August 2026. Operators of the older kind (aclop) are left out, 
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -46,7 +46,7 @@ class FusedOperators:
     """The operators to compute with; and of the fused ones, which are used, and why others are not."""
 
     operators: Operators = field(default_factory=Operators)
-    used: Collection[str] = ()
+    used: Sequence[str] = ()
     not_used: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -77,15 +77,15 @@ def fused_operators(
             with device_errors(device), torch.inference_mode():
                 fused = _make(name, family, device)
                 fault = _fault(name, fused, device, dtypes)
+                found[name] = fused
         except (DeviceLostError, DeviceOutOfMemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever torch_npu raises for an operator that it does not have
             fault = first_line(error)
         if fault:
+            found.pop(name, None)
             not_used[name] = fault
             _log.warning("the fused operator %s is not used: %s", name, fault)
-        else:
-            found[name] = fused
     return FusedOperators(Operators(**found), tuple(found), not_used)
 
 
@@ -107,7 +107,7 @@ _LARGEST_HEAD, _HEAD_MULTIPLE, _MOST_HEADS, _WIDEST = 512, 16, 256, 65534
 
 
 def _attention_a2(
-    causal_mask: Tensor, query: Tensor, key: Tensor, value: Tensor, heads: int, is_causal: bool = False  # noqa: FBT001, FBT002 - as the plain one
+    causal_mask: Tensor, query: Tensor, key: Tensor, value: Tensor, heads: int, *, is_causal: bool = False
 ) -> Tensor:
     """The operator for inference, which graphs may have; npu_fusion_attention is for training. No tensor is copied."""
     size = query.shape[-1] // heads
@@ -116,7 +116,7 @@ def _attention_a2(
         or not _fits(query, heads)
         or (is_causal and query.shape[1] != len(causal_mask))
     ):
-        return plain.attention(query, key, value, heads, is_causal)
+        return plain.attention(query, key, value, heads, is_causal=is_causal)
     result: Tensor = torch.ops.npu.npu_fused_infer_attention_score(
         query.contiguous(),
         key.contiguous(),
@@ -134,7 +134,7 @@ _MOST_TOKENS_310P, _LARGEST_BATCH_310P = 65535, 128
 
 
 def _attention_310p(
-    causal_mask: Tensor, query: Tensor, key: Tensor, value: Tensor, heads: int, is_causal: bool = False  # noqa: FBT001, FBT002 - as the plain one
+    causal_mask: Tensor, query: Tensor, key: Tensor, value: Tensor, heads: int, *, is_causal: bool = False
 ) -> Tensor:
     """The only fused attention that 310P has; torch's own becomes five operators there."""
     size = query.shape[-1] // heads
@@ -145,7 +145,7 @@ def _attention_310p(
         or max(query.shape[1], key.shape[1]) > _MOST_TOKENS_310P
         or (is_causal and query.shape[1] != len(causal_mask))
     ):
-        return plain.attention(query, key, value, heads, is_causal)
+        return plain.attention(query, key, value, heads, is_causal=is_causal)
     result: Tensor = torch.ops.npu.npu_prompt_flash_attention(
         query.contiguous(),
         key.contiguous(),
@@ -161,9 +161,7 @@ def _attention_310p(
 
 def _fits(query: Tensor, heads: int) -> bool:
     size = query.shape[-1] // heads
-    return (
-        size <= _LARGEST_HEAD and size % _HEAD_MULTIPLE == 0 and heads <= _MOST_HEADS and query.shape[-1] <= _WIDEST
-    )
+    return size <= _LARGEST_HEAD and size % _HEAD_MULTIPLE == 0 and heads <= _MOST_HEADS and query.shape[-1] <= _WIDEST
 
 
 def _group_norm_silu(dtypes: Collection[torch.dtype], norm: nn.GroupNorm, x: Tensor) -> Tensor:
@@ -213,7 +211,7 @@ def _add_layer_norm(
 
 
 def _weights_fit(norm: nn.GroupNorm, x: Tensor) -> bool:
-    return norm.weight is not None and norm.weight.dtype in (x.dtype, torch.float32)
+    return norm.affine and norm.weight.dtype in (x.dtype, torch.float32)
 
 
 _OPERATORS: Mapping[str, Callable[..., Any]] = {
@@ -231,9 +229,9 @@ _OPERATORS: Mapping[str, Callable[..., Any]] = {
 def _fault(name: str, fused: Callable[..., Any], device: torch.device, dtypes: Collection[torch.dtype]) -> str:
     """Call an operator with small tensors; return what is wrong with its results, or an empty text."""
     for dtype in dtypes:
-        for arguments in _samples(name, dtype):
-            wanted = _parts(getattr(plain, name)(*_moved(arguments, torch.device("cpu"), torch.float32)))
-            made = _parts(fused(*_moved(arguments, device, dtype)))
+        for arguments, options in _samples(name, dtype):
+            wanted = _parts(getattr(plain, name)(*_moved(arguments, torch.device("cpu"), torch.float32), **options))
+            made = _parts(fused(*_moved(arguments, device, dtype), **options))
             for one, other in zip(wanted, made, strict=True):
                 deviation = float((one - other.float().cpu()).abs().max() / one.abs().max())
                 allowed = _EPSILONS * max(torch.finfo(dtype).eps, _HF32_EPSILON)
@@ -243,8 +241,8 @@ def _fault(name: str, fused: Callable[..., Any], device: torch.device, dtypes: C
     return ""
 
 
-def _samples(name: str, dtype: torch.dtype) -> Iterator[tuple[Any, ...]]:
-    """Yield arguments of the kinds that SDXL's networks have, on the host."""
+def _samples(name: str, dtype: torch.dtype) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Yield arguments and options of the kinds that SDXL's networks have, on the host."""
     chance = torch.Generator("cpu").manual_seed(0)
 
     def noise(*shape: int) -> Tensor:
@@ -256,16 +254,16 @@ def _samples(name: str, dtype: torch.dtype) -> Iterator[tuple[Any, ...]]:
 
     match name:
         case "attention":
-            yield noise(1, 64, 640), noise(1, 64, 640), noise(1, 64, 640), 10
-            yield noise(2, 64, 640), noise(2, 77, 640), noise(2, 77, 640), 10
-            yield noise(1, 77, 768), noise(1, 77, 768), noise(1, 77, 768), 12, True
+            yield (noise(1, 64, 640), noise(1, 64, 640), noise(1, 64, 640), 10), {}
+            yield (noise(2, 64, 640), noise(2, 77, 640), noise(2, 77, 640), 10), {}
+            yield (noise(1, 77, 768), noise(1, 77, 768), noise(1, 77, 768), 12), {"is_causal": True}
         case "group_norm_silu":
-            yield with_weights(nn.GroupNorm(32, 320, eps=1e-5)), noise(1, 320, 16, 16)
-            yield with_weights(nn.GroupNorm(32, 128, eps=1e-6)), noise(2, 128, 24, 16)
+            yield (with_weights(nn.GroupNorm(32, 320, eps=1e-5)), noise(1, 320, 16, 16)), {}
+            yield (with_weights(nn.GroupNorm(32, 128, eps=1e-6)), noise(2, 128, 24, 16)), {}
         case "add_layer_norm":
-            yield with_weights(nn.LayerNorm(640)), noise(2, 64, 640), noise(2, 64, 640)
+            yield (with_weights(nn.LayerNorm(640)), noise(2, 64, 640), noise(2, 64, 640)), {}
         case _:
-            yield (3 * noise(2, 64, 1280),)
+            yield (3 * noise(2, 64, 1280),), {}
 
 
 def _moved(arguments: tuple[Any, ...], device: torch.device, dtype: torch.dtype) -> Iterator[Any]:

@@ -115,7 +115,8 @@ class Failing:
 def test_a_size_that_cannot_be_compiled_works_without_a_graph_and_is_logged(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    compiler, checks = Failing(error), []
+    compiler = Failing(error)
+    checks: list[None] = []
     warm = WarmGraphs(lambda _: compiler, limit=64, check=lambda: checks.append(None))
     graphs = warm.compiled("unet", plain)
     for _ in range(2):

@@ -44,8 +44,8 @@ PLAINEST: Final[Change] = {
 }
 """The reference's value of each switch, unless the operator has set it. They use no kernel that a device may lack."""
 
-TAESDXL = ("hf:madebyollin/taesdxl", "openmind:madebyollin/taesdxl")
-"""VAEs that are tried if they are pulled."""
+TAESDXL = ("hf:madebyollin/taesdxl",)
+"""VAEs that are tried if they are pulled (`python -m app pull --vae`)."""
 
 SWITCHES: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
     "npu": {

@@ -1,6 +1,6 @@
 """The tuner of the operator's own device: finds the fastest settings that paint the same pictures, and writes a file.
 
-No module of this process imports torch: every trial is a process of its own (`app.cli.trial`).
+No module of this process imports torch: every trial is a process of its own (`app.cli.tuning.trial`).
 """
 
 import json
@@ -16,10 +16,10 @@ from types import FrameType
 from typing import Any
 
 from app import __version__
-from app.cli.switches import SWITCHES, Change, Verdict
-from app.cli.trial_process import TrialError
-from app.cli.tuned_file import is_tuned, variables, write_tuned
-from app.cli.tuner import WORKER, WORST, Row, Tuner
+from app.cli.tuning.search import WORKER, WORST, Row, Tuner
+from app.cli.tuning.switches import SWITCHES, Change, Verdict
+from app.cli.tuning.trial_process import TrialError
+from app.cli.tuning.tuned_file import is_tuned, variables, write_tuned
 from app.errors import TurboError
 from app.settings import Settings
 from app.weights.source import FakeSource, parse_source

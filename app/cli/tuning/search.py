@@ -11,10 +11,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app.cli.paired_rounds import PairedRounds, alternate
-from app.cli.picture_difference import Difference, difference_of
-from app.cli.switches import PLAINEST, SWITCHES, Change, Plan, Verdict, plan
-from app.cli.trial_process import TrialError, TrialProcess
+from app.cli.tuning.paired_rounds import PairedRounds, alternate
+from app.cli.tuning.picture_difference import Difference, difference_of
+from app.cli.tuning.switches import PLAINEST, SWITCHES, Change, Plan, Verdict, plan
+from app.cli.tuning.trial_process import TrialError, TrialProcess
 from app.errors import WeightsError
 from app.inference.registry import LOAD_LIMITS
 from app.pipelines.base import Mode
@@ -25,7 +25,7 @@ from app.weights.store import locate
 
 T = TypeVar("T")
 
-WORKER = (sys.executable, "-m", "app.cli.trial")
+WORKER = (sys.executable, "-m", "app.cli.tuning.trial")
 """The command of a trial's process."""
 
 _FASTER, _NOT_SLOWER = 0.97, 1.03
@@ -110,7 +110,7 @@ class Tuner:
     The process with the best settings stays alive, so that each trial is measured in alternation with it. If memory is
     too small for two processes, trials are compared with earlier times instead. `folder` is for scratch files. `on_row`
     gets each row of the table at the end of its trial. `worker` is a command that speaks the protocol of
-    `app.cli.trial`.
+    `app.cli.tuning.trial`.
     """
 
     def __init__(

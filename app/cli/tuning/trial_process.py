@@ -31,7 +31,7 @@ class TrialError(Exception):
 
 
 class TrialProcess:
-    """A process that speaks the protocol of `app.cli.trial`. After an error it is dead. All methods block.
+    """A process that speaks the protocol of `app.cli.tuning.trial`. After an error it is dead. All methods block.
 
     It has a process group of its own: a terminal's Ctrl-C does not reach it, and its own children die with it.
     """
