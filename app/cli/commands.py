@@ -161,6 +161,9 @@ def _parser(name: str) -> _Parser:
         _add_tuning(parser)
     if name in ("generate", "doctor", "bench", "tune"):
         parser.add_argument("--json", action="store_true", help="Print JSON for programs.")
+    if name == "doctor":
+        text = "ZIP file to write for a bug report: checks, versions, settings, tune's table, a picture of each mode."
+        parser.add_argument("--report", metavar="FILE", type=Path, help=text)
     _add_settings(parser)
     return parser
 
@@ -378,7 +381,12 @@ def _doctor(settings: Settings, options: Namespace) -> NoReturn:
 
     PROGRAM doctor --device npu:0
     PROGRAM doctor --json
+    PROGRAM doctor --report report.zip
     """
+    if options.report is not None:
+        from app.cli.bug_report import diagnose
+
+        exit_now(diagnose(settings, options.report, as_json=options.json))
     from app.cli.doctor import examine, report
 
     exit_now(report(examine(settings), as_json=options.json))

@@ -14,6 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from app.cli.stdout import own_stdout
 from app.errors import TurboError, first_line, root_cause
 from app.inference.registry import LOAD_LIMITS
@@ -54,6 +57,9 @@ class Finding:
         return f"{self.level:<5} {self.check:<14} {' '.join([self.detail, self.remedy]).strip()}"
 
 
+Pictures = dict[Mode, npt.NDArray[np.uint8]]
+"""The pixels of a picture in each mode, of shape (height, width, 3)."""
+
 Findings = Generator[Finding, None, T]
 """Yields findings, and returns a value for later checks."""
 
@@ -75,8 +81,10 @@ def report(findings: Iterable[Finding], *, as_json: bool) -> int:
     return int(any(finding.level == "FAIL" for finding in found))
 
 
-def examine(settings: Settings, *, root: Path = Path("/")) -> Iterator[Finding]:
+def examine(settings: Settings, *, root: Path = Path("/"), pictures: Pictures | None = None) -> Iterator[Finding]:
     """Check everything, ordered so that the first failure is the first to repair.
+
+    `pictures` receives a picture of each mode.
 
     If a check fails, the checks that depend on it are left out. Every exception becomes a finding. Blocks; the device
     is opened on a separate thread, which is abandoned if the device hangs: then only `os._exit` ends the process.
@@ -86,6 +94,7 @@ def examine(settings: Settings, *, root: Path = Path("/")) -> Iterator[Finding]:
         yield Finding("python", "OK", platform.python_version())
     else:
         yield Finding("python", "FAIL", platform.python_version(), "Install Python 3.11, 3.12 or 3.13.")
+    yield from _env_file(settings)
     for name, nearest in unknown_variables(os.environ):
         yield Finding("settings", "WARN", f"{name} is not a setting.", f"Did you mean {nearest}?" if nearest else "")
     yield from _caught("port", _port(settings))
@@ -112,7 +121,8 @@ def examine(settings: Settings, *, root: Path = Path("/")) -> Iterator[Finding]:
         yield from _caught("npu-smi", _npu_smi(number))
         yield from _caught("device files", _device_files(number, root))
     if usable:
-        yield from _unless_hung(_device(settings, folder, vae_folder), settings)
+        made = {} if pictures is None else pictures
+        yield from _unless_hung(_device(settings, folder, vae_folder, made), settings)
 
 
 def _caught(check: str, findings: Findings[T]) -> Findings[T | None]:
@@ -139,6 +149,14 @@ def _unless_hung(findings: Iterator[Finding], settings: Settings) -> Iterator[Fi
     except TimeoutError:
         remedy = "If it may still be loading or compiling, set TURBO_HANG_LIMIT_S higher; else reset the device."
         yield Finding("device", "FAIL", f"The device has not answered for {limit_s:g} s.", remedy)
+
+
+def _env_file(settings: Settings) -> Findings[None]:
+    if (path := settings.env_file) is not None:
+        if path.is_file():
+            yield Finding("settings", "OK", f"{path} is read; variables that are set override it.")
+        else:
+            yield Finding("settings", "WARN", f"TURBO_ENV_FILE={path} does not exist.", "`tune` writes one.")
 
 
 def _port(settings: Settings) -> Findings[None]:
@@ -276,7 +294,7 @@ def _device_files(number: int, root: Path) -> Findings[None]:
             yield Finding("device files", "OK", str(path))
 
 
-def _device(settings: Settings, folder: Path | None, vae_folder: Path | None) -> Iterator[Finding]:
+def _device(settings: Settings, folder: Path | None, vae_folder: Path | None, pictures: Pictures) -> Iterator[Finding]:
     """Open the device, check that it computes correctly, and make a picture in each mode."""
     opened = yield from _caught("device", _open(settings))
     if opened is None:
@@ -287,7 +305,7 @@ def _device(settings: Settings, folder: Path | None, vae_folder: Path | None) ->
     pipelines = yield from _caught("load", _load(settings, folder, vae_folder))
     for mode, pipeline in (pipelines or {}).items():
         (params,) = sample_pictures(mode, parse_sizes(settings.warm_up_sizes)[0], 1)
-        yield from _caught(mode, _picture(pipeline, params))
+        yield from _caught(mode, _picture(pipeline, params, pictures))
 
 
 def _open(settings: Settings) -> Findings[Any]:
@@ -321,10 +339,17 @@ def _load(settings: Settings, folder: Path, vae_folder: Path | None) -> Findings
     took = f"{time.monotonic() - started:.1f} s"
     detail = f"{took}; UNet in {loaded.dtype} ({loaded.dtype_reason}), VAE in {dtypes['vae']}."
     yield Finding("load", "OK", detail)
+    for name, reason in loaded.unused_operators.items():
+        detail = f"The fused operator {name} is not used: {reason}."
+        remedy = "Pictures are right without it, and take longer. Report it if the chip's documentation has it."
+        yield Finding("operators", "WARN", detail, remedy)
+    if loaded.fused_operators:
+        detail = f"These fused operators compute right on this device: {', '.join(loaded.fused_operators)}."
+        yield Finding("operators", "OK", detail)
     return pipelines
 
 
-def _picture(pipeline: Any, params: GenerationParams) -> Findings[None]:
+def _picture(pipeline: Any, params: GenerationParams, pictures: Pictures) -> Findings[None]:
     """Make a picture cold, timed, and with its stages timed, which slows it. A repeated prompt would be cached."""
     times_s = []
     for attempt in range(2):
@@ -332,7 +357,8 @@ def _picture(pipeline: Any, params: GenerationParams) -> Findings[None]:
         pipeline([replace(params, prompt=f"{params.prompt} {attempt}")])
         times_s.append(time.monotonic() - started)
     with pipeline.timed_stages() as stages_s:
-        pipeline([params])
+        (made,) = pipeline([params])
+    pictures[params.mode] = made.pixels
     stages = ", ".join(f"{name} {seconds:.3f}" for name, seconds in stages_s.items())
     cold_s, warm_s = times_s
     detail = f"{params.width}x{params.height} in {warm_s:.3f} s ({stages}); the first in {cold_s:.2f} s."

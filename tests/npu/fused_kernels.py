@@ -4,6 +4,8 @@ Source: docs/zh/custom_APIs/torch_npu of Ascend/op-plugin, and CANN's aclnn oper
 that they do not allow is an AssertionError here: real hardware may refuse it, or compute something else.
 """
 
+# ruff: noqa: PLR0917 - the operators' own arguments
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -7,7 +7,7 @@ prints the table of docs/performance.md. Weights and results are hollow: shapes 
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -83,7 +83,7 @@ def hollow_pipeline(npu: Npu) -> Any:
 
 
 def loaded_pipelines(npu: Npu, **options: Any) -> LoadedPipelines:
-    """Return the service's pipelines in SDXL-Turbo's shapes, warm, with its default settings unless `options` differ."""
+    """Return the service's pipelines in SDXL-Turbo's shapes, warm, with default settings unless `options` differ."""
     settings = Settings(device="npu", batching="fast", **options)
     loaded = assemble(hollow_pipeline(npu), open_device("npu"), settings, model="SDXL-Turbo")
     for mode in Mode:
@@ -173,11 +173,5 @@ def rows(counts: Mapping[str, tuple[Count, Count]]) -> Iterator[str]:
         )
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Print the table."""
-    del arguments
-    print("\n".join(rows(measure(install()))))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.stdout.write("\n".join([*rows(measure(install())), ""]))

@@ -164,12 +164,12 @@ def test_a_kernel_says_what_its_documentation_does_not_allow(npu: Npu, name: str
 def test_a_picture_is_the_same_with_and_without_fused_operators(npu: Npu, chip: str) -> None:
     npu.chip = chip
     made = []
-    for fused_operators in ("off", "auto"):
-        with service_on_npu(dtype="fp16", fused_operators=fused_operators) as service:
+    for operators in ("off", "auto"):
+        with service_on_npu(dtype="fp16", fused_operators=operators) as service:
             response = service.txt2img(num_inference_steps=2)
             assert response.status_code == 200, response.text
             made.append(np.asarray(opened(response.content), dtype=int))
-        if fused_operators == "off":
+        if operators == "off":
             assert not any(npu.calls[f"torch_npu.{kernel}"] for kernel in KERNELS)
     assert npu.calls["torch_npu.npu_add_layer_norm"] > 0
     assert np.abs(made[0] - made[1]).mean() < 0.5

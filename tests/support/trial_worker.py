@@ -1,4 +1,4 @@
-"""A worker of `tune` that speaks the protocol of `app.cli.tuning.trial` and needs no model: the test says what settings do.
+"""A worker of `tune` that speaks the protocol of `app.cli.tuning.trial` without a model: tests say what settings do.
 
 Its argument is a JSON object: for each `NAME=VALUE` of a setting, what that does to the worker. The names:
 

@@ -104,7 +104,7 @@ class Failing:
         self.calls = 0
         self.error = error
 
-    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+    def __call__(self, *_: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         raise self.error
 
