@@ -89,10 +89,16 @@ COPY --chmod=755 deploy/python-with-cann /opt/cann/bin/python3
 COPY --from=build-npu /opt/venv /opt/venv
 COPY --from=build-npu /usr/share/sbom /usr/share/sbom
 # TASK_QUEUE_ENABLE: with 2, an operator without memory for its workspace ends the queue and the process. With 1, it raises
-# OutOfMemoryError, and only the request fails (NPUWorkspaceAllocator and OpParamMaker.cpp in Ascend/pytorch).
+# OutOfMemoryError, and only the request fails (NPUWorkspaceAllocator and OpParamMaker.cpp in Ascend/pytorch). Graphs cannot be
+# recorded with 2 (NPUGraph.cpp).
+# PYTORCH_NPU_ALLOC_CONF: pictures of many sizes would fragment the memory; segments that grow do not (vllm-ascend's images).
+# OMP_NUM_THREADS: the host computes small tensors only, and idle threads would take time from the launches (as there).
+# CPU_AFFINITY_CONF is not set, because its cores depend on the host: see docs/ascend.md.
 # TURBO_DEVICE: if the container sees no NPU, the service exits with a reason and does not run on CPU.
 ENV PATH=/opt/cann/bin:${PATH} \
     TASK_QUEUE_ENABLE=1 \
+    PYTORCH_NPU_ALLOC_CONF=expandable_segments:True \
+    OMP_NUM_THREADS=1 \
     TURBO_DEVICE=npu
 
 FROM runtime AS cuda

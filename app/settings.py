@@ -330,7 +330,10 @@ def warn_of_unknown_variables(environ: Mapping[str, str]) -> None:
 
     Also log one if the file of `TURBO_ENV_FILE` is missing: it may not have been written yet.
     """
-    if (path := environ.get(f"{PREFIX}ENV_FILE")) and not Path(path).expanduser().is_file():
-        _log.warning("%sENV_FILE=%s: there is no such file; `tune` writes one", PREFIX, path)
+    if path := environ.get(f"{PREFIX}ENV_FILE"):
+        if Path(path).expanduser().is_file():
+            _log.info("settings are read from %s", path)
+        else:
+            _log.warning("%sENV_FILE=%s: there is no such file; `tune` writes one", PREFIX, path)
     for variable, near in unknown_variables(environ):
         _log.warning("%s is not a setting%s", variable, f"; did you mean {near}?" if near else "")

@@ -61,6 +61,8 @@ class PipelineRegistry:
         names = loaded.model if loaded.vae is None else f"{loaded.model} with the VAE {loaded.vae}"
         dtype = f"{loaded.dtype} ({loaded.dtype_reason})" if loaded.dtype_reason else loaded.dtype
         _log.info("loaded %s on %s as %s in %.1f s", names, loaded.device_name, dtype, seconds)
+        if loaded.fused_operators:
+            _log.info("fused operators: %s", ", ".join(loaded.fused_operators))
         await self.lock.run(loaded.device.check)
         self._loaded = loaded
         self.costs = CostModel(loaded.work, size=self.warm_up_sizes[0], first_call_is_slow=loaded.first_call_is_slow)
