@@ -57,8 +57,9 @@ test-deploy:
 test-playground:
 	$(BIN)/pytest tests/playground
 
-test-long: $(VENV)/.test ## Run the fuzzing, shutdown and disconnect tests many more times
+test-long: $(VENV)/.test ## Run the fuzzing, shutdown and disconnect tests many more times, and tune on the simulated NPU
 	$(BIN)/pytest --long --timeout=3600 -m long
+	$(BIN)/pytest --long -m long tests/npu
 
 test-full-size: full-size ## Build the model of full-size, and run the service on it (about 16 minutes, 12 GB of memory, 20 GB of disk)
 	$(BIN)/pytest -s --timeout=1800 tests/full_size
