@@ -16,7 +16,7 @@ WORKER = (
     "import tests.npu.child, runpy; runpy.run_module('app.cli.tuning.trial', run_name='__main__')",
 )
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 PINNED = {"vae_dtype": "fp32", "channels_last": "off", "batching": "off"}
 """Switches that these tests do not vary, to take less time."""
@@ -42,6 +42,29 @@ def tuned(
     return {trial["change"]: trial for trial in report["trials"]}, report
 
 
+@pytest.fixture
+def _takes_minutes(request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--long"):
+        pytest.skip("takes two minutes: make test-long runs it")
+
+
+def test_a_graph_that_crashes_costs_one_trial(
+    tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.cli.tuning.paired_rounds._TIMING_S", 0.0)
+    trials, report = tuned(
+        tmp_path, tiny_folder, capsys, monkeypatch, hardware={"graph_fault": "exit"}, fused_operators="auto"
+    )
+    assert trials["npu_graphs=true"]["verdict"] == "failed"
+    assert "exit code 139" in trials["npu_graphs=true"]["reason"]
+    assert report["winner"]["npu_graphs"] == "false"
+    assert report["device"].startswith("Ascend910B4")
+    assert {"torch_npu", "torch"} <= set(report["versions"])
+    assert "TURBO_NPU_GRAPHS=false" in (tmp_path / "turbo.env").read_text()
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("_takes_minutes")
 def test_fused_operators_win_without_a_slow_attention_and_a_graph_that_crashes_costs_one_trial(
     tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +86,8 @@ def test_fused_operators_win_without_a_slow_attention_and_a_graph_that_crashes_c
     assert f"TURBO_FUSED_OPERATORS={without_attention}" in (tmp_path / "turbo.env").read_text()
 
 
+@pytest.mark.long
+@pytest.mark.usefixtures("_takes_minutes")
 def test_an_operator_that_computes_something_else_is_found_by_its_pictures_and_the_others_are_kept(
     tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
