@@ -1,6 +1,7 @@
 """The project's documents, read with a Markdown parser."""
 
 import functools
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -131,6 +132,15 @@ class Document:
 def document(name: str) -> Document:
     """Return a document. Each one is read only once."""
     return Document(name)
+
+
+def resolved(target: str, name: str) -> tuple[str, str]:
+    """Return the file and the anchor to which a link in this document leads. A URL is returned whole."""
+    if "://" in target:
+        return target, ""
+    file, _, anchor = target.partition("#")
+    path = Path(os.path.normpath((ROOT / name).parent / file)) if file else ROOT / name
+    return path.relative_to(ROOT).as_posix(), anchor
 
 
 def without_comments(text: str) -> str:

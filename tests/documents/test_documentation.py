@@ -33,7 +33,7 @@ from app.weights.source import FolderSource, parse_source
 from tests.conftest import opened, program, serving
 from tests.deploy.manifests import need_renderer
 from tests.deploy.ray_cluster import importing_ray, read_config
-from tests.documents.markdown import DOCUMENTS, ROOT, Block, document
+from tests.documents.markdown import DOCUMENTS, ROOT, Block, document, resolved
 from tests.support.gated_pipeline import GatedPipeline
 from tools.kubernetes import __main__ as check_deploy
 from tools.kubernetes import checks as kubernetes_checks
@@ -480,13 +480,11 @@ def test_an_example_sends_the_key_that_it_is_given(name: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_link_leads_to_a_file_or_a_heading_that_is_there(name: str) -> None:
-    folder = (ROOT / name).parent
     for link in document(name).links:
-        file, _, anchor = link.target.partition("#")
-        if "://" in file:
-            assert file.startswith("https://") or "127.0.0.1" in file, f"{link.where} leads to {file}"
+        target, anchor = resolved(link.target, name)
+        if "://" in target:
+            assert target.startswith("https://") or "127.0.0.1" in target, f"{link.where} leads to {target}"
             continue
-        target = Path(os.path.normpath(folder / file)).relative_to(ROOT).as_posix() if file else name
         assert (ROOT / target).exists(), f"{link.where} leads to {target}, which does not exist"
         if anchor:
             assert anchor in document(target).anchors, f"{link.where}: {target} has no heading #{anchor}"

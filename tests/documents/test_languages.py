@@ -1,4 +1,4 @@
-"""The README in both languages: the same sections, tables, code, links and pictures."""
+"""The documents in both languages: the same sections, tables, code, links and pictures."""
 
 import re
 from collections.abc import Iterator
@@ -6,35 +6,38 @@ from itertools import zip_longest
 
 import pytest
 
-from tests.documents.markdown import Cell, Document, Section, document, without_comments
+from tests.documents.markdown import Cell, Document, Section, document, resolved, without_comments
 
-ENGLISH, CHINESE = "README.md", "README.zh-CN.md"
-
-
-@pytest.fixture(scope="module")
-def english() -> Document:
-    return document(ENGLISH)
+CHINESE = {"README.md": "README.zh-CN.md", "docs/ascend.md": "docs/ascend.zh-CN.md"}
+"""The translated documents: the English name, and the Chinese."""
 
 
-@pytest.fixture(scope="module")
-def chinese() -> Document:
-    return document(CHINESE)
+@pytest.fixture(params=CHINESE)
+def english(request: pytest.FixtureRequest) -> Document:
+    name: str = request.param
+    return document(name)
 
 
-def test_both_readmes_have_the_same_headings(english: Document, chinese: Document) -> None:
+@pytest.fixture
+def chinese(english: Document) -> Document:
+    return document(CHINESE[english.name])
+
+
+def test_both_languages_have_the_same_headings(english: Document, chinese: Document) -> None:
     for theirs, ours in zip_longest(english.sections, chinese.sections):
-        assert _level(theirs) == _level(ours), f"{_named(theirs, ENGLISH)} is in the place of {_named(ours, CHINESE)}"
+        named = [_named(theirs, english), _named(ours, chinese)]
+        assert _level(theirs) == _level(ours), " is in the place of ".join(named)
 
 
 def _level(section: Section | None) -> int | None:
     return None if section is None else section.level
 
 
-def _named(section: Section | None, name: str) -> str:
-    return f"the end of {name}" if section is None else f"{section.where}: {'#' * section.level} {section.title}"
+def _named(section: Section | None, of: Document) -> str:
+    return f"the end of {of.name}" if section is None else f"{section.where}: {'#' * section.level} {section.title}"
 
 
-def test_both_readmes_have_the_same_tables(english: Document, chinese: Document) -> None:
+def test_both_languages_have_the_same_tables(english: Document, chinese: Document) -> None:
     _assert_alike(_tables(english, chinese))
 
 
@@ -57,7 +60,7 @@ def _shown(row: list[Cell] | None) -> str:
     return "nothing" if row is None else " | ".join(cell.text for cell in row)
 
 
-def test_both_readmes_have_the_same_code(english: Document, chinese: Document) -> None:
+def test_both_languages_have_the_same_code(english: Document, chinese: Document) -> None:
     _assert_alike(_blocks(english, chinese))
 
 
@@ -79,27 +82,31 @@ def _blocks(english: Document, chinese: Document) -> Iterator[str]:
             )
 
 
-def test_both_readmes_have_the_same_links_and_pictures(english: Document, chinese: Document) -> None:
-    first, its_first = (next(iter(one.links)).target for one in (english, chinese))
-    assert (first, its_first) == (CHINESE, ENGLISH), "each README must begin with a link to the other"
+def test_both_languages_have_the_same_links_and_pictures(english: Document, chinese: Document) -> None:
+    first, its_first = (resolved(next(iter(one.links)).target, one.name)[0] for one in (english, chinese))
+    assert (first, its_first) == (chinese.name, english.name), "each document must begin with a link to the other"
     _assert_alike(_links(english, chinese))
 
 
 def _links(english: Document, chinese: Document) -> Iterator[str]:
     for theirs, ours in zip(english.sections, chinese.sections, strict=False):
-        here, there = (sorted(_targets(one, of)) for one, of in ((theirs, english), (ours, chinese)))
+        here = sorted((CHINESE.get(name, name), anchor) for name, anchor in _targets(theirs, english, other=chinese))
+        there = sorted(_targets(ours, chinese, other=english))
         if here != there:
             yield f"{_pair(theirs, ours)}: links to {here} and {there}"
 
 
-def _targets(section: Section, of: Document) -> Iterator[str]:
-    """Yield the targets of the section's links and pictures. A heading of the same document is named by its number."""
-    anchors = [one.anchor for one in of.sections]
+def _targets(section: Section, of: Document, *, other: Document) -> Iterator[tuple[str, str]]:
+    """Yield the targets of the section's links and pictures, except the link to the document in the other language.
+
+    A heading of a translated document is named by its number, because its anchor is translated too.
+    """
+    translated = {*CHINESE, *CHINESE.values()}
     for link in (*section.links, *section.images):
-        if link.target.removeprefix("#") in anchors:
-            yield f"heading {anchors.index(link.target[1:])}"
-        elif link.target not in (ENGLISH, CHINESE):
-            yield link.target
+        name, anchor = resolved(link.target, of.name)
+        anchors = [one.anchor for one in document(name).sections] if name in translated else []
+        if name != other.name:
+            yield name, f"heading {anchors.index(anchor)}" if anchor in anchors else anchor
 
 
 def _pair(theirs: Section, ours: Section) -> str:
@@ -108,4 +115,4 @@ def _pair(theirs: Section, ours: Section) -> str:
 
 def _assert_alike(differences: Iterator[str]) -> None:
     found = list(differences)
-    assert not found, "\n".join(["the READMEs differ:", *found])
+    assert not found, "\n".join(["the documents differ:", *found])
