@@ -57,6 +57,8 @@ class Part:
         tiny_vae: Whether the tiny VAE replaces the model's own.
         stages: Whether the process is `bench` instead of the service.
         crowd: Whether concurrent clients and image to image are measured too.
+        stock: Whether the networks are diffusers' own, instead of those with fewer operations.
+        compiled: Whether the networks are compiled into CUDA graphs.
     """
 
     key: str
@@ -66,6 +68,12 @@ class Part:
     tiny_vae: bool = False
     stages: bool = False
     crowd: bool = False
+    stock: bool = False
+    compiled: bool = True
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.support.stock_networks" if self.stock else "app"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +95,17 @@ def _parts(*, nano: bool) -> list[Part]:
     return [
         Part(key="http-512", title="own VAE", side=small, max_batch=batch, crowd=True),
         Part(key="stages-512", title="own VAE", side=small, max_batch=1 if nano else batch, stages=True),
+        Part(key="stages-512-stock", title="own VAE, stock networks", side=small, max_batch=1, stages=True, stock=True),
+        Part(key="eager-512", title="own VAE, no graphs", side=small, max_batch=1, stages=True, compiled=False),
+        Part(
+            key="eager-512-stock",
+            title="own VAE, no graphs, stock networks",
+            side=small,
+            max_batch=1,
+            stages=True,
+            stock=True,
+            compiled=False,
+        ),
         Part(key="http-tiny", title="tiny VAE", side=small, max_batch=batch, tiny_vae=True, crowd=True),
         Part(key="stages-tiny", title="tiny VAE", side=small, max_batch=1, tiny_vae=True, stages=True),
         Part(key="http-1024", title="own VAE", side=large, max_batch=1),
@@ -160,7 +179,7 @@ def _environment(part: Part, plan: Plan) -> dict[str, str]:
     settings = {
         "TURBO_MODEL": str(plan.model),
         "TURBO_DEVICE": "cpu" if plan.nano else "cuda",
-        "TURBO_COMPILE": "off" if plan.nano else "on",
+        "TURBO_COMPILE": "on" if part.compiled and not plan.nano else "off",
         "TURBO_BATCHING": "fast",
         "TURBO_MAX_BATCH": str(part.max_batch),
         "TURBO_WARM_UP_SIZES": f"{part.side}x{part.side}",
@@ -190,7 +209,7 @@ def _stages(part: Part, plan: Plan) -> dict[str, Any]:
     log = _log_file(part)
     with log.open("w") as stderr:
         done = subprocess.run(
-            [sys.executable, "-m", "app", "bench", "--json"],
+            [*part.command, "bench", "--json"],
             cwd=ROOT,
             env=_environment(part, plan),
             stdout=subprocess.PIPE,
@@ -218,7 +237,7 @@ def _service(part: Part, plan: Plan) -> Iterator[tuple[int, float]]:
     port, log, began = free_port(), _log_file(part), time.monotonic()
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app", "serve"],
+            [*part.command, "serve"],
             cwd=ROOT,
             env=_environment(part, plan) | {"TURBO_PORT": str(port)},
             stdout=output,
@@ -463,6 +482,12 @@ def _target_lines(parts: Mapping[str, Any]) -> Iterator[str]:
         met = "" if measured is None else "met" if (-measured if target < 0 else measured) <= target else "missed"
         bound = f"{'>=' if target < 0 else '<='} {abs(target):.1f}"
         yield f"{name:<44} {shown:>10} {bound:>10} {'' if stretch is None else f'<= {stretch:.1f}':>10}  {met}"
+    for kind in ("eager", "stages"):
+        old, new = (
+            _find(parts, key, "stages_ms", "txt2img, 1 steps", "call") for key in (f"{kind}-512-stock", f"{kind}-512")
+        )
+        if old is not None and new is not None:
+            yield f"{kind}, 512 px: {new:.2f} ms with fewer operations, {old:.2f} ms stock, ratio {new / old:.2f}"
     for stage, tflop in _TFLOP.items():
         least_ms = 1000 * tflop / _H100_TFLOP_PER_S
         line = f"roofline {stage}: {tflop} TFLOP / {_H100_TFLOP_PER_S} TFLOP/s = {least_ms:.1f} ms"
