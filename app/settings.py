@@ -309,11 +309,17 @@ class Settings(BaseSettings):
 
 
 def read_env_file(path: Path) -> None:
-    """Set the environment variables in a file that are not set, or are empty. A missing file sets none."""
+    """Set the environment variables in a file that are not set, or are empty. A missing file sets none.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not text.
+    """
     if not path.is_file():
         return
-    for name, value in dotenv_values(path).items():
-        if value and not os.environ.get(name):
+    given = {name.upper() for name, value in os.environ.items() if value}  # settings ignore the case
+    for name, value in dotenv_values(path, interpolate=False).items():
+        if value and name.upper() not in given:
             os.environ[name] = value
 
 

@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from app.settings import (
     SIDE_MULTIPLE,
     Settings,
     parse_sizes,
+    read_env_file,
     unknown_variables,
 )
 
@@ -143,3 +146,34 @@ def test_a_number_of_a_rate_may_begin_with_zero(rates: str) -> None:
 )
 def test_origins_are_kept_as_browsers_write_them(written: str, origin: str) -> None:
     assert Settings(cors_origins=f"http://localhost:3000, {written}").cors_origins == f"http://localhost:3000,{origin}"
+
+
+def test_a_file_of_variables_sets_those_that_are_not_set_whatever_their_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "turbo.env"
+    path.write_text("# a comment\nTURBO_THREADS=3\nTURBO_MAX_BATCH=4\nTURBO_VAE='/data/${X}/vae'\nTURBO_PORT=1\n")
+    monkeypatch.setenv("turbo_threads", "1")
+    monkeypatch.setenv("TURBO_MAX_BATCH", "")
+    monkeypatch.setenv("TURBO_PORT", "2")
+    monkeypatch.setenv("TURBO_VAE", "")
+    read_env_file(path)
+    settings = Settings()
+    assert (settings.threads, settings.max_batch, settings.port) == (1, 4, 2)
+    assert settings.vae == "/data/${X}/vae", "no variable is put into a value"
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"TURBO_PORT=\xff", "cannot be read"), (None, "cannot be read")])
+def test_a_file_of_variables_that_cannot_be_read_is_wrong_usage(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    path = str(tmp_path / "turbo.env")
+    if content is None:
+        path = "~no-such-user/turbo.env"
+    else:
+        Path(path).write_bytes(content)
+    command = [sys.executable, "-m", "app", "serve", "--env-file", path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,5 +1,6 @@
 """A report for the people who mend faults: one ZIP file with what the doctor found, versions, settings and pictures."""
 
+import errno
 import importlib.metadata
 import io
 import json
@@ -7,18 +8,22 @@ import os
 import platform
 import re
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from app import __version__
 from app.cli.doctor import Finding, Pictures, examine, report
 from app.cli.tuning.tuned_file import read_table
+from app.errors import TurboError
+from app.main import key_names
 from app.settings import PREFIX, Settings
 
 _PACKAGES = (
@@ -29,8 +34,11 @@ _PACKAGES = (
 _VARIABLES = re.compile(r"ASCEND|PYTORCH|TORCH|OMP|MKL|CUDA|NVIDIA|ACLNN|TASK_QUEUE|CPU_AFFINITY|LD_PRELOAD|MALLOC")
 """Beginnings of the names of variables that change how pictures are computed."""
 
-_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|PROXY|CREDENTIAL|AUTH", re.IGNORECASE)
+_SECRET = re.compile(r"TOKEN(?!IZER)|KEY|SECRET|PASS|PWD$|_PROXY|CREDENTIAL|AUTH", re.IGNORECASE)
 """Names of variables whose values must not appear anywhere."""
+
+_CREDENTIALS = re.compile(r"//[^/\s@]+@")
+"""In an URL."""
 
 _LEAST_SECRET = 4
 """Shorter values are no secrets, and would hide other text."""
@@ -43,6 +51,9 @@ def diagnose(settings: Settings, file: Path, *, as_json: bool) -> int:
     """Check everything, print the findings, write the report to a file, and return the exit code."""
     pictures: Pictures = {}
     found: list[Finding] = []
+    if fault := _fault_of(file):
+        print(f"{file} cannot be written: {fault}.", file=sys.stderr)  # noqa: T201
+        return 1
 
     def recorded() -> Iterator[Finding]:
         for finding in examine(settings, pictures=pictures):
@@ -59,15 +70,25 @@ def diagnose(settings: Settings, file: Path, *, as_json: bool) -> int:
     return code
 
 
+def _fault_of(file: Path) -> str:
+    """Return why a file cannot be written, before minutes are spent; an empty text if it can be."""
+    try:
+        with tempfile.TemporaryFile(dir=file.resolve().parent):
+            return f"{os.strerror(errno.EISDIR)}" if file.is_dir() else ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
 def write_report(path: Path, settings: Settings, findings: Sequence[Finding], pictures: Pictures) -> None:
     """Write the report as a ZIP file: `report.md` for people, `report.json` for programs, and a PNG for each mode.
 
-    Values of variables that may be secret, and the home folder, are replaced wherever they appear.
+    Values of variables that may be secret, credentials in URLs, names of API keys, the host and the home folder are
+    replaced wherever they appear.
 
     Raises:
         OSError: The file cannot be written.
     """
-    facts = {
+    facts: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "service": __version__,
         "system": dict(_system()),
@@ -77,11 +98,12 @@ def write_report(path: Path, settings: Settings, findings: Sequence[Finding], pi
         "findings": [asdict(finding) for finding in findings],
         "tune": _tune_table(settings),
     }
+    facts = _without_secrets(facts, list(_replacements(settings)))
     scratch = path.with_name(f".{path.name}.part")
     try:
         with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("report.md", _without_secrets("\n".join(_lines(facts, findings))))
-            archive.writestr("report.json", _without_secrets(json.dumps(facts, indent=1)))
+            archive.writestr("report.md", "\n".join(_lines(facts)))
+            archive.writestr("report.json", json.dumps(facts, indent=1))
             for mode, pixels in pictures.items():
                 png = io.BytesIO()
                 Image.fromarray(pixels).save(png, "PNG")
@@ -128,23 +150,39 @@ def _tune_table(settings: Settings) -> str:
     return ""
 
 
-def _lines(facts: Mapping[str, object], findings: Sequence[Finding]) -> Iterator[str]:
+def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"# sdxl-turbo-server {facts['service']}, {facts['date']}"
     yield "\n## Checks\n"
-    yield from ["```text", *map(str, findings), "```"]
+    yield from ["```text", *(str(Finding(**finding)) for finding in facts["findings"]), "```"]
     for title in ("system", "packages", "settings", "variables"):
-        values = facts[title]
         yield f"\n## {title.capitalize()}\n"
-        yield "```text"
-        yield from ([f"{name}={value}" for name, value in values.items()] if isinstance(values, dict) else [])
-        yield "```"
+        yield from ["```text", *(f"{name}={value}" for name, value in facts[title].items()), "```"]
     yield "\n## Tune\n"
-    yield from ["```text", str(facts["tune"]) or "No table: `python -m app tune` has not run here.", "```"]
+    yield from ["```text", facts["tune"] or "No table: `python -m app tune` has not run here.", "```"]
 
 
-def _without_secrets(text: str) -> str:
+def _replacements(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield texts that must not appear, each with what takes its place."""
     for name, value in os.environ.items():
-        if _SECRET.search(name) and len(value) >= _LEAST_SECRET:
-            text = text.replace(value, f"({name})")
-    home = str(Path.home())
-    return text.replace(home, "~") if home != "/" else text
+        if _SECRET.search(name) and len(value) >= _LEAST_SECRET and value.lower() not in ("true", "false"):
+            yield value, f"({name})"
+    with suppress(OSError, TurboError):
+        if settings.api_keys_file is not None:
+            yield from ((name, "(name)") for name in key_names(settings.api_keys_file))
+    if settings.host not in ("127.0.0.1", "::1", "localhost", "0.0.0.0"):  # noqa: S104 - it is not bound here
+        yield settings.host, "(host)"
+    if (home := str(Path.home())) != "/":
+        yield home, "~"
+
+
+def _without_secrets(value: Any, replacements: Sequence[tuple[str, str]]) -> Any:
+    """Replace secrets in all texts of a value that JSON can have."""
+    if isinstance(value, dict):
+        return {name: _without_secrets(item, replacements) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(item, replacements) for item in value]
+    if isinstance(value, str):
+        for secret, shown in replacements:
+            value = value.replace(secret, shown)
+        return _CREDENTIALS.sub("//(credentials)@", value)
+    return value

@@ -85,7 +85,10 @@ def main(arguments: Sequence[str]) -> int:
     if path := getattr(options, "env_file", ""):
         os.environ[f"{PREFIX}ENV_FILE"] = path
     if path := os.environ.get(f"{PREFIX}ENV_FILE"):
-        _read_env_file(Path(path).expanduser(), name)
+        try:
+            _read_env_file(Path(path).expanduser(), name)
+        except (OSError, ValueError, RuntimeError) as error:  # the last: ~USER of a user who does not exist
+            parser.error(f"{PREFIX}ENV_FILE={path} cannot be read: {error}")
     settings = _settings(options, parser)
     _configure_logging(settings, for_people=name in ("generate", "tune"))
     if name != "doctor":  # the doctor reports unknown variables as findings

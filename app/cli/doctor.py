@@ -156,7 +156,7 @@ def _env_file(settings: Settings) -> Findings[None]:
         if path.is_file():
             yield Finding("settings", "OK", f"{path} is read; variables that are set override it.")
         else:
-            yield Finding("settings", "WARN", f"TURBO_ENV_FILE={path} does not exist.", "`tune` writes one.")
+            yield Finding("settings", "OK", f"TURBO_ENV_FILE={path} does not exist yet: `tune` writes it.")
 
 
 def _port(settings: Settings) -> Findings[None]:

@@ -65,8 +65,11 @@ class TorchDevice:
         numbers = torch.arange(8, dtype=torch.float32, device=self.torch_device) + self._checked
         return numbers.sum()[None]
 
-    def expect(self, found: float) -> None:
-        """Take the value of `begin_check` that arrived on the host with other data, for the next check."""
+    def expect(self, found: float | None) -> None:
+        """Take the value of `begin_check` that arrived on the host with other data, for the next check.
+
+        None drops it: work that came later may have failed.
+        """
         self._arrived = found
 
     def receive(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -60,8 +60,10 @@ class SdxlTurboPipeline:
         try:
             with device_errors(self.device.torch_device), torch.inference_mode():
                 return self._make(batch, parts)
-        except DeviceOutOfMemoryError:
-            self.batch_sizes.fail(batch[0].batch_key, len(parts[0]))
+        except Exception as error:
+            self.device.expect(None)  # of an earlier part of the batch
+            if isinstance(error, DeviceOutOfMemoryError):
+                self.batch_sizes.fail(batch[0].batch_key, len(parts[0]))
             raise
 
     def batch_limit(self, key: BatchKey) -> int:
@@ -122,6 +124,7 @@ class SdxlTurboPipeline:
         return alone
 
     def _generate(self, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
+        self.device.expect(None)  # a graph that fails in this call must be followed by a check of its own
         # One generator for each picture: its noise must not depend on its neighbours. They are on the CPU, so that a
         # seed gives the same noise on every device.
         generators = [torch.Generator("cpu").manual_seed(params.seed) for params in batch]

@@ -115,7 +115,7 @@ def assemble(txt2img: Any, device: TorchDevice, settings: Settings, *, model: st
     scheduler = type(txt2img.scheduler).from_config(txt2img.scheduler.config)
     img2img = diffusers.AutoPipelineForImage2Image.from_pipe(txt2img, scheduler=scheduler)
 
-    networks = choose_networks(txt2img, settings, fused.operators, model=model, check=device.check)
+    networks = choose_networks(txt2img, settings, fused, model=model, check=device.check)
     tokenizers = (txt2img.tokenizer, txt2img.tokenizer_2)
     cache_bytes = settings.prompt_cache_bytes
     prompts = PromptEncoder(tokenizers, networks.encode_text, device.receive, cache_bytes=cache_bytes)

@@ -44,17 +44,25 @@ def test_no_secret_and_no_home_folder_is_in_it(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("HF_TOKEN", "hf_very_secret")
     monkeypatch.setenv("HTTPS_PROXY", "http://user:word@proxy:3128")
     monkeypatch.setenv("TORCH_API_KEY", "also-secret")
+    monkeypatch.setenv("DB_PASSWORD", 'pä"ss\\word')
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     monkeypatch.setenv("TASK_QUEUE_ENABLE", "1")
     keys = tmp_path / "keys"
-    keys.write_text("studio: 0123456789abcdef\n")
-    settings = Settings(api_keys_file=keys, max_batch=4)
-    failed = Finding("weights", "FAIL", f"401 for hf_very_secret in {Path.home()}/x by http://user:word@proxy:3128")
-    text, facts = written(tmp_path, settings, failed)
+    keys.write_text("studio: 0123456789abcdef0123456789\n")
+    settings = Settings(api_keys_file=keys, max_batch=4, host="192.168.7.9")
+    findings = (
+        Finding("weights", "FAIL", f"401 for hf_very_secret in {Path.home()}/x by http://user:word@proxy:3128"),
+        Finding("hub", "FAIL", 'https://bob:hidden@hub.example refused pä"ss\\word; this is true'),
+        Finding("doors", "OK", "API keys of studio. 192.168.7.9:8000 is free."),
+    )
+    text, facts = written(tmp_path, settings, *findings)
     for content in (text, json.dumps(facts)):
-        for secret in ("hf_very_secret", "word@proxy", "also-secret", "0123456789abcdef", str(keys)):
+        secrets = ("hf_very_secret", "word@proxy", "also-secret", "0123456789abcdef", str(keys), "hidden", "studio")
+        for secret in (*secrets, "192.168.7.9", 'pä"ss', json.dumps('pä"ss')[1:-1]):
             assert secret not in content
         assert Path.home() == Path("/") or str(Path.home()) not in content
     assert "401 for (HF_TOKEN) in ~/x by (HTTPS_PROXY)" in text
+    assert "https://(credentials)@hub.example refused (DB_PASSWORD); this is true" in text
     assert "TASK_QUEUE_ENABLE=1" in text
     assert "TURBO_API_KEYS_FILE=(set)" in text
     assert "TURBO_MAX_BATCH=4" in text

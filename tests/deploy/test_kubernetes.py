@@ -11,6 +11,7 @@ import promql_parser
 import pytest
 import yaml
 
+from app.cli.tuning.tuned_file import write_tuned
 from tests.deploy.manifests import SHIPPED, need_renderer, only, pod
 from tests.documents.markdown import document
 from tools.kubernetes import __main__ as check_deploy
@@ -142,6 +143,7 @@ def test_the_overlay_of_one_s_own_in_the_readme_is_right(tmp_path: Path) -> None
         ours = tmp_path / f"kubernetes/overlays/ours-{number}"
         ours.mkdir()
         (ours / "kustomization.yaml").write_text(block.text, encoding="utf-8")
+        write_tuned(ours / "turbo.env", facts=["Device: none"], table=["none"], settings={"max_batch": "4"})
         assert not list(complaints(render(ours))), block.where
 
 

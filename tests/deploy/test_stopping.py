@@ -40,7 +40,7 @@ def grace_periods() -> Iterator[tuple[str, float, str | None]]:
 
 def test_every_grace_period_is_the_time_to_drain_and_ten_seconds_more() -> None:
     found = list(grace_periods())
-    assert len(found) == 7
+    assert len(found) == 8
     for name, grace_s, drain_s in found:
         assert grace_s == float(drain_s or Settings().drain_s) + GRACE_S, name
 

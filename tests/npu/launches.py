@@ -7,7 +7,7 @@ prints the table of docs/performance.md. Weights and results are hollow: shapes 
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -82,12 +82,12 @@ def hollow_pipeline(npu: Npu) -> Any:
     return pipe
 
 
-def loaded_pipelines(npu: Npu, **options: Any) -> LoadedPipelines:
+def loaded_pipelines(npu: Npu, *, modes: Iterable[Mode] = Mode, **options: Any) -> LoadedPipelines:
     """Return the service's pipelines in SDXL-Turbo's shapes, warm, with default settings unless `options` differ."""
-    settings = Settings(device="npu", batching="fast", **options)
+    settings = Settings.model_validate({"device": "npu", "batching": "fast", "max_batch": 4, **options})
     loaded = assemble(hollow_pipeline(npu), open_device("npu"), settings, model="SDXL-Turbo")
-    for mode in Mode:
-        for pictures in (1, 4):
+    for mode in modes:
+        for pictures in {1, loaded.warm_up_batches[-1]}:
             loaded.by_mode[mode](sample_pictures(mode, SIZE, pictures))
     loaded.on_warm()
     return loaded

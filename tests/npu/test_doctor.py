@@ -68,6 +68,7 @@ def test_a_sound_npu_is_found_sound(findings: Examine) -> None:
             "device",
             "canary",
             "load",
+            "operators",
             "txt2img",
             "img2img",
         ],

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from app.errors import DeviceUnavailableError
+from app.errors import DeviceLostError, DeviceUnavailableError
 from app.pipelines.device import choose_dtype, choose_vae_dtype, open_device
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -126,3 +126,38 @@ def test_a_gpu_rounds_fp32_to_tf32_only_where_that_is_allowed(monkeypatch: pytes
         assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (allowed, allowed)
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_a_value_that_arrived_with_other_data_is_the_next_check_and_only_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = open_device("cpu")
+    computed: list[None] = []
+    begin_check = device.begin_check
+
+    def counted() -> torch.Tensor:
+        computed.append(None)
+        return begin_check()
+
+    monkeypatch.setattr(device, "begin_check", counted)
+    device.expect(begin_check().item())
+    device.check()
+    assert not computed
+    device.check()
+    assert len(computed) == 1
+
+
+@pytest.mark.parametrize("change", [1.0, float("nan")])
+def test_a_wrong_value_that_arrived_with_other_data_loses_the_device(change: float) -> None:
+    device = open_device("cpu")
+    device.expect(device.begin_check().item() + change)
+    with pytest.raises(DeviceLostError, match="does not compute any more"):
+        device.check()
+
+
+def test_the_value_of_an_earlier_check_is_wrong_for_the_next() -> None:
+    """As in memory that a dead device does not write."""
+    device = open_device("cpu")
+    stale = device.begin_check().item()
+    device.begin_check()
+    device.expect(stale)
+    with pytest.raises(DeviceLostError):
+        device.check()

@@ -352,6 +352,38 @@ def test_graphs_that_need_cuda_are_refused_elsewhere(tiny_folder: Path) -> None:
         load(tiny_folder, compile="on")
 
 
+def test_after_a_call_of_which_a_later_part_failed_the_device_is_checked_anew(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The value that arrived with the first part says nothing about what came later."""
+    loaded = load(tiny_folder, batching="off")
+    pipeline: Any = loaded.by_mode[Mode.TXT2IMG]
+    decode = pipeline.pipe.vae.decode
+    calls: list[None] = []
+
+    def failing(*args: Any, **options: Any) -> Any:
+        calls.append(None)
+        if len(calls) > 1:
+            raise ValueError
+        return decode(*args, **options)
+
+    monkeypatch.setattr(pipeline.pipe.vae, "decode", failing)
+    with pytest.raises(ValueError):  # noqa: PT011 - the test's own
+        pipeline([txt2img(seed=1), txt2img(seed=2)])
+    assert len(calls) == 2
+    computed: list[None] = []
+    begin_check = pipeline.device.begin_check
+
+    def counted() -> torch.Tensor:
+        computed.append(None)
+        made: torch.Tensor = begin_check()
+        return made
+
+    monkeypatch.setattr(pipeline.device, "begin_check", counted)
+    loaded.device.check()
+    assert computed
+
+
 # Pictures that are none, before anything is clamped.
 
 

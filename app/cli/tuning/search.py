@@ -56,6 +56,10 @@ _COMPILE_LIMITS = 20
 _PICTURES_LIMITS = 30
 """Hang limits that the compared pictures may take, some of which have four steps."""
 
+RUNTIME = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Variables of a trial, unless they are set. Threads that wait in a busy loop slow calls down many times while another
+process runs, such as the other trial."""
+
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
 
 
@@ -521,8 +525,8 @@ def as_text(value: object) -> str:
 def _environment(settings: Settings, changes: Change) -> dict[str, str]:
     """Return a trial's environment: the operator's, with the operator's flags, and the trial's settings."""
     environment = {name: text for name, text in os.environ.items() if not name.upper().startswith(PREFIX)}
-    # Threads that wait in a busy loop slow calls down many times while another process runs, such as the other trial.
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name, text in RUNTIME.items():
+        environment.setdefault(name, text)
     given = {name: as_text(getattr(settings, name)) for name in settings.model_fields_set - {"env_file"}}
     given["warm_up_sizes"] = settings.warm_up_sizes.partition(",")[0]  # the others would compile, and are not measured
     return environment | {f"{PREFIX}{name.upper()}": text for name, text in {**given, **changes}.items()}

@@ -197,19 +197,26 @@ class _Trial:
         return [replace(params, prompt=f"{params.prompt}, {next(self._numbers)}") for params in samples]
 
     async def _timed(self, pictures: Sequence[GenerationParams]) -> float:
-        pipeline = self._pipeline(pictures[0].mode)
+        pipeline, device = self._pipeline(pictures[0].mode), self._device
 
         def call() -> float:
             started = time.perf_counter()
             pipeline(pictures)
+            device.check()  # a dead device is fast
             return time.perf_counter() - started
 
         return await self._run(call, pictures)
 
     async def _make(self, pictures: Sequence[GenerationParams]) -> Sequence[PipelineImage]:
-        pipeline = self._pipeline(pictures[0].mode)
+        pipeline, device = self._pipeline(pictures[0].mode), self._device
+
+        def call() -> Sequence[PipelineImage]:
+            made: Sequence[PipelineImage] = pipeline(pictures)
+            device.check()
+            return made
+
         with pipeline.batch_sizes.unsplit() if len(pictures) > 1 else nullcontext():
-            return await self._run(partial(pipeline, pictures), pictures)
+            return await self._run(call, pictures)
 
     async def _run(self, call: Callable[[], T], pictures: Sequence[GenerationParams]) -> T:
         return await self._registry.lock.run(call, limit_s=self._registry.hang_limit_s(pictures))

@@ -4,6 +4,7 @@ No module of this process imports torch: every trial is a process of its own (`a
 """
 
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from app import __version__
-from app.cli.tuning.search import WORKER, WORST, Row, Tuner
+from app.cli.tuning.search import RUNTIME, WORKER, WORST, Row, Tuner
 from app.cli.tuning.switches import SWITCHES, Change, Verdict
 from app.cli.tuning.trial_process import TrialError
 from app.cli.tuning.tuned_file import is_tuned, variables, write_tuned
@@ -119,7 +120,8 @@ def _tune(settings: Settings, options: Options, worker: Sequence[str]) -> int:
         return _fail("Interrupted before the reference settings were measured; no file was written.", code=code)
     report = _Report(settings, options, tuner)
     try:
-        write_tuned(options.output, facts=report.facts(), table=report.table(), settings=tuner.winner)
+        runtime = {name: os.environ.get(name, text) for name, text in RUNTIME.items()}
+        write_tuned(options.output, facts=report.facts(), table=report.table(), settings=tuner.winner, runtime=runtime)
     except OSError as error:
         code = _fail(f"{options.output} cannot be written: {error.strerror}.")
     with suppress(BrokenPipeError):  # a reader such as `head` may stop early

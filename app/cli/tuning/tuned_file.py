@@ -39,10 +39,18 @@ def read_table(path: Path) -> str | None:
     return "\n".join(line.removeprefix("#").removeprefix(" ") for line in table.splitlines())
 
 
-def write_tuned(path: Path, *, facts: Iterable[str], table: Iterable[str], settings: Mapping[str, str]) -> None:
+def write_tuned(
+    path: Path,
+    *,
+    facts: Iterable[str],
+    table: Iterable[str],
+    settings: Mapping[str, str],
+    runtime: Mapping[str, str] | None = None,
+) -> None:
     """Write the file as a whole or not at all; an existing file is replaced and keeps its permissions.
 
-    `settings` has the names of settings with their texts; an empty text is a default, and is left out.
+    `settings` has the names of settings with their texts; an empty text is a default, and is left out. `runtime` has
+    other variables that the trials ran with.
 
     Raises:
         OSError: The file cannot be written, and nothing is left of it.
@@ -54,7 +62,8 @@ def write_tuned(path: Path, *, facts: Iterable[str], table: Iterable[str], setti
         with scratch.open("x", encoding="utf-8") as file:
             with suppress(FileNotFoundError):
                 os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
-            file.write("\n".join([_FIRST_LINE, *comments, *variables(settings), ""]))
+            others = [f"{name}={text}" for name, text in (runtime or {}).items()]
+            file.write("\n".join([_FIRST_LINE, *comments, *variables(settings), *others, ""]))
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)

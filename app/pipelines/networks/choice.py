@@ -1,5 +1,7 @@
 """The form of the networks that a device runs fastest."""
 
+import os
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,11 +12,11 @@ from app.pipelines.networks.cpu import LEAST_CHANNELS, fit_to_cpu
 from app.pipelines.networks.exact import exact_in_batches
 from app.pipelines.networks.graphs import Compile, compiled_networks
 from app.pipelines.networks.lean import lean_text_encoding, make_lean
-from app.pipelines.networks.operators import Operators
 from app.pipelines.networks.plain import Networks, plain_networks
 from app.pipelines.npu import setup as npu
 from app.pipelines.npu.fused import FusedOperators, fused_operators
 from app.pipelines.npu.graphs import CAPTURE_LIMIT, cached_graphs, compile_graphs
+from app.pipelines.npu.host import cann_version
 from app.settings import FUSED_OPERATORS, Settings, split_list
 
 
@@ -52,7 +54,7 @@ def _lay_out(pipe: Any, channels_last: str, kind: str) -> None:
 
 
 def choose_networks(
-    pipe: Any, settings: Settings, operators: Operators, *, model: str, check: Callable[[], None]
+    pipe: Any, settings: Settings, fused: FusedOperators, *, model: str, check: Callable[[], None]
 ) -> Networks:
     """Return the networks in the form that is fastest on the device, and that keeps `TURBO_BATCHING`'s promise.
 
@@ -66,8 +68,8 @@ def choose_networks(
     networks = replace(
         networks,
         encode_text=(
-            lean_text_encoding(first, operators, pooled=False),
-            lean_text_encoding(second, operators, pooled=True),
+            lean_text_encoding(first, fused.operators, pooled=False),
+            lean_text_encoding(second, fused.operators, pooled=True),
         ),
     )
     if settings.compile == "on":
@@ -75,17 +77,20 @@ def choose_networks(
     if settings.npu_graphs:
         compile_function: Compile = compile_graphs
         if settings.graph_cache_dir is not None:
-            compile_function = cached_graphs(settings.graph_cache_dir, _facts(pipe, settings, model))
+            compile_function = cached_graphs(settings.graph_cache_dir, _facts(pipe, settings, fused, model))
         return compiled_networks(networks, check, compile_function=compile_function, limit=CAPTURE_LIMIT)
     return networks
 
 
-def _facts(pipe: Any, settings: Settings, model: str) -> Mapping[str, object]:
+def _facts(pipe: Any, settings: Settings, fused: FusedOperators, model: str) -> Mapping[str, object]:
     """Return what a compiled graph depends on, besides code and sizes."""
     return {
         "model": model,
         "configs": [str(part.config) for part in (pipe.text_encoder, pipe.text_encoder_2, pipe.unet, pipe.vae)],
         "dtypes": (pipe.unet.dtype, pipe.vae.dtype),
         "chip": npu.chip(pipe.unet.device),
-        "settings": (settings.fused_operators, settings.channels_last, settings.allow_tf32),
+        "operators": fused.used,
+        "settings": (settings.channels_last, settings.allow_tf32),
+        "CANN": cann_version(os.environ),
+        "python": sys.version_info[:2],
     }

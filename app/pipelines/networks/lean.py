@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 from transformers.activations import GELUActivation, QuickGELUActivation
 
-from app.pipelines.networks.operators import Operators
+from app.pipelines.networks.operators import Operators, keep_address
 from app.pipelines.prompts import EncodeText
 
 
@@ -31,7 +31,8 @@ def make_lean(unet: UNet2DConditionModel, vae: nn.Module, operators: Operators) 
     """
     for network in (unet, vae):
         for module in list(network.modules()):
-            if isinstance(norm := getattr(module, "conv_norm_out", None), nn.GroupNorm):
+            norm, activation = getattr(module, "conv_norm_out", None), getattr(module, "conv_act", None)
+            if isinstance(norm, nn.GroupNorm) and isinstance(activation, nn.SiLU):
                 module.conv_norm_out = _GroupNormSilu(norm, operators)
                 module.conv_act = nn.Identity()
             if isinstance(module, ResnetBlock2D) and is_plain(module):
@@ -42,7 +43,14 @@ def make_lean(unet: UNet2DConditionModel, vae: nn.Module, operators: Operators) 
     if unet.time_embed_act is None and all(isinstance(resnet.forward, LeanResnet) for resnet in resnets):
         unet.time_embed_act = _TimeProjections([resnet.forward for resnet in resnets])
     transformers = [module for module in unet.modules() if isinstance(module, Transformer2DModel)]
-    if all(map(_is_plain_transformer, transformers)):
+    attentions = sum(isinstance(module, Attention) for module in unet.modules())
+    of_transformers = sum(2 * len(transformer.transformer_blocks) for transformer in transformers)
+    if (
+        transformers
+        and all(map(_is_plain_transformer, transformers))
+        and attentions == of_transformers  # no other attention reads the prompt
+        and unet.encoder_hid_proj is None
+    ):
         numbers = count()
         blocks = []
         for transformer in transformers:
@@ -123,6 +131,9 @@ class _Projections:
         biases: Sequence[Tensor | None] = [linear.bias for linear in linears]
         given = [bias.detach() for bias in biases if bias is not None]
         self.bias = torch.stack(given) if given else None
+        keep_address(self.weight)
+        if self.bias is not None:
+            keep_address(self.bias)
         for index, linear in enumerate(linears):
             _point_to(linear, self.weight[index], None if self.bias is None else self.bias[index])
 

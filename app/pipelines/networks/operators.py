@@ -3,8 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
+
+
+def keep_address(tensor: Tensor) -> None:
+    """Tell torch.compile that a tensor stays where it is. Else a graph copies it before each call, as an input."""
+    torch._dynamo.mark_static_address(tensor)  # noqa: SLF001 - documented
 
 
 def group_norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from diffusers.models.activations import GEGLU
 
 from app.errors import DeviceUnavailableError
 from app.pipelines.device_errors import device_errors
+from app.pipelines.networks.operators import geglu
 from app.settings import Settings
 
 
@@ -93,16 +94,11 @@ def fit(unet: UNet2DConditionModel) -> None:
 
 
 class _ErfGeglu(GEGLU):  # type: ignore[misc] # diffusers publishes no types
-    """GEGLU as the model was trained with it.
+    """GEGLU as the model was trained with it, from torch's operations.
 
-    If torch_npu is installed, diffusers 0.42 calls `npu_geglu(approximate=1)`, GELU's approximation by tanh. The model
-    has the exact GELU (approximate=0; op-plugin's documentation of npu_geglu). npu_geglu has no kernel for the CPU.
+    If torch_npu is installed, diffusers 0.42 calls `npu_geglu(approximate=1)`, GELU's approximation by tanh, also for
+    CPU tensors, which that operator does not take. The model has the exact GELU.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> Any:
-        projected = self.proj(hidden_states)
-        if projected.device.type == "npu":
-            # torch_npu.npu_geglu by the name that torch.compile can follow
-            return torch.ops.npu.npu_geglu(projected, dim=-1, approximate=0)[0]
-        left, gate = projected.chunk(2, dim=-1)
-        return left * torch.nn.functional.gelu(gate)
+        return geglu(self.proj(hidden_states))

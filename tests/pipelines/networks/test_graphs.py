@@ -145,6 +145,53 @@ def test_sizes_beyond_the_limit_work_without_a_graph_and_are_logged(caplog: pyte
     assert warm.count == 2
 
 
+def test_the_limit_of_sizes_is_the_service_s_own_not_torch_s() -> None:
+    """torch.compile's is 8."""
+    compiled: list[Any] = []
+
+    def backend(graph: Any, _: object) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
+        made: Callable[..., Any] = torch.compile(function, backend=backend, fullgraph=True, dynamic=False)
+        return made
+
+    warm = WarmGraphs(compile_function, limit=64, check=lambda: None)
+    graphs = warm.compiled("unet", plain)
+    for pictures in range(1, 12):
+        graphs(torch.ones(pictures, 4))
+    assert warm.count == len(compiled) == 11
+
+
+def test_only_what_a_picture_depends_on_is_an_input_of_a_graph(tiny_folder: Path) -> None:
+    """A graph copies its inputs before each call, and leaves weights where they are."""
+    inputs: list[list[str]] = []
+
+    def backend(graph: Any, _: object) -> Any:
+        places = [node for node in graph.graph.nodes if node.op == "placeholder"]
+        moving = [node for node in places if "_dynamo_static_input_type" not in node.meta.get("tensor_dict", {})]
+        inputs.append([node.name.strip("_").removeprefix("l_") for node in moving])
+        return graph.forward
+
+    pipe = AutoPipelineForText2Image.from_pretrained(tiny_folder, variant="fp16", dtype=torch.float32)
+    networks = lean_networks(pipe)
+    projection = pipe.text_encoder_2.config.projection_dim
+    conditions = (torch.tensor(1.0), torch.ones(1, 77, pipe.unet.config.cross_attention_dim), torch.ones(1, projection))
+    calls: list[tuple[Callable[..., Any], tuple[torch.Tensor, ...]]] = [
+        (networks.encode_text[0], (torch.zeros(1, MAX_PROMPT_TOKENS, dtype=torch.long),)),
+        (networks.encode_text[1], (torch.zeros(1, MAX_PROMPT_TOKENS, dtype=torch.long),)),
+        (networks.predict_noise, (torch.ones(1, 4, 8, 8), *conditions, torch.zeros(1, 6))),
+        (networks.encode, (torch.ones(1, 3, 64, 64),)),
+        (networks.decode, (torch.ones(1, 4, 8, 8),)),
+    ]
+    with torch.inference_mode():
+        for network, tensors in calls:
+            torch.compile(network, backend=backend, fullgraph=True, dynamic=False)(*tensors)
+    text, unet = ["ids"], ["latents", "timestep", "pooled", "time_ids", "embeds"]
+    assert inputs == [text, text, unet, ["pixels"], ["latents"]]
+
+
 @pytest.fixture(autouse=True)
 def _forget_what_was_compiled() -> Any:
     yield
