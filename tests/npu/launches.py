@@ -7,7 +7,7 @@ prints the table of docs/performance.md. Weights and results are hollow: shapes 
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -82,11 +82,11 @@ def hollow_pipeline(npu: Npu) -> Any:
     return pipe
 
 
-def loaded_pipelines(npu: Npu, *, modes: Iterable[Mode] = Mode, **options: Any) -> LoadedPipelines:
+def loaded_pipelines(npu: Npu, **options: Any) -> LoadedPipelines:
     """Return the service's pipelines in SDXL-Turbo's shapes, warm, with default settings unless `options` differ."""
     settings = Settings.model_validate({"device": "npu", "batching": "fast", "max_batch": 4, **options})
     loaded = assemble(hollow_pipeline(npu), open_device("npu"), settings, model="SDXL-Turbo")
-    for mode in modes:
+    for mode in Mode:
         for pictures in {1, loaded.warm_up_batches[-1]}:
             loaded.by_mode[mode](sample_pictures(mode, SIZE, pictures))
     loaded.on_warm()

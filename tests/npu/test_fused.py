@@ -127,7 +127,7 @@ def test_attention_never_gets_arguments_that_it_does_not_take(
     npu: Npu, chip: str, dtype: torch.dtype, width: int, heads: int
 ) -> None:
     npu.chip = chip
-    attention = found(npu).operators.attention
+    attention = found(npu, wanted=("attention",)).operators.attention
     tokens = torch.ones(2, 8, width, dtype=torch.float32).to(DEVICE, dtype)
     apart = torch.ones(2, 8, 3 * width, dtype=torch.float32).to(DEVICE, dtype)[..., :width]  # not contiguous
     for query in (tokens, apart):
