@@ -29,8 +29,8 @@ run: $(VENV)/.run pull ## Set up, and serve on 127.0.0.1:8000; passes all TURBO_
 pull: $(VENV)/.run ## Set up, and download the weights that TURBO_MODEL (default: the demo model) and TURBO_VAE name
 	@$(BIN)/python -m app pull
 
-test: $(VENV)/.test ## Set up, and run the tests: seven parts, three at once, which fits two cores
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-service test-npu test-models test-playground test-deploy test-api test-core
+test: $(VENV)/.test ## Set up, and run the tests: seven parts, four at once, which fits two cores
+	@$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-service test-npu test-models test-playground test-deploy test-api test-core
 
 MODELS := tests/benchmarks tests/pipelines tests/training tests/weights
 CORE := tests/images tests/inference tests/api/openai tests/api/hugging_face
