@@ -17,7 +17,7 @@ SYSTEM_PACKAGES := chromium curl docker-compose haproxy libimage-exiftool-perl n
 FULL_SIZE := build/full-size/sdxl-turbo
 
 .DEFAULT_GOAL := help
-.PHONY: help run system-programs pull test test-service test-models test-npu test-core test-api test-deploy test-playground test-long test-full-size coverage lint check-pins check-deploy audit sbom licences docs format full-size bench soak train-demo eval-demo clean
+.PHONY: help run system-programs pull test test-service test-cli test-models test-npu test-core test-api test-deploy test-playground test-long test-full-size coverage lint check-pins check-deploy audit sbom licences docs format full-size bench soak train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -29,15 +29,20 @@ run: $(VENV)/.run pull ## Set up, and serve on 127.0.0.1:8000; passes all TURBO_
 pull: $(VENV)/.run ## Set up, and download the weights that TURBO_MODEL (default: the demo model) and TURBO_VAE name
 	@$(BIN)/python -m app pull
 
-test: $(VENV)/.test ## Set up, and run the tests: seven parts, four at once, which fits two cores
-	@$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-service test-npu test-models test-playground test-deploy test-api test-core
+# Threads of torch that wait in a busy loop would take the cores from the other parts.
+test: export OMP_WAIT_POLICY ?= PASSIVE
+test: $(VENV)/.test ## Set up, and run the tests: eight parts, three at once, which fits two cores
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-npu test-models test-cli test-service test-deploy test-core test-playground test-api
 
 MODELS := tests/benchmarks tests/pipelines tests/training tests/weights
 CORE := tests/images tests/inference tests/api/openai tests/api/hugging_face
-OTHERS := $(MODELS) $(CORE) tests/api tests/deploy tests/playground
+OTHERS := $(MODELS) $(CORE) tests/api tests/cli tests/deploy tests/playground
 
 test-service:
 	$(BIN)/pytest $(OTHERS:%=--ignore=%)
+
+test-cli:
+	$(BIN)/pytest tests/cli
 
 test-core:
 	$(BIN)/pytest $(CORE)

@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +59,18 @@ def random_batch(mode: Mode, chance: random.Random) -> list[GenerationParams]:
     return batch
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("any_batch_pays")
-@pytest.mark.parametrize(("threads", "mixes"), [(1, 40), (2, 15)])
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("mode", list(Mode))
 def test_in_many_random_mixes_every_picture_has_the_bytes_that_it_has_alone(
-    exact: LoadedPipelines, mode: Mode, threads: int, mixes: int
+    exact: LoadedPipelines, mode: Mode, threads: int, rounds: Callable[[int, int], int]
 ) -> None:
     chance = random.Random(f"{mode}{threads}")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for _ in range(mixes):
+        for _ in range(rounds(10, 100)):
             batch = random_batch(mode, chance)
             together = pixels(exact, batch)
             for params, picture in zip(batch, together, strict=True):
