@@ -98,7 +98,7 @@ class Row:
 
 @dataclass(slots=True)
 class _Speed:
-    """What settings were last measured at: median seconds by mode, and pictures per second."""
+    """The last measured speed of settings: median seconds by mode, and pictures per second."""
 
     p50_s: dict[Mode, float] = field(default_factory=dict)
     pictures_per_s: float | None = None
@@ -151,13 +151,13 @@ class Tuner:
         self.best: Change = self.reference
         self.rows: list[Row] = []
         self.facts: Mapping[str, Any] = {}
-        """What the reference's process told about the device and the versions."""
+        """Device and versions, as the reference's process reported them."""
         self.again = Difference()
         """The difference between the reference's pictures and the same pictures made again."""
         self.verified: Row | None = None
         """The row of the winner's comparison with the reference; None if there is none, or it failed."""
         self.note = ""
-        """What the verification gave up, or why there was none; may be empty."""
+        """The changes that the verification dropped, or the reason why there was none; may be empty."""
 
     @property
     def used_s(self) -> float:

@@ -131,7 +131,7 @@ def _tune(settings: Settings, options: Options, worker: Sequence[str]) -> int:
 
 
 class _Report:
-    """What was found, in the forms of the file, of JSON and for people."""
+    """The findings, in the forms of the file, of JSON and for people."""
 
     def __init__(self, settings: Settings, options: Options, tuner: Tuner) -> None:
         self._options = options
