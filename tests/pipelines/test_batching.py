@@ -70,7 +70,7 @@ def test_in_many_random_mixes_every_picture_has_the_bytes_that_it_has_alone(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for _ in range(rounds(10, 100)):
+        for _ in range(rounds(6, 100)):
             batch = random_batch(mode, chance)
             together = pixels(exact, batch)
             for params, picture in zip(batch, together, strict=True):
