@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-_TIMING_S, _DISTURBED_S = 5.0, 15.0
+_TIMING_S, _DISTURBED_S = 4.0, 12.0
 """Seconds spent on rounds, and at most if other programs disturb them."""
 
 _MIN_ROUNDS, _MAX_ROUNDS = 3, 25
