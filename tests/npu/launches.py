@@ -35,7 +35,7 @@ SIZE = (512, 512)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
-    """What one call made: kernels, of which `hidden` inside of operators; copies between host and device; and waits."""
+    """The kernels of one call, those `hidden` inside of operators, copies between host and device, and waits."""
 
     launches: int
     hidden: int

@@ -116,7 +116,7 @@ class Npu:
     """Whether a graph is replayed."""
 
     graph_fault: Literal["", "raise", "exit"] = ""
-    """What compiling a graph does: it fails, or the process ends."""
+    """The fault of a graph that is compiled: an error, or the end of the process."""
 
     hang: threading.Event | None = None
     """While this event is unset, operations wait for it."""
@@ -396,7 +396,7 @@ class _Shape:
 
 
 _shapes: dict[str, Any] = {}
-"""What operations return, by their arguments: the same layers come many times."""
+"""The results' shapes of operations, by their arguments: the same layers come many times."""
 
 
 def _described(value: Any) -> Any:

@@ -124,12 +124,8 @@ def _attention_a2(
     causal_mask: Tensor, query: Tensor, key: Tensor, value: Tensor, heads: int, *, is_causal: bool = False
 ) -> Tensor:
     """The operator for inference, which graphs may have; npu_fusion_attention is for training. No tensor is copied."""
-    size = query.shape[-1] // heads
-    if (
-        query.dtype not in _ATTENTION_DTYPES["A2"]
-        or not _fits(query, heads)
-        or (is_causal and query.shape[1] != len(causal_mask))
-    ):
+    size, mask = query.shape[-1] // heads, causal_mask if is_causal else None
+    if not _fits("A2", query, heads, mask):
         return plain.attention(query, key, value, heads, is_causal=is_causal)
     result: Tensor = torch.ops.npu.npu_fused_infer_attention_score(
         query.contiguous(),
@@ -138,7 +134,7 @@ def _attention_a2(
         num_heads=heads,
         scale=size**-0.5,
         input_layout="BSH",
-        atten_mask=causal_mask if is_causal else None,
+        atten_mask=mask,
     )[0]
     return result
 
@@ -151,14 +147,9 @@ def _attention_310p(
     causal_mask: Tensor, query: Tensor, key: Tensor, value: Tensor, heads: int, *, is_causal: bool = False
 ) -> Tensor:
     """The only fused attention that 310P has; torch's own becomes five operators there."""
-    size = query.shape[-1] // heads
-    if (
-        query.dtype not in _ATTENTION_DTYPES["310P"]
-        or not _fits(query, heads)
-        or len(query) > _LARGEST_BATCH_310P
-        or max(query.shape[1], key.shape[1]) > _MOST_TOKENS_310P
-        or (is_causal and query.shape[1] != len(causal_mask))
-    ):
+    size, mask = query.shape[-1] // heads, causal_mask if is_causal else None
+    is_large = len(query) > _LARGEST_BATCH_310P or max(query.shape[1], key.shape[1]) > _MOST_TOKENS_310P
+    if is_large or not _fits("310P", query, heads, mask):
         return plain.attention(query, key, value, heads, is_causal=is_causal)
     result: Tensor = torch.ops.npu.npu_prompt_flash_attention(
         query.contiguous(),
@@ -167,15 +158,18 @@ def _attention_310p(
         num_heads=heads,
         scale_value=size**-0.5,
         input_layout="BSH",
-        atten_mask=causal_mask if is_causal else None,
+        atten_mask=mask,
         next_tokens=_ALL_TOKENS,  # by default 0, which would be causal
     )
     return result
 
 
-def _fits(query: Tensor, heads: int) -> bool:
-    size = query.shape[-1] // heads
-    return size <= _LARGEST_HEAD and size % _HEAD_MULTIPLE == 0 and heads <= _MOST_HEADS and query.shape[-1] <= _WIDEST
+def _fits(family: Family, query: Tensor, heads: int, mask: Tensor | None) -> bool:
+    """Tell whether the documentation allows these arguments on every chip of the family."""
+    width = query.shape[-1]
+    size = width // heads
+    is_allowed = size <= _LARGEST_HEAD and size % _HEAD_MULTIPLE == 0 and heads <= _MOST_HEADS and width <= _WIDEST
+    return is_allowed and query.dtype in _ATTENTION_DTYPES[family] and (mask is None or query.shape[1] == len(mask))
 
 
 def _group_norm_silu(dtypes: Collection[torch.dtype], norm: nn.GroupNorm, x: Tensor) -> Tensor:
