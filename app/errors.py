@@ -85,6 +85,10 @@ class RequestTimeoutError(TurboError, status=408, code="request_timeout"):
     """The header did not arrive within `TURBO_HEADER_TIMEOUT_S`, or the body within `TURBO_BODY_TIMEOUT_S`."""
 
 
+class InterruptedRequestError(TurboError, status=409, code="interrupted", retryable=False):
+    """The client's own `POST /sdapi/v1/interrupt` dropped this request while it waited."""
+
+
 class BodyTooLargeError(TurboError, status=413, code="body_too_large"):
     """The request body exceeds `TURBO_MAX_BODY_BYTES`, or is JSON with more than 64 KiB besides a picture."""
 

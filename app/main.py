@@ -23,10 +23,12 @@ from app.api.gate.head import HeadMiddleware
 from app.api.hugging_face import routes as hugging_face
 from app.api.native import routes as native
 from app.api.openai import routes as openai
-from app.api.openapi import GENERATION_HEADERS, add_openapi
+from app.api.openapi import GENERATION_HEADERS, TOLD_HEADERS, add_openapi
 from app.api.operations import documentation as pages
 from app.api.operations import health, metrics
 from app.api.playground import page as playground
+from app.api.sdapi import lists as sdapi_lists
+from app.api.sdapi import routes as sdapi
 from app.errors import DeviceLostError, DeviceUnavailableError, TurboError, first_line, root_cause
 from app.inference.admission import Admission
 from app.inference.batching_lock import BatchingLock
@@ -134,6 +136,9 @@ def create_app(
 def _add_routes(app: FastAPI, settings: Settings) -> None:
     for router in (native.router, openai.router, hugging_face.router, health.router):
         app.include_router(router)
+    if settings.sdapi:
+        for router in (sdapi.pictures, sdapi.about, sdapi_lists.router):
+            app.include_router(router)
     if settings.metrics != "off":
         app.include_router(metrics.router)
     if settings.playground:
@@ -156,7 +161,7 @@ def _add_middleware(app: FastAPI, context: ApiContext) -> None:
             allow_origins=origins,
             allow_methods=METHODS,
             allow_headers=["*"],  # OpenAI's SDK sends a dozen of its own
-            expose_headers=["Retry-After", "X-Should-Retry", "traceparent", *GENERATION_HEADERS],
+            expose_headers=["Retry-After", "X-Should-Retry", "traceparent", *GENERATION_HEADERS, *TOLD_HEADERS],
         )
     app.add_middleware(HeadMiddleware)
     app.add_middleware(EdgeMiddleware)

@@ -31,8 +31,16 @@ DEFAULT_SIDE = 512
 FUSED_OPERATORS = ("attention", "group_norm_silu", "geglu", "gelu", "quick_gelu", "add_layer_norm")
 """Names in TURBO_FUSED_OPERATORS."""
 
+_ALIASES = (
+    *("dall-e-2", "dall-e-3", "gpt-image-1", "gpt-image-1-mini", "gpt-image-1.5", "gpt-image-2"),
+    *("gpt-image-2.5-flare", "gpt-image-2.5-sunburst", "gpt-image-2.6-flare", "gpt-image-2.6-sunburst"),
+    "chatgpt-image-latest",
+)
+"""OpenAI's models for pictures, as programs' sources name them; openai-python 3.57 has them all (`ImageModel`)."""
+
 _ZERO_PERIODS = re.compile(r"(/|per)\s*0+(?![0-9])", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://[^/\\?#@\s*]+/?", re.IGNORECASE)
+_ALIAS = re.compile(r"[!#-+\--~]{1,256}")
 _SIDES = range(MIN_SIDE, MAX_SIDE + 1, SIDE_MULTIPLE)
 
 
@@ -73,6 +81,12 @@ def _check_sizes(text: str) -> str:
 def split_list(text: str) -> list[str]:
     """Return the words of a comma-separated list."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _check_aliases(text: str) -> str:
+    if not all(_ALIAS.fullmatch(word) for word in split_list(text)):
+        raise ValueError(f"{text!r} is not a list of models' names such as dall-e-3,gpt-image-1, and not none")
+    return text
 
 
 def _check_fused_operators(text: str) -> str:
@@ -222,8 +236,9 @@ class Settings(BaseSettings):
     idle_check_s: float = Field(default=30, gt=0, le=3600)
     """Seconds of idleness after which the device must compute a known value, so that a failed device is noticed."""
 
-    max_pixels: int = Field(default=1_048_576, ge=MIN_SIDE**2, le=MAX_SIDE**2)
-    """Maximum pixels (width x height) of an output picture."""
+    max_pixels: int = Field(default=2_097_152, ge=MIN_SIDE**2, le=MAX_SIDE**2)
+    """Maximum pixels (width x height) of an output picture. 1792x1024, the largest size that many clients offer, has
+    1835008."""
 
     max_upload_pixels: int = Field(default=16_777_216, ge=1, le=178_956_970)
     """Maximum pixels of an uploaded picture, read from its header before decoding. WebP and progressive JPEG take more
@@ -258,6 +273,20 @@ class Settings(BaseSettings):
     cors_origins: Annotated[str, AfterValidator(_normalize_origins)] = ""
     """Origins whose pages may send requests, such as `https://app.example,http://localhost:3000`, or `*` for any.
     Requests from pages of other sites are rejected."""
+
+    strict: bool = False
+    """Reject parameters without effect also on the routes for other programs' clients (OpenAI's, Hugging Face's, Stable
+    Diffusion WebUI's), which otherwise ignore them and name them in the answer."""
+
+    model_aliases: Annotated[str, AfterValidator(_check_aliases)] = ",".join(_ALIASES)
+    """Names of other models that clients may send for the served one, because programs have them built in; `none` for
+    none. The served model's own name always works, and its last part."""
+
+    sdapi: bool = True
+    """Serve Stable Diffusion WebUI's API at `/sdapi/v1`."""
+
+    mcp: bool = True
+    """Serve MCP tools at `/mcp`, if the extra `mcp` is installed."""
 
     metrics: Literal["open", "key", "off"] = "open"
     """Access to `/metrics`: `open` for everybody, `key` with an API key only, or `off`."""

@@ -9,8 +9,10 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from app.api.errors import Problem
+from app.api.fields import NOTHING_TOLD, Told
 from app.api.generation import MakePictures, generation_headers, make_while_connected
-from app.api.openapi import GENERATION_HEADERS, JSON, Responses, problems
+from app.api.openapi import GENERATION_HEADERS, JSON, TOLD_HEADERS, Responses, problems
 from app.errors import NotAcceptableError, TurboError
 from app.images.encoding import MediaType
 from app.inference.generation import Encoding, Timings, UsedParameters
@@ -30,21 +32,29 @@ class Envelope(BaseModel):
     images: list[EncodedImage]
     parameters: UsedParameters
     timings: Timings
+    warnings: Annotated[
+        list[str] | None, Field(description="Parameters that were ignored or changed, with the reason.")
+    ] = None
 
 
-def picture_responses(kinds: Sequence[type[TurboError]]) -> Responses:
-    """Describe a route's answers: pictures, or one of these kinds of errors."""
+def picture_responses(
+    kinds: Sequence[type[TurboError]], *, told: bool = False, problem: type[BaseModel] = Problem
+) -> Responses:
+    """Describe a route's answers: pictures, or one of these kinds of errors, whose body is `problem`.
+
+    `told`: the answer names parameters that were ignored or changed.
+    """
     pictures = {
         "model": Envelope,
         "description": "The picture, or with `Accept: application/json` all pictures in an envelope.",
         "content": {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in MediaType},
-        "headers": GENERATION_HEADERS,
+        "headers": {**GENERATION_HEADERS, **TOLD_HEADERS} if told else GENERATION_HEADERS,
     }
-    return {200: pictures, **problems(*kinds, NotAcceptableError)}
+    return {200: pictures, **problems(*kinds, NotAcceptableError, model=problem)}
 
 
-async def answer(make: MakePictures, request: Request, *, num_images: int) -> Response:
-    """Make pictures, and answer as `Accept` asks. JSON has PNGs.
+async def answer(make: MakePictures, request: Request, *, num_images: int, told: Told = NOTHING_TOLD) -> Response:
+    """Make pictures, and answer as `Accept` asks. JSON has PNGs. `told` is what became of other parameters.
 
     Raises:
         TurboError: As `choose_media_type` and `make_while_connected`.
@@ -52,14 +62,14 @@ async def answer(make: MakePictures, request: Request, *, num_images: int) -> Re
     media_type = choose_media_type(", ".join(request.headers.getlist("accept")), num_images=num_images)
     encoding = Encoding() if media_type == JSON else Encoding(media_type=MediaType(media_type))
     result = await make_while_connected(make, encoding, request)
-    headers = {**generation_headers(result), "Vary": "Accept"}
+    headers = {**generation_headers(result), **told.headers, "Vary": "Accept"}
     if media_type != JSON:
         return Response(result.files[0], media_type=media_type, headers=headers)
     images = [
         EncodedImage(b64=base64.b64encode(file).decode("ascii"), seed=seed, media_type=result.media_type)
         for file, seed in zip(result.files, result.seeds, strict=True)
     ]
-    envelope = Envelope(images=images, parameters=result.used, timings=result.timings)
+    envelope = Envelope(images=images, parameters=result.used, timings=result.timings, warnings=told.warnings or None)
     return JSONResponse(envelope.model_dump(mode="json", exclude_none=True), headers=headers)
 
 

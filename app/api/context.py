@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from app.api.gate.access import Access
+from app.api.model_names import ModelNames
 from app.inference.engine import Engine
 from app.inference.generation import Generation
 from app.inference.registry import PipelineRegistry
@@ -26,6 +27,11 @@ class ApiContext:
     access: Access
     started: int = field(default_factory=lambda: int(time.time()))
     """Unix time in seconds."""
+
+    @property
+    def models(self) -> ModelNames:
+        """The names of the loaded model."""
+        return ModelNames.of(self.registry.loaded.model, self.settings.model_aliases)
 
 
 async def _get_context(request: Request) -> ApiContext:

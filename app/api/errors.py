@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
@@ -26,6 +26,9 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 """Headers of every response."""
+
+HUGGING_FACE_PATH = "/"
+"""Here `error` is a text (`ProblemWithText`)."""
 
 _MAX_FIELDS_LISTED = 20
 MAX_NAME_CHARACTERS = 100
@@ -63,6 +66,12 @@ class Problem(BaseModel):
     error: ClientError
 
 
+class ProblemWithText(Problem):
+    """The same, but with the reason alone as `error`: Hugging Face's clients show that field as it is."""
+
+    error: str  # type: ignore[assignment]
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Make a problem of every error that a handler raises."""
     app.exception_handler(TurboError)(_on_turbo_error)
@@ -77,8 +86,8 @@ async def _on_turbo_error(request: Request, error: TurboError) -> JSONResponse:
     return problem_response(error, request)
 
 
-async def _on_http_exception(request: Request, error: HTTPException) -> JSONResponse:
-    """Convert the errors of FastAPI and Starlette."""
+async def _on_http_exception(request: Request, error: HTTPException) -> Response:
+    """Convert the errors of FastAPI and Starlette, and answer OPTIONS on every route that exists."""
     problems: dict[int, TurboError] = {
         400: errors.MalformedBodyError("The body cannot be parsed."),
         404: errors.NotFoundError(
@@ -89,10 +98,13 @@ async def _on_http_exception(request: Request, error: HTTPException) -> JSONResp
     if error.status_code not in problems:
         raise error
     headers = dict(error.headers or {})
-    if "Allow" in headers:  # Starlette lists the methods of the first route with this path only
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # Starlette lists the methods of the first route with this path only, and none for files.
         documented = request.app.openapi()["paths"].get(request.scope["path"], {})
-        allowed = {*headers["Allow"].split(", "), *map(str.upper, documented)}
+        allowed = {"OPTIONS", *headers.get("Allow", "GET").split(", "), *map(str.upper, documented)}
         headers["Allow"] = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
+        if request.method == "OPTIONS":
+            return Response(status_code=int(HTTPStatus.NO_CONTENT), headers=headers)
     return problem_response(problems[error.status_code], request, headers=headers)
 
 
@@ -127,7 +139,11 @@ def problem_response(
         sent_headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, errors.DrainingError | errors.BodyTooLargeError | errors.RequestTimeoutError):
         sent_headers["Connection"] = "close"
+    if error.param is not None:
+        findings.setdefault("errors", [InvalidField(param=error.param, code=error.code, detail=str(error))])
     body = problem_body(error, request_id=request.state.request_id, **findings)
+    if request.scope["path"] == HUGGING_FACE_PATH:
+        body["error"] = str(error)
     return JSONResponse(body, error.status, sent_headers, PROBLEM)
 
 

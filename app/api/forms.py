@@ -1,20 +1,19 @@
-"""Strict and bounded multipart forms."""
+"""Bounded multipart forms, read whole or not at all."""
 
 import codecs
-from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any
 
-from fastapi import Request, UploadFile
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+import starlette.datastructures
+from fastapi import Depends, Request, UploadFile
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from python_multipart.multipart import parse_options_header
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from app.api.errors import MAX_NAME_CHARACTERS
 from app.errors import InvalidRequestError, MalformedBodyError
 from app.images.memory import reserve
-
-Fields = TypeVar("Fields", bound=BaseModel)
 
 _MAX_FILES, _MAX_FIELDS = 16, 32
 """More parts than any form needs: an unknown field is rejected by its name. OpenAI's API accepts 16 pictures."""
@@ -50,35 +49,45 @@ def read_upload(upload: UploadFile) -> bytes | memoryview:
         return memoryview(memory)
 
 
-def form_reader(model: type[Fields], *, one_as_list: str | None = None) -> Callable[[Request], AsyncIterator[Fields]]:
-    """Return the dependency that reads a multipart form; its files are closed when the request ends.
+FormItems = Sequence[tuple[str, str | starlette.datastructures.UploadFile]]
+"""The fields of a form with their values, in the order in which they were sent; a name may repeat."""
 
-    The field `one_as_list` may also be sent as `name[]`, as some clients send a list with one element.
+
+async def _read_form(request: Request) -> AsyncIterator[FormItems]:
+    """Read a multipart form; its files are closed when the request ends.
+
     FastAPI itself would treat an empty prompt as missing, and keep the last of several fields of the same name.
     """
+    _check_charset(request.headers["content-type"])
+    parser = _FormParser(request.headers, request.stream(), max_files=_MAX_FILES, max_fields=_MAX_FIELDS)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise MalformedBodyError(f"The form cannot be read: {error.message}") from error
+    try:
+        if not parser.ended:
+            raise MalformedBodyError("The form ends before its closing boundary.")
+        yield form.multi_items()
+    finally:
+        await form.close()
 
-    async def read(request: Request) -> AsyncIterator[Fields]:
-        _check_charset(request.headers["content-type"])
-        parser = _FormParser(request.headers, request.stream(), max_files=_MAX_FILES, max_fields=_MAX_FIELDS)
-        try:
-            form = await parser.parse()
-        except MultiPartException as error:
-            raise MalformedBodyError(f"The form cannot be read: {error.message}") from error
-        try:
-            if not parser.ended:
-                raise MalformedBodyError("The form ends before its closing boundary.")
-            fields: dict[str, Any] = {}
-            for sent, value in form.multi_items():
-                name = one_as_list if one_as_list and sent == f"{one_as_list}[]" else sent
-                if name in fields:
-                    reason = f"Send one {name}, not several." if name == one_as_list else f"{name} is sent twice."
-                    raise InvalidRequestError(reason, param=name)
-                fields[name] = value
-            yield checked(model, fields)
-        finally:
-            await form.close()
 
-    return read
+Form = Annotated[FormItems, Depends(_read_form)]
+
+
+def fields_of(form: FormItems) -> dict[str, Any]:
+    """Return a form's fields by name.
+
+    Raises:
+        InvalidRequestError: Two have the same name.
+    """
+    fields: dict[str, Any] = {}
+    for name, value in form:
+        if name in fields:
+            shown = name[:MAX_NAME_CHARACTERS]
+            raise InvalidRequestError(f"{shown} is sent twice.", param=shown)
+        fields[name] = value
+    return fields
 
 
 def _check_charset(content_type: str) -> None:
@@ -106,18 +115,3 @@ class _FormParser(MultiPartParser):
 
     def on_end(self) -> None:
         self.ended = True
-
-
-def checked(model: type[Fields], fields: Any, *within: str, strict: bool = False) -> Fields:
-    """Return a body, or the part of it that the names in `within` lead to, as its wire model.
-
-    If `strict`, numbers must be numbers, as in JSON, not strings.
-
-    Raises:
-        RequestValidationError: A field is invalid.
-    """
-    try:
-        return model.model_validate(fields, strict=strict or None)
-    except ValidationError as error:
-        faults = [{**fault, "loc": ("body", *within, *fault["loc"])} for fault in error.errors()]
-        raise RequestValidationError(faults) from error

@@ -1,8 +1,10 @@
 """Shared by the generation routes: cancellation if the client disconnects, and headers."""
 
 import asyncio
+import string
 from collections.abc import Coroutine
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from fastapi import Request
 
@@ -27,6 +29,7 @@ def generation_headers(result: Generated) -> dict[str, str]:
         "X-Steps": str(used.effective_steps),
         "X-Image-Size": f"{used.width}x{used.height}",
         "X-Prompt-Tokens": str(used.prompt_tokens),
+        "X-Model": quote(used.model, safe=string.punctuation + " "),
         "Server-Timing": ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in stages.items()),
         "Cache-Control": "no-store",
     }

@@ -5,8 +5,11 @@ import sys
 from collections import Counter
 from typing import Any, NoReturn
 
+from fastapi import Request
+
 from app.api.errors import MAX_NAME_CHARACTERS
 from app.errors import InvalidRequestError, MalformedBodyError
+from app.inference.request_validation import MAX_PROMPT_CHARACTERS
 
 
 def parse_json(body: bytes, *, shortened: bool = False) -> Any:
@@ -45,6 +48,42 @@ def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         shown = name[:MAX_NAME_CHARACTERS].encode(errors="replace").decode() or "(an empty name)"
         raise InvalidRequestError(f"{shown} is sent twice.", param=shown)
     return made
+
+
+FILLER = "." * (MAX_PROMPT_CHARACTERS + 1)
+"""In the stand-in of a long text (see `app.api.large_json`). It makes that too long for every field but a picture's."""
+
+
+async def read_json(request: Request, *, required: str) -> Any:
+    """Read a request's JSON. `required` is a field that the body must have.
+
+    Raises:
+        InvalidRequestError: The body is empty, so the required field is missing; or as `parse_json`.
+        MalformedBodyError: As `parse_json`.
+    """
+    body = await request.body()
+    check_not_blank(body, required)
+    return parse_json(body)
+
+
+async def read_object(request: Request, *, required: str) -> dict[str, Any]:
+    """Read a request's JSON object; the contract is `read_json`.
+
+    Raises:
+        InvalidRequestError: The body is JSON, but not an object; or as `read_json`.
+    """
+    return as_object(await read_json(request, required=required))
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """Return a JSON value that must be an object.
+
+    Raises:
+        InvalidRequestError: It is not.
+    """
+    if not isinstance(value, dict):
+        raise InvalidRequestError("The body must be a JSON object.")
+    return value
 
 
 def check_not_blank(body: bytes, field: str) -> None:

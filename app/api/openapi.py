@@ -25,20 +25,26 @@ GENERATION_HEADERS = {
     "X-Image-Size": _header("WIDTHxHEIGHT of the pictures.", type="string", pattern=r"^\d+x\d+$"),
     "X-Prompt-Tokens": _header("CLIP tokens used, start and end marks included.", type="integer", maximum=77),
     "X-Prompt-Truncated": _header("`true` if the prompt was cut at 77 tokens; otherwise absent.", type="string"),
+    "X-Model": _header("The model that drew.", type="string"),
     "Server-Timing": _header("Milliseconds per stage: decode (of an upload), queue, inference, encode.", type="string"),
+}
+
+TOLD_HEADERS = {
+    "X-Ignored-Parameters": _header("Names of parameters without effect, which were ignored.", type="string"),
+    "X-Adjusted-Parameters": _header("Changed parameters, such as num_inference_steps=20->4.", type="string"),
 }
 
 Responses = dict[int | str, dict[str, Any]]
 
 
-def problems(*kinds: type[TurboError]) -> Responses:
-    """Describe a route's errors; kinds with the same status share one description."""
+def problems(*kinds: type[TurboError], model: type[BaseModel] = Problem) -> Responses:
+    """Describe a route's errors; kinds with the same status share one description. `model` is their body."""
     by_status: dict[int, list[type[TurboError]]] = {}
     for kind in kinds:
         by_status.setdefault(kind.status, []).append(kind)
     return {
         status: {
-            "model": Problem,
+            "model": model,
             "description": " ".join(f"`{kind.code}`: {(kind.__doc__ or '').strip()}" for kind in same),
         }
         for status, same in sorted(by_status.items())
@@ -77,17 +83,45 @@ FORM = "multipart/form-data"
 BINARY = "application/octet-stream"
 
 
+def json_body(model: type[BaseModel]) -> dict[str, Any]:
+    """Describe a JSON body."""
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": _schema_of(model)}}}}
+
+
 def form_body(form: type[BaseModel]) -> dict[str, Any]:
     """Describe a multipart form with a picture in its field `image`."""
-    schema = form.model_json_schema()
-    for field in schema["properties"].values():
+    schema = _schema_of(form)
+    nulls = [name for name, field in schema["properties"].items() if field.get("type") == "null"]
+    for name in nulls:
+        del schema["properties"][name]
+    for name, field in schema["properties"].items():
         for option in field.pop("anyOf", ()):  # a form cannot send null
             if option != {"type": "null"}:
                 field.update({**option, **field})  # the field's own description is more specific than its type's
+        if isinstance(field.get("type"), list):
+            field["type"] = field["type"][0]
         if field.get("default", 0) is None:
             del field["default"]
+        if name == "image":  # not contentMediaType alone: generators of clients would take it for text
+            field["format"] = "binary"
     content = {"schema": schema, "encoding": {"image": {"contentType": ", ".join(MediaType)}}}
     return {"requestBody": {"required": True, "content": {FORM: content}}}
+
+
+def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Return a body's schema as generators of clients need it.
+
+    It stands in the operation and has no title: openapi-typescript requires the fields with defaults of a named schema,
+    and openapi-python-client would put the path before the title. Both show only descriptions beside `anyOf`.
+    """
+    schema = model.model_json_schema()
+    del schema["title"]
+    for field in schema["properties"].values():
+        field.pop("title", None)
+        for option in field.get("anyOf", ()):
+            if "description" in option:
+                field.setdefault("description", option.pop("description"))
+    return schema
 
 
 _KEYS = {

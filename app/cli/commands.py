@@ -40,6 +40,7 @@ _HEADINGS = {
     "max_queue": "queue and shutdown",
     "max_pixels": "sizes and connections",
     "trusted_proxies": "access",
+    "strict": "other programs' clients",
     "metrics": "pages and files",
     "log_format": "the log",
 }

@@ -150,6 +150,21 @@ def _unpack_png(view: memoryview) -> Contents:
     )
 
 
+def text_parts(data: bytes | memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield name and content of each text chunk of a PNG (tEXt, iTXt).
+
+    Raises:
+        UnsupportedImageError: The bytes are not a PNG.
+        InvalidImageError: The file has too many parts.
+    """
+    view = memoryview(data)
+    if not bytes(view[:8]).startswith(_PNG_MAGIC):
+        raise UnsupportedImageError("The file is not a PNG picture.", param="image")
+    for part in _bounded(_png_parts(view)):
+        if part.name in (b"tEXt", b"iTXt"):
+            yield part.name, part.content
+
+
 def _is_valid_transparency(chunk: _Part, kind: tuple[int, ...], parts: Mapping[bytes, _Part]) -> bool:
     """Return whether a tRNS chunk behind these parts counts. libpng ignores all others."""
     if b"IDAT" in parts:

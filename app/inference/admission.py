@@ -17,11 +17,17 @@ _MIN_RETRY_AFTER_S, _MAX_RETRY_AFTER_S = 1, 120
 """No SDK waits for less than a second. The OpenAI SDK does not retry above 120 s."""
 
 
+_MAX_DEADLINES = 10
+"""A request for 10 pictures may take ten times as long as one for a picture."""
+
+
 @dataclass(slots=True, eq=False)
 class Place:
     """An admitted request. It waits until the device begins with it."""
 
     time_left: asyncio.Timeout
+    deadline_s: float
+    """Seconds that the request may take."""
     request: Request = ()
     """Empty until its pictures are known."""
     asked_at: float = 0.0
@@ -30,6 +36,8 @@ class Place:
     served: bool = False
     """Whether its pictures are made."""
     ended_by: TurboError | None = None
+    interruptible_by: str | None = None
+    """The client that may drop the request while it waits; None if nobody may."""
 
     @property
     def waiting(self) -> bool:
@@ -46,6 +54,11 @@ class Place:
 
     def begin(self) -> None:
         self.turn_at = time.monotonic()
+
+    def extend(self, deadline_s: float) -> None:
+        """Give the request this time in all."""
+        self.time_left.reschedule(self.ends + deadline_s - self.deadline_s)
+        self.deadline_s = deadline_s
 
     def end(self, error: TurboError) -> None:
         """Answer the request with `error`, now."""
@@ -133,7 +146,7 @@ class Admission:
             raise self._queue_too_long()
 
     @asynccontextmanager
-    async def admit(self) -> AsyncIterator[Place]:
+    async def admit(self, *, interruptible_by: str | None = None) -> AsyncIterator[Place]:
         """Give the request a place, and end the `async with` at its deadline.
 
         Raises:
@@ -143,7 +156,7 @@ class Admission:
             TurboError: As `check`.
         """
         self.check()
-        place = Place(asyncio.timeout(self.deadline_s))
+        place = Place(asyncio.timeout(self.deadline_s), self.deadline_s, interruptible_by=interruptible_by)
         self.places.add(place)
         try:
             async with place.time_left:
@@ -152,7 +165,7 @@ class Admission:
             if place.ended_by is not None:
                 raise place.ended_by from None
             raise errors.DeadlineExceededError(
-                f"The request was not done within {self.deadline_s:g} s.",
+                f"The request was not done within {place.deadline_s:.4g} s.",
                 retry_after_s=self.retry_after_s(besides=place),
             ) from None
         finally:
@@ -160,6 +173,8 @@ class Admission:
 
     def check_in_time(self, request: Request, place: Place) -> None:
         """Check that a request, whose pictures are now known, was not ended meanwhile and can meet its deadline.
+
+        The deadline is now extended by the work, see `deadline_s_of`.
 
         Raises:
             TurboError: The request was ended.
@@ -170,14 +185,27 @@ class Admission:
             raise place.ended_by
         costs = self.registry.costs
         least_s, expected_s = costs.least_s(request), costs.expected_s(request)
-        if least_s > self.deadline_s:
+        deadline_s = self.deadline_s_of(request)
+        if least_s > deadline_s:
             raise errors.BeyondDeadlineError(
                 f"The request would take {max(least_s, expected_s):.1f} s on this device, and a request may take "
-                f"{self.deadline_s:g} s. Ask for fewer pictures, a smaller size or fewer steps."
+                f"{deadline_s:.4g} s. Ask for fewer pictures, a smaller size or fewer steps."
             )
+        if place in self.places:  # the client may have left
+            place.extend(deadline_s)
         others_s = self.backlog_s(besides=place)
         if others_s and asyncio.get_running_loop().time() + others_s + expected_s > place.ends:
             raise self._queue_too_long(besides=place)
+
+    def deadline_s_of(self, request: Request) -> float:
+        """Return the seconds that a request may take: `deadline_s` for a picture like the warm-up's first.
+
+        More pictures, pixels or steps add the seconds that they are expected to take on this device, so that what the
+        service offers can be had on a slow one too; up to ten times `deadline_s` in all.
+        """
+        costs = self.registry.costs
+        further_s = costs.expected_s(request) - costs.expected_s(costs.reference)
+        return min(self.deadline_s + max(0.0, further_s), _MAX_DEADLINES * self.deadline_s)
 
     def backlog_s(self, *, besides: Place | None = None) -> float:
         """Estimate the seconds until the admitted requests, without `besides`, are done."""

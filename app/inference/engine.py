@@ -100,7 +100,7 @@ class Engine:
             raise
         except TooLateError:
             raise errors.DeadlineExceededError(
-                f"Too little time was left to finish the request within {self.admission.deadline_s:g} s.",
+                f"Too little time was left to finish the request within {place.deadline_s:.4g} s.",
                 retry_after_s=self.admission.retry_after_s(besides=place),
             ) from None
         except Exception as error:  # the pipeline is foreign code: only this request fails

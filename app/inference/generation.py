@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from app.errors import InvalidRequestError
 from app.images.decoding import decode_image
 from app.images.encoding import MediaType, encode_image
-from app.images.provenance import provenance_of
+from app.images.provenance import parameters_text, provenance_of
 from app.images.sizes import Size
 from app.inference.admission import Place
 from app.inference.cost import Request
@@ -82,11 +82,15 @@ class Timings(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """The files of one request, with a seed each. `batch_pictures` counts the pictures of its device call."""
+    """The files of one request, with a seed each. `batch_pictures` counts the pictures of its device call.
+
+    `texts` has each picture's parameters, as files have them where `TURBO_IMAGE_METADATA` allows it.
+    """
 
     files: Sequence[bytes]
     media_type: MediaType
     seeds: Sequence[int]
+    texts: Sequence[str]
     used: UsedParameters
     timings: Timings
     batch_pictures: int
@@ -105,6 +109,9 @@ class Stage:
 
 class Observer:
     """Follows one request for traces, metrics, logs or progress. This one ignores everything."""
+
+    interruptible_by: str | None = None
+    """The client that may drop the request while it waits; None if nobody may."""
 
     def on_params(self, params: Request) -> None:
         """Note the pictures that the request asks for, before it waits for the device."""
@@ -135,7 +142,7 @@ class Generation:
             TurboError: The size is too large, the service has no capacity, or a stage failed.
         """
         self.check_pixels(fields)
-        async with self.engine.admission.admit() as place:
+        async with self.engine.admission.admit(interruptible_by=observer.interruptible_by) as place:
             return await self._make(fields.to_params(), place, encoding, observer, {})
 
     async def from_picture(
@@ -149,13 +156,13 @@ class Generation:
             TurboError: As `from_text`, or the file is not a usable picture.
         """
         self.check_pixels(fields)
-        async with self.engine.admission.admit() as place:
+        async with self.engine.admission.admit(interruptible_by=observer.interruptible_by) as place:
             seconds: dict[str, float] = {}
             with _stage("decode", observer, seconds):
                 image = await self._in_thread(lambda: self.decode(read(), fields))
             return await self._make(fields.to_params(image), place, encoding, observer, seconds)
 
-    def check_pixels(self, fields: Fields) -> None:
+    def check_pixels(self, fields: Fields, /) -> None:
         """Check the request's size against `TURBO_MAX_PIXELS`.
 
         Raises:
@@ -188,10 +195,12 @@ class Generation:
                 for image, one in zip(made.images, params, strict=True)
             ]
             files = await asyncio.gather(*encoded)
+        loaded = self.engine.registry.loaded
         result = Generated(
             files=files,
             media_type=encoding.media_type,
             seeds=[one.seed for one in params],
+            texts=[parameters_text(one, model=loaded.model, vae=loaded.vae) for one in params],
             used=self._used(params[0], made.images[0]),
             timings=Timings(**{f"{stage}_s": round(spent_s, 6) for stage, spent_s in seconds.items()}),
             batch_pictures=made.batch_pictures,

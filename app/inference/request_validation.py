@@ -73,7 +73,13 @@ Strength = Annotated[
     ),
     BeforeValidator(_no_underscore),
 ]
+MAX_IMAGES_OF_CLIENTS = 10
+"""Pictures per request on the routes for other programs' clients: as many as OpenAI's API allows."""
+
 NumImages = Annotated[int, Field(ge=1, le=4, description="Pictures to make, with seed, seed + 1, ..."), WHOLE]
+ManyImages = Annotated[
+    int, Field(ge=1, le=MAX_IMAGES_OF_CLIENTS, description="Pictures to make, with seed, seed + 1, ..."), WHOLE
+]
 Side = Annotated[
     int,
     Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_MULTIPLE, description="Pixels; 512 is best."),
@@ -85,7 +91,7 @@ GuidanceScale = Annotated[
         "guidance_unused",
         "SDXL-Turbo does not use guidance: it is trained without. Omit guidance_scale or send 0.",
     ),
-    WithJsonSchema({"type": "number", "const": 0, "description": "SDXL-Turbo does not use guidance."}),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 0, "description": "SDXL-Turbo does not use guidance."}),
 ]
 NegativePrompt = Annotated[
     str,

@@ -6,8 +6,22 @@ from typing import Any
 import schemathesis
 from hypothesis import strategies as st
 
-from app.inference.request_validation import MAX_SEED
+from app.api.fields import MEANT
+from app.inference.request_validation import MAX_IMAGES_OF_CLIENTS, MAX_SEED
 from tests.conftest import PNG_MAGIC, png
+
+WRONG_NAMES = {*MEANT} - {
+    "num_inference_steps",
+    "strength",
+    "height",
+    "width",
+    "inputs",
+    "n",
+    "size",
+    "steps",
+    "batch_size",
+}
+"""Names of other services for fields of this one, which the document would have to list for every route."""
 
 PICTURES = st.sampled_from([png((64, 64)), png((200, 100), "blue")])
 for media_type in ("image/png", "image/webp", "image/jpeg", "application/octet-stream"):
@@ -35,18 +49,21 @@ def filter_case(_context: Any, case: schemathesis.Case[Any]) -> bool:
     body: Any = case.body
     if not isinstance(body, dict):
         return True
+    is_form = "image" in body and case.media_type != "application/json"
+    lists = [value for value in body.values() if isinstance(value, list)]
     if _is_positive(case):
-        return _is_valid_together(body)
+        names = {*body, *(body.get("parameters") or {})}
+        return _is_valid_together(body) and not WRONG_NAMES & names and not (is_form and lists)
     # A form's fields are text: null is sent as "null", which is a prompt, and a list of one value as the value;
     # an empty list is not sent at all, as the curl of such a case shows.
-    is_form = "image" in body
-    lists = [value for value in body.values() if isinstance(value, list)]
     return not is_form or (isinstance(body.get("prompt", ""), str) and not any(len(value) <= 1 for value in lists))
 
 
 def _is_valid_together(body: dict[str, Any]) -> bool:
     """Tell whether the fields keep the rules of several fields, which the unit tests of the schemas hold."""
-    fields = body.get("parameters", body)
+    fields = body.get("parameters") or body
+    if (fields.get("batch_size") or 1) * (fields.get("n_iter") or 1) > MAX_IMAGES_OF_CLIENTS:
+        return False
     if (fields.get("seed") or 0) + (fields.get("num_images") or fields.get("n") or 1) - 1 > MAX_SEED:
         return False
     return "image" not in body or body.get("num_inference_steps", 2) * body.get("strength", 0.5) >= 1
@@ -66,6 +83,14 @@ def _mend(case: schemathesis.Case[Any]) -> None:
         body["size"] = "512x768"  # the pattern takes sides that are no multiples of 8
     if body.get("output_compression") is not None:
         body["output_format"] = "webp"  # a PNG has none
+    if "init_images" in body:
+        body["init_images"] = [base64.b64encode(png()).decode()]
+        body.update(width=None, height=None)
+    if case.path.endswith("/png-info"):
+        body["image"] = base64.b64encode(png()).decode()
+        return
+    if "sd_model_checkpoint" in body:
+        body["sd_model_checkpoint"] = "fake"
     if "inputs" in body:
         _mend_for_hugging_face(body)
     if "image" not in body:
@@ -77,7 +102,7 @@ def _mend(case: schemathesis.Case[Any]) -> None:
 
 def _mend_for_hugging_face(body: dict[str, Any]) -> None:
     """Leave the parameters that belong together, and give image to image a picture."""
-    parameters = body.get("parameters", {})
+    parameters = body.get("parameters") or {}
     for name in ("strength", "target_size", "width", "height"):
         parameters.pop(name, None)
     body["inputs"] = base64.b64encode(png()).decode() if "prompt" in parameters else "a cat"

@@ -72,7 +72,7 @@ async def test_a_name_that_is_sent_twice_is_refused_as_in_a_form(
 ) -> None:
     body = f'{{"{field}": "a cat", "{field}": "a dog"}}'.encode()
     problem = assert_is_problem(await post(client, path, body), 422, "invalid_request")
-    assert (problem["detail"], problem["error"]["param"]) == (f"{field} is sent twice.", field)
+    assert (problem["detail"], problem["errors"][0]["param"]) == (f"{field} is sent twice.", field)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ async def test_the_innermost_and_first_name_that_is_sent_twice_is_named(
     client: httpx.AsyncClient, body: bytes, name: str
 ) -> None:
     problem = assert_is_problem(await post(client, "/", body), 422, "invalid_request")
-    assert (problem["detail"], problem["error"]["param"]) == (f"{name} is sent twice.", name)
+    assert (problem["detail"], problem["errors"][0]["param"]) == (f"{name} is sent twice.", name)
 
 
 @pytest.mark.parametrize(("path", "field"), ROUTES)
@@ -101,7 +101,7 @@ async def test_of_a_name_that_is_sent_twice_only_the_begin_is_repeated(
     body = b'{"FIELD": "a", "x": {"LONG": {"LONG": 1, "LONG": 2}}}'
     body = body.replace(b"FIELD", field.encode()).replace(b"LONG", b"y" * 5000)
     problem = assert_is_problem(await post(client, path, body), 422, "invalid_request")
-    assert problem["error"]["param"] == "y" * 100
+    assert problem["errors"][0]["param"] == "y" * 100
 
 
 @pytest.mark.parametrize(("path", "field"), ROUTES)

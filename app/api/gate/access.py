@@ -1,8 +1,10 @@
 """Which clients may send requests, and how many: API keys, pages of other sites, rate limits."""
 
+import base64
 import ipaddress
 import math
 import time
+from collections.abc import Mapping
 
 import limits
 from fastapi import Request
@@ -39,10 +41,11 @@ class Access:
         """
         if self.keys is None:
             return _client_of(request.client.host if request.client else "")
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        sent = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+        sent = _key_of(request.headers)
         if not sent:
-            raise errors.UnauthorizedError("Send an API key, as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.")
+            raise errors.UnauthorizedError(
+                "Send an API key, as `Authorization: Bearer KEY`, as `X-API-Key: KEY` or as the password of Basic."
+            )
         name = self.keys.name_of(sent)
         if name is None:
             raise errors.UnauthorizedError("The service does not know this API key.")
@@ -77,6 +80,19 @@ class Access:
                     f"One client may send {rate.amount} requests per {rate.get_expiry()} s.",
                     retry_after_s=max(1, math.ceil(wait_s)),
                 )
+
+
+def _key_of(headers: Mapping[str, str]) -> str:
+    """Return the key that a request has: a Bearer token, `X-API-Key`, or the password of Basic with any user name."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    if scheme.lower() == "basic" and token.strip():
+        try:
+            return base64.b64decode(token.strip(), validate=True).decode("utf-8").partition(":")[2]
+        except ValueError:
+            return ""
+    return headers.get("x-api-key", "")
 
 
 def _is_own(origin: str, host: str) -> bool:

@@ -11,6 +11,9 @@ from app.settings import Settings
 MAX_JSON_BYTES = 64 * 1024
 """The longest prompt, with every character escaped, is 24,000 bytes. Parsing JSON blocks the event loop."""
 
+_WITH_PICTURES = ("/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/sdapi/v1/png-info", "/mcp")
+"""Routes whose JSON may have pictures, beside Hugging Face's `/`."""
+
 _LARGE_BODIES = 8
 """Bodies of the largest size that may arrive at once: they take memory or disk before their requests have a place."""
 
@@ -68,10 +71,14 @@ class BodyMiddleware:
                 self._arriving_bytes -= received_bytes
 
     def _limit_bytes(self, path: str, headers: Headers) -> int:
-        """Return a body's limit: larger for forms and Hugging Face's clients, which may send pictures."""
+        """Return a body's limit: larger for forms and for the routes whose JSON may have pictures."""
         max_body_bytes = self._settings.max_body_bytes
         is_form = headers.get("content-type", "").lower().startswith("multipart/")
-        return max_body_bytes if is_form or path == "/" else min(MAX_JSON_BYTES, max_body_bytes)
+        return (
+            max_body_bytes
+            if is_form or path == "/" or path.startswith(_WITH_PICTURES)
+            else min(MAX_JSON_BYTES, max_body_bytes)
+        )
 
 
 def _check_size(size_bytes: int, limit_bytes: int) -> None:

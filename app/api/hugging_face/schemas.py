@@ -1,12 +1,19 @@
-"""Wire models of Hugging Face's inference API."""
+"""Wire models of Hugging Face's inference API, and what becomes of the parameters that its clients send."""
 
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from app.api.openapi import BINARY
-from app.images.encoding import MediaType
-from app.inference.request_validation import Img2ImgRequest, Txt2ImgRequest
+from app.api.fields import GUIDANCE_REASON, NEGATIVE_PROMPT_REASON, SCHEDULER_REASON, Reading, describe_leniency
+from app.inference.request_validation import Img2ImgRequest, ManyImages, Prompt, Txt2ImgRequest
+
+_IGNORED: Final = {
+    "guidance_scale": GUIDANCE_REASON,
+    "negative_prompt": NEGATIVE_PROMPT_REASON,
+    "scheduler": SCHEDULER_REASON,
+}
+"""Parameters without effect here, with the reason."""
 
 
 class TargetSize(BaseModel):
@@ -18,40 +25,85 @@ class TargetSize(BaseModel):
     height: int
 
 
-def _hugging_face_parameters() -> dict[str, Any]:
-    """Return the schema of `parameters`: the fields of both modes, and `target_size`."""
+class TextParameters(Txt2ImgRequest):
+    """The parameters of a request with a prompt in `inputs`."""
+
+    num_images: ManyImages = 1
+
+
+class PictureParameters(Img2ImgRequest):
+    """The parameters of a request with a picture in `inputs`."""
+
+    model_config = ConfigDict(strict=True)
+
+    prompt: Prompt = ""
+    num_images: ManyImages = 1
+
+
+def _parameters_schema() -> dict[str, Any]:
+    """Return the schema of `parameters`: the fields of both modes, `target_size`, and what is ignored."""
     properties = {
-        **Txt2ImgRequest.model_json_schema()["properties"],
-        **Img2ImgRequest.model_json_schema()["properties"],
+        **TextParameters.model_json_schema()["properties"],
+        **PictureParameters.model_json_schema()["properties"],
         "target_size": TargetSize.model_json_schema(),
     }
-    for field in properties.values():
-        field.pop("default", None)
-    return {
-        "type": "object",
+    schema = {
+        "type": ["object", "null"],
         "properties": properties,
-        "additionalProperties": False,
         "description": "The fields of `/txt2img` or `/img2img`; `target_size` may replace width and height. "
         "A `prompt` here, or a picture in `inputs`, makes the request image to image.",
     }
+    describe_leniency(schema, steps="num_inference_steps", ignored=_IGNORED, refused={})
+    for field in properties.values():
+        field.pop("default", None)
+        field.pop("title", None)
+    return schema
 
 
 class HuggingFaceRequest(BaseModel):
     """The JSON body of `POST /`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, json_schema_extra={"additionalProperties": True}
+    )
 
     inputs: Annotated[str, Field(description="The prompt; for image to image a PNG, JPEG or WebP file in base64.")]
-    parameters: Annotated[dict[str, Any], WithJsonSchema(_hugging_face_parameters())] = {}
+    parameters: Annotated[dict[str, Any], WithJsonSchema(_parameters_schema())] = {}
 
 
-REQUEST_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": HuggingFaceRequest.model_json_schema()},
-            **{media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in (*MediaType, BINARY)},
-        },
-    }
-}
-"""The OpenAPI description of the body: JSON, or the bare file."""
+AnyParameters = TypeVar("AnyParameters", bound=BaseModel)
+
+
+def read_request(sent: Mapping[str, Any], *, strict: bool) -> tuple[HuggingFaceRequest, Reading]:
+    """Return a request, and the reading of its parameters.
+
+    Raises:
+        RequestValidationError: `inputs` or `parameters` are of another type.
+    """
+    reading = Reading(sent, strict=strict)
+    reading.ignore("options", "Nothing is cached, and the model is always loaded.")
+    reading.ignore_unknown(HuggingFaceRequest)
+    request = reading.checked(HuggingFaceRequest)
+    return request, Reading(request.parameters, strict=strict, told=reading.told)
+
+
+def read_parameters(
+    reading: Reading, model: type[AnyParameters], *, check: Callable[[AnyParameters], None]
+) -> AnyParameters:
+    """Return the parameters as the wire model of their mode. `check` as `Reading.checked`.
+
+    Raises:
+        RequestValidationError: All faults.
+    """
+    for name, reason in _IGNORED.items():
+        reading.ignore(name, reason)
+    if {"target_size"} < {"target_size", "width", "height"} & reading.fields.keys():
+        reading.refuse("target_size", "The size is sent twice, also as width or height.")
+    elif (size := reading.part("target_size", TargetSize)) is not None:
+        reading.fields.update(size.model_dump())
+    reading.shorten("prompt")
+    reading.at_most_4_steps()
+    if model is PictureParameters:
+        reading.fit_strength("num_inference_steps", "strength", steps=2, strength=0.5)
+    reading.ignore_unknown(model)
+    return reading.checked(model, check=check)

@@ -3,19 +3,30 @@
 import base64
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.api.context import ApiContext, Context
-from app.api.forms import form_reader, read_upload
+from app.api.fields import Told
+from app.api.forms import Form, FormItems, fields_of, read_upload
 from app.api.gate.generation_route import GenerationRoute
 from app.api.generation import MakePictures, generation_headers, make_while_connected
+from app.api.json_body import read_object
 from app.api.openai import schemas
-from app.api.openapi import GENERATION_HEADERS, PICTURE_PROBLEMS, TEXT_PROBLEMS, Responses, form_body, problems
+from app.api.openapi import (
+    GENERATION_HEADERS,
+    PICTURE_PROBLEMS,
+    TEXT_PROBLEMS,
+    TOLD_HEADERS,
+    Responses,
+    form_body,
+    json_body,
+    problems,
+)
 from app.errors import ModelNotFoundError, TurboError, UnauthorizedError
 from app.images.encoding import MediaType
 from app.inference.generation import Encoding
@@ -52,18 +63,22 @@ def _images_responses(kinds: Sequence[type[TurboError]]) -> Responses:
         "model": schemas.ImagesResponse,
         "description": "The pictures, or with `stream` one event per picture.",
         "content": {"text/event-stream": {"schema": _COMPLETED_EVENT}},
-        "headers": GENERATION_HEADERS,
+        "headers": {**GENERATION_HEADERS, **TOLD_HEADERS},
     }
     return {200: images, **problems(*kinds, ModelNotFoundError)}
 
 
-@_pictures.post("/v1/images/generations", responses=_images_responses(TEXT_PROBLEMS), operation_id="images_generations")
-async def generations(body: schemas.GenerationsRequest, request: Request, context: Context) -> Response:
+@_pictures.post(
+    "/v1/images/generations",
+    responses=_images_responses(TEXT_PROBLEMS),
+    operation_id="images_generations",
+    openapi_extra=json_body(schemas.GenerationsRequest),
+)
+async def generations(request: Request, context: Context) -> Response:
     """Make pictures from a prompt, as OpenAI's Images API does."""
-    return await _answer(partial(context.generation.from_text, body), body, request, context)
-
-
-_Edits = Annotated[schemas.EditsForm, Depends(form_reader(schemas.EditsForm, one_as_list="image"))]
+    sent = await read_object(request, required="prompt")
+    wanted, told = _read(sent, schemas.GenerationsRequest, context)
+    return await _answer(partial(context.generation.from_text, wanted), wanted, told, request)
 
 
 @_pictures.post(
@@ -72,10 +87,11 @@ _Edits = Annotated[schemas.EditsForm, Depends(form_reader(schemas.EditsForm, one
     operation_id="images_edits",
     openapi_extra=form_body(schemas.EditsForm),
 )
-async def edits(form: _Edits, request: Request, context: Context) -> Response:
+async def edits(form: Form, request: Request, context: Context) -> Response:
     """Make pictures from a prompt and a picture, as OpenAI's Images API does."""
-    make = partial(context.generation.from_picture, form, partial(read_upload, form.image))
-    return await _answer(make, form, request, context)
+    wanted, told = _read(_with_one_image(form), schemas.EditsForm, context)
+    make = partial(context.generation.from_picture, wanted, partial(read_upload, wanted.image))
+    return await _answer(make, wanted, told, request)
 
 
 router.include_router(_pictures)
@@ -85,12 +101,13 @@ router.include_router(_pictures)
     "/v1/models",
     responses=problems(UnauthorizedError),
     operation_id="list_models",
-    response_description="The one model, with its licence and limits.",
+    response_description="The served model, with its licence and limits, and the names that stand for it.",
+    response_model_exclude_none=True,
 )
 async def list_models(request: Request, context: Context) -> schemas.ModelList:
-    """Return the served model with its licence and limits, as a list."""
+    """Return the served model with its licence and limits, and the names that stand for it."""
     context.access.identify(request)
-    return schemas.ModelList(data=[_served(context)])
+    return schemas.ModelList(data=[_served(context, alias) for alias in (None, *context.models.aliases)])
 
 
 @router.get(
@@ -98,38 +115,50 @@ async def list_models(request: Request, context: Context) -> schemas.ModelList:
     responses=problems(UnauthorizedError, ModelNotFoundError),
     operation_id="retrieve_model",
     response_description="The model, with its licence and limits.",
+    response_model_exclude_none=True,
 )
 async def retrieve_model(model: str, request: Request, context: Context) -> schemas.Model:
     """Return the served model with its licence and limits."""
     context.access.identify(request)
-    _check_model(model, context)
-    return _served(context)
+    context.models.check(model)
+    return _served(context, model if model in context.models.aliases else None)
 
 
-def _served(context: ApiContext) -> schemas.Model:
+def _served(context: ApiContext, alias: str | None = None) -> schemas.Model:
+    """Describe the served model, under its own name or one that stands for it."""
     model = context.registry.loaded.model
     owner, named, _ = model.partition("/")
     return schemas.Model(
-        id=model,
+        id=alias or model,
         created=context.started,
         owned_by=owner if named else "sdxl-turbo-server",
         license=_LICENCES.get(context.settings.model.partition(":")[0], _SDXL_TURBO_LICENCE),
         limits=_LIMITS,
+        alias_of=model if alias else None,
     )
 
 
-def _check_model(model: str | None, context: ApiContext) -> None:
-    served = context.registry.loaded.model
-    if model is not None and model != served:
-        raise ModelNotFoundError(f"The served model is {served}. Send this name, or omit it.", param="model")
+def _with_one_image(form: FormItems) -> dict[str, Any]:
+    """Return a form's fields; clients send a list as `image[]`, or repeat `image`."""
+    images = [value for name, value in form if name in ("image", "image[]")]
+    fields = fields_of([(name, value) for name, value in form if name not in ("image", "image[]")])
+    return {**fields, "image": images if len(images) > 1 else images[0]} if images else fields
 
 
-async def _answer(make: MakePictures, wanted: schemas.ImagesRequest, request: Request, context: ApiContext) -> Response:
+def _read(
+    sent: Mapping[str, Any], model: type[schemas.AnyRequest], context: ApiContext
+) -> tuple[schemas.AnyRequest, Told]:
+    strict = context.settings.strict
+    wanted, told = schemas.read(sent, model, strict=strict, check=context.generation.check_pixels)
+    context.models.check(wanted.model)
+    return wanted, told
+
+
+async def _answer(make: MakePictures, wanted: schemas.ImagesRequest, told: Told, request: Request) -> Response:
     """Make pictures, and send all of them in JSON, or each as a server-sent event.
 
     A stream begins when all pictures are done, so a request that fails has its error's status.
     """
-    _check_model(wanted.model, context)
     if wanted.caller:
         request.state.observer.facts["user"] = wanted.caller
     output_format = wanted.output_format or "png"
@@ -138,14 +167,21 @@ async def _answer(make: MakePictures, wanted: schemas.ImagesRequest, request: Re
     body = schemas.ImagesResponse(
         created=int(time.time()),
         data=[
-            schemas.GeneratedImage(b64_json=base64.b64encode(file).decode("ascii"), seed=seed)
+            _image(
+                base64.b64encode(file).decode("ascii"),
+                seed,
+                pictures.media_type,
+                as_url=wanted.as_url,
+            )
             for file, seed in zip(pictures.files, pictures.seeds, strict=True)
         ],
         output_format=output_format,
         size=f"{pictures.used.width}x{pictures.used.height}",
         usage=schemas.Usage.of_prompt(pictures.used.prompt_tokens),
-    ).model_dump(mode="json")
-    headers = generation_headers(pictures)
+        model=pictures.used.model,
+        warnings=told.warnings or None,
+    ).model_dump(mode="json", exclude_none=True)
+    headers = {**generation_headers(pictures), **told.headers}
     if not wanted.stream:
         return JSONResponse(body, headers=headers)
     images = body.pop("data")
@@ -154,3 +190,10 @@ async def _answer(make: MakePictures, wanted: schemas.ImagesRequest, request: Re
         common["safety_identifier"] = wanted.caller
     stream = "".join(f"event: {wanted.event}\ndata: {json.dumps({**common, **image})}\n\n" for image in images)
     return Response(stream, media_type="text/event-stream", headers=headers)
+
+
+def _image(file: str, seed: int, media_type: MediaType, *, as_url: bool) -> schemas.GeneratedImage:
+    """Describe a picture; `file` is in base64."""
+    if as_url:
+        return schemas.GeneratedImage(url=f"data:{media_type};base64,{file}", seed=seed)
+    return schemas.GeneratedImage(b64_json=file, seed=seed)

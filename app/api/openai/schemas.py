@@ -4,19 +4,19 @@ Source: `openai.types` of the openai package 3.54 (images, models). Its SDKs omi
 null for None, so every parameter may be null.
 """
 
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.api.fields import GUIDANCE_REASON, NEGATIVE_PROMPT_REASON, SCHEDULER_REASON, Reading, Told, describe_leniency
 from app.api.forms import Upload
 from app.images.sizes import Size
 from app.inference.request_validation import (
     WHOLE,
-    GuidanceScale,
-    NegativePrompt,
-    NumImages,
+    ManyImages,
     Prompt,
     Seed,
     Steps,
@@ -28,26 +28,37 @@ from app.inference.request_validation import (
 from app.pipelines.base import Img2ImgParams, Txt2ImgParams
 from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, parse_sizes
 
-_UNUSED: Final = {
+_IGNORED: Final = {
     "complexity": "Pictures are made of pixels, not drawn as SVG.",
+    "guidance_scale": GUIDANCE_REASON,
+    "input_fidelity": "Set strength instead: a lower strength keeps more of the picture.",
+    "moderation": "Nothing is moderated here.",
+    "negative_prompt": NEGATIVE_PROMPT_REASON,
+    "scheduler": SCHEDULER_REASON,
+    "style": "SDXL-Turbo has no styles to choose from. Write the style into the prompt.",
+}
+"""Parameters without effect here, with the reason."""
+
+_REFUSED: Final = {
     "frame_count": "Pictures are still: there are no frames.",
     "frame_duration_ms": "Pictures are still: there are no frames.",
-    "input_fidelity": "Set strength instead: a lower strength keeps more of the picture.",
     "markup": "SDXL-Turbo changes the whole picture and cannot use marks.",
     "mask": "SDXL-Turbo changes the whole picture and cannot use a mask.",
-    "moderation": "Nothing is moderated here, so the level has no effect.",
-    "style": "SDXL-Turbo has no styles to choose from. Write the style into the prompt.",
     "svg": "Pictures are made of pixels, not drawn as SVG.",
 }
-"""Parameters that SDXL-Turbo cannot honour, with the reason."""
+"""Parameters that ask for another kind of picture than this service makes, with the reason."""
 
-_UNUSED_VALUES: Final = {
-    "background": (("auto", "opaque"), "SDXL-Turbo's pictures are opaque."),
+_FORMATS: Final = {
     "output_format": (("png", "webp", "jpeg"), "The formats are png, webp and jpeg."),
-    "quality": (("auto",), "The quality is auto; num_inference_steps, 1 to 4, changes it."),
-    "response_format": (("b64_json",), "No picture is stored, so there is no URL. Use b64_json."),
+    "response_format": (("b64_json", "url"), "No picture is stored: send b64_json, or url for a data: URL."),
 }
-"""The accepted values of parameters that have others in OpenAI's API, and the reason for rejecting the others."""
+"""Parameters that choose the kind of the answer: their values, and the reason for rejecting others."""
+
+_ONE_EFFECT: Final = {
+    "background": (("auto", "opaque"), "SDXL-Turbo's pictures are opaque."),
+    "quality": (("auto",), "The quality is auto; num_inference_steps, 1 to 4, changes it."),
+}
+"""Parameters with one effect here: the values that ask for it, and the reason for ignoring others."""
 
 
 def _check_size(value: str) -> str:
@@ -81,20 +92,31 @@ _SizeName = Annotated[
 _Identifier = Annotated[str, Field(max_length=256, description="Written into the request's log line; no other use.")]
 
 
+def _describe(schema: dict[str, Any]) -> None:
+    others = {name: reason for name, (_, reason) in _ONE_EFFECT.items()}
+    describe_leniency(schema, steps="num_inference_steps", ignored={**_IGNORED, **others}, refused=_REFUSED)
+
+
 class ImagesRequest(BaseModel):
     """The fields that generations and edits share. `event` names the server-sent event of a finished picture."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_describe)
     size_param: ClassVar[str] = "size"
     event: ClassVar[str]
 
     prompt: Prompt
     model: Annotated[
-        str | None, Field(max_length=256, description="The model that `GET /v1/models` names; may be omitted.")
+        str | None, Field(max_length=256, description="A model that `GET /v1/models` lists; may be empty or omitted.")
     ] = None
-    n: Annotated[NumImages | None, Field(description="Pictures to make; 1 if omitted.")] = None
+    n: Annotated[ManyImages | None, Field(description="Pictures to make; 1 if omitted.")] = None
     size: _SizeName | None = None
-    response_format: Literal["b64_json"] | None = None
+    response_format: Annotated[
+        Literal["b64_json", "url"] | None,
+        Field(
+            description="`url` gives a `data:` URL that has the picture in it: none is stored. If omitted, b64_json; "
+            "but url for a model whose name begins with dall-e-, as in OpenAI's API."
+        ),
+    ] = None
     output_format: Annotated[
         Literal["png", "webp", "jpeg"] | None, Field(description="The files' format; png if omitted.")
     ] = None
@@ -107,43 +129,25 @@ class ImagesRequest(BaseModel):
         Annotated[int, Field(ge=0, le=3), WHOLE] | None,
         Field(description="The maximum; none are sent, as decoding one takes as long as a step."),
     ] = None
-    background: Literal["auto", "opaque"] | None = None
-    quality: Literal["auto"] | None = None
     user: _Identifier | None = None
     safety_identifier: _Identifier | None = None
     seed: Seed | None = None
-    guidance_scale: GuidanceScale | None = None
-    negative_prompt: NegativePrompt | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_unused(cls, fields: Any) -> Any:
-        """Reject with the reason what SDXL-Turbo cannot honour. null counts as omitted."""
-        if not isinstance(fields, dict):
-            return fields
-        for name, reason in _UNUSED.items():
-            if fields.get(name) is not None:
-                raise PydanticCustomError("parameter_unused", reason, {"param": name})
-        for name, (values, reason) in _UNUSED_VALUES.items():
-            value = fields.get(name)
-            if isinstance(value, str) and value not in values:
-                raise PydanticCustomError("value_unused", reason, {"param": name})
-        return {name: value for name, value in fields.items() if name not in _UNUSED}
 
     @model_validator(mode="after")
     def _check_fields_together(self) -> Self:
         check_seed_range(self.seed, self.num_images, name="n")
-        if self.output_compression is not None and self.output_format in (None, "png"):
-            raise PydanticCustomError(
-                "compression_unused",
-                "output_compression needs webp or jpeg as output_format: a PNG loses nothing.",
-                {"param": "output_compression"},
-            )
         return self
 
     @property
     def num_images(self) -> int:
         return self.n or 1
+
+    @property
+    def as_url(self) -> bool:
+        """Whether pictures are sent as URLs. Without a format, clients of the dall-e models expect that."""
+        if self.response_format is None:
+            return self.model is not None and self.model.startswith("dall-e-")
+        return self.response_format == "url"
 
     @property
     def chosen_size(self) -> Size | None:
@@ -209,6 +213,59 @@ class EditsForm(ImagesRequest):
         ]
 
 
+AnyRequest = TypeVar("AnyRequest", bound=ImagesRequest)
+
+
+def read(
+    sent: Mapping[str, Any], model: type[AnyRequest], *, strict: bool, check: Callable[[AnyRequest], None]
+) -> tuple[AnyRequest, Told]:
+    """Return a request's fields, and what became of the parameters without effect here. `check` as `Reading.checked`.
+
+    Raises:
+        RequestValidationError: All faults.
+    """
+    reading = Reading(sent, strict=strict)
+    _refuse(reading)
+    _ignore(reading)
+    reading.shorten("prompt")
+    reading.at_most_4_steps()
+    if model is EditsForm:
+        reading.fit_strength("num_inference_steps", "strength", steps=2, strength=0.5)
+    elif "image" in reading.fields:
+        reading.refuse("image", "Send a picture to /v1/images/edits.")
+    reading.ignore_unknown(model)
+    return reading.checked(model, check=check), reading.told
+
+
+def _refuse(reading: Reading) -> None:
+    """Reject what would make another kind of picture."""
+    if isinstance(images := reading.fields.get("image"), list):
+        reading.refuse("image", "Send one image, not several.")
+        reading.fields["image"] = next(iter(images), None)
+    for name, reason in _REFUSED.items():
+        if reading.fields.get(name) is not None:
+            reading.refuse(name, reason)
+    for name, (values, reason) in _FORMATS.items():
+        if isinstance(value := reading.fields.get(name), str) and value not in values:
+            reading.refuse(name, reason, code="value_unused")
+    if reading.fields.get("background") == "transparent":
+        reading.refuse("background", _ONE_EFFECT["background"][1], code="value_unused")
+
+
+def _ignore(reading: Reading) -> None:
+    """Leave out what has no effect."""
+    for name, (values, reason) in _ONE_EFFECT.items():
+        if reading.fields.get(name) in values:
+            del reading.fields[name]
+        reading.ignore(name, reason)
+    for name, reason in _IGNORED.items():
+        reading.ignore(name, reason)
+    if reading.fields.get("output_format", "png") == "png" and "output_compression" in reading.fields:
+        compression = reading.fields["output_compression"]
+        reading.ignore("output_compression", "A PNG loses nothing; it is for webp and jpeg.")
+        reading.fields["output_compression"] = compression  # it is checked, and the encoder has no use for it
+
+
 class InputTokensDetails(BaseModel):
     """The parts of the input."""
 
@@ -232,9 +289,12 @@ class Usage(BaseModel):
 
 
 class GeneratedImage(BaseModel):
-    """One picture."""
+    """One picture: `b64_json`, or with `response_format` url a `url`."""
 
-    b64_json: Annotated[str, Field(description="The file, base64.", json_schema_extra={"contentEncoding": "base64"})]
+    b64_json: Annotated[
+        str | None, Field(description="The file, base64.", json_schema_extra={"contentEncoding": "base64"})
+    ] = None
+    url: Annotated[str | None, Field(description="A `data:` URL that has the file in it.")] = None
     seed: Annotated[
         int, Field(description="Not in OpenAI's API: the same request with this seed makes the same picture.")
     ]
@@ -249,10 +309,15 @@ class ImagesResponse(BaseModel):
     output_format: Literal["png", "webp", "jpeg"]
     size: str
     usage: Usage
+    model: Annotated[str, Field(description="Not in OpenAI's API: the model that drew.")]
+    warnings: Annotated[
+        list[str] | None,
+        Field(description="Not in OpenAI's API: parameters that were ignored or changed, with the reason."),
+    ] = None
 
 
 class Model(BaseModel):
-    """The served model. `license` and `limits` are not in OpenAI's API."""
+    """The served model, or a name that stands for it. `license`, `limits` and `alias_of` are not in OpenAI's API."""
 
     id: str
     object: Literal["model"] = "model"
@@ -260,10 +325,11 @@ class Model(BaseModel):
     owned_by: str
     license: str
     limits: list[str]
+    alias_of: Annotated[str | None, Field(description="The served model, if `id` only stands for it.")] = None
 
 
 class ModelList(BaseModel):
-    """The one served model, as a list."""
+    """The served model, and the names that stand for it (`TURBO_MODEL_ALIASES`)."""
 
     object: Literal["list"] = "list"
     data: list[Model]

@@ -206,7 +206,7 @@ async def test_no_two_pictures_differ_by_clock_or_request_id(client: httpx.Async
         ({"width": 100}, "width", "multiple of 8"),
         ({"width": 56}, "width", "greater than or equal to 64"),
         ({"height": 2056}, "height", "less than or equal to 2048"),
-        ({"width": 1032, "height": 1024}, "width", "1056768 pixels, and at most 1048576"),
+        ({"width": 2048, "height": 1032}, "width", "2113536 pixels, and at most 2097152"),
         ({"num_images": 5}, "num_images", "less than or equal to 4"),
         ({"num_images": True}, "num_images", "valid integer"),
         ({"seed": -1}, "seed", "greater than or equal to 0"),
@@ -214,7 +214,11 @@ async def test_no_two_pictures_differ_by_clock_or_request_id(client: httpx.Async
         ({"seed": 2**32 - 2, "num_images": 3}, "seed", "seed + num_images - 1, which must not pass 4294967295"),
         ({"guidance_scale": 7.5}, "guidance_scale", "SDXL-Turbo does not use guidance"),
         ({"negative_prompt": "ugly"}, "negative_prompt", "SDXL-Turbo does not use a negative prompt"),
-        ({"steps": 2}, "steps", "not permitted"),
+        ({"steps": 2}, "steps", "say num_inference_steps"),
+        ({"n": 2}, "n", "say num_images"),
+        ({"size": "512x512"}, "size", "say width and height"),
+        ({"promt": "a dog"}, "promt", "say prompt"),
+        ({"scheduler": "DDIM"}, "scheduler", "There is no such parameter here."),
     ],
 )
 async def test_text_to_image_refuses_with_the_field_and_the_reason(
@@ -240,10 +244,11 @@ async def test_text_to_image_refuses_with_the_field_and_the_reason(
         ({"strength": 0.2, "num_inference_steps": 4}, "strength", "smallest strength that works is 0.25"),
         ({"width": 512}, "height", "both width and height, or neither"),
         ({"height": 512}, "width", "both width and height, or neither"),
-        ({"width": 2048, "height": 2048}, "width", "at most 1048576"),
+        ({"width": 2048, "height": 2048}, "width", "at most 2097152"),
         ({"guidance_scale": 1}, "guidance_scale", "does not use guidance"),
         ({"negative_prompt": "ugly"}, "negative_prompt", "does not use a negative prompt"),
-        ({"mask": "x"}, "mask", "not permitted"),
+        ({"mask": "x"}, "mask", "There is no such parameter here."),
+        ({"denoising_strength": 0.5}, "denoising_strength", "say strength"),
         ({"seed": "1_0"}, "seed", "valid integer"),
     ],
 )
@@ -381,21 +386,23 @@ async def test_a_request_past_its_deadline_gets_504(pipeline: GatedPipeline) -> 
 
 
 async def test_what_this_device_cannot_do_by_the_deadline_is_422_at_once_whichever_way_it_is_asked_for() -> None:
-    pipeline = GatedPipeline(unit_s=0.5, work=lambda params: params.width * params.height / 512**2)
-    settings = Settings(model="fake", deadline_s=1)
-    large = {"prompt": "a cat", "width": 1024, "height": 1024}
+    pipeline = GatedPipeline(unit_s=0.2, work=lambda params: (params.width * params.height / 512**2) ** 2)
+    settings = Settings(model="fake", deadline_s=0.5)
+    large, size = {"prompt": "a cat", "width": 2048, "height": 1024}, "2048x1024"
+    init_images = [base64.b64encode(png()).decode()]
     async with running(create_app(settings, load_pipelines=pipeline.load)) as client:
         pipeline.calls.clear()
         for refused in (
             await client.post("/txt2img", json=large),
             await client.post("/img2img", data=large, files={"image": png()}),
-            await client.post("/v1/images/generations", json={"prompt": "a cat", "size": "1024x1024"}),
-            await client.post("/v1/images/edits", data={"prompt": "a cat", "n": 3}, files={"image": png((512, 512))}),
-            await client.post("/", json={"inputs": "a cat", "parameters": {"width": 1024, "height": 1024}}),
+            await client.post("/v1/images/generations", json={"prompt": "a cat", "size": size}),
+            await client.post("/v1/images/edits", data={"prompt": "a cat", "size": size}, files={"image": png()}),
+            await client.post("/", json={"inputs": "a cat", "parameters": {"width": 2048, "height": 1024}}),
+            await client.post("/sdapi/v1/txt2img", json=large),
+            await client.post("/sdapi/v1/img2img", json={**large, "init_images": init_images}),
         ):
             assert (refused.status_code, refused.json()["code"]) == (422, "beyond_deadline"), refused.text
-            assert re.search(r"take [12]\.\d s on this device, and a request may take 1 s", refused.json()["detail"])
-            assert refused.json()["error"]["type"] == "invalid_request_error"
+            assert re.search(r"take \d\d\.\d s on this device, and a request may take 5 s", refused.json()["detail"])
         assert pipeline.calls == []
         small = await client.post("/txt2img", json={"prompt": "a cat", "width": 64, "height": 64})
         assert small.status_code == 200

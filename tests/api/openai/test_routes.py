@@ -220,30 +220,25 @@ def test_a_streamed_request_that_fails_has_the_status_of_its_failure(pipeline: G
 @pytest.mark.parametrize(
     ("fields", "param", "reason"),
     [
-        ({"prompt": "a" * 2001}, "prompt", "at most 2000 characters"),
         ({"n": 0}, "n", "greater than or equal to 1"),
-        ({"n": 5}, "n", "less than or equal to 4"),
+        ({"n": 11}, "n", "less than or equal to 10"),
         ({"size": "500x500"}, "size", "multiples of 8 from 64 to 2048"),
         ({"size": "huge"}, "size", "WIDTHxHEIGHT"),
         ({"size": "512x512,512x512"}, "size", "WIDTHxHEIGHT"),
         ({"size": "2048x2048"}, "size", "4194304 pixels"),
-        ({"response_format": "url"}, "response_format", "Use b64_json"),
+        ({"response_format": "file"}, "response_format", "send b64_json, or url"),
         ({"output_format": "gif"}, "output_format", "png, webp and jpeg"),
-        ({"output_compression": 50}, "output_compression", "a PNG loses nothing"),
         ({"output_compression": 101, "output_format": "webp"}, "output_compression", "less than or equal to 100"),
         ({"background": "transparent"}, "background", "opaque"),
-        ({"quality": "hd"}, "quality", "num_inference_steps"),
-        ({"style": "vivid"}, "style", "Write the style into the prompt"),
-        ({"moderation": "low"}, "moderation", "Nothing is moderated"),
-        ({"complexity": "low"}, "complexity", "SVG"),
         ({"svg": {"model": "x"}}, "svg", "SVG"),
         ({"frame_count": 3}, "frame_count", "no frames"),
         ({"partial_images": 4}, "partial_images", "less than or equal to 3"),
-        ({"extra_body": {"num_inference_steps": 5}}, "num_inference_steps", "less than or equal to 4"),
+        ({"extra_body": {"num_inference_steps": 0}}, "num_inference_steps", "greater than or equal to 1"),
         ({"extra_body": {"seed": 2**32 - 1}, "n": 2}, "seed", "seed + n - 1"),
-        ({"extra_body": {"negative_prompt": "a dog"}}, "negative_prompt", "does not use a negative prompt"),
-        ({"extra_body": {"guidance_scale": 7.5}}, "guidance_scale", "trained without"),
-        ({"extra_body": {"steps": 1}}, "steps", "not permitted"),
+        ({"extra_body": {"steps": 1}}, "steps", "say num_inference_steps"),
+        ({"extra_body": {"width": 512}}, "width", "say size"),
+        ({"extra_body": {"num_images": 2}}, "num_images", "say n."),
+        ({"extra_body": {"image": "x"}}, "image", "/v1/images/edits"),
     ],
 )
 def test_a_generation_is_refused_with_the_parameter_and_the_reason(
@@ -263,10 +258,9 @@ def test_a_generation_is_refused_with_the_parameter_and_the_reason(
     [
         ({"mask": png()}, "mask", "cannot use a mask"),
         ({"markup": png()}, "markup", "cannot use marks"),
-        ({"input_fidelity": "high"}, "input_fidelity", "Set strength instead"),
-        ({"extra_body": {"strength": 0.3}}, "strength", "smallest strength that works is 0.5"),
         ({"extra_body": {"strength": 0}}, "strength", "greater than 0"),
-        ({"response_format": "url"}, "response_format", "Use b64_json"),
+        ({"background": "transparent"}, "background", "opaque"),
+        ({"extra_body": {"denoising_strength": 0.5}}, "denoising_strength", "say strength"),
     ],
 )
 def test_an_edit_is_refused_with_the_parameter_and_the_reason(
@@ -285,6 +279,149 @@ def test_several_pictures_to_edit_are_refused_with_the_reason(sdk: OpenAI, numbe
     assert refused.value.param == "image"
 
 
+def test_everything_wrong_is_said_at_once(sdk: OpenAI) -> None:
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        sdk.images.edit(
+            image=[png(), png()], prompt="a cat", n=11, background="transparent", mask=png(), extra_body={"steps": 9}
+        )
+    faults = refused.value.response.json()["errors"]
+    assert {fault["param"] for fault in faults} == {"image", "n", "background", "mask", "steps"}
+
+
+def test_a_size_beyond_the_limit_is_said_with_the_other_reasons(sdk: OpenAI) -> None:
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        sdk.images.generate(prompt="a cat", size="2048x2048", background="transparent")
+    assert [fault["param"] for fault in refused.value.response.json()["errors"]] == ["background", "size"]
+
+
+# What programs send by habit.
+
+
+@pytest.mark.parametrize(
+    ("fields", "ignored"),
+    [
+        ({"quality": "hd"}, "quality"),
+        ({"quality": "auto"}, None),
+        ({"background": "opaque"}, None),
+        ({"background": "blue"}, "background"),
+        ({"style": "vivid", "quality": "standard"}, "quality, style"),
+        ({"moderation": "low"}, "moderation"),
+        ({"extra_body": {"complexity": "low"}}, "complexity"),
+        ({"output_compression": 50}, "output_compression"),
+        ({"extra_body": {"negative_prompt": "a dog", "guidance_scale": 7.5}}, "guidance_scale, negative_prompt"),
+        ({"extra_body": {"guidance_scale": 0, "negative_prompt": ""}}, None),
+        ({"extra_body": {"scheduler": "DDIM", "clip_skip": 2}}, "scheduler, clip_skip"),
+        ({"extra_body": {"caf\u00e9\r\nX-Evil: 1": 2}}, "caf%C3%A9%0D%0AX-Evil%3A%201"),
+    ],
+)
+def test_what_has_no_effect_is_ignored_and_told(
+    sdk: OpenAI, url: URL, fields: dict[str, Any], ignored: str | None
+) -> None:
+    sent = {"prompt": "a cat", **fields, "extra_body": {"seed": 7, **fields.get("extra_body", {})}}
+    raw = sdk.images.with_raw_response.generate(**sent)
+    assert raw.headers.get("x-ignored-parameters") == ignored
+    answer = raw.parse()
+    assert answer.data is not None
+    assert file_of(answer.data[0]) == native(url, prompt="a cat", seed=7)
+    warnings = (answer.model_extra or {}).get("warnings", [])
+    assert len(warnings) == len(ignored.split(", ") if ignored else [])
+    assert all(" is ignored: " in warning for warning in warnings)
+
+
+def test_many_unknown_parameters_are_told_in_a_short_header(sdk: OpenAI) -> None:
+    extra = {f"p{number}" * 10: 1 for number in range(500)}
+    raw = sdk.images.with_raw_response.generate(prompt="a cat", extra_body=extra)
+    assert len(raw.headers["x-ignored-parameters"]) < 3000
+
+
+def test_more_steps_than_four_are_four_and_told(sdk: OpenAI, url: URL) -> None:
+    raw = sdk.images.with_raw_response.generate(prompt="a cat", extra_body={"seed": 7, "num_inference_steps": 20})
+    assert raw.headers["x-adjusted-parameters"] == "num_inference_steps=20->4"
+    answer = raw.parse()
+    assert answer.data is not None
+    assert file_of(answer.data[0]) == native(url, prompt="a cat", seed=7, num_inference_steps=4)
+    assert answer.model_extra is not None
+    (warning,) = answer.model_extra["warnings"]
+    assert warning == "num_inference_steps is changed, 20->4: SDXL-Turbo makes a picture in 1 to 4 steps."
+
+
+def test_an_edit_ignores_and_tells_too(sdk: OpenAI, url: URL) -> None:
+    raw = sdk.images.with_raw_response.edit(
+        image=png(),
+        prompt="a cat",
+        input_fidelity="high",
+        quality="high",
+        extra_body={"seed": 3, "strength": 0.3, "num_inference_steps": 30},
+    )
+    assert raw.headers["x-ignored-parameters"] == "quality, input_fidelity"
+    assert raw.headers["x-adjusted-parameters"] == "num_inference_steps=30->4"
+    answer = raw.parse()
+    assert answer.data is not None
+    assert file_of(answer.data[0]) == natively_edited(
+        url, png(), prompt="a cat", seed=3, strength=0.3, num_inference_steps=4
+    )
+
+
+def test_a_stream_tells_too(sdk: OpenAI) -> None:
+    (event,) = sdk.images.generate(prompt="a cat", stream=True, quality="high")
+    assert "quality is ignored" in (event.model_extra or {})["warnings"][0]
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_told(sdk: OpenAI) -> None:
+    raw = sdk.images.with_raw_response.generate(prompt="word " * 1000)
+    assert raw.headers["x-adjusted-parameters"] == "prompt=5000->2000 characters"
+
+
+@pytest.mark.parametrize(
+    ("fields", "params"),
+    [
+        ({"quality": "hd", "style": "vivid", "n": 11}, ["quality", "style", "n"]),
+        ({"extra_body": {"num_inference_steps": 20, "foo": 1}}, ["num_inference_steps", "foo"]),
+        ({"prompt": "a" * 2001}, ["prompt"]),
+        ({"output_compression": 50}, ["output_compression"]),
+    ],
+)
+def test_strict_refuses_what_would_be_ignored(fields: dict[str, Any], params: list[str]) -> None:
+    with (
+        serving(create_app(Settings(model="fake", strict=True))) as url,
+        OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as sdk,
+    ):
+        with pytest.raises(openai.UnprocessableEntityError) as refused:
+            sdk.images.generate(**{"prompt": "a cat", **fields})
+        assert [fault["param"] for fault in refused.value.response.json()["errors"]] == params
+        assert sdk.images.generate(prompt="a cat", quality="auto", background="opaque").data
+
+
+def test_up_to_ten_pictures_are_made(sdk: OpenAI) -> None:
+    answer = sdk.images.generate(prompt="a cat", n=10, size="256x256", extra_body={"seed": 1})
+    assert answer.data is not None
+    assert [image.model_extra for image in answer.data] == [{"seed": seed} for seed in range(1, 11)]
+
+
+@pytest.mark.parametrize("size", ["1536x1024", "1024x1536", "1792x1024", "1024x1792"])
+def test_the_sizes_that_their_clients_offer_work_by_default(sdk: OpenAI, size: Any) -> None:
+    answer = sdk.images.generate(prompt="a cat", size=size)
+    assert answer.data is not None
+    assert "x".join(map(str, opened(file_of(answer.data[0])).size)) == size
+
+
+@pytest.mark.parametrize("output_format", ["png", "webp", "jpeg"])
+def test_a_url_has_the_picture_in_it(sdk: OpenAI, output_format: Any) -> None:
+    answer = sdk.images.generate(prompt="a cat", response_format="url", output_format=output_format)
+    assert answer.data is not None
+    assert answer.data[0].b64_json is None
+    head, _, encoded = str(answer.data[0].url).partition(",")
+    assert head == f"data:image/{output_format};base64"
+    assert opened(base64.b64decode(encoded)).format == output_format.upper()
+
+
+def test_without_a_format_the_clients_of_dall_e_get_a_url_and_all_others_the_file(sdk: OpenAI) -> None:
+    for model, as_url in ((None, False), ("fake", False), ("gpt-image-1", False), ("dall-e-2", True)):
+        answer = sdk.images.generate(prompt="a cat", **({} if model is None else {"model": model}))
+        assert answer.data is not None
+        assert (answer.data[0].url is not None, answer.data[0].b64_json is None) == (as_url, as_url)
+
+
 def test_metrics_name_the_whole_route(sdk: OpenAI, url: URL) -> None:
     sdk.images.generate(prompt="a cat")
     assert 'route="/v1/images/generations"' in httpx.get(f"{url}/metrics").text
@@ -296,11 +433,11 @@ def test_a_file_that_is_no_picture_is_refused(sdk: OpenAI) -> None:
     assert (refused.value.status_code, refused.value.code, refused.value.param) == (415, "unsupported_image", "image")
 
 
-def test_another_model_than_the_one_served_is_not_found(sdk: OpenAI) -> None:
+def test_another_model_is_not_found(sdk: OpenAI) -> None:
     for ask in (
-        lambda: sdk.images.generate(prompt="a cat", model="dall-e-3"),
-        lambda: sdk.images.edit(image=png(), prompt="a cat", model="dall-e-3"),
-        lambda: sdk.models.retrieve("dall-e-3"),
+        lambda: sdk.images.generate(prompt="a cat", model="flux"),
+        lambda: sdk.images.edit(image=png(), prompt="a cat", model="flux"),
+        lambda: sdk.models.retrieve("flux"),
     ):
         with pytest.raises(openai.NotFoundError, match="served model is fake") as refused:
             ask()
@@ -310,12 +447,35 @@ def test_another_model_than_the_one_served_is_not_found(sdk: OpenAI) -> None:
 # Models.
 
 
-def test_the_model_is_listed_with_its_licence_and_limits(sdk: OpenAI) -> None:
-    (model,) = sdk.models.list()
+@pytest.mark.parametrize("name", ["dall-e-2", "dall-e-3", "gpt-image-1", "gpt-image-1-mini", "gpt-image-2", "fake", ""])
+def test_names_that_programs_have_built_in_stand_for_the_served_model(sdk: OpenAI, name: str) -> None:
+    raw = sdk.images.with_raw_response.generate(prompt="a cat", model=name)
+    assert raw.headers["x-model"] == "fake"
+    assert (raw.parse().model_extra or {})["model"] == "fake"
+    assert sdk.images.edit(image=png(), prompt="a cat", model=name).data
+
+
+def test_the_model_is_listed_with_its_licence_and_limits_and_with_its_aliases(sdk: OpenAI) -> None:
+    model, *aliases = sdk.models.list()
     assert (model.id, model.object) == ("fake", "model")
     assert model.model_extra is not None
-    assert {"license", "limits"} <= model.model_extra.keys()
+    assert {"license", "limits"} == model.model_extra.keys()
     assert sdk.models.retrieve("fake") == model
+    assert {"dall-e-3", "gpt-image-1"} < {alias.id for alias in aliases}
+    assert {(alias.model_extra or {})["alias_of"] for alias in aliases} == {"fake"}
+    assert sdk.models.retrieve("dall-e-3") in aliases
+
+
+def test_the_aliases_are_the_operator_s() -> None:
+    for setting, listed in (("none", []), ("mine, my/other", ["mine", "my/other"])):
+        with (
+            serving(create_app(Settings(model="fake", model_aliases=setting))) as url,
+            OpenAI(base_url=f"{url}/v1", api_key="none") as sdk,
+        ):
+            assert [model.id for model in sdk.models.list()] == ["fake", *listed]
+            assert all(sdk.images.generate(prompt="a cat", model=name).data for name in listed)
+            with pytest.raises(openai.NotFoundError):
+                sdk.images.generate(prompt="a cat", model="dall-e-3")
 
 
 def test_a_model_s_name_may_have_a_slash(pipeline: GatedPipeline) -> None:
@@ -329,6 +489,7 @@ def test_a_model_s_name_may_have_a_slash(pipeline: GatedPipeline) -> None:
         assert model.model_extra is not None
         assert "Stability AI" in model.model_extra["license"]
         assert sdk.images.generate(prompt="a cat", model=model.id).data
+        assert sdk.images.generate(prompt="a cat", model="sdxl-turbo").data  # its last part
 
 
 # Keys, retries, and the log.

@@ -60,7 +60,8 @@ async def test_the_documentation_loads_nothing_from_another_host(client: httpx.A
 
 async def test_the_page_s_document_is_the_app_s_own(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
-    assert set(document["paths"]) == {
+    paths = {path for path in document["paths"] if not path.startswith("/sdapi/v1/")}
+    assert paths == {
         *("/", "/txt2img", "/img2img", "/healthz/live", "/healthz/ready"),
         *("/v1/images/generations", "/v1/images/edits", "/v1/models", "/v1/models/{model}"),
     }
@@ -119,10 +120,32 @@ def test_head_is_answered_as_get_is_without_the_body(path: str) -> None:
 
 async def test_what_takes_no_get_takes_no_head_and_says_what_it_takes(client: httpx.AsyncClient) -> None:
     refused = await client.head("/txt2img")
-    assert (refused.status_code, refused.content, refused.headers["allow"]) == (405, b"", "POST")
-    assert (await client.delete("/healthz/live")).headers["allow"] == "GET, HEAD"
-    assert (await client.delete("/")).headers["allow"] == "GET, HEAD, POST"
+    assert (refused.status_code, refused.content, refused.headers["allow"]) == (405, b"", "OPTIONS, POST")
+    assert (await client.delete("/healthz/live")).headers["allow"] == "GET, HEAD, OPTIONS"
+    assert (await client.delete("/")).headers["allow"] == "GET, HEAD, OPTIONS, POST"
     assert (await client.head("/nothing")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [
+        ("/txt2img", "OPTIONS, POST"),
+        ("/v1/images/generations", "OPTIONS, POST"),  # SillyTavern probes it
+        ("/sdapi/v1/options", "GET, HEAD, OPTIONS, POST"),
+        ("/v1/models", "GET, HEAD, OPTIONS"),
+        ("/v1/models/a/b", "GET, HEAD, OPTIONS"),
+        ("/healthz/live", "GET, HEAD, OPTIONS"),
+        ("/metrics", "GET, HEAD, OPTIONS"),
+        ("/", "GET, HEAD, OPTIONS, POST"),
+        ("/docs", "GET, HEAD, OPTIONS"),
+        ("/openapi.json", "GET, HEAD, OPTIONS"),
+        ("/playground/playground.js", "GET, HEAD, OPTIONS"),
+    ],
+)
+async def test_options_says_what_a_route_takes(client: httpx.AsyncClient, path: str, allow: str) -> None:
+    asked = await client.options(path)
+    assert (asked.status_code, asked.content, asked.headers["allow"]) == (204, b"", allow)
+    assert (await client.options("/nothing")).status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/playground/playground.js", "/docs/assets/swagger-ui.css"])

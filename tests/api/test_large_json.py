@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.api.hugging_face.large_body import PIECE_BYTES, decode_base64, parse_large_json, unescape
+from app.api.large_json import PIECE_BYTES, decode_base64, parse_large_json, unescape
 from app.errors import BodyTooLargeError, InvalidImageError
 from app.images.memory import reserve
 from app.main import create_app
@@ -46,8 +46,8 @@ def held(body: bytes) -> memoryview:
 
 
 def file_of(body: bytes) -> bytes:
-    _, text = parse_large_json(held(body))
-    assert text is not None
+    _, texts = parse_large_json(held(body))
+    (text,) = texts.values()
     return bytes(decode_base64(unescape(text)))
 
 
@@ -74,8 +74,8 @@ def test_a_text_is_searched_and_decoded_in_pieces() -> None:
     body = held(b'{"inputs": "' + base64.b64encode(file) + b'"}')
     tracemalloc.reset_peak()
     before, _ = tracemalloc.get_traced_memory()
-    _, text = parse_large_json(body)
-    assert text is not None
+    _, texts = parse_large_json(body)
+    (text,) = texts.values()
     decoded = decode_base64(unescape(text))
     _, peak = tracemalloc.get_traced_memory()
     assert peak - before < 8 * PIECE_BYTES < LARGE // 2
@@ -209,11 +209,27 @@ def test_quotation_marks_without_end_are_not_counted_to_the_end() -> None:
 @pytest.mark.parametrize(
     ("name", "shown"), [("a, b [c]: 'd'" * 50, "a, b [c]: 'd'" * 50), ("x\N{FOX FACE}", "x" + "." * 99)]
 )
-async def test_of_a_long_name_the_ascii_it_begins_with_is_repeated(
-    client: httpx.AsyncClient, name: str, shown: str
-) -> None:
-    rejected = await post(client, b'{"inputs": "a", "%b%b": 1}' % (name.encode(), LONG))
-    assert rejected.json()["error"]["param"] == shown[:100]
+async def test_of_a_long_name_the_ascii_it_begins_with_is_repeated(name: str, shown: str) -> None:
+    async with running(create_app(Settings(model="fake", strict=True))) as client:
+        rejected = await post(client, b'{"inputs": "a", "%b%b": 1}' % (name.encode(), LONG))
+    assert rejected.json()["errors"][0]["param"] == shown[:100]
+
+
+@pytest.mark.parametrize("unused", [b'"mask": "%b", ', b'"a": ["%b"], ', b'"%b": 1, ', b'"a": "\\"%b", '])
+async def test_further_long_texts_are_not_read(client: httpx.AsyncClient, picture: bytes, unused: bytes) -> None:
+    encoded = base64.b64encode(picture)
+    alone = await post(client, b'{"inputs": "%b", "parameters": {"seed": 1}}' % encoded)
+    beside = await post(client, b'{%b"inputs": "%b", "parameters": {"seed": 1}}' % (unused % LONG, encoded))
+    assert (beside.status_code, beside.content) == (200, alone.content)
+
+
+def test_every_long_text_is_found() -> None:
+    files = [np.random.default_rng(seed).bytes(60_000) for seed in range(3)]
+    body = b'{"a": ["%b", "%b"], "b": "short", "c": "%b"}' % tuple(map(base64.b64encode, files))
+    value, texts = parse_large_json(held(body))
+    stand_ins = [*value["a"], value["c"]]
+    assert [bytes(decode_base64(unescape(texts[stand_in]))) for stand_in in stand_ins] == files
+    assert value["b"] == "short"
 
 
 LONG = b"A" * 200_000
@@ -236,11 +252,11 @@ LONG = b"A" * 200_000
         (b'{"inputs": "%b"}' % (b"\\n" * 100_000), 422, "prompt: String should have at most 2000 characters"),
         (b'{"inputs": "/9j/", "parameters": {"prompt": "%b"}}' % LONG, 422, "prompt: String should have at most 2000"),
         (b'{"inputs": "a", "parameters": {"seed": "%b"}}' % LONG, 422, "seed: Input should be a valid integer"),
-        (b'{"inputs": "a", "%b": 1}' % LONG, 422, "A" * 100 + ": Extra inputs are not permitted"),
-        (b'{"inputs": "a"%b}' % (b" " * 200_000), 413, "beside the picture"),
-        (b'{"inputs": %b}' % (b"1" * 200_000), 413, "beside the picture"),
-        (b" " * 200_000, 413, "beside the picture"),
-        (b"1" * 200_000, 413, "beside the picture"),
+        (b'{"inputs": "/9j/", "%b": 1}' % LONG, 422, "truncated or damaged"),
+        (b'{"inputs": "a"%b}' % (b" " * 200_000), 413, "beside its pictures"),
+        (b'{"inputs": %b}' % (b"1" * 200_000), 413, "beside its pictures"),
+        (b" " * 200_000, 413, "beside its pictures"),
+        (b"1" * 200_000, 413, "beside its pictures"),
         (b'["%b"]' % LONG, 422, "must be a JSON object"),
         (b'{"inputs": "%b\\""}' % LONG, 422, "2000 characters"),
         (b'{"inputs": "/9j/%b\\""}' % LONG, 422, "not base64"),
@@ -248,7 +264,7 @@ LONG = b"A" * 200_000
         (b'{"inputs": "/9j/%b\\"AAAA"}' % LONG, 422, "not base64"),
         (b'{"inputs": "AAAA\\"%b", "parameters": {"prompt": ""}}' % LONG, 422, "not base64"),
         (b'{"inputs": "a", "x": "%b" "y"}' % LONG, 400, "The body is not JSON: Expecting ',' delimiter."),
-        (b'{"inputs": "a"%b, "x": 1}' % (b" " * 200_000), 413, "beside the picture"),
+        (b'{"inputs": "a"%b, "x": 1}' % (b" " * 200_000), 413, "beside its pictures"),
         (b'{"inputs": "%b"}' % (b"\\\\" * 100_000), 422, "2000 characters"),
         (b'{"inputs": "%b"}' % (b"\\ud83e\\udd8a" * 10_000), 422, "2000 characters"),
         (b'{"inputs": "%b"}' % ("\N{FOX FACE}".encode() * 50_000), 422, "2000 characters"),
@@ -265,14 +281,14 @@ LONG = b"A" * 200_000
             400,
             "NaN is not a JSON value.",
         ),
-        (b"[N%b]" % LONG, 413, "beside the picture"),
-        (b"[NaN%b]" % LONG, 413, "beside the picture"),
-        (b'{"inputs": tru%b}' % LONG, 413, "beside the picture"),
-        (b"[" * 200_000, 413, "beside the picture"),
-        (b"[%b1]" % (b"1," * 100_000), 413, "beside the picture"),
-        (b'["%b", %b1]' % (LONG, b"1," * 100_000), 413, "beside the picture"),
-        (b"[%b1]" % (b'"", ' * 40_000), 413, "beside the picture"),
-        (b"[%b" % (b'"" ' * 40_000), 413, "beside the picture"),
+        (b"[N%b]" % LONG, 413, "beside its pictures"),
+        (b"[NaN%b]" % LONG, 413, "beside its pictures"),
+        (b'{"inputs": tru%b}' % LONG, 413, "beside its pictures"),
+        (b"[" * 200_000, 413, "beside its pictures"),
+        (b"[%b1]" % (b"1," * 100_000), 413, "beside its pictures"),
+        (b'["%b", %b1]' % (LONG, b"1," * 100_000), 413, "beside its pictures"),
+        (b"[%b1]" % (b'"", ' * 40_000), 413, "beside its pictures"),
+        (b"[%b" % (b'"" ' * 40_000), 413, "beside its pictures"),
         (b'{"inputs": "\\"%b"}' % LONG, 422, "2000 characters"),
     ],
 )

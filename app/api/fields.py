@@ -1,0 +1,297 @@
+"""The fields of a request: checked strictly, or read as a dialect's clients send them.
+
+The service's own routes reject what has no effect. The routes for other programs' clients ignore what those send by
+habit, and name it in the answer. With `TURBO_STRICT` they reject it too. What would give another kind of picture than
+the one asked for is rejected by both.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+
+from app.api.errors import MAX_NAME_CHARACTERS
+from app.api.json_body import FILLER
+from app.errors import InvalidRequestError
+from app.inference.request_validation import MAX_PROMPT_CHARACTERS, smallest_strength
+from app.pipelines.base import effective_img2img_steps
+
+Fields = TypeVar("Fields", bound=BaseModel)
+
+MAX_STEPS = 4
+STEPS_REASON = "SDXL-Turbo makes a picture in 1 to 4 steps."
+GUIDANCE_REASON = "SDXL-Turbo is trained without guidance."
+NEGATIVE_PROMPT_REASON = "A negative prompt needs guidance, which SDXL-Turbo is trained without."
+SCHEDULER_REASON = "SDXL-Turbo has one scheduler, Euler ancestral."
+_UNKNOWN_REASON = "There is no such parameter here"
+
+MEANT: Mapping[str, Sequence[str]] = {
+    "batch_size": ("num_images", "n"),
+    "denoising_strength": ("strength",),
+    "height": ("size",),
+    "image_strength": ("strength",),
+    "images": ("image",),
+    "init_image": ("image",),
+    "inputs": ("prompt",),
+    "n": ("num_images",),
+    "n_iter": ("num_images", "n"),
+    "num_images": ("n",),
+    "num_images_per_prompt": ("num_images", "n"),
+    "num_steps": ("num_inference_steps", "steps"),
+    "number_of_images": ("num_images", "n"),
+    "num_inference_steps": ("steps",),
+    "size": ("width and height",),
+    "step": ("num_inference_steps", "steps"),
+    "steps": ("num_inference_steps",),
+    "strength": ("denoising_strength",),
+    "text": ("prompt",),
+    "width": ("size",),
+}
+"""Other services' names for the fields of this one's routes. The first that a route has is the right one."""
+
+_MAX_TOLD = 20
+"""An answer names up to this many ignored parameters."""
+
+
+def checked(model: type[Fields], fields: Any, *within: str, strict: bool = False) -> Fields:
+    """Return a body, or the part of it that the names in `within` lead to, as its wire model.
+
+    If `strict`, numbers must be numbers, as in JSON, not strings.
+
+    Raises:
+        RequestValidationError: A field is invalid or unknown. An unknown one is told its right name, if there is one.
+    """
+    faults: list[dict[str, Any]] = []
+    checked_fields = _check(model, fields, within, faults, strict=strict)
+    if checked_fields is None or faults:
+        raise RequestValidationError(faults)
+    return checked_fields
+
+
+def _check(
+    model: type[Fields], fields: Any, within: Sequence[str], faults: list[dict[str, Any]], *, strict: bool
+) -> Fields | None:
+    """Return the fields as their wire model, or add their faults."""
+    try:
+        return model.model_validate(fields, strict=strict or None)
+    except ValidationError as error:
+        for fault in error.errors():
+            if fault["type"] == "extra_forbidden":
+                meant = _meant(str(fault["loc"][-1]), model) or _similar(str(fault["loc"][-1]), model)
+                fault["msg"] = f"{_UNKNOWN_REASON}; say {meant}." if meant else f"{_UNKNOWN_REASON}."
+            faults.append({**fault, "loc": ("body", *within, *fault["loc"])})
+    return None
+
+
+def _meant(name: str, model: type[BaseModel]) -> str | None:
+    """Return the field that another service calls by this name, if the model has it."""
+    known = model.model_fields
+    return next((meant for meant in MEANT.get(name, ()) if set(meant.split(" and ")) <= known.keys()), None)
+
+
+def _similar(name: str, model: type[BaseModel]) -> str | None:
+    """Return the field that this name may be misspelt for."""
+    return next(iter(difflib.get_close_matches(name, model.model_fields, n=1, cutoff=0.75)), None)
+
+
+def describe_leniency(
+    schema: dict[str, Any], *, steps: str, ignored: Mapping[str, str], refused: Mapping[str, str]
+) -> None:
+    """Make a wire model's JSON schema that of a `Reading`: what is adjusted or ignored is valid.
+
+    `steps` is the field with the denoising steps; `ignored` and `refused` have reasons by name.
+    """
+    properties = schema["properties"]
+    for described in (properties[steps], *properties[steps].get("anyOf", ())):
+        described.pop("maximum", None)
+    properties[steps]["description"] = "Denoising steps. One is enough, four are better; of more, 4 run."
+    properties["prompt"].pop("maxLength", None)
+    for described in properties.values():
+        if isinstance(described.get("type"), str) and "default" in described:
+            described["type"] = [described["type"], "null"]
+    for name, reason in ignored.items():
+        properties[name] = {"description": f"Without effect. {reason}"}
+    for name, reason in refused.items():
+        properties[name] = {"type": "null", "description": f"Rejected. {reason}"}
+    schema["additionalProperties"] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What became of parameters that were not used as they were sent: for the answer's headers and its `warnings`."""
+
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    """Reasons by name."""
+    adjusted: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """By name: the change, such as 20->4, and its reason."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """`X-Ignored-Parameters: quality, style` and `X-Adjusted-Parameters: num_inference_steps=20->4`."""
+        headers = {
+            "X-Ignored-Parameters": ", ".join(map(_printable, self.ignored)),
+            "X-Adjusted-Parameters": ", ".join(f"{_printable(name)}={how}" for name, (how, _) in self.adjusted.items()),
+        }
+        return {name: value for name, value in headers.items() if value}
+
+    @property
+    def warnings(self) -> list[str]:
+        """One sentence for each."""
+        ignored = [f"{name} is ignored: {reason}" for name, reason in self.ignored.items()]
+        return ignored + [f"{name} is changed, {how}: {reason}" for name, (how, reason) in self.adjusted.items()]
+
+
+NOTHING_TOLD = Told()
+
+
+class Reading:
+    """A request of a dialect while it is read: first its habits, then its fields.
+
+    `sent` has the fields as they came, null left out. If `strict`, what would be ignored or adjusted is a fault. All
+    faults come in one answer.
+    """
+
+    def __init__(self, sent: Mapping[str, Any], *, strict: bool, told: Told = NOTHING_TOLD) -> None:
+        """Begin to read. `told` is what is told already, of an outer object."""
+        self.fields = {name: value for name, value in sent.items() if value is not None}
+        self._strict = strict
+        self._ignored = dict(told.ignored)
+        self._adjusted = dict(told.adjusted)
+        self._faults: list[dict[str, Any]] = []
+
+    @property
+    def told(self) -> Told:
+        listed = dict(list(self._ignored.items())[:_MAX_TOLD])
+        return Told(listed, dict(self._adjusted))
+
+    def refuse(self, name: str, reason: str, *, code: str = "parameter_unused") -> None:
+        """Reject the request for a parameter, and look for further faults."""
+        self.fields.pop(name, None)
+        self._faults.append({"type": code, "loc": ("body", name), "msg": reason})
+
+    def ignore(self, name: str, reason: str) -> None:
+        """Leave a parameter out. What asks for nothing (0, false, empty) is not worth a word."""
+        if _asks_for_something(self.fields.get(name)):
+            self._ignore(name, reason)
+        self.fields.pop(name, None)
+
+    def tell_ignored(self, name: str, reason: str) -> None:
+        """Tell of a part of the request that was left out."""
+        self._ignore(name, reason)
+
+    def ignore_unknown(self, model: type[BaseModel]) -> None:
+        """Leave out what the wire model does not know. A wrong name for a field that it has is rejected."""
+        for name in [name for name in self.fields if name not in model.model_fields]:
+            if (meant := _meant(name, model)) is not None and _asks_for_something(self.fields[name]):
+                self.refuse(name, f"{_UNKNOWN_REASON}; say {meant}.", code="extra_forbidden")
+            similar = _similar(name, model)
+            self.ignore(name, f"{_UNKNOWN_REASON}; is it {similar}?" if similar else f"{_UNKNOWN_REASON}.")
+
+    def adjust(self, name: str, used: Any, reason: str) -> None:
+        """Use another value than the one sent."""
+        self._adjust(name, used, f"{_brief(self.fields.get(name))}->{_brief(used)}", reason)
+
+    def shorten(self, name: str) -> None:
+        """Cut a prompt that is too long. Of a shorter one, CLIP reads 77 tokens."""
+        prompt = self.fields.get(name)
+        if self._strict or not isinstance(prompt, str) or FILLER in prompt:
+            return
+        if len(prompt) > MAX_PROMPT_CHARACTERS:
+            change = f"{len(prompt)}->{MAX_PROMPT_CHARACTERS} characters"
+            self._adjust(name, prompt[:MAX_PROMPT_CHARACTERS], change, "CLIP reads 77 tokens.")
+
+    def at_most_4_steps(self, name: str = "num_inference_steps") -> None:
+        """Make 4 of more denoising steps."""
+        steps = self.number(name)
+        if steps is not None and steps > MAX_STEPS:
+            self.adjust(name, MAX_STEPS, STEPS_REASON)
+
+    def fit_strength(self, steps_name: str, strength_name: str, *, steps: int, strength: float) -> None:
+        """Have at least one step run: with more steps if that helps, else also with more strength.
+
+        `steps` and `strength` are the defaults.
+        """
+        sent_steps, sent_strength = self.number(steps_name), self.number(strength_name)
+        used_steps = steps if sent_steps is None else sent_steps
+        used_strength = strength if sent_strength is None else sent_strength
+        if self._strict or not (1 <= used_steps <= MAX_STEPS and 0 < used_strength <= 1):
+            return  # as it is, or a fault
+        if effective_img2img_steps(int(used_steps), used_strength) >= 1:
+            return
+        reason = "At least one step must run: int(steps * strength)."
+        if used_strength < smallest_strength(MAX_STEPS):
+            self.adjust(strength_name, smallest_strength(MAX_STEPS), reason)
+            used_strength = smallest_strength(MAX_STEPS)
+        needed = next(many for many in range(1, MAX_STEPS + 1) if effective_img2img_steps(many, used_strength) >= 1)
+        if sent_steps is None:
+            self.fields[steps_name] = needed
+        elif needed != sent_steps:
+            self.adjust(steps_name, needed, reason)
+
+    def part(self, name: str, model: type[Fields]) -> Fields | None:
+        """Take a nested object out of the fields, as its wire model; None if it is missing or invalid."""
+        sent = self.fields.pop(name, None)
+        return None if sent is None else _check(model, sent, (name,), self._faults, strict=False)
+
+    def number(self, name: str) -> float | None:
+        """Return a number, also one that a form sent as text. None if it is none: the wire model will say so."""
+        sent = self.fields.get(name)
+        if isinstance(sent, bool) or not isinstance(sent, int | float | str) or "_" in str(sent):
+            return None
+        try:
+            number = float(sent)
+        except (ValueError, OverflowError):
+            return None
+        return number if math.isfinite(number) else None
+
+    def checked(
+        self, model: type[Fields], *, check: Callable[[Fields], None] = lambda _: None, strict: bool = False
+    ) -> Fields:
+        """Return the fields as their wire model. `check` raises InvalidRequestError for a fault of valid fields.
+
+        Raises:
+            RequestValidationError: All faults.
+        """
+        faults = list(self._faults)
+        fields = _check(model, self.fields, (), faults, strict=strict)
+        if fields is not None:
+            try:
+                check(fields)
+            except InvalidRequestError as error:
+                name = () if error.param is None else (error.param,)
+                faults.append({"type": error.code, "loc": ("body", *name), "msg": str(error)})
+        if fields is None or faults:
+            raise RequestValidationError(faults)
+        return fields
+
+    def _adjust(self, name: str, used: Any, change: str, reason: str) -> None:
+        if self._strict:
+            self.refuse(name, reason)
+        else:
+            self.fields[name] = used
+            self._adjusted[name] = (change, reason)
+
+    def _ignore(self, name: str, reason: str) -> None:
+        if self._strict:
+            self.refuse(name, reason)
+        else:
+            self._ignored[name[:MAX_NAME_CHARACTERS]] = reason
+
+
+def _asks_for_something(value: Any) -> bool:
+    return bool(value) and value not in ("0", "0.0", "false", "False")
+
+
+def _brief(value: Any) -> str:
+    """Return a number for a header; anything else is not repeated."""
+    return f"{value:g}" if isinstance(value, int | float) else _printable(str(value)[:20])
+
+
+def _printable(name: str) -> str:
+    """Return a name that the client sent as a header may have it."""
+    return quote(name[:MAX_NAME_CHARACTERS], safe="!#$&'*+-.^_`|~[]", errors="replace") or "(no name)"

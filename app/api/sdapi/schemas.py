@@ -1,0 +1,473 @@
+"""Wire models of Stable Diffusion WebUI's API, and what becomes of the parameters that its clients send.
+
+Source: modules/api/models.py of AUTOMATIC1111/stable-diffusion-webui, and the requests of its clients, which
+tests/api/sdapi/fixtures names. They send some forty parameters, most of them with the value that changes nothing.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from app.api.fields import GUIDANCE_REASON, NEGATIVE_PROMPT_REASON, SCHEDULER_REASON, Reading, Told, describe_leniency
+from app.api.model_names import ModelNames
+from app.images.sizes import Size
+from app.inference.request_validation import (
+    MAX_IMAGES_OF_CLIENTS,
+    WHOLE,
+    Prompt,
+    Seed,
+    Side,
+    Steps,
+    Strength,
+    check_effective_steps,
+    check_seed_range,
+    seeds_from,
+)
+from app.pipelines.base import Img2ImgParams, Txt2ImgParams
+from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
+
+SAMPLER: Final = "Euler a"
+SCHEDULER: Final = "Automatic"
+
+_SAMPLERS: Final = ("euler a", "k_euler_a", "k_euler_ancestral", "euler ancestral")
+_SCHEDULERS: Final = ("automatic", "normal", "none")
+_NO_GUIDANCE: Final = (0, 1)
+
+_STRENGTH: Final = 0.75
+"""The denoising strength of a request without one, as in that server."""
+
+_EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>,?\s*")
+"""A tag in a prompt. That server loads weights for it; the model would read it as words."""
+
+_ONE_SCHEDULE: Final = "SDXL-Turbo has one schedule."
+_NOT_STORED: Final = "Nothing is stored."
+_IGNORED: Final = {
+    "negative_prompt": NEGATIVE_PROMPT_REASON,
+    "enable_hr": "Pictures are made at their full size at once: ask for a larger one.",
+    "restore_faces": "No model restores faces here.",
+    "tiling": "SDXL-Turbo's pictures have edges.",
+    "styles": "No styles are stored here. Write the style into the prompt.",
+    "subseed_strength": "A picture has one seed.",
+    "refiner_checkpoint": "There is one model.",
+    "save_images": _NOT_STORED,
+}
+"""Parameters without effect here, with the reason."""
+
+_QUIET: Final = frozenset(
+    {
+        *("firstphase_width", "firstphase_height", "hr_additional_modules", "hr_cfg", "hr_checkpoint_name"),
+        *("hr_distilled_cfg", "hr_negative_prompt", "hr_prompt", "hr_resize_x", "hr_resize_y", "hr_sampler_name"),
+        *("hr_scale", "hr_scheduler", "hr_second_pass_steps", "hr_upscaler"),
+        *("eta", "s_churn", "s_min_uncond", "s_noise", "s_tmax", "s_tmin"),
+        *("subseed", "seed_resize_from_h", "seed_resize_from_w", "refiner_switch_at", "distilled_cfg_scale"),
+        *("do_not_save_grid", "do_not_save_samples", "send_images", "include_init_images", "return_grid"),
+        *("override_settings_restore_afterwards", "disable_extra_networks", "force_task_id", "comments"),
+        *("image_cfg_scale", "initial_noise_multiplier", "latent_mask", "mask_blur", "mask_blur_x", "mask_blur_y"),
+        *("mask_round", "inpainting_fill", "inpaint_full_res", "inpaint_full_res_padding", "inpainting_mask_invert"),
+    }
+)
+"""Parameters that refine others. Clients send them always, so answers do not mention them."""
+
+_OVERRIDES_IGNORED: Final = frozenset(
+    {
+        *("CLIP_stop_at_last_layers", "comma_padding_backtrack", "ddim_discretize", "enable_emphasis"),
+        *("eta_noise_seed_delta", "forge_additional_modules", "img2img_fix_steps", "initial_noise_multiplier"),
+        *("inpainting_mask_weight", "samples_format", "samples_save", "save_images_add_number", "sd_hypernetwork"),
+        *("sd_lora", "sd_vae", "token_merging_ratio"),
+    }
+)
+"""Keys of `override_settings` that clients send always."""
+
+_DEFAULT_OPTIONS: Final[tuple[Any, ...]] = (None, "", "None", "Automatic", 0, 1, False, [], "uniform", 20, "png")
+"""Values of those keys that ask for nothing."""
+
+
+_REFUSED: Final = {
+    "mask": "SDXL-Turbo changes the whole picture and cannot use a mask.",
+    "script_name": "There are no scripts here.",
+}
+"""Parameters that ask for another kind of picture, with the reason."""
+
+
+def _describe(schema: dict[str, Any]) -> None:
+    ignored = {**_IGNORED, "cfg_scale": GUIDANCE_REASON, "sampler_name": SCHEDULER_REASON, "scheduler": _ONE_SCHEDULE}
+    describe_leniency(schema, steps="steps", ignored=ignored, refused=_REFUSED)
+    properties = schema["properties"]
+    for name in _REFUSED:
+        properties[name] = {"enum": [None, ""], "description": properties[name]["description"]}
+    for name in ("width", "height", "seed"):
+        for field in (properties[name], *properties[name].get("anyOf", ())):
+            field.pop("multipleOf", None)
+            if name == "seed":
+                field.pop("minimum", None)
+
+
+class SdRequest(BaseModel):
+    """The fields that both modes share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, json_schema_extra=_describe)
+    size_param: ClassVar[str] = "width"
+
+    prompt: Prompt = ""
+    seed: Annotated[Seed | None, Field(description="Seed of the first picture; any negative number draws one.")] = None
+    batch_size: Annotated[int, Field(ge=1, description="Pictures per iteration."), WHOLE] = 1
+    n_iter: Annotated[int, Field(ge=1, description="Iterations; batch_size x n_iter is at most 10."), WHOLE] = 1
+
+    @model_validator(mode="after")
+    def _check_number(self) -> Self:
+        check_seed_range(self.seed, self.num_images, name="batch_size * n_iter")
+        return self
+
+    @property
+    def num_images(self) -> int:
+        return self.batch_size * self.n_iter
+
+
+class SdTxt2ImgRequest(SdRequest):
+    """The body of `POST /sdapi/v1/txt2img`."""
+
+    steps: Steps = 1
+    width: Side = DEFAULT_SIDE
+    height: Side = DEFAULT_SIDE
+
+    @property
+    def chosen_size(self) -> Size:
+        return Size(self.width, self.height)
+
+    def to_params(self) -> list[Txt2ImgParams]:
+        return [
+            Txt2ImgParams(
+                prompt=self.prompt, seed=seed, num_inference_steps=self.steps, width=self.width, height=self.height
+            )
+            for seed in seeds_from(self.seed, self.num_images)
+        ]
+
+
+class SdImg2ImgRequest(SdRequest):
+    """The body of `POST /sdapi/v1/img2img`."""
+
+    init_images: Annotated[
+        list[str],
+        Field(min_length=1, max_length=1, description="One PNG, JPEG or WebP file, in base64 or as a data: URL."),
+    ]
+    denoising_strength: Strength = _STRENGTH
+    steps: Steps = 2
+    width: Annotated[Side | None, Field(description="Pixels; without both sides the picture's aspect is kept.")] = None
+    height: Side | None = None
+
+    @model_validator(mode="after")
+    def _check_steps(self) -> Self:
+        check_effective_steps(self.steps, self.denoising_strength)
+        return self
+
+    @property
+    def chosen_size(self) -> Size | None:
+        """The output's size, if the request names one."""
+        return None if self.width is None or self.height is None else Size(self.width, self.height)
+
+    def to_params(self, image: Image.Image) -> list[Img2ImgParams]:
+        """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
+        return [
+            Img2ImgParams(
+                prompt=self.prompt,
+                seed=seed,
+                num_inference_steps=self.steps,
+                strength=self.denoising_strength,
+                image=image,
+            )
+            for seed in seeds_from(self.seed, self.num_images)
+        ]
+
+
+AnyRequest = TypeVar("AnyRequest", bound=SdRequest)
+
+
+def read(
+    sent: Mapping[str, Any],
+    model: type[AnyRequest],
+    *,
+    models: ModelNames,
+    strict: bool,
+    check: Callable[[Any], None],
+) -> tuple[AnyRequest, Told]:
+    """Return a request's fields, and what became of the parameters without effect here. `check` as `Reading.checked`.
+
+    Raises:
+        RequestValidationError: All faults.
+    """
+    reading = Reading(sent, strict=strict)
+    _read_other_features(reading)
+    _read_overrides(reading, models)
+    _read_sampling(reading)
+    _read_prompt(reading)
+    _read_sizes(reading)
+    _read_number(reading)
+    if model is SdImg2ImgRequest:
+        reading.fit_strength("steps", "denoising_strength", steps=2, strength=_STRENGTH)
+    else:
+        reading.fields.pop("denoising_strength", None)  # of a second pass
+    reading.ignore_unknown(model)
+    return reading.checked(model, check=check), reading.told
+
+
+def _read_other_features(reading: Reading) -> None:
+    """Reject what would make another kind of picture, and leave out what has no effect."""
+    for name, reason in _REFUSED.items():
+        if reading.fields.pop(name, "") != "":
+            reading.refuse(name, reason)
+    scripts = reading.fields.pop("alwayson_scripts", None)
+    if isinstance(scripts, Mapping):
+        for name, script in scripts.items():
+            if _is_on(script):
+                reading.refuse(f"alwayson_scripts.{name}", "There are no extensions here, such as ControlNet.")
+    elif scripts:
+        reading.refuse("alwayson_scripts", "It must be a JSON object.")
+    reading.fields.pop("script_args", None)
+    if reading.fields.get("resize_mode") in (2, 3):
+        reading.ignore("resize_mode", "A picture is scaled to cover the size, and cropped about its centre.")
+    reading.fields.pop("resize_mode", None)
+    for name, reason in _IGNORED.items():
+        reading.ignore(name, reason)
+    for name in _QUIET:
+        reading.fields.pop(name, None)
+
+
+def _is_on(script: Any) -> bool:
+    """Tell whether an extension has something to do. Clients also send units that are switched off."""
+    units = script.get("args") if isinstance(script, Mapping) else script
+    if isinstance(units, list):
+        return any(not isinstance(unit, Mapping) or unit.get("enabled", True) for unit in units)
+    return bool(units)
+
+
+def _read_overrides(reading: Reading, models: ModelNames) -> None:
+    overrides = reading.fields.pop("override_settings", None) or {}
+    if not isinstance(overrides, Mapping):
+        reading.refuse("override_settings", "It must be a JSON object.")
+        return
+    for key, value in overrides.items():
+        name = f"override_settings.{key}"
+        if key == "sd_model_checkpoint":
+            if value is not None and not (isinstance(value, str) and models.has(value)):
+                reading.refuse(name, f"The served model is {models.served}, and no other can be loaded.")
+        elif key not in _OVERRIDES_IGNORED:
+            reading.refuse(name, "This setting cannot be changed here.")
+        elif value not in _DEFAULT_OPTIONS:
+            reading.fields[name] = value
+            reading.ignore(name, "This setting has no effect here.")
+
+
+def _read_sampling(reading: Reading) -> None:
+    fields = reading.fields
+    for name in ("sampler_name", "sampler_index"):
+        if str(fields.get(name, "")).lower() in _SAMPLERS:
+            del fields[name]
+    if fields.get("sampler_index") == fields.get("sampler_name"):
+        fields.pop("sampler_index", None)
+    for name in ("sampler_name", "sampler_index"):
+        reading.ignore(name, SCHEDULER_REASON)
+    if str(fields.get("scheduler", "")).lower() in _SCHEDULERS:
+        del fields["scheduler"]
+    reading.ignore("scheduler", _ONE_SCHEDULE)
+    if fields.get("cfg_scale") in _NO_GUIDANCE:
+        del fields["cfg_scale"]
+    reading.ignore("cfg_scale", GUIDANCE_REASON)
+    if fields.get("clip_skip") == 1:
+        del fields["clip_skip"]
+    reading.ignore("clip_skip", "SDXL's text encoders have one layer to read.")
+    reading.at_most_4_steps("steps")
+
+
+def _read_prompt(reading: Reading) -> None:
+    prompt = reading.fields.get("prompt")
+    if isinstance(prompt, str) and (plain := _EXTRA_NETWORK.sub("", prompt)) != prompt:
+        reading.tell_ignored("lora", "No further networks can be loaded.")
+        reading.fields["prompt"] = plain
+    reading.shorten("prompt")
+
+
+def _read_sizes(reading: Reading) -> None:
+    for name in ("width", "height"):
+        side = reading.number(name)
+        if side is not None and MIN_SIDE <= side <= MAX_SIDE and side % SIDE_MULTIPLE:
+            rounded = min(MAX_SIDE, round(side / SIDE_MULTIPLE) * SIDE_MULTIPLE)
+            reading.adjust(name, rounded, f"Sides are multiples of {SIDE_MULTIPLE}.")
+
+
+def _read_number(reading: Reading) -> None:
+    if (seed := reading.number("seed")) is not None and seed < 0:
+        del reading.fields["seed"]
+    each, times = (reading.number(name) for name in ("batch_size", "n_iter"))
+    pictures = (1 if each is None else each) * (1 if times is None else times)
+    if pictures > MAX_IMAGES_OF_CLIENTS:
+        name = "n_iter" if (times or 1) > 1 else "batch_size"
+        reading.refuse(name, f"A request makes at most {MAX_IMAGES_OF_CLIENTS} pictures.", code="less_than_equal")
+
+
+def read_options(sent: Mapping[str, Any], models: ModelNames, *, strict: bool) -> Told:
+    """Return what becomes of options that a client sets: none can be changed. Some send back all that they have read.
+
+    Raises:
+        RequestValidationError: The model is another than the served one.
+    """
+    reading = Reading(sent, strict=strict)
+    name = reading.fields.get("sd_model_checkpoint")
+    if isinstance(name, str) and models.has(name):
+        del reading.fields["sd_model_checkpoint"]
+    elif name is not None:
+        reading.refuse("sd_model_checkpoint", f"The served model is {models.served}, and no other can be loaded.")
+    for option in Options.model_fields:
+        reading.fields.pop(option, None)
+    for option in list(reading.fields):
+        reading.ignore(option, "This option cannot be changed here.")
+    reading.checked(_NoOptions)
+    return reading.told
+
+
+class _NoOptions(BaseModel):
+    """What is left of a client's options."""
+
+
+class PictureRequest(BaseModel):
+    """The body of `POST /sdapi/v1/png-info`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    image: Annotated[str, Field(description="A file, in base64 or as a data: URL.")]
+
+
+class SdImages(BaseModel):
+    """The pictures of a request."""
+
+    images: Annotated[list[str], Field(description="PNG files in base64.")]
+    parameters: Annotated[dict[str, Any], Field(description="The parameters that were used.")]
+    info: Annotated[str, Field(description="JSON as text: seeds, size, texts as in the files, and `warnings`.")]
+
+
+class PngInfo(BaseModel):
+    """What a PNG says about its making."""
+
+    info: Annotated[str, Field(description="The text `parameters` of the file; empty if it has none.")]
+    items: dict[str, str]
+    parameters: dict[str, str]
+
+
+class ProgressState(BaseModel):
+    """The running call."""
+
+    skipped: bool = False
+    interrupted: bool = False
+    stopping_generation: bool = False
+    job: str
+    job_count: Annotated[int, Field(description="Requests that are not answered yet, of all clients.")]
+    job_timestamp: str = "0"
+    job_no: int = 0
+    sampling_step: int
+    sampling_steps: int
+
+
+class Progress(BaseModel):
+    """How far the device is. It belongs to all clients."""
+
+    progress: Annotated[float, Field(description="Of the running call, by its expected time; 0 when idle.")]
+    eta_relative: Annotated[float, Field(description="Expected seconds until all requests are answered.")]
+    state: ProgressState
+    current_image: None = None
+    textinfo: Annotated[str | None, Field(description="The queue in words.")] = None
+
+
+class Interrupted(BaseModel):
+    """What an interrupt did."""
+
+    interrupted: bool
+    detail: str
+
+
+class Options(BaseModel):
+    """The options that clients read."""
+
+    sd_model_checkpoint: str
+    samples_format: Literal["png"] = "png"
+    sd_vae: str
+    sd_checkpoint_hash: str = ""
+    CLIP_stop_at_last_layers: int = 1
+
+
+class Named(BaseModel):
+    """An entry of a list with names."""
+
+    name: str
+
+
+class Sampler(Named):
+    """The sampler."""
+
+    aliases: list[str]
+    options: dict[str, str] = {}
+
+
+class Scheduler(Named):
+    """The scheduler."""
+
+    label: str
+    aliases: list[str] | None = None
+    default_rho: float = -1.0
+    need_inner_model: bool = False
+
+
+class Checkpoint(BaseModel):
+    """The served model."""
+
+    title: str
+    model_name: str
+    hash: None = None
+    sha256: None = None
+    filename: str
+    config: None = None
+
+
+class Upscaler(Named):
+    """An upscaler: only the one that does nothing."""
+
+    model_name: None = None
+    model_path: None = None
+    model_url: None = None
+    scale: float = 1.0
+
+
+class Embeddings(BaseModel):
+    """Textual inversions: none."""
+
+    loaded: dict[str, Any] = {}
+    skipped: dict[str, Any] = {}
+
+
+class Scripts(BaseModel):
+    """Scripts: none."""
+
+    txt2img: list[str] = []
+    img2img: list[str] = []
+
+
+class Ram(BaseModel):
+    """Bytes of the host's memory that this process may use."""
+
+    free: int
+    used: int
+    total: int
+
+
+class Unavailable(BaseModel):
+    """A figure that is not measured."""
+
+    error: str
+
+
+class Memory(BaseModel):
+    """The memory."""
+
+    ram: Ram
+    cuda: Unavailable
