@@ -15,9 +15,10 @@ SYSTEM_PROGRAMS ?= chromium curl docker-compose exiftool haproxy node openssl pr
 SYSTEM_PACKAGES := chromium curl docker-compose haproxy libimage-exiftool-perl nodejs openssl prometheus systemd
 # A folder. Until it is complete it has another name.
 FULL_SIZE := build/full-size/sdxl-turbo
+CLIENTS := build/clients
 
 .DEFAULT_GOAL := help
-.PHONY: help run system-programs pull test test-service test-cli test-models test-npu test-core test-api test-deploy test-playground test-long test-full-size coverage lint check-pins check-deploy audit sbom licences docs format full-size bench soak train-demo eval-demo clean
+.PHONY: help run system-programs pull test test-service test-cli test-models test-npu test-core test-api test-deploy test-playground test-long test-full-size test-clients coverage lint check-pins check-deploy audit sbom licences docs format full-size bench soak train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -69,6 +70,23 @@ test-long: $(VENV)/.test ## Run the fuzzing, shutdown and disconnect tests many 
 test-full-size: full-size ## Build the model of full-size, and run the service on it (about 16 minutes, 12 GB of memory, 20 GB of disk)
 	$(BIN)/pytest -s --timeout=1800 tests/full_size
 
+# Each environment is made again when its list of packages changes.
+test-clients: $(VENV)/.test $(CLIENTS)/programs/.made $(CLIENTS)/litellm/.made $(CLIENTS)/node/.made ## Install other programs' clients, and test the service with them
+	$(BIN)/pytest --timeout=300 tests/clients
+
+$(CLIENTS)/node/.made: tests/clients/node/package.json tests/clients/node/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is needed: apt-get install npm"; exit 1; }
+	@echo "==> installing the programs for Node in $(@D)"
+	@mkdir -p $(@D) && cp $^ $(@D)
+	@npm ci --prefix $(@D) --silent
+	@touch $@
+
+$(CLIENTS)/%/.made: tests/clients/python/%.txt
+	@echo "==> installing the Python programs of $< in $(@D)"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
+	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --requirements $<
+	@touch $@
+
 coverage: $(VENV)/.test ## Run the tests, and report which lines of app/ they run, also in the services that they start
 	@rm -rf build/coverage && mkdir -p build/coverage
 	$(BIN)/coverage run -m pytest
@@ -84,8 +102,8 @@ lint: $(VENV)/.test ## Check style, types, layers and the Dockerfile
 	$(BIN)/hadolint Dockerfile
 
 # uv does not read pip's configuration. So it gets pip's index (or uses its default), and trusts the system's certificates.
-check-pins: export UV_DEFAULT_INDEX ?= $(or $(PIP_INDEX_URL),$(shell $(BIN)/python -m pip config get global.index-url 2>/dev/null))
-check-pins: export UV_SYSTEM_CERTS ?= true
+check-pins test-clients: export UV_DEFAULT_INDEX ?= $(or $(PIP_INDEX_URL),$(shell $(BIN)/python -m pip config get global.index-url 2>/dev/null))
+check-pins test-clients: export UV_SYSTEM_CERTS ?= true
 check-pins: $(VENV)/.test ## Check that wheels exist for all packages of the Ascend image; queries the index, installs nothing
 	@for python in 3.11 3.12; do for machine in x86_64 aarch64; do \
 	  pins=$$($(BIN)/uv pip compile --quiet --extra npu --only-binary :all: --python-version $$python \

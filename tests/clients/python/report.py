@@ -1,0 +1,32 @@
+"""Shared by the scripts: run the case that the command line names, and print its report as one line of JSON.
+
+Each script is called with the service's URL, the path of a picture and the name of a case.
+"""
+
+import base64
+import json
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Report = dict[str, Any]
+
+
+def main(*cases: Callable[[str, Path], Report]) -> None:
+    """Run one of the cases."""
+    url, picture, name = sys.argv[1:]
+    case = {case.__name__: case for case in cases}[name]
+    print(json.dumps(case(url, Path(picture))))
+
+
+def encoded(file: bytes) -> str:
+    """Return the bytes of a picture's file as the test decodes them."""
+    return base64.b64encode(file).decode("ascii")
+
+
+def downloaded(url: str) -> str:
+    """Read a picture from its URL as a program does; `urllib` reads data URLs too."""
+    with urllib.request.urlopen(url) as answer:
+        return encoded(answer.read())

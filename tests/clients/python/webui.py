@@ -1,0 +1,130 @@
+"""webuiapi, the client of Stable Diffusion WebUI's API."""
+
+import contextlib
+import io
+import sys
+from pathlib import Path
+
+from PIL import Image
+from report import Report, encoded, main
+from webuiapi import WebUIApi, WebUIApiResult
+
+
+def client(url: str) -> WebUIApi:
+    return WebUIApi(baseurl=f"{url}/sdapi/v1")
+
+
+def report(result: WebUIApiResult) -> Report:
+    files = []
+    for image in result.images:
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        files.append(encoded(file.getvalue()))
+    return {"pictures": files, "info": result.info, "parameters": result.parameters}
+
+
+def txt2img(url: str, picture: Path) -> Report:
+    """Send what the client sends by default: 20 steps, guidance 7 and the sampler Euler a."""
+    return report(client(url).txt2img(prompt="a fox"))
+
+
+def txt2img_with_all_parameters(url: str, picture: Path) -> Report:
+    result = client(url).txt2img(
+        prompt="a fox",
+        negative_prompt="blurry",
+        seed=7,
+        styles=[],
+        sampler_name="DPM++ 2M",
+        scheduler="Karras",
+        batch_size=2,
+        n_iter=2,
+        steps=2,
+        cfg_scale=1.0,
+        width=256,
+        height=384,
+        override_settings={"CLIP_stop_at_last_layers": 2},
+    )
+    return report(result)
+
+
+def img2img(url: str, picture: Path) -> Report:
+    return report(client(url).img2img(images=[Image.open(picture)], prompt="a fox"))
+
+
+def img2img_with_all_parameters(url: str, picture: Path) -> Report:
+    result = client(url).img2img(
+        images=[Image.open(picture)],
+        prompt="a fox",
+        negative_prompt="blurry",
+        denoising_strength=0.5,
+        seed=7,
+        batch_size=2,
+        steps=4,
+        cfg_scale=1.0,
+        width=256,
+        height=384,
+    )
+    return report(result)
+
+
+def refused(url: str, picture: Path) -> Report:
+    try:
+        client(url).img2img(images=[Image.open(picture)], mask_image=Image.open(picture), prompt="a fox")
+    except RuntimeError as error:
+        status, text = error.args
+        return {"error": text, "status": status}
+    return {}
+
+
+def lists(url: str, picture: Path) -> Report:
+    api = client(url)
+    return {
+        "models": api.util_get_model_names(),
+        "samplers": api.util_get_sampler_names(),
+        "schedulers": api.util_get_scheduler_names(),
+        "upscalers": api.get_upscalers(),
+        "vaes": api.get_sd_vae(),
+        "loras": api.get_loras(),
+        "embeddings": api.get_embeddings(),
+        "hypernetworks": api.get_hypernetworks(),
+        "face_restorers": api.get_face_restorers(),
+        "styles": api.get_prompt_styles(),
+        "scripts": api.get_scripts(),
+        "flags": api.get_cmd_flags(),
+        "memory": api.get_memory(),
+    }
+
+
+def options(url: str, picture: Path) -> Report:
+    """Choose the current model again, as programs do before they make pictures."""
+    api = client(url)
+    current = api.util_get_current_model()
+    with contextlib.redirect_stdout(sys.stderr):  # the client prints
+        api.util_set_model(current)
+    return {"current": current, "then": api.util_get_current_model(), "options": api.get_options()}
+
+
+def progress(url: str, picture: Path) -> Report:
+    api = client(url)
+    api.util_wait_for_ready()
+    return {"progress": api.get_progress(), "interrupt": api.interrupt(), "skip": api.skip()}
+
+
+def png_info(url: str, picture: Path) -> Report:
+    """Read the parameters from a picture that the service made."""
+    api = client(url)
+    made = api.txt2img(prompt="a fox", seed=7)
+    return {"info": api.png_info(made.image).info, "infotext": made.info["infotexts"][0]}
+
+
+main(
+    txt2img,
+    txt2img_with_all_parameters,
+    img2img,
+    img2img_with_all_parameters,
+    refused,
+    lists,
+    options,
+    progress,
+    png_info,
+)

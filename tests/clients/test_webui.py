@@ -1,0 +1,79 @@
+"""webuiapi, the Python client of Stable Diffusion WebUI's API."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.clients.programs import Report, drawn, run_python
+
+Ask = Callable[[str], Report]
+
+
+@pytest.fixture
+def ask(url: str, picture: Path) -> Ask:
+    return lambda case: run_python("webui", case, url, picture)
+
+
+def test_a_prompt_becomes_a_picture_with_the_clients_defaults(ask: Ask) -> None:
+    report = ask("txt2img")
+    assert drawn(report) == [("PNG", (512, 512))]
+    assert report["info"]["prompt"] == "a fox"
+    assert report["info"]["all_seeds"] == [report["info"]["seed"]]
+    assert report["info"]["steps"] == 4
+    assert len(report["info"]["infotexts"]) == 1
+
+
+def test_several_batches_are_several_pictures(ask: Ask) -> None:
+    report = ask("txt2img_with_all_parameters")
+    assert drawn(report) == [("PNG", (256, 384))] * 4
+    assert report["info"]["all_seeds"] == [7, 8, 9, 10]
+    assert report["info"]["steps"] == 2
+
+
+def test_a_picture_becomes_a_picture_with_the_clients_defaults(ask: Ask) -> None:
+    report = ask("img2img")
+    assert drawn(report) == [("PNG", (512, 512))]
+    assert report["info"]["denoising_strength"] == 0.75
+
+
+def test_a_picture_becomes_pictures_of_a_given_size(ask: Ask) -> None:
+    report = ask("img2img_with_all_parameters")
+    assert drawn(report) == [("PNG", (256, 384))] * 2
+    assert report["info"]["all_seeds"] == [7, 8]
+
+
+def test_a_mask_is_refused(ask: Ask) -> None:
+    report = ask("refused")
+    assert report["status"] == 422
+    assert "mask" in report["error"]
+
+
+def test_programs_can_list_what_the_service_has(ask: Ask) -> None:
+    report = ask("lists")
+    assert len(report["models"]) == 1
+    assert "Euler a" in report["samplers"]
+    assert report["schedulers"]
+    for name in ("upscalers", "vaes", "loras", "hypernetworks", "face_restorers", "styles"):
+        assert isinstance(report[name], list), name
+    for name in ("embeddings", "scripts", "flags", "memory"):
+        assert isinstance(report[name], dict), name
+    assert set(report["scripts"]) == {"txt2img", "img2img"}
+
+
+def test_programs_can_choose_the_current_model(ask: Ask) -> None:
+    report = ask("options")
+    assert report["current"] == report["then"] == report["options"]["sd_model_checkpoint"]
+
+
+def test_progress_is_idle_and_interrupting_nothing_is_no_error(ask: Ask) -> None:
+    report = ask("progress")
+    assert report["progress"]["progress"] == 0
+    assert report["progress"]["state"]["job_count"] == 0
+    assert isinstance(report["interrupt"], dict)
+
+
+def test_the_parameters_of_a_picture_can_be_read_from_its_file(ask: Ask) -> None:
+    report = ask("png_info")
+    assert report["info"] == report["infotext"]
+    assert "Seed: 7" in report["info"]
