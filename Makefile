@@ -173,7 +173,7 @@ $(VENV)/.run: pyproject.toml
 
 $(VENV)/.test: $(VENV)/.run
 	@echo "==> installing the packages of the tests and checks"
-	@$(BIN)/python -m pip install --quiet --editable ".[cpu,ray,training]" --group dev
+	@$(BIN)/python -m pip install --quiet --editable ".[cpu,mcp,ray,training]" --group dev
 	@$(BIN)/python -m pip install --quiet --no-deps "$(WATERMARK)" # it requires OpenCV with windows, which requires libGL
 	@$(BIN)/python -m pip install --quiet --no-deps --group vocabulary
 	@$(MAKE) --no-print-directory system-programs

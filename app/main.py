@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -139,6 +140,10 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
     if settings.sdapi:
         for router in (sdapi.pictures, sdapi.about, sdapi_lists.router):
             app.include_router(router)
+    if settings.mcp and find_spec("mcp") is not None:
+        from app.api.mcp.endpoint import add_mcp  # noqa: PLC0415 - an extra, whose import takes half a second
+
+        add_mcp(app, app.state.context)
     if settings.metrics != "off":
         app.include_router(metrics.router)
     if settings.playground:

@@ -286,7 +286,7 @@ class Settings(BaseSettings):
     """Serve Stable Diffusion WebUI's API at `/sdapi/v1`."""
 
     mcp: bool = True
-    """Serve MCP tools at `/mcp`, if the extra `mcp` is installed."""
+    """Serve tools for agents at `/mcp` (Model Context Protocol), if the extra `mcp` is installed."""
 
     metrics: Literal["open", "key", "off"] = "open"
     """Access to `/metrics`: `open` for everybody, `key` with an API key only, or `off`."""

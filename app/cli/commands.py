@@ -1,4 +1,4 @@
-"""The command line: `python -m app [serve|generate|pull|doctor|bench|tune] [OPTIONS]`.
+"""The command line: `python -m app [serve|generate|pull|doctor|bench|tune|mcp] [OPTIONS]`.
 
 Each command imports what it needs when it runs, so that help and most errors appear before any large import.
 """
@@ -437,6 +437,21 @@ def _tune(settings: Settings, options: Namespace) -> NoReturn:
     exit_now(tune(settings, chosen))
 
 
+def _mcp(settings: Settings, _: Namespace) -> NoReturn:
+    """Serve tools for agents over stdin and stdout (Model Context Protocol).
+
+    An agent's program starts this command. The service has the same tools at /mcp. Requires the extra `mcp`.
+
+    PROGRAM mcp --model hf:stabilityai/sdxl-turbo
+    """
+    try:
+        from app.cli.mcp import serve_stdio
+    except ModuleNotFoundError as error:
+        _log.critical("cannot start: %s is not installed: pip install 'sdxl-turbo-server[mcp]'", error.name)
+        exit_now(START_FAILED)
+    exit_now(serve_stdio(settings))
+
+
 _COMMANDS: Mapping[str, Callable[[Settings, Namespace], int]] = {
     "serve": _serve,
     "generate": _generate,
@@ -444,4 +459,5 @@ _COMMANDS: Mapping[str, Callable[[Settings, Namespace], int]] = {
     "doctor": _doctor,
     "bench": _bench,
     "tune": _tune,
+    "mcp": _mcp,
 }

@@ -56,7 +56,9 @@ class Place:
         self.turn_at = time.monotonic()
 
     def extend(self, deadline_s: float) -> None:
-        """Give the request this time in all."""
+        """Give the request this time in all, if it is more."""
+        if deadline_s <= self.deadline_s:
+            return
         self.time_left.reschedule(self.ends + deadline_s - self.deadline_s)
         self.deadline_s = deadline_s
 

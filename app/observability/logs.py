@@ -35,7 +35,7 @@ def configure_logging(*, log_format: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for name in ("httpx", "httpx2", "httpcore", "urllib3", "asyncio", "PIL"):
+    for name in ("httpx", "httpx2", "httpcore", "urllib3", "asyncio", "PIL", "mcp"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for library in ("TRANSFORMERS", "DIFFUSERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")  # both have handlers of their own

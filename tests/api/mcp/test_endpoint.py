@@ -1,0 +1,279 @@
+"""The tools for agents at /mcp, through the official SDK's client, over real sockets, in both eras of the protocol."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import httpx2
+import pytest
+from mcp import Client, MCPError
+from mcp.client.streamable_http import streamable_http_client
+
+from app.errors import InferenceError
+from app.main import create_app
+from app.settings import Settings
+from tests.conftest import opened, png, running, serving, until
+from tests.support.gated_pipeline import GatedPipeline
+
+CALL = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "tools/call",
+    "params": {"name": "text_to_image", "arguments": {"prompt": "a cat", "seed": 7}},
+}
+HEADERS = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": "2025-11-25"}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving(create_app(Settings(model="fake"))) as url:
+        yield url
+
+
+@pytest.fixture(params=["auto", "legacy"])
+def mode(request: pytest.FixtureRequest) -> Literal["auto", "legacy"]:
+    """The newest protocol, and the one with a handshake."""
+    chosen: Literal["auto", "legacy"] = request.param
+    return chosen
+
+
+@asynccontextmanager
+async def connected(url: str, key: str | None = None, **options: Any) -> AsyncIterator[Client]:
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    async with (
+        httpx2.AsyncClient(headers=headers, timeout=60) as http,
+        Client(streamable_http_client(f"{url}/mcp", http_client=http), **options) as client,
+    ):
+        yield client
+
+
+async def post(url: str, **request: Any) -> httpx.Response:
+    async with httpx.AsyncClient(timeout=60) as client:
+        return await client.post(url, **request)
+
+
+def pictures_of(result: Any) -> list[bytes]:
+    return [base64.b64decode(part.data) for part in result.content if part.type == "image"]
+
+
+def text_of(result: Any) -> dict[str, Any]:
+    (part,) = [part for part in result.content if part.type == "text"]
+    value: dict[str, Any] = json.loads(part.text)
+    return value
+
+
+async def test_a_prompt_becomes_the_picture_of_the_other_routes(url: str, mode: Any) -> None:
+    arguments = {"prompt": "a cat", "seed": 7, "width": 256, "height": 128, "num_inference_steps": 2}
+    async with connected(url, mode=mode) as client:
+        result = await client.call_tool("text_to_image", {**arguments, "format": "png"})
+    assert not result.is_error
+    assert pictures_of(result) == [(await post(f"{url}/txt2img", json=arguments)).content]
+    facts = text_of(result)
+    assert (facts["seeds"], facts["model"], facts["width"], facts["effective_steps"]) == ([7], "fake", 256, 2)
+
+
+async def test_a_picture_becomes_a_picture(url: str, mode: Any) -> None:
+    encoded = base64.b64encode(png((320, 160))).decode()
+    form = {"prompt": "a cat", "seed": "7", "strength": "0.75", "num_inference_steps": "4"}
+    expected = (await post(f"{url}/img2img", data=form, files={"image": png((320, 160))})).content
+    arguments = {"prompt": "a cat", "seed": 7, "strength": 0.75, "num_inference_steps": 4, "format": "png"}
+    async with connected(url, mode=mode) as client:
+        for image in (encoded, f"data:image/png;base64,{encoded}", f" {encoded}\n"):
+            result = await client.call_tool("image_to_image", {**arguments, "image": image})
+            assert pictures_of(result) == [expected]
+
+
+async def test_pictures_are_webp_unless_another_format_is_asked_for(url: str) -> None:
+    async with connected(url) as client:
+        for arguments, found in (({}, "webp"), ({"format": "png"}, "png"), ({"format": "jpeg"}, "jpeg")):
+            result = await client.call_tool("text_to_image", {"prompt": "a cat", "num_images": 2, **arguments})
+            images = [part for part in result.content if part.type == "image"]
+            assert [part.mime_type for part in images] == [f"image/{found}"] * 2
+            assert [opened(file).format for file in pictures_of(result)] == [found.upper()] * 2
+
+
+async def test_the_tools_say_what_they_take(url: str, mode: Any) -> None:
+    async with connected(url, mode=mode) as client:
+        text, picture = (await client.list_tools()).tools
+    assert (text.name, picture.name) == ("text_to_image", "image_to_image")
+    properties = text.input_schema["properties"]
+    assert properties["num_inference_steps"] == {
+        "default": 1,
+        "description": "Denoising steps. One is enough, four are better.",
+        "maximum": 4,
+        "minimum": 1,
+        "type": "integer",
+    }
+    assert "negative_prompt" not in properties
+    assert text.input_schema["required"] == ["prompt"]
+    assert set(picture.input_schema["required"]) == {"prompt", "image"}
+    assert "anyOf" not in json.dumps([text.input_schema, picture.input_schema])
+    assert text.annotations is not None
+    assert text.annotations.read_only_hint
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "reason"),
+    [
+        ("text_to_image", {"prompt": "a", "width": 100_000}, "width: Input should be less than or equal to 2048"),
+        ("text_to_image", {"prompt": "a", "seed": "7", "steps": 2}, "seed: Input should be a valid integer; steps: "),
+        ("text_to_image", {}, "prompt: Field required"),
+        ("text_to_image", {"prompt": "a", "width": 2048, "height": 2048}, "width: width x height is 4194304 pixels"),
+        ("text_to_image", {"prompt": "a", "negative_prompt": "b"}, "needs guidance"),
+        ("image_to_image", {"prompt": "a", "image": "no"}, "image: The picture is not base64."),
+        ("image_to_image", {"prompt": "a", "image": "/etc/hostname"}, "image: The "),
+        ("image_to_image", {"prompt": "a", "image": "AAAA"}, "image: The file is not a PNG, JPEG or WebP picture."),
+        ("image_to_image", {"prompt": "a", "image": "AAAA", "strength": 0.1}, "strength: "),
+    ],
+)
+async def test_a_call_that_is_refused_tells_the_agent_why(
+    url: str, mode: Any, tool: str, arguments: dict[str, Any], reason: str
+) -> None:
+    async with connected(url, mode=mode) as client:
+        result = await client.call_tool(tool, arguments)
+    assert result.is_error
+    assert reason in text_of(result)["detail"]
+    assert "pydantic" not in text_of(result)["detail"]
+
+
+async def test_a_tool_that_does_not_exist_is_an_error_of_the_protocol(url: str, mode: Any) -> None:
+    async with connected(url, mode=mode) as client:
+        with pytest.raises(MCPError, match="There is no tool draw"):
+            await client.call_tool("draw", {})
+
+
+async def test_many_calls_share_the_device_and_each_gets_its_own_picture(url: str) -> None:
+    async with connected(url) as client:
+        calls = [client.call_tool("text_to_image", {"prompt": "a cat", "seed": seed}) for seed in range(8)]
+        results = await asyncio.gather(*calls)
+    assert [text_of(result)["seeds"] for result in results] == [[seed] for seed in range(8)]
+    assert len({pictures_of(result)[0] for result in results}) == 8
+
+
+async def test_a_failure_of_the_model_is_told_without_its_cause(pipeline: GatedPipeline) -> None:
+    app = create_app(Settings(model="fake"), load_pipelines=pipeline.load)
+    with serving(app) as url:
+        for error, code in (
+            (InferenceError("The reason."), "inference_failed"),
+            (KeyError("secret"), "inference_failed"),
+        ):
+            pipeline.error = error
+            async with connected(url) as client:
+                result = await client.call_tool("text_to_image", {"prompt": "a"})
+            assert result.is_error
+            assert text_of(result)["code"] == code
+            assert "secret" not in str(result)
+        metrics = (await asyncio.to_thread(httpx.get, f"{url}/metrics")).text
+        assert 'turbo_errors_total{code="inference_failed"} 2.0' in metrics
+
+
+# The checks of the other routes.
+
+
+async def test_keys_rates_and_origins_count_as_on_the_other_routes(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("team: 0123456789abcdef")
+    with serving(create_app(Settings(model="fake", api_keys_file=keys, rate_limit="2/hour"))) as url:
+        async with connected(url, "0123456789abcdef") as client:
+            results = [await client.call_tool("text_to_image", {"prompt": "a"}) for _ in range(3)]
+        assert [result.is_error for result in results] == [False, False, True]
+        assert text_of(results[2])["code"] == "rate_limited"
+        assert text_of(results[2])["retry_after_s"] > 0
+        key = {"Authorization": "Bearer 0123456789abcdef"}
+        for headers, status, code in (
+            ({}, 401, "invalid_api_key"),
+            ({"Authorization": "Bearer wrong"}, 401, "invalid_api_key"),
+            ({**key, "Origin": "https://evil.example"}, 403, "origin_not_allowed"),
+        ):
+            refused = await post(f"{url}/mcp", json=CALL, headers={**HEADERS, **headers})
+            assert (refused.status_code, refused.json()["error"]["data"]["code"]) == (status, code)
+            assert refused.json()["error"]["message"] == refused.json()["error"]["data"]["detail"]
+
+
+async def test_the_client_shows_why_its_key_is_refused(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("team: 0123456789abcdef")
+    with (
+        serving(create_app(Settings(model="fake", api_keys_file=keys))) as url,
+        pytest.RaisesGroup(MCPError, flatten_subgroups=True, allow_unwrapped=True) as refused,
+    ):
+        async with connected(url, "wrong-key-wrong-key"):
+            pass
+    assert "does not know this API key" in repr(refused.value)
+
+
+async def test_a_call_takes_its_place_in_the_queue(pipeline: GatedPipeline) -> None:
+    app = create_app(Settings(model="fake", max_queue=0), load_pipelines=pipeline.load)
+    with serving(app) as url:
+        pipeline.close()
+        async with connected(url) as client:
+            first = asyncio.create_task(client.call_tool("text_to_image", {"prompt": "first"}))
+            await until(lambda: pipeline.calls)
+            full = await client.call_tool("text_to_image", {"prompt": "second"})
+            assert text_of(full)["code"] == "queue_full"
+            pipeline.gate.set()
+            assert not (await first).is_error
+
+
+async def test_a_call_whose_client_leaves_while_it_waits_never_reaches_the_device(pipeline: GatedPipeline) -> None:
+    app = create_app(Settings(model="fake"), load_pipelines=pipeline.load)
+    engine = app.state.context.engine
+    with serving(app) as url:
+        pipeline.close()
+        async with httpx.AsyncClient(timeout=60) as other:
+            first = asyncio.create_task(other.post(f"{url}/txt2img", json={"prompt": "first"}))
+            await until(lambda: pipeline.calls)
+            async with httpx.AsyncClient(timeout=60) as leaver:
+                gone = asyncio.create_task(leaver.post(f"{url}/mcp", json=CALL, headers=HEADERS))
+                await until(lambda: engine.admission.waiting == 1)
+                gone.cancel()
+            await until(lambda: engine.admission.waiting == 0)
+            pipeline.gate.set()
+            assert (await first).status_code == 200
+        assert pipeline.prompts == ["first"]
+
+
+# The transport.
+
+
+def test_without_a_session_one_post_is_a_whole_conversation(url: str) -> None:
+    answer = httpx.post(f"{url}/mcp", json=CALL, headers=HEADERS)
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-request-id"]
+    content = answer.json()["result"]["content"]
+    assert opened(base64.b64decode(content[0]["data"])).size == (512, 512)
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PUT"])
+def test_other_methods_are_405_and_options_says_so(url: str, method: str) -> None:
+    refused = httpx.request(method, f"{url}/mcp", headers={"Accept": "text/event-stream"})
+    assert (refused.status_code, refused.headers["allow"]) == (405, "OPTIONS, POST")
+    assert httpx.options(f"{url}/mcp").status_code == 204
+
+
+def test_a_body_over_4_mib_is_refused(url: str) -> None:
+    body = json.dumps({**CALL, "params": {"name": "image_to_image", "arguments": {"image": "A" * (4 << 20)}}})
+    refused = httpx.post(f"{url}/mcp", content=body, headers={**HEADERS, "Content-Type": "application/json"})
+    assert (refused.status_code, refused.json()["error"]["data"]["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"jsonrpc": "2.0"}', b"\xff"])
+def test_what_is_no_message_is_a_400(url: str, body: bytes) -> None:
+    refused = httpx.post(f"{url}/mcp", content=body, headers={**HEADERS, "Content-Type": "application/json"})
+    assert refused.status_code == 400
+
+
+async def test_mcp_can_be_switched_off() -> None:
+    async with running(create_app(Settings(model="fake", mcp=False))) as client:
+        assert (await client.post("/mcp", json=CALL, headers=HEADERS)).status_code == 404
+
+
+def test_the_sdk_is_of_the_line_whose_low_level_server_this_uses() -> None:
+    assert version("mcp").startswith("2.3.")
