@@ -31,14 +31,14 @@ def test_the_tools_are_listed(run: Run, url: str, picture: Path) -> None:
 def test_a_prompt_becomes_a_picture(run: Run, url: str, picture: Path) -> None:
     report = run("text_to_image", url, picture)
     assert not report["is_error"]
-    assert report["types"] == ["image/png"]
-    assert drawn(report) == [("PNG", (256, 384))]
+    assert report["types"] == ["image/webp"]
+    assert drawn(report) == [("WEBP", (256, 384))]
 
 
 def test_a_picture_becomes_a_picture(run: Run, url: str, picture: Path) -> None:
     report = run("image_to_image", url, picture)
     assert not report["is_error"]
-    assert drawn(report) == [("PNG", (664, 400))]
+    assert drawn(report) == [("WEBP", (664, 400))]
 
 
 def test_the_language_model_reads_why_a_call_is_refused(run: Run, url: str, picture: Path) -> None:
@@ -49,5 +49,5 @@ def test_the_language_model_reads_why_a_call_is_refused(run: Run, url: str, pict
 
 def test_an_agent_of_pydantic_ai_draws(url: str, picture: Path) -> None:
     report = run_python("pydantic_ai_agent", "text_to_image", url, picture)
-    assert drawn(report) == [("PNG", (256, 384))]
+    assert drawn(report) == [("WEBP", (256, 384))]
     assert report["output"] == "Here is the fox."
