@@ -25,7 +25,7 @@ RUN /opt/build/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" \
 COPY deploy/finish-environment README.md LICENSE ./
 COPY app ./app
 # Only a compiler needs headers and setuptools, and the service compiles on accelerators only.
-RUN /opt/build/bin/pip install ".[cpu]" && /opt/build/bin/pip uninstall --yes setuptools \
+RUN /opt/build/bin/pip install ".[cpu,mcp]" && /opt/build/bin/pip uninstall --yes setuptools \
     && ./finish-environment torch/include
 
 FROM build AS build-cuda
@@ -35,7 +35,7 @@ RUN /opt/build/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" \
        "$(sed -n 's/^cuda = \["\(torch[^"]*\)"\]$/\1/p' pyproject.toml)"
 COPY deploy/finish-environment README.md LICENSE ./
 COPY app ./app
-RUN /opt/build/bin/pip install ".[cuda]" && ./finish-environment
+RUN /opt/build/bin/pip install ".[cuda,mcp]" && ./finish-environment
 
 FROM build AS build-npu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -47,7 +47,7 @@ RUN if [ -n "${TORCH_NPU}" ]; then sed -i "s/\"torch-npu==[^\"]*\"/\"torch-npu==
     && /opt/build/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" "torch==${torch}"
 COPY deploy/finish-environment README.md LICENSE ./
 COPY app ./app
-RUN /opt/build/bin/pip install ".[npu]" && ./finish-environment
+RUN /opt/build/bin/pip install ".[npu,mcp]" && ./finish-environment
 
 FROM ${BASE_IMAGE} AS runtime
 # The user needs a name and a home in /etc/passwd: torch names a cache after the user, and CANN puts its log folder below this home,

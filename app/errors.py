@@ -90,7 +90,7 @@ class InterruptedRequestError(TurboError, status=409, code="interrupted", retrya
 
 
 class BodyTooLargeError(TurboError, status=413, code="body_too_large"):
-    """The request body exceeds `TURBO_MAX_BODY_BYTES`, or is JSON with more than 64 KiB besides a picture."""
+    """The request body exceeds `TURBO_MAX_BODY_BYTES`, or is JSON with more than 64 KiB beside its pictures."""
 
 
 class ImageTooLargeError(TurboError, status=413, code="image_too_large"):
@@ -114,7 +114,7 @@ class InvalidImageError(TurboError, status=422, code="invalid_image"):
 
 
 class BeyondDeadlineError(TurboError, status=422, code="beyond_deadline"):
-    """Even an idle device cannot finish this request within `TURBO_DEADLINE_S`: ask for less."""
+    """Even an idle device cannot finish this request within ten times `TURBO_DEADLINE_S`: ask for less."""
 
 
 class QueueFullError(TurboError, status=429, code="queue_full"):
@@ -169,7 +169,7 @@ class DrainingError(TurboError, status=503, code="draining"):
 
 
 class DeadlineExceededError(TurboError, status=504, code="deadline_exceeded"):
-    """The request did not finish within `TURBO_DEADLINE_S`."""
+    """The request did not finish within `TURBO_DEADLINE_S`, or within the longer time of a larger request."""
 
 
 # Faults at start: one log line and a non-zero exit code, no HTTP response.

@@ -221,8 +221,9 @@ class Settings(BaseSettings):
     """Maximum number of requests that wait for the device; further requests get 429."""
 
     deadline_s: float = Field(default=60, gt=0, le=3600)
-    """Seconds a request may take, including the wait in the queue; then the response is 504. A request that this device
-    cannot finish in that time is rejected at once."""
+    """Seconds a request may take, including the wait in the queue; then the response is 504. That is for one picture
+    like the first warm-up's: more pictures, pixels or steps add the seconds that they are expected to take, up to ten
+    times as much in all. A request that this device cannot finish in its time is rejected at once."""
 
     drain_s: float = Field(default=60, ge=0, le=3600)
     """Seconds that accepted requests have to finish after SIGTERM."""
@@ -263,7 +264,8 @@ class Settings(BaseSettings):
 
     api_keys_file: Annotated[Path | None, AfterValidator(_expand)] = None
     """File of the API keys, one line `NAME: KEY` for each; reloaded when it changes. Without it no key is required.
-    Clients send `Authorization: Bearer KEY` or `X-API-Key: KEY`; the name is logged."""
+    Clients send `Authorization: Bearer KEY`, `X-API-Key: KEY`, or KEY as the password of Basic authentication; the name
+    is logged."""
 
     rate_limit: Annotated[str, AfterValidator(_check_rates)] = ""
     """How often one client may request pictures, such as `10/second;2000/hour`; requests above the limit get 429. A

@@ -24,7 +24,8 @@ from app import __version__
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-REQUIREMENTS = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["cpu"]
+_EXTRAS = PROJECT["optional-dependencies"]
+REQUIREMENTS = PROJECT["dependencies"] + _EXTRAS["cpu"] + _EXTRAS["mcp"]  # as in the image
 LIST = ROOT / "THIRD_PARTY.md"
 
 SPDX = {
@@ -45,7 +46,7 @@ CUDA = re.compile(r"(nvidia|cuda)-.*|triton")
 
 
 def dependencies() -> dict[str, Distribution]:
-    """Return the packages that pyproject.toml requires for CPU, and their own requirements, by name."""
+    """Return the packages that pyproject.toml requires for CPU with MCP, and their own requirements, by name."""
     found: dict[str, Distribution] = {}
     waiting = [Requirement(line) for line in REQUIREMENTS]
     seen: set[tuple[str, str]] = set()

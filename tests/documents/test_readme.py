@@ -77,7 +77,10 @@ def test_the_table_of_errors_is_the_error_tree() -> None:
 def test_the_table_of_routes_is_the_app_s() -> None:
     document = create_app(Settings(model="fake")).openapi()
     routes = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
-    routes |= {"GET /docs", "GET /openapi.json", "GET /metrics"}  # the OpenAPI document lists only routes for programs
+    assert any("/sdapi/v1/" in route for route in routes)
+    routes = {route for route in routes if "/sdapi/v1/" not in route} | {"/sdapi/v1/..."}
+    # The OpenAPI document lists only the routes for programs, and MCP has a protocol of its own.
+    routes |= {"GET /docs", "GET /openapi.json", "GET /metrics", "POST /mcp"}
     assert {re.findall(r"`([^`]+)`", row)[0] for row in table(README, "| route | what it does |")} == routes
 
 
@@ -147,7 +150,8 @@ def test_security_has_the_bounds_of_the_code() -> None:
     for phrase in (
         f"{connections.MAX_HEADER_BYTES // 1024} KiB and {connections.MAX_HEADER_FIELDS} fields of header",
         f"{limits.MAX_JSON_BYTES // 1024} KiB of JSON",
-        f"{limits.MAX_JSON_BYTES // 1024} KiB beside the picture",
+        f"{limits.MAX_JSON_BYTES // 1024} KiB beside its pictures",
+        f"{limits._MAX_MCP_BYTES >> 20} MiB",
         f"({limits._LARGE_BODIES} + `TURBO_MAX_QUEUE`",
         f"after {connections._SEND_STALL_S} s without progress",
         f"at most {MAX_PROMPT_CHARACTERS} characters",

@@ -12,7 +12,7 @@ from tools.dependencies import CUDA, LIST, Row, dependencies, differences, licen
 
 ALLOWED = {
     *("0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0"),
-    *("CNRI-Python", "ISC", "MIT", "MIT-CMU", "MPL-2.0", "MulanPSL-2.0", "PSF-2.0", "Zlib"),
+    *("CNRI-Python", "ISC", "MIT", "MIT-0", "MIT-CMU", "MPL-2.0", "MulanPSL-2.0", "PSF-2.0", "Zlib"),
 }
 """Licences that allow distributing a package unchanged with the service."""
 

@@ -1,4 +1,4 @@
-"""POST /mcp: the tools for agents over streamable HTTP (Model Context Protocol), without sessions.
+"""The tools for agents over HTTP, at /mcp.
 
-Only the endpoint; the tools are in `app.mcp`. Imported only if the extra `mcp` is installed and wanted.
+Streamable HTTP of the Model Context Protocol, without sessions. Only the endpoint; the tools are in `app.mcp`. Imported only if the extra `mcp` is installed and wanted.
 """
