@@ -1,7 +1,7 @@
 """Wire models of Stable Diffusion WebUI's API, and what becomes of the parameters that its clients send.
 
 Source: modules/api/models.py of AUTOMATIC1111/stable-diffusion-webui, and the requests of its clients, which
-tests/api/sdapi/fixtures names. They send some forty parameters, most of them with the value that changes nothing.
+tests/api/fixtures names. They send some forty parameters, most of them with the value that changes nothing.
 """
 
 import re
