@@ -1,21 +1,21 @@
 """Answers with pictures, as `Accept` asks: a bare picture, or a JSON envelope with all pictures."""
 
-import base64
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 import mimeparse
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from app.api.errors import Problem
 from app.api.fields import NOTHING_TOLD, Told
 from app.api.generation import MakePictures, generation_headers, make_while_connected
 from app.api.openapi import GENERATION_HEADERS, JSON, TOLD_HEADERS, Responses, problems
+from app.api.picture_json import Encoded, PictureResponse, as_json
 from app.errors import NotAcceptableError, TurboError
 from app.images.encoding import MediaType
-from app.inference.generation import Encoding, Timings, UsedParameters
+from app.inference.generation import Encoding, Generated, Timings, UsedParameters
 
 
 class EncodedImage(BaseModel):
@@ -65,12 +65,16 @@ async def answer(make: MakePictures, request: Request, *, num_images: int, told:
     headers = {**generation_headers(result), **told.headers, "Vary": "Accept"}
     if media_type != JSON:
         return Response(result.files[0], media_type=media_type, headers=headers)
+    return PictureResponse(partial(_envelope, result, told), result.files, headers=headers)
+
+
+def _envelope(result: Generated, told: Told, encoded: Encoded) -> str:
     images = [
-        EncodedImage(b64=base64.b64encode(file).decode("ascii"), seed=seed, media_type=result.media_type)
-        for file, seed in zip(result.files, result.seeds, strict=True)
+        EncodedImage(b64=encoded(number), seed=seed, media_type=result.media_type)
+        for number, seed in enumerate(result.seeds)
     ]
     envelope = Envelope(images=images, parameters=result.used, timings=result.timings, warnings=told.warnings or None)
-    return JSONResponse(envelope.model_dump(mode="json", exclude_none=True), headers=headers)
+    return as_json(envelope.model_dump(mode="json", exclude_none=True))
 
 
 def choose_media_type(accept: str | None, *, num_images: int) -> str:

@@ -1,14 +1,11 @@
 """OpenAI's Images API: POST /v1/images/generations, POST /v1/images/edits, GET /v1/models."""
 
-import base64
-import json
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 
 from app.api.context import ApiContext, Context
 from app.api.fields import Told
@@ -27,9 +24,10 @@ from app.api.openapi import (
     json_body,
     problems,
 )
+from app.api.picture_json import Encoded, PictureResponse, as_json
 from app.errors import ModelNotFoundError, TurboError, UnauthorizedError
 from app.images.encoding import MediaType
-from app.inference.generation import Encoding
+from app.inference.generation import Encoding, Generated
 
 router = APIRouter(tags=["OpenAI"])
 _pictures = APIRouter(route_class=GenerationRoute)
@@ -161,39 +159,40 @@ async def _answer(make: MakePictures, wanted: schemas.ImagesRequest, told: Told,
     """
     if wanted.caller:
         request.state.observer.facts["user"] = wanted.caller
-    output_format = wanted.output_format or "png"
-    encoding = Encoding(media_type=MediaType(f"image/{output_format}"), quality=wanted.output_compression)
-    pictures = await make_while_connected(make, encoding, request)
-    body = schemas.ImagesResponse(
+    media_type = MediaType(f"image/{wanted.output_format or 'png'}")
+    encoding = Encoding(media_type=media_type, quality=wanted.output_compression)
+    made = await make_while_connected(make, encoding, request)
+    headers = {**generation_headers(made), **told.headers}
+    if not wanted.stream:
+        return PictureResponse(lambda encoded: as_json(_body(wanted, told, made, encoded)), made.files, headers=headers)
+    events = partial(_events, wanted, told, made)
+    return PictureResponse(events, made.files, headers=headers, media_type="text/event-stream")
+
+
+def _body(wanted: schemas.ImagesRequest, told: Told, made: Generated, encoded: Encoded) -> dict[str, Any]:
+    """Return the answer's JSON; `encoded` as in `PictureResponse`."""
+    images = [
+        schemas.GeneratedImage(url=f"data:{made.media_type};base64,{encoded(number)}", seed=seed)
+        if wanted.as_url
+        else schemas.GeneratedImage(b64_json=encoded(number), seed=seed)
+        for number, seed in enumerate(made.seeds)
+    ]
+    return schemas.ImagesResponse(
         created=int(time.time()),
-        data=[
-            _image(
-                base64.b64encode(file).decode("ascii"),
-                seed,
-                pictures.media_type,
-                as_url=wanted.as_url,
-            )
-            for file, seed in zip(pictures.files, pictures.seeds, strict=True)
-        ],
-        output_format=output_format,
-        size=f"{pictures.used.width}x{pictures.used.height}",
-        usage=schemas.Usage.of_prompt(pictures.used.prompt_tokens),
-        model=pictures.used.model,
+        data=images,
+        output_format=wanted.output_format or "png",
+        size=f"{made.used.width}x{made.used.height}",
+        usage=schemas.Usage.of_prompt(made.used.prompt_tokens),
+        model=made.used.model,
         warnings=told.warnings or None,
     ).model_dump(mode="json", exclude_none=True)
-    headers = {**generation_headers(pictures), **told.headers}
-    if not wanted.stream:
-        return JSONResponse(body, headers=headers)
+
+
+def _events(wanted: schemas.ImagesRequest, told: Told, made: Generated, encoded: Encoded) -> str:
+    """Return the answer as server-sent events, one for each picture."""
+    body = _body(wanted, told, made, encoded)
     images = body.pop("data")
     common = {"type": wanted.event, "created_at": body.pop("created"), "quality": "auto", **body}
     if wanted.caller:
         common["safety_identifier"] = wanted.caller
-    stream = "".join(f"event: {wanted.event}\ndata: {json.dumps({**common, **image})}\n\n" for image in images)
-    return Response(stream, media_type="text/event-stream", headers=headers)
-
-
-def _image(file: str, seed: int, media_type: MediaType, *, as_url: bool) -> schemas.GeneratedImage:
-    """Describe a picture; `file` is in base64."""
-    if as_url:
-        return schemas.GeneratedImage(url=f"data:{media_type};base64,{file}", seed=seed)
-    return schemas.GeneratedImage(b64_json=file, seed=seed)
+    return "".join(f"event: {wanted.event}\ndata: {as_json({**common, **image})}\n\n" for image in images)

@@ -1,7 +1,6 @@
 """POST /sdapi/v1/txt2img, /img2img and /png-info, and what the programs ask about the running request."""
 
 import asyncio
-import base64
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
@@ -22,6 +21,7 @@ from app.api.openapi import (
     json_body,
     problems,
 )
+from app.api.picture_json import Encoded, PictureResponse, as_json
 from app.api.sdapi import schemas
 from app.api.sdapi.info import info_text, png_info, used_parameters
 from app.errors import (
@@ -33,7 +33,7 @@ from app.errors import (
     UnauthorizedError,
 )
 from app.images.png_text import read_parameters
-from app.inference.generation import Encoding
+from app.inference.generation import Encoding, Generated
 
 PREFIX = "/sdapi/v1"
 
@@ -101,12 +101,17 @@ async def _answer(make: MakePictures, wanted: schemas.SdRequest, told: Told, req
     observer = request.state.observer
     observer.interruptible_by = observer.facts["client"]
     made = await make_while_connected(make, Encoding(), request)
+    headers = {**generation_headers(made), **told.headers}
+    return PictureResponse(partial(_body, wanted, told, made), made.files, headers=headers)
+
+
+def _body(wanted: schemas.SdRequest, told: Told, made: Generated, encoded: Encoded) -> str:
     body = schemas.SdImages(
-        images=[base64.b64encode(file).decode("ascii") for file in made.files],
+        images=[encoded(number) for number in range(len(made.files))],
         parameters=used_parameters(wanted, made),
         info=info_text(wanted, made, told),
     )
-    return JSONResponse(body.model_dump(mode="json"), headers={**generation_headers(made), **told.headers})
+    return as_json(body.model_dump(mode="json"))
 
 
 @about.post(
