@@ -1,7 +1,7 @@
 """JSON with the files of pictures in base64, which is encoded while it is sent, piece by piece.
 
-Python holds the GIL while it encodes base64 or JSON. For ten pictures of 4 MB the event loop would stand still for half a
-second; a piece takes milliseconds.
+Python holds the GIL while it encodes base64 or JSON. For ten pictures of 4 MB the event loop would stand still for half
+a second; a piece takes milliseconds.
 """
 
 import base64

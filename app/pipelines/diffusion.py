@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from app.pipelines.base import BatchKey, GenerationParams, Img2ImgParams, Pipeli
 from app.pipelines.batch_sizes import BatchSizes
 from app.pipelines.device import TorchDevice
 from app.pipelines.device_errors import device_errors
+from app.pipelines.host_memory import memory_bytes, return_freed_memory
 from app.pipelines.networks.int8 import is_quantized
 from app.pipelines.networks.plain import Networks
 from app.pipelines.prompts import EncodedPrompt, PromptEncoder
@@ -28,6 +30,11 @@ from app.pipelines.work import StageTimes
 
 _LOGVAR = (-30.0, 20.0)
 """Bounds of the logarithm of the posterior's variance (DiagonalGaussianDistribution of diffusers)."""
+
+_CHECKED_AT_START = 512 * 512
+_NUMBERS_PER_PIXEL = 12
+"""Numbers that a CPU holds for a pixel while the VAE decodes, for each channel of its outermost block: 2.8 KB a pixel
+for SDXL-Turbo's 128 channels in bf16 at 1024x1024 and 1536x1024 (peak of the process above its weights)."""
 
 
 @dataclass(eq=False)
@@ -48,6 +55,8 @@ class SdxlTurboPipeline:
         # Read once: diffusers walks through all modules for it, which takes milliseconds.
         self._dtype: torch.dtype = self.pipe.unet.dtype
         self._vae_dtype: torch.dtype = self.pipe.vae.dtype
+        vae = self.pipe.vae.config
+        self._vae_channels: int = (vae.get("block_out_channels") or vae["decoder_block_out_channels"])[0]
         self._stages_s: dict[str, float] | None = None
         self._decoded = torch.empty(0)
         self._schedule = functools.cache(  # for 1 to 4 steps
@@ -57,6 +66,7 @@ class SdxlTurboPipeline:
 
     def __call__(self, batch: Sequence[GenerationParams], /) -> list[PipelineImage]:
         parts = list(self.batch_sizes.split(batch))
+        self._check_memory(batch[0].width * batch[0].height)
         try:
             with device_errors(self.device.torch_device), torch.inference_mode():
                 return self._make(batch, parts)
@@ -68,6 +78,25 @@ class SdxlTurboPipeline:
 
     def batch_limit(self, key: BatchKey) -> int:
         return self.batch_sizes.limit(key)
+
+    def _check_memory(self, pixels: int) -> None:
+        """Check on a CPU that a picture larger than 512x512 has the memory that it takes.
+
+        Without it, the kernel would end the process. A start has checked the memory of smaller pictures.
+
+        Raises:
+            DeviceOutOfMemoryError: The memory is short, also after freed memory was returned.
+        """
+        if self.device.torch_device.type != "cpu" or sys.platform != "linux" or pixels <= _CHECKED_AT_START:
+            return
+        needed = int(pixels * _NUMBERS_PER_PIXEL * self._vae_channels * self._vae_dtype.itemsize)
+        if memory_bytes()[0] < needed:
+            return_freed_memory()
+            free, _ = memory_bytes()
+            if free < needed:
+                raise DeviceOutOfMemoryError(
+                    f"A picture of this size takes {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free."
+                )
 
     def _make(
         self, batch: Sequence[GenerationParams], parts: Sequence[Sequence[GenerationParams]]

@@ -2,6 +2,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,14 @@ from diffusers import (
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from app.errors import DeadPictureError, DeviceUnavailableError, InferenceError, MemoryTooSmallError, WeightsError
+from app.errors import (
+    DeadPictureError,
+    DeviceOutOfMemoryError,
+    DeviceUnavailableError,
+    InferenceError,
+    MemoryTooSmallError,
+    WeightsError,
+)
 from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, Mode, PipelineImage, Txt2ImgParams
 from app.pipelines.diffusion import check_alive, extremes
 from app.pipelines.sdxl_turbo import count_parameters, load_sdxl_turbo, weights_errors
@@ -291,6 +299,20 @@ def test_weights_larger_than_the_memory_are_a_clear_error_before_they_are_loaded
 def test_memory_that_ends_while_weights_are_loaded_is_no_fault_of_the_weights(error: Exception) -> None:
     with pytest.raises(MemoryTooSmallError, match="The weights do not fit into memory"), weights_errors("The weights"):
         raise error
+
+
+def test_a_large_picture_for_which_the_memory_is_short_is_refused_before_the_kernel_ends_the_process(
+    pipelines: LoadedPipelines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = [10 << 20, 20 << 20]
+    monkeypatch.setattr("app.pipelines.diffusion.memory_bytes", lambda: (free.pop(0) if free else 20 << 20, 1 << 40))
+    large = replace(txt2img(), width=1024, height=1024)
+    with pytest.raises(DeviceOutOfMemoryError, match=r"takes \d\.\d GB of memory, and 0\.0 GB are free"):
+        make(pipelines, large)
+    assert not free  # looked at again after freed memory was returned
+    assert make(pipelines, txt2img()).pixels.shape == (64, 96, 3)
+    free += [10 << 20, 10 << 30]
+    assert make(pipelines, large).pixels.shape == (1024, 1024, 3)
 
 
 def test_a_device_that_is_not_there_is_an_error_and_no_fallback(tiny_folder: Path) -> None:

@@ -417,7 +417,8 @@ def test_a_url_has_the_picture_in_it(sdk: OpenAI, output_format: Any) -> None:
 
 def test_without_a_format_the_clients_of_dall_e_get_a_url_and_all_others_the_file(sdk: OpenAI) -> None:
     for model, as_url in ((None, False), ("fake", False), ("gpt-image-1", False), ("dall-e-2", True)):
-        answer = sdk.images.generate(prompt="a cat", **({} if model is None else {"model": model}))
+        named: dict[str, Any] = {} if model is None else {"model": model}
+        answer = sdk.images.generate(prompt="a cat", **named)
         assert answer.data is not None
         assert (answer.data[0].url is not None, answer.data[0].b64_json is None) == (as_url, as_url)
 
