@@ -118,7 +118,14 @@ class Metrics(Collector):
         yield gauge("turbo_queue_depth", "Requests waiting for the device.", engine.admission.waiting)
         yield gauge("turbo_queue_limit", "Requests that may wait (TURBO_MAX_QUEUE).", engine.admission.max_queue)
         yield gauge(
-            "turbo_deadline_seconds", "Time a request may take (TURBO_DEADLINE_S).", engine.admission.deadline_s
+            "turbo_deadline_seconds",
+            "Time a request may take that is no more work than the warm-up's picture (TURBO_DEADLINE_S).",
+            engine.admission.deadline_s,
+        )
+        yield gauge(
+            "turbo_device_call_expected_seconds",
+            "Time that the running device call is expected to take; 0 when none is.",
+            registry.lock.serving_s,
         )
         yield gauge(
             "turbo_device_call_running_seconds",

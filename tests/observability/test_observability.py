@@ -237,6 +237,7 @@ HEALTHY = {
     "turbo_queue_depth": f"20x{MINUTES}",
     "turbo_queue_limit": f"32x{MINUTES}",
     "turbo_deadline_seconds": f"60x{MINUTES}",
+    "turbo_device_call_expected_seconds": f"2x{MINUTES}",
     "turbo_device_call_running_seconds": f"2x{MINUTES}",
     REQUESTS % 200: f"0+90x{MINUTES}",
     REQUESTS % 503: f"0+1x{MINUTES}",
