@@ -1,7 +1,7 @@
 """Wire models of Stable Diffusion WebUI's API, and what becomes of the parameters that its clients send.
 
 Source: modules/api/models.py of AUTOMATIC1111/stable-diffusion-webui, and the requests of its clients, which
-tests/api/sdapi/fixtures names. They send some forty parameters, most of them with the value that changes nothing.
+tests/api/fixtures names. They send some forty parameters, most of them with the value that changes nothing.
 """
 
 import re
@@ -293,7 +293,7 @@ def _read_sizes(reading: Reading) -> None:
     for name in ("width", "height"):
         side = reading.number(name)
         if side is not None and MIN_SIDE <= side <= MAX_SIDE and side % SIDE_MULTIPLE:
-            rounded = min(MAX_SIDE, round(side / SIDE_MULTIPLE) * SIDE_MULTIPLE)
+            rounded = int(side + SIDE_MULTIPLE / 2) // SIDE_MULTIPLE * SIDE_MULTIPLE
             reading.adjust(name, rounded, f"Sides are multiples of {SIDE_MULTIPLE}.")
 
 

@@ -243,6 +243,19 @@ async def test_more_than_4_steps_are_4_and_the_answer_tells_it(client: httpx.Asy
 
 
 @pytest.mark.parametrize(
+    ("sent", "used"),
+    [((500, 512), (504, 512)), ((500, 508), (504, 512)), ((65, 2047), (64, 2048)), ((507.5, 99.9), (504, 96))],
+)
+async def test_sides_become_the_nearest_multiples_of_8_the_larger_of_two(
+    client: httpx.AsyncClient, sent: tuple[float, float], used: tuple[int, int]
+) -> None:
+    response = await txt2img(client, width=sent[0], height=sent[1])
+    assert opened(files_of(response)[0]).size == used
+    changes = zip(("width", "height"), sent, used, strict=True)
+    assert info_of(response)["adjusted"] == {name: f"{a:g}->{b}" for name, a, b in changes if a != b}
+
+
+@pytest.mark.parametrize(
     ("fields", "adjusted", "steps"),
     [
         ({"denoising_strength": 0.2, "steps": 20}, {"steps": "20->4", "denoising_strength": "0.2->0.25"}, 4),
