@@ -160,7 +160,8 @@ class SdImg2ImgRequest(SdRequest):
 
     @model_validator(mode="after")
     def _check_steps(self) -> Self:
-        check_effective_steps(self.steps, self.denoising_strength)
+        names = {"steps_name": "steps", "strength_name": "denoising_strength"}
+        check_effective_steps(self.steps, self.denoising_strength, **names)
         return self
 
     @property

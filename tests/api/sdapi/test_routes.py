@@ -488,6 +488,9 @@ async def test_if_the_service_is_strict_what_would_be_ignored_or_changed_is_refu
             "override_settings.sd_vae",
         }
         assert refused(await txt2img(client, prompt="x" * 2001)).keys() == {"prompt"}
+        reasons = refused(await img2img(client, denoising_strength=0.2, steps=4))
+        assert [*reasons] == ["denoising_strength"]
+        assert "int(steps * denoising_strength)" in reasons["denoising_strength"]
         assert refused(await client.post("/sdapi/v1/options", json={"eta": 1})).keys() == {"eta"}
         assert files_of(await txt2img(client, **HABITS)) == [await native(client)]
 
