@@ -925,6 +925,9 @@ async def test_interrupt_does_not_touch_requests_of_other_apis(pipeline: GatedPi
 # What a PNG tells.
 
 
+LAST_LINE = 'Steps: 20, Sampler: DPM++ 2M, Seed: 5, Lora hashes: "a: b, c: d", Version: v1.10'
+
+
 async def read_png(client: httpx.AsyncClient, file: bytes) -> Json:
     response = await client.post("/sdapi/v1/png-info", json={"image": text_of(file)})
     assert response.status_code == 200, response.text
@@ -950,6 +953,7 @@ async def test_the_parameters_of_our_own_pictures_are_read(client: httpx.AsyncCl
     assert read["items"] == {"parameters": read["info"]}
     assert read["parameters"] == {
         "Prompt": prompt,
+        "Negative prompt": "",
         "Steps": "2",
         "Sampler": "Euler a",
         "CFG scale": "0",
@@ -958,6 +962,38 @@ async def test_the_parameters_of_our_own_pictures_are_read(client: httpx.AsyncCl
         "Model": "fake",
         "Denoising strength": "0.75",
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters"),
+    [
+        (
+            "a cat,\nblack\nNegative prompt: ugly,\nbad\n" + LAST_LINE,
+            {
+                "Prompt": "a cat,\nblack",
+                "Negative prompt": "ugly,\nbad",
+                "Steps": "20",
+                "Sampler": "DPM++ 2M",
+                "Seed": "5",
+                "Lora hashes": "a: b, c: d",
+                "Version": "v1.10",
+            },
+        ),
+        ("a cat: black, with eyes: two", {"Prompt": "a cat: black, with eyes: two", "Negative prompt": ""}),
+        ("", {"Prompt": "", "Negative prompt": ""}),
+    ],
+    ids=["with a negative prompt", "prompt only", "nothing"],
+)
+async def test_the_parameters_of_other_programs_pictures_are_read(
+    client: httpx.AsyncClient, text: str, parameters: Json
+) -> None:
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("Software", "another program")
+    chunks.add_text("parameters", text)
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=chunks)
+    read = await read_png(client, file.getvalue())
+    assert (read["info"], read["parameters"]) == (text, parameters)
 
 
 async def test_a_png_without_parameters_has_none(client: httpx.AsyncClient) -> None:
@@ -988,6 +1024,14 @@ async def test_of_a_text_of_megabytes_64_kib_are_read(client: httpx.AsyncClient)
     assert read["info"] == "x" * ((1 << 16) - len("parameters\0"))
     cut = png_with((b"iTXt", b"parameters\0\0\0\0\0" + "一".encode() * (1 << 20)))
     assert (await read_png(client, cut))["info"].startswith("一一")
+
+
+@pytest.mark.parametrize("unit", [" ", "a", ",", ", ", "a: ", 'a:"', ',a:"\\', '\\"', "a:b,"])
+async def test_no_text_takes_long_to_read(client: httpx.AsyncClient, unit: str) -> None:
+    """A search that tries every place in the text again for every other one would take hours."""
+    text = unit * (60_000 // len(unit))
+    for whole in (text, f"a cat\n{text}", f'Steps: 1, Seed: 2, Size: 3, x: "{text}'):
+        assert (await read_png(client, png_with((b"tEXt", b"parameters\0" + whole.encode()))))["info"] == whole
 
 
 async def test_many_chunks_are_refused(client: httpx.AsyncClient) -> None:
