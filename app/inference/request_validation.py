@@ -120,8 +120,14 @@ def check_seed_range(seed: int | None, num_images: int, *, name: str = "num_imag
         )
 
 
-def check_effective_steps(num_inference_steps: int, strength: float) -> None:
-    """Check the rule of the SDXL-Turbo model card: num_inference_steps * strength >= 1.
+def check_effective_steps(
+    num_inference_steps: int,
+    strength: float,
+    *,
+    steps_name: str = "num_inference_steps",
+    strength_name: str = "strength",
+) -> None:
+    """Check the rule of the SDXL-Turbo model card: num_inference_steps * strength >= 1. The names are the request's.
 
     Raises:
         PydanticCustomError: No step would run. The text states the smallest strength that works.
@@ -129,9 +135,14 @@ def check_effective_steps(num_inference_steps: int, strength: float) -> None:
     if effective_img2img_steps(num_inference_steps, strength) < 1:
         raise PydanticCustomError(
             "strength_too_small",
-            "int(num_inference_steps * strength) steps run, and that must be at least 1. "
+            "int({steps_name} * {param}) steps run, and that must be at least 1. "
             "With {steps} steps the smallest strength that works is {smallest}.",
-            {"param": "strength", "steps": num_inference_steps, "smallest": smallest_strength(num_inference_steps)},
+            {
+                "param": strength_name,
+                "steps_name": steps_name,
+                "steps": num_inference_steps,
+                "smallest": smallest_strength(num_inference_steps),
+            },
         )
 
 

@@ -9,8 +9,14 @@ from app.api.fields import Told
 from app.api.sdapi.schemas import SAMPLER, SCHEDULER, PngInfo, SdRequest
 from app.inference.generation import Generated
 
-_PAIR = re.compile(r'\s*([\w ()/+.-]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
-"""A parameter in the last line of the text, as that server reads it back."""
+_PAIR = re.compile(r'(?:^|(?<=,))\s*+([\w()/+.-][\w ()/+.-]*+):\s*+("(?:\\.|[^\\"])++"|[^,]*+)(?:,|$)')
+"""A parameter in the last line of the text, as that server reads it back. It is searched for behind commas only, and
+without backtracking, so that the time grows with the text's length and no faster: any client may send one."""
+
+_LEAST_PAIRS = 3
+"""A last line with fewer is the prompt's, as in that server."""
+
+_NEGATIVE = "\nNegative prompt:"
 
 
 def used_parameters(wanted: SdRequest, made: Generated) -> dict[str, Any]:
@@ -79,6 +85,11 @@ def png_info(text: str | None) -> PngInfo:
     """Return a picture's text `parameters`, and its pairs one by one."""
     if text is None:
         return PngInfo(info="", items={}, parameters={})
-    prompt, _, last = text.rpartition("\n")
-    parameters = {name: value.strip('"') for name, value in _PAIR.findall(last)}
-    return PngInfo(info=text, items={"parameters": text}, parameters={"Prompt": prompt, **parameters})
+    prompt, _, last = f"\n{text}".rpartition("\n")
+    pairs = _PAIR.findall(last)
+    if len(pairs) < _LEAST_PAIRS:
+        prompt, pairs = f"\n{text}", []
+    prompt, _, negative = prompt.partition(_NEGATIVE)
+    prompts = {"Prompt": prompt.removeprefix("\n"), "Negative prompt": negative.strip()}
+    parameters = {name: value.strip('"') for name, value in pairs}
+    return PngInfo(info=text, items={"parameters": text}, parameters={**prompts, **parameters})

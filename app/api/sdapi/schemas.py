@@ -160,7 +160,8 @@ class SdImg2ImgRequest(SdRequest):
 
     @model_validator(mode="after")
     def _check_steps(self) -> Self:
-        check_effective_steps(self.steps, self.denoising_strength)
+        names = {"steps_name": "steps", "strength_name": "denoising_strength"}
+        check_effective_steps(self.steps, self.denoising_strength, **names)
         return self
 
     @property
@@ -293,7 +294,7 @@ def _read_sizes(reading: Reading) -> None:
     for name in ("width", "height"):
         side = reading.number(name)
         if side is not None and MIN_SIDE <= side <= MAX_SIDE and side % SIDE_MULTIPLE:
-            rounded = min(MAX_SIDE, round(side / SIDE_MULTIPLE) * SIDE_MULTIPLE)
+            rounded = int(side + SIDE_MULTIPLE / 2) // SIDE_MULTIPLE * SIDE_MULTIPLE
             reading.adjust(name, rounded, f"Sides are multiples of {SIDE_MULTIPLE}.")
 
 
