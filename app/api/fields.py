@@ -18,8 +18,10 @@ from pydantic import BaseModel, ValidationError
 from app.api.errors import MAX_NAME_CHARACTERS
 from app.api.json_body import FILLER
 from app.errors import InvalidRequestError
+from app.images.sizes import Size
 from app.inference.request_validation import MAX_PROMPT_CHARACTERS, smallest_strength
 from app.pipelines.base import effective_img2img_steps
+from app.settings import MAX_SIDE
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
@@ -34,9 +36,11 @@ MEANT: Mapping[str, Sequence[str]] = {
     "batch_size": ("num_images", "n"),
     "denoising_strength": ("strength",),
     "height": ("size",),
+    "image": ("init_images",),
     "image_strength": ("strength",),
-    "images": ("image",),
-    "init_image": ("image",),
+    "images": ("image", "init_images"),
+    "init_image": ("image", "init_images"),
+    "init_images": ("image",),
     "inputs": ("prompt",),
     "n": ("num_images",),
     "n_iter": ("num_images", "n"),
@@ -54,8 +58,17 @@ MEANT: Mapping[str, Sequence[str]] = {
 }
 """Other services' names for the fields of this one's routes. The first that a route has is the right one."""
 
+MASK_REASON = "SDXL-Turbo changes the whole picture and cannot use a mask."
+_PICTURE_REASON = "This request takes no such picture."
+_OF_ANOTHER_KIND: Mapping[str, str] = {
+    **dict.fromkeys(("latent_mask", "mask", "mask_image", "mask_url"), MASK_REASON),
+    **dict.fromkeys(("conditioning_image", "control_image", "image", "image_url", "images"), _PICTURE_REASON),
+    **dict.fromkeys(("init_image", "init_images", "input_image", "reference_images"), _PICTURE_REASON),
+}
+"""Names under which services take masks and pictures. Without them the answer would be another kind of picture."""
+
 _MAX_TOLD = 20
-"""An answer names up to this many ignored parameters."""
+"""An answer names up to this many ignored parameters, and looks for the right names of as many unknown ones."""
 
 
 def checked(model: type[Fields], fields: Any, *within: str, strict: bool = False) -> Fields:
@@ -80,8 +93,8 @@ def _check(
     try:
         return model.model_validate(fields, strict=strict or None)
     except ValidationError as error:
-        for fault in error.errors():
-            if fault["type"] == "extra_forbidden":
+        for number, fault in enumerate(error.errors()):
+            if fault["type"] == "extra_forbidden" and number < _MAX_TOLD:
                 meant = _meant(str(fault["loc"][-1]), model) or _similar(str(fault["loc"][-1]), model)
                 fault["msg"] = f"{_UNKNOWN_REASON}; say {meant}." if meant else f"{_UNKNOWN_REASON}."
             faults.append({**fault, "loc": ("body", *within, *fault["loc"])})
@@ -152,17 +165,25 @@ NOTHING_TOLD = Told()
 class Reading:
     """A request of a dialect while it is read: first its habits, then its fields.
 
-    `sent` has the fields as they came, null left out. If `strict`, what would be ignored or adjusted is a fault. All
-    faults come in one answer.
+    `sent` has the fields as they came; null, and in a form an empty text, is left out. If `strict`, what would be
+    ignored or adjusted is a fault. All faults come in one answer.
     """
 
-    def __init__(self, sent: Mapping[str, Any], *, strict: bool, told: Told = NOTHING_TOLD) -> None:
-        """Begin to read. `told` is what is told already, of an outer object."""
+    def __init__(self, sent: Mapping[str, Any], *, strict: bool, is_form: bool = False) -> None:
         self.fields = {name: value for name, value in sent.items() if value is not None}
+        if is_form:
+            self.fields = {name: value for name, value in self.fields.items() if value != "" or name == "prompt"}
+        self.faults: list[dict[str, Any]] = []
         self._strict = strict
-        self._ignored = dict(told.ignored)
-        self._adjusted = dict(told.adjusted)
-        self._faults: list[dict[str, Any]] = []
+        self._is_form = is_form
+        self._ignored: dict[str, str] = {}
+        self._adjusted: dict[str, tuple[str, str]] = {}
+
+    def inner(self, sent: Mapping[str, Any]) -> "Reading":
+        """Begin to read a nested object, with what was found in the outer one."""
+        reading = Reading(sent, strict=self._strict)
+        reading.faults, reading._ignored, reading._adjusted = self.faults, self._ignored, self._adjusted
+        return reading
 
     @property
     def told(self) -> Told:
@@ -172,7 +193,7 @@ class Reading:
     def refuse(self, name: str, reason: str, *, code: str = "parameter_unused") -> None:
         """Reject the request for a parameter, and look for further faults."""
         self.fields.pop(name, None)
-        self._faults.append({"type": code, "loc": ("body", name), "msg": reason})
+        self.faults.append({"type": code, "loc": ("body", name), "msg": reason})
 
     def ignore(self, name: str, reason: str) -> None:
         """Leave a parameter out. What asks for nothing (0, false, empty) is not worth a word."""
@@ -185,12 +206,21 @@ class Reading:
         self._ignore(name, reason)
 
     def ignore_unknown(self, model: type[BaseModel]) -> None:
-        """Leave out what the wire model does not know. A wrong name for a field that it has is rejected."""
+        """Leave out what the wire model does not know.
+
+        A wrong name for a field that it has is rejected, and so is a picture or a mask that would be left out.
+        """
         for name in [name for name in self.fields if name not in model.model_fields]:
-            if (meant := _meant(name, model)) is not None and _asks_for_something(self.fields[name]):
+            if not _asks_for_something(self.fields[name]):
+                del self.fields[name]
+            elif (meant := _meant(name, model)) is not None:
                 self.refuse(name, f"{_UNKNOWN_REASON}; say {meant}.", code="extra_forbidden")
-            similar = _similar(name, model)
-            self.ignore(name, f"{_UNKNOWN_REASON}; is it {similar}?" if similar else f"{_UNKNOWN_REASON}.")
+            elif name in _OF_ANOTHER_KIND:
+                self.refuse(name, _OF_ANOTHER_KIND[name])
+            else:
+                few = len(self._ignored) + len(self.faults) < _MAX_TOLD
+                similar = _similar(name, model) if few else None
+                self.ignore(name, f"{_UNKNOWN_REASON}; is it {similar}?" if similar else f"{_UNKNOWN_REASON}.")
 
     def adjust(self, name: str, used: Any, reason: str) -> None:
         """Use another value than the one sent."""
@@ -236,12 +266,28 @@ class Reading:
     def part(self, name: str, model: type[Fields]) -> Fields | None:
         """Take a nested object out of the fields, as its wire model; None if it is missing or invalid."""
         sent = self.fields.pop(name, None)
-        return None if sent is None else _check(model, sent, (name,), self._faults, strict=False)
+        return None if sent is None else _check(model, sent, (name,), self.faults, strict=False)
+
+    def size(self, default: int | None) -> Size | None:
+        """Return the size that `width` and `height` ask for, if they are sides; a missing one has the default."""
+        width, height = (self.number(name) or default for name in ("width", "height"))
+        if width is None or height is None or not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
+            return None
+        return Size(int(width), int(height))
+
+    def check(self, action: Callable[[], None]) -> None:
+        """Note the fault if the action raises an InvalidRequestError."""
+        try:
+            action()
+        except InvalidRequestError as error:
+            name = () if error.param is None else (error.param,)
+            self.faults.append({"type": error.code, "loc": ("body", *name), "msg": str(error)})
 
     def number(self, name: str) -> float | None:
-        """Return a number, also one that a form sent as text. None if it is none: the wire model will say so."""
+        """Return a number, in a form sent as text. None if it is none: the wire model will say so."""
         sent = self.fields.get(name)
-        if isinstance(sent, bool) or not isinstance(sent, int | float | str) or "_" in str(sent):
+        kinds = int | float | str if self._is_form else int | float
+        if isinstance(sent, bool) or not isinstance(sent, kinds) or "_" in str(sent):
             return None
         try:
             number = float(sent)
@@ -249,32 +295,27 @@ class Reading:
             return None
         return number if math.isfinite(number) else None
 
-    def checked(
-        self, model: type[Fields], *, check: Callable[[Fields], None] = lambda _: None, strict: bool = False
-    ) -> Fields:
-        """Return the fields as their wire model. `check` raises InvalidRequestError for a fault of valid fields.
+    def attempt(self, model: type[Fields]) -> Fields | None:
+        """Return the fields as their wire model, or note their faults."""
+        return _check(model, self.fields, (), self.faults, strict=False)
+
+    def checked(self, model: type[Fields]) -> Fields:
+        """Return the fields as their wire model.
 
         Raises:
             RequestValidationError: All faults.
         """
-        faults = list(self._faults)
-        fields = _check(model, self.fields, (), faults, strict=strict)
-        if fields is not None:
-            try:
-                check(fields)
-            except InvalidRequestError as error:
-                name = () if error.param is None else (error.param,)
-                faults.append({"type": error.code, "loc": ("body", *name), "msg": str(error)})
-        if fields is None or faults:
-            raise RequestValidationError(faults)
+        fields = self.attempt(model)
+        if fields is None or self.faults:
+            raise RequestValidationError(self.faults)
         return fields
 
     def _adjust(self, name: str, used: Any, change: str, reason: str) -> None:
         if self._strict:
             self.refuse(name, reason)
         else:
-            self.fields[name] = used
             self._adjusted[name] = (change, reason)
+        self.fields[name] = used
 
     def _ignore(self, name: str, reason: str) -> None:
         if self._strict:

@@ -42,10 +42,12 @@ def _reject_constant(constant: str) -> NoReturn:
 
 
 def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # A name with half of a surrogate pair could not be named in an answer.
+    pairs = [(name if name.isascii() else name.encode(errors="replace").decode(), value) for name, value in pairs]
     made = dict(pairs)
     if len(made) < len(pairs):
         [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
-        shown = name[:MAX_NAME_CHARACTERS].encode(errors="replace").decode() or "(an empty name)"
+        shown = name[:MAX_NAME_CHARACTERS] or "(an empty name)"
         raise InvalidRequestError(f"{shown} is sent twice.", param=shown)
     return made
 

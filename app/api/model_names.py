@@ -35,7 +35,10 @@ class ModelNames:
             ModelNotFoundError: The name is another model's.
         """
         if name is not None and not self.has(name):
-            aliases = f" {', '.join(self.aliases)} stand for it." if self.aliases else ""
-            raise ModelNotFoundError(
-                f"The served model is {self.served}. Send this name or none.{aliases}", param="model"
-            )
+            raise ModelNotFoundError(self.reason, param="model")
+
+    @property
+    def reason(self) -> str:
+        """Why another name is rejected, and which names work."""
+        aliases = f" {', '.join(self.aliases)} stand for it." if self.aliases else ""
+        return f"The served model is {self.served}. Send this name or none.{aliases}"

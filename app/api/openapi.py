@@ -127,6 +127,7 @@ def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
 _KEYS = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "basic": {"type": "http", "scheme": "basic", "description": "The key as the password, with any user name."},
 }
 
 

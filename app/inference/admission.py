@@ -145,7 +145,7 @@ class Admission:
         # If the queue outlasts the deadline, the device works on requests that expire unfinished. Allow for two calls:
         # this request's own, and one batch that may overtake it.
         if ahead and self.backlog_s() + 2 * self.registry.costs.long_call_s > self.deadline_s:
-            raise self._queue_too_long()
+            raise self._queue_too_long(self.deadline_s)
 
     @asynccontextmanager
     async def admit(self, *, interruptible_by: str | None = None) -> AsyncIterator[Place]:
@@ -197,7 +197,7 @@ class Admission:
             place.extend(deadline_s)
         others_s = self.backlog_s(besides=place)
         if others_s and asyncio.get_running_loop().time() + others_s + expected_s > place.ends:
-            raise self._queue_too_long(besides=place)
+            raise self._queue_too_long(deadline_s, besides=place)
 
     def deadline_s_of(self, request: Request) -> float:
         """Return the seconds that a request may take: `deadline_s` for a picture like the warm-up's first.
@@ -219,9 +219,9 @@ class Admission:
         running_s = self.registry.lock.serving_s - self.registry.lock.running_s
         return waiting_s + max(0.0, running_s)
 
-    def _queue_too_long(self, *, besides: Place | None = None) -> errors.QueueFullError:
+    def _queue_too_long(self, deadline_s: float, *, besides: Place | None = None) -> errors.QueueFullError:
         return errors.QueueFullError(
-            f"The admitted requests take so long that this one would not be done within {self.deadline_s:g} s.",
+            f"The admitted requests take so long that this one would not be done within {deadline_s:.4g} s.",
             retry_after_s=self.retry_after_s(besides=besides),
         )
 

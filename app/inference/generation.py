@@ -162,17 +162,25 @@ class Generation:
                 image = await self._in_thread(lambda: self.decode(read(), fields))
             return await self._make(fields.to_params(image), place, encoding, observer, seconds)
 
-    def check_pixels(self, fields: Fields, /) -> None:
+    def check_pixels(self, fields: Fields) -> None:
         """Check the request's size against `TURBO_MAX_PIXELS`.
 
         Raises:
             InvalidRequestError: The size has too many pixels.
         """
-        size, max_pixels = fields.chosen_size, self.settings.max_pixels
-        if size is not None and size.pixels > max_pixels:
+        if fields.chosen_size is not None:
+            self.check_size(fields.chosen_size, fields.size_param)
+
+    def check_size(self, size: Size, param: str) -> None:
+        """Check a size against `TURBO_MAX_PIXELS`; `param` names its field.
+
+        Raises:
+            InvalidRequestError: The size has too many pixels.
+        """
+        max_pixels = self.settings.max_pixels
+        if size.pixels > max_pixels:
             raise InvalidRequestError(
-                f"width x height is {size.pixels} pixels, and at most {max_pixels} may be asked for.",
-                param=fields.size_param,
+                f"width x height is {size.pixels} pixels, and at most {max_pixels} may be asked for.", param=param
             )
 
     def decode(self, data: bytes | memoryview, fields: PictureFields) -> Image.Image:

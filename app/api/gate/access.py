@@ -85,7 +85,7 @@ class Access:
 def _key_of(headers: Mapping[str, str]) -> str:
     """Return the key that a request has: a Bearer token, `X-API-Key`, or the password of Basic with any user name."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
+    if scheme.lower() == "bearer" and token.strip():
         return token.strip()
     if scheme.lower() == "basic" and token.strip():
         try:

@@ -56,14 +56,14 @@ async def generate(request: Request, context: Context) -> Response:
         make: MakePictures = partial(context.generation.from_picture, PictureParameters(), held.pop)
         return await answer(make, request, num_images=1)
     sent, texts = await parse_held(held, required="inputs")
-    wanted, parameters = read_request(as_object(sent), strict=context.settings.strict)
-    check = context.generation.check_pixels
-    if "prompt" in parameters.fields or wanted.inputs.lstrip().startswith(_PICTURE_STARTS):
-        fields = read_parameters(parameters, PictureParameters, check=check)
-        read = take_picture(wanted.inputs, texts, param="inputs")
+    inputs, parameters = read_request(as_object(sent), strict=context.settings.strict)
+    check_size = context.generation.check_size
+    if "prompt" in parameters.fields or inputs.lstrip().startswith(_PICTURE_STARTS):
+        fields = read_parameters(parameters, PictureParameters, check_size=check_size)
+        read = take_picture(inputs, texts, param="inputs")
         make = partial(context.generation.from_picture, fields, read)
         return await answer(make, request, num_images=fields.num_images, told=parameters.told)
-    parameters.fields["prompt"] = wanted.inputs
-    prompt = read_parameters(parameters, TextParameters, check=check)
+    parameters.fields["prompt"] = inputs
+    prompt = read_parameters(parameters, TextParameters, check_size=check_size)
     make = partial(context.generation.from_text, prompt)
     return await answer(make, request, num_images=prompt.num_images, told=parameters.told)

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from app.api.fields import GUIDANCE_REASON, NEGATIVE_PROMPT_REASON, SCHEDULER_REASON, Reading, describe_leniency
+from app.images.sizes import Size
 from app.inference.request_validation import Img2ImgRequest, ManyImages, Prompt, Txt2ImgRequest
+from app.settings import DEFAULT_SIDE
 
 _IGNORED: Final = {
     "guidance_scale": GUIDANCE_REASON,
@@ -74,23 +76,22 @@ class HuggingFaceRequest(BaseModel):
 AnyParameters = TypeVar("AnyParameters", bound=BaseModel)
 
 
-def read_request(sent: Mapping[str, Any], *, strict: bool) -> tuple[HuggingFaceRequest, Reading]:
-    """Return a request, and the reading of its parameters.
-
-    Raises:
-        RequestValidationError: `inputs` or `parameters` are of another type.
-    """
+def read_request(sent: Mapping[str, Any], *, strict: bool) -> tuple[str, Reading]:
+    """Return the `inputs` of a request, and the reading of its parameters, with the faults found so far."""
     reading = Reading(sent, strict=strict)
     reading.ignore("options", "Nothing is cached, and the model is always loaded.")
     reading.ignore_unknown(HuggingFaceRequest)
-    request = reading.checked(HuggingFaceRequest)
-    return request, Reading(request.parameters, strict=strict, told=reading.told)
+    request = reading.attempt(HuggingFaceRequest)
+    if request is not None:
+        return request.inputs, reading.inner(request.parameters)
+    inputs, parameters = (reading.fields.get(name) for name in ("inputs", "parameters"))
+    return inputs if isinstance(inputs, str) else "", reading.inner(parameters if isinstance(parameters, dict) else {})
 
 
 def read_parameters(
-    reading: Reading, model: type[AnyParameters], *, check: Callable[[AnyParameters], None]
+    reading: Reading, model: type[AnyParameters], *, check_size: Callable[[Size, str], None]
 ) -> AnyParameters:
-    """Return the parameters as the wire model of their mode. `check` as `Reading.checked`.
+    """Return the parameters as the wire model of their mode.
 
     Raises:
         RequestValidationError: All faults.
@@ -99,11 +100,13 @@ def read_parameters(
         reading.ignore(name, reason)
     if {"target_size"} < {"target_size", "width", "height"} & reading.fields.keys():
         reading.refuse("target_size", "The size is sent twice, also as width or height.")
-    elif (size := reading.part("target_size", TargetSize)) is not None:
-        reading.fields.update(size.model_dump())
+    elif (sides := reading.part("target_size", TargetSize)) is not None:
+        reading.fields.update(sides.model_dump())
     reading.shorten("prompt")
     reading.at_most_4_steps()
     if model is PictureParameters:
         reading.fit_strength("num_inference_steps", "strength", steps=2, strength=0.5)
     reading.ignore_unknown(model)
-    return reading.checked(model, check=check)
+    if (size := reading.size(None if model is PictureParameters else DEFAULT_SIDE)) is not None:
+        reading.check(lambda: check_size(size, "width"))
+    return reading.checked(model)

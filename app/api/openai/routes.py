@@ -118,7 +118,7 @@ async def list_models(request: Request, context: Context) -> schemas.ModelList:
 async def retrieve_model(model: str, request: Request, context: Context) -> schemas.Model:
     """Return the served model with its licence and limits."""
     context.access.identify(request)
-    context.models.check(model)
+    context.models.check(model or "(no name)")
     return _served(context, model if model in context.models.aliases else None)
 
 
@@ -146,10 +146,13 @@ def _with_one_image(form: FormItems) -> dict[str, Any]:
 def _read(
     sent: Mapping[str, Any], model: type[schemas.AnyRequest], context: ApiContext
 ) -> tuple[schemas.AnyRequest, Told]:
-    strict = context.settings.strict
-    wanted, told = schemas.read(sent, model, strict=strict, check=context.generation.check_pixels)
-    context.models.check(wanted.model)
-    return wanted, told
+    return schemas.read(
+        sent,
+        model,
+        strict=context.settings.strict,
+        models=context.models,
+        check_size=context.generation.check_size,
+    )
 
 
 async def _answer(make: MakePictures, wanted: schemas.ImagesRequest, told: Told, request: Request) -> Response:

@@ -11,8 +11,18 @@ from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.api.fields import GUIDANCE_REASON, NEGATIVE_PROMPT_REASON, SCHEDULER_REASON, Reading, Told, describe_leniency
+from app.api.fields import (
+    GUIDANCE_REASON,
+    MASK_REASON,
+    NEGATIVE_PROMPT_REASON,
+    SCHEDULER_REASON,
+    Reading,
+    Told,
+    describe_leniency,
+)
 from app.api.forms import Upload
+from app.api.model_names import ModelNames
+from app.errors import ModelNotFoundError
 from app.images.sizes import Size
 from app.inference.request_validation import (
     WHOLE,
@@ -43,7 +53,7 @@ _REFUSED: Final = {
     "frame_count": "Pictures are still: there are no frames.",
     "frame_duration_ms": "Pictures are still: there are no frames.",
     "markup": "SDXL-Turbo changes the whole picture and cannot use marks.",
-    "mask": "SDXL-Turbo changes the whole picture and cannot use a mask.",
+    "mask": MASK_REASON,
     "svg": "Pictures are made of pixels, not drawn as SVG.",
 }
 """Parameters that ask for another kind of picture than this service makes, with the reason."""
@@ -217,24 +227,47 @@ AnyRequest = TypeVar("AnyRequest", bound=ImagesRequest)
 
 
 def read(
-    sent: Mapping[str, Any], model: type[AnyRequest], *, strict: bool, check: Callable[[AnyRequest], None]
+    sent: Mapping[str, Any],
+    model: type[AnyRequest],
+    *,
+    strict: bool,
+    models: ModelNames,
+    check_size: Callable[[Size, str], None],
 ) -> tuple[AnyRequest, Told]:
-    """Return a request's fields, and what became of the parameters without effect here. `check` as `Reading.checked`.
+    """Return a request's fields, and what became of the parameters without effect here.
 
     Raises:
         RequestValidationError: All faults.
+        ModelNotFoundError: The only fault is the model's name.
     """
-    reading = Reading(sent, strict=strict)
-    _refuse(reading)
+    is_form = model is EditsForm
+    reading = Reading(sent, strict=strict, is_form=is_form)
     _ignore(reading)
+    _refuse(reading)
     reading.shorten("prompt")
     reading.at_most_4_steps()
-    if model is EditsForm:
+    if is_form:
         reading.fit_strength("num_inference_steps", "strength", steps=2, strength=0.5)
     elif "image" in reading.fields:
         reading.refuse("image", "Send a picture to /v1/images/edits.")
     reading.ignore_unknown(model)
-    return reading.checked(model, check=check), reading.told
+    if (size := _size_of(reading.fields.get("size"))) is not None:
+        reading.check(lambda: check_size(size, "size"))
+    fields = reading.attempt(model)
+    name = reading.fields.get("model")
+    if isinstance(name, str) and not models.has(name):
+        if fields is not None and not reading.faults:
+            models.check(name)
+        reading.refuse("model", models.reason, code=ModelNotFoundError.code)
+    return reading.checked(model) if fields is None or reading.faults else fields, reading.told
+
+
+def _size_of(sent: object) -> Size | None:
+    """Return the size that a field has, if it has one."""
+    try:
+        return _parsed(sent) if isinstance(sent, str) else None
+    except ValueError:
+        return None
 
 
 def _refuse(reading: Reading) -> None:
@@ -248,12 +281,12 @@ def _refuse(reading: Reading) -> None:
     for name, (values, reason) in _FORMATS.items():
         if isinstance(value := reading.fields.get(name), str) and value not in values:
             reading.refuse(name, reason, code="value_unused")
-    if reading.fields.get("background") == "transparent":
-        reading.refuse("background", _ONE_EFFECT["background"][1], code="value_unused")
 
 
 def _ignore(reading: Reading) -> None:
     """Leave out what has no effect."""
+    if reading.fields.get("background") == "transparent":
+        reading.refuse("background", _ONE_EFFECT["background"][1], code="value_unused")
     for name, (values, reason) in _ONE_EFFECT.items():
         if reading.fields.get(name) in values:
             del reading.fields[name]

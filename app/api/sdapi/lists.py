@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 
-from app.api.context import ApiContext, Context
+from app.api.context import Context
 from app.api.openapi import problems
 from app.api.sdapi import schemas
 from app.api.sdapi.routes import PREFIX
@@ -24,15 +24,10 @@ router = APIRouter(
 )
 
 
-def options_of(context: ApiContext) -> schemas.Options:
-    """Return the options as they are."""
-    return schemas.Options(sd_model_checkpoint=context.models.served, sd_vae=context.registry.loaded.vae or "Automatic")
-
-
 @router.get("/options", operation_id="sdapi_options", response_description="The options that clients read.")
 async def options(context: Context) -> schemas.Options:
     """Return the served model and the format of the pictures."""
-    return options_of(context)
+    return schemas.options_of(context.models, context.registry.loaded.vae)
 
 
 @router.get("/sd-models", operation_id="sdapi_models", response_description="The served model.")

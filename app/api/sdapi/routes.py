@@ -28,9 +28,13 @@ from app.errors import (
     BodyTooLargeError,
     ForbiddenOriginError,
     InterruptedRequestError,
+    InvalidImageError,
     InvalidRequestError,
     MalformedBodyError,
+    QueueFullError,
+    RequestTimeoutError,
     UnauthorizedError,
+    UnsupportedImageError,
 )
 from app.images.png_text import read_parameters
 from app.inference.generation import Encoding, Generated
@@ -43,6 +47,16 @@ class _LenientRoute(GenerationRoute):
 
     also_accepts = ("*",)
 
+
+_BODY_PROBLEMS = (
+    MalformedBodyError,
+    UnauthorizedError,
+    ForbiddenOriginError,
+    RequestTimeoutError,
+    BodyTooLargeError,
+    InvalidRequestError,
+    QueueFullError,
+)
 
 pictures = APIRouter(prefix=PREFIX, route_class=_LenientRoute, tags=["Stable Diffusion WebUI"])
 about = APIRouter(prefix=PREFIX, tags=["Stable Diffusion WebUI"])
@@ -93,7 +107,7 @@ def _read(sent: object, model: type[schemas.AnyRequest], context: ApiContext) ->
         model,
         models=context.models,
         strict=context.settings.strict,
-        check=context.generation.check_pixels,
+        check_size=context.generation.check_size,
     )
 
 
@@ -107,7 +121,7 @@ async def _answer(make: MakePictures, wanted: schemas.SdRequest, told: Told, req
 
 def _body(wanted: schemas.SdRequest, told: Told, made: Generated, encoded: Encoded) -> str:
     body = schemas.SdImages(
-        images=[encoded(number) for number in range(len(made.files))],
+        images=[encoded(number) for number in range(len(made.files))] if wanted.send_images else [],
         parameters=used_parameters(wanted, made),
         info=info_text(wanted, made, told),
     )
@@ -116,9 +130,7 @@ def _body(wanted: schemas.SdRequest, told: Told, made: Generated, encoded: Encod
 
 @about.post(
     "/png-info",
-    responses=problems(
-        MalformedBodyError, UnauthorizedError, ForbiddenOriginError, BodyTooLargeError, InvalidRequestError
-    ),
+    responses=problems(*_BODY_PROBLEMS, UnsupportedImageError, InvalidImageError),
     operation_id="sdapi_png_info",
     openapi_extra=json_body(schemas.PictureRequest),
     response_description="The text that the PNG has, and its parameters one by one.",
@@ -130,7 +142,7 @@ async def read_png_info(request: Request, context: Context) -> schemas.PngInfo:
     sent, texts = await parse_held(held, required="image")
     wanted = checked(schemas.PictureRequest, as_object(sent))
     decode = take_picture(wanted.image, texts, param="image")
-    return png_info(await asyncio.to_thread(lambda: read_parameters(decode())))
+    return await asyncio.to_thread(lambda: png_info(read_parameters(decode())))
 
 
 @about.get(
@@ -199,7 +211,7 @@ async def skip(request: Request, context: Context) -> schemas.Interrupted:
     "/options",
     responses={
         200: {"description": "The options are what they were.", "headers": TOLD_HEADERS},
-        **problems(MalformedBodyError, UnauthorizedError, ForbiddenOriginError, BodyTooLargeError, InvalidRequestError),
+        **problems(*_BODY_PROBLEMS),
     },
     operation_id="sdapi_set_options",
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}},
@@ -209,7 +221,8 @@ async def set_options(request: Request, context: Context) -> Response:
     _check_client(request, context)
     held = [await read_body(request.stream(), max_bytes=context.settings.max_body_bytes)]
     sent, _ = await parse_held(held, required="sd_model_checkpoint")
-    told = schemas.read_options(as_object(sent), context.models, strict=context.settings.strict)
+    current = schemas.options_of(context.models, context.registry.loaded.vae).model_dump()
+    told = schemas.read_options(as_object(sent), current, context.models, strict=context.settings.strict)
     return JSONResponse(None, headers=told.headers)
 
 

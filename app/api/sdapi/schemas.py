@@ -4,14 +4,24 @@ Source: modules/api/models.py of AUTOMATIC1111/stable-diffusion-webui, and the r
 tests/api/fixtures names. They send some forty parameters, most of them with the value that changes nothing.
 """
 
+import itertools
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.api.fields import GUIDANCE_REASON, NEGATIVE_PROMPT_REASON, SCHEDULER_REASON, Reading, Told, describe_leniency
+from app.api.fields import (
+    GUIDANCE_REASON,
+    MASK_REASON,
+    NEGATIVE_PROMPT_REASON,
+    SCHEDULER_REASON,
+    Reading,
+    Told,
+    describe_leniency,
+)
 from app.api.model_names import ModelNames
 from app.images.sizes import Size
 from app.inference.request_validation import (
@@ -34,10 +44,11 @@ SCHEDULER: Final = "Automatic"
 
 _SAMPLERS: Final = ("euler a", "k_euler_a", "k_euler_ancestral", "euler ancestral")
 _SCHEDULERS: Final = ("automatic", "normal", "none")
-_NO_GUIDANCE: Final = (0, 1)
-
 _STRENGTH: Final = 0.75
 """The denoising strength of a request without one, as in that server."""
+
+_NUMBERS: Final = ("batch_size", "denoising_strength", "height", "n_iter", "seed", "steps", "width")
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,11})(?:\.\d{1,12})?")
 
 _EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>,?\s*")
 """A tag in a prompt. That server loads weights for it; the model would read it as words."""
@@ -53,40 +64,70 @@ _IGNORED: Final = {
     "subseed_strength": "A picture has one seed.",
     "refiner_checkpoint": "There is one model.",
     "save_images": _NOT_STORED,
+    "include_init_images": "Uploads are not sent back.",
+    "script_args": "There are no scripts here.",
+    **dict.fromkeys(("cfg_scale", "distilled_cfg_scale", "image_cfg_scale"), GUIDANCE_REASON),
+    "clip_skip": "All layers of the text encoders are used.",
+    "resize_mode": "A picture is scaled to cover the size, and cropped about its centre.",
 }
 """Parameters without effect here, with the reason."""
 
-_QUIET: Final = frozenset(
-    {
-        *("firstphase_width", "firstphase_height", "hr_additional_modules", "hr_cfg", "hr_checkpoint_name"),
-        *("hr_distilled_cfg", "hr_negative_prompt", "hr_prompt", "hr_resize_x", "hr_resize_y", "hr_sampler_name"),
-        *("hr_scale", "hr_scheduler", "hr_second_pass_steps", "hr_upscaler"),
-        *("eta", "s_churn", "s_min_uncond", "s_noise", "s_tmax", "s_tmin"),
-        *("subseed", "seed_resize_from_h", "seed_resize_from_w", "refiner_switch_at", "distilled_cfg_scale"),
-        *("do_not_save_grid", "do_not_save_samples", "send_images", "include_init_images", "return_grid"),
-        *("override_settings_restore_afterwards", "disable_extra_networks", "force_task_id", "comments"),
-        *("image_cfg_scale", "initial_noise_multiplier", "latent_mask", "mask_blur", "mask_blur_x", "mask_blur_y"),
-        *("mask_round", "inpainting_fill", "inpaint_full_res", "inpaint_full_res_padding", "inpainting_mask_invert"),
-    }
-)
-"""Parameters that refine others. Clients send them always, so answers do not mention them."""
+_REFINEMENTS: Final[Mapping[str, Sequence[str]]] = {
+    "enable_hr": (
+        *("denoising_strength", "hr_additional_modules", "hr_cfg", "hr_checkpoint_name", "hr_distilled_cfg"),
+        *("hr_negative_prompt", "hr_prompt", "hr_resize_x", "hr_resize_y", "hr_sampler_name", "hr_scale"),
+        *("hr_scheduler", "hr_second_pass_steps", "hr_upscaler"),
+    ),
+    "mask": (
+        *("inpaint_full_res", "inpaint_full_res_padding", "inpainting_fill", "inpainting_mask_invert"),
+        *("mask_blur", "mask_blur_x", "mask_blur_y", "mask_round"),
+    ),
+    "override_settings": ("override_settings_restore_afterwards",),
+    "refiner_checkpoint": ("refiner_switch_at",),
+    "save_images": ("do_not_save_grid", "do_not_save_samples"),
+    "subseed_strength": ("subseed",),
+}
+"""Parameters that only refine another. Programs send them always. What is said of the other says enough."""
 
-_OVERRIDES_IGNORED: Final = frozenset(
-    {
-        *("CLIP_stop_at_last_layers", "comma_padding_backtrack", "ddim_discretize", "enable_emphasis"),
-        *("eta_noise_seed_delta", "forge_additional_modules", "img2img_fix_steps", "initial_noise_multiplier"),
-        *("inpainting_mask_weight", "samples_format", "samples_save", "save_images_add_number", "sd_hypernetwork"),
-        *("sd_lora", "sd_vae", "token_merging_ratio"),
-    }
-)
-"""Keys of `override_settings` that clients send always."""
+_HARMLESS: Final[Mapping[str, Sequence[Any]]] = {
+    "clip_skip": (1,),
+    "cfg_scale": (0, 1),
+    "disable_extra_networks": (True,),
+    "distilled_cfg_scale": (3.5,),
+    "eta": (1,),
+    "image_cfg_scale": (1, 1.5),
+    "initial_noise_multiplier": (1,),
+    "s_noise": (1,),
+    "seed_resize_from_h": (-1,),
+    "seed_resize_from_w": (-1,),
+}
+"""Values, beside 0, false and empty, with which a parameter changes nothing."""
 
-_DEFAULT_OPTIONS: Final[tuple[Any, ...]] = (None, "", "None", "Automatic", 0, 1, False, [], "uniform", 20, "png")
-"""Values of those keys that ask for nothing."""
+_OVERRIDES: Final[Mapping[str, Sequence[Any]]] = {
+    "CLIP_stop_at_last_layers": (1,),
+    "comma_padding_backtrack": (20,),
+    "ddim_discretize": ("uniform",),
+    "enable_emphasis": (True,),
+    "eta_noise_seed_delta": (),
+    "forge_additional_modules": (),
+    "img2img_fix_steps": (),
+    "initial_noise_multiplier": (1,),
+    "inpainting_mask_weight": (1,),
+    "samples_format": ("png",),
+    "samples_save": (True,),
+    "save_images_add_number": (True,),
+    "sd_hypernetwork": ("None",),
+    "sd_lora": ("None",),
+    "sd_vae": ("Automatic", "None"),
+    "token_merging_ratio": (),
+}
+"""Keys of `override_settings` that programs send always, with the values, beside 0, false and empty, that change
+nothing. KoboldAI Lite sends nine of them."""
 
 
 _REFUSED: Final = {
-    "mask": "SDXL-Turbo changes the whole picture and cannot use a mask.",
+    "latent_mask": MASK_REASON,
+    "mask": MASK_REASON,
     "script_name": "There are no scripts here.",
 }
 """Parameters that ask for another kind of picture, with the reason."""
@@ -115,6 +156,7 @@ class SdRequest(BaseModel):
     seed: Annotated[Seed | None, Field(description="Seed of the first picture; any negative number draws one.")] = None
     batch_size: Annotated[int, Field(ge=1, description="Pictures per iteration."), WHOLE] = 1
     n_iter: Annotated[int, Field(ge=1, description="Iterations; batch_size x n_iter is at most 10."), WHOLE] = 1
+    send_images: Annotated[bool, Field(description="Whether the answer has the pictures.")] = True
 
     @model_validator(mode="after")
     def _check_number(self) -> Self:
@@ -192,56 +234,68 @@ def read(
     *,
     models: ModelNames,
     strict: bool,
-    check: Callable[[Any], None],
+    check_size: Callable[[Size, str], None],
 ) -> tuple[AnyRequest, Told]:
-    """Return a request's fields, and what became of the parameters without effect here. `check` as `Reading.checked`.
+    """Return a request's fields, and what became of the parameters without effect here.
 
     Raises:
         RequestValidationError: All faults.
     """
     reading = Reading(sent, strict=strict)
-    _read_other_features(reading)
+    _read_numbers(reading)
+    _refuse(reading)
+    _ignore(reading, model)
     _read_overrides(reading, models)
     _read_sampling(reading)
     _read_prompt(reading)
-    _read_sizes(reading)
+    _read_sizes(reading, model)
     _read_number(reading)
     if model is SdImg2ImgRequest:
         reading.fit_strength("steps", "denoising_strength", steps=2, strength=_STRENGTH)
-    else:
-        reading.fields.pop("denoising_strength", None)  # of a second pass
     reading.ignore_unknown(model)
-    return reading.checked(model, check=check), reading.told
+    if (size := reading.size(None if model is SdImg2ImgRequest else DEFAULT_SIDE)) is not None:
+        reading.check(lambda: check_size(size, "width"))
+    return reading.checked(model), reading.told
 
 
-def _read_other_features(reading: Reading) -> None:
-    """Reject what would make another kind of picture, and leave out what has no effect."""
+def _refuse(reading: Reading) -> None:
+    """Reject what would make another kind of picture."""
     for name, reason in _REFUSED.items():
-        if reading.fields.pop(name, "") != "":
+        if reading.fields.pop(name, "") not in ("", "None"):
             reading.refuse(name, reason)
-    scripts = reading.fields.pop("alwayson_scripts", None)
-    if isinstance(scripts, Mapping):
-        for name, script in scripts.items():
-            if _is_on(script):
-                reading.refuse(f"alwayson_scripts.{name}", "There are no extensions here, such as ControlNet.")
-    elif scripts:
+    scripts = reading.fields.pop("alwayson_scripts", None) or {}
+    if not isinstance(scripts, Mapping):
         reading.refuse("alwayson_scripts", "It must be a JSON object.")
-    reading.fields.pop("script_args", None)
-    if reading.fields.get("resize_mode") in (2, 3):
-        reading.ignore("resize_mode", "A picture is scaled to cover the size, and cropped about its centre.")
-    reading.fields.pop("resize_mode", None)
+        return
+    for name, script in scripts.items():
+        if _is_on(script):
+            reading.refuse(f"alwayson_scripts.{name}", "There are no extensions here, such as ControlNet.")
+
+
+def _ignore(reading: Reading, model: type[SdRequest]) -> None:
+    """Leave out what has no effect."""
+    for name in itertools.chain.from_iterable(_REFINEMENTS.values()):
+        if name not in model.model_fields:
+            reading.fields.pop(name, None)
+    if reading.fields.get("resize_mode") in (0, 1):  # stretch, or crop: it is always cropped
+        del reading.fields["resize_mode"]
+    for name, values in _HARMLESS.items():
+        if reading.fields.get(name) in values:
+            del reading.fields[name]
     for name, reason in _IGNORED.items():
         reading.ignore(name, reason)
-    for name in _QUIET:
-        reading.fields.pop(name, None)
 
 
 def _is_on(script: Any) -> bool:
-    """Tell whether an extension has something to do. Clients also send units that are switched off."""
-    units = script.get("args") if isinstance(script, Mapping) else script
-    if isinstance(units, list):
-        return any(not isinstance(unit, Mapping) or unit.get("enabled", True) for unit in units)
-    return bool(units)
+    """Tell whether an extension has something to do. Clients also send extensions and units that are switched off."""
+    args = script.get("args") if isinstance(script, Mapping) else script
+    if isinstance(args, Mapping):
+        return bool(args) and args.get("enabled", True) is not False
+    if not isinstance(args, list):
+        return bool(args)
+    if args[:1] == [False]:  # ADetailer's first argument says whether it is on
+        return False
+    return any(not isinstance(unit, Mapping) or unit.get("enabled", True) is not False for unit in args)
 
 
 def _read_overrides(reading: Reading, models: ModelNames) -> None:
@@ -254,31 +308,24 @@ def _read_overrides(reading: Reading, models: ModelNames) -> None:
         if key == "sd_model_checkpoint":
             if value is not None and not (isinstance(value, str) and models.has(value)):
                 reading.refuse(name, f"The served model is {models.served}, and no other can be loaded.")
-        elif key not in _OVERRIDES_IGNORED:
+        elif key not in _OVERRIDES:
             reading.refuse(name, "This setting cannot be changed here.")
-        elif value not in _DEFAULT_OPTIONS:
+        elif value not in _OVERRIDES[key]:
             reading.fields[name] = value
             reading.ignore(name, "This setting has no effect here.")
 
 
 def _read_sampling(reading: Reading) -> None:
     fields = reading.fields
+    if fields.get("sampler_name"):
+        fields.pop("sampler_index", None)  # the name counts, if both are there
     for name in ("sampler_name", "sampler_index"):
         if str(fields.get(name, "")).lower() in _SAMPLERS:
             del fields[name]
-    if fields.get("sampler_index") == fields.get("sampler_name"):
-        fields.pop("sampler_index", None)
-    for name in ("sampler_name", "sampler_index"):
         reading.ignore(name, SCHEDULER_REASON)
     if str(fields.get("scheduler", "")).lower() in _SCHEDULERS:
         del fields["scheduler"]
     reading.ignore("scheduler", _ONE_SCHEDULE)
-    if fields.get("cfg_scale") in _NO_GUIDANCE:
-        del fields["cfg_scale"]
-    reading.ignore("cfg_scale", GUIDANCE_REASON)
-    if fields.get("clip_skip") == 1:
-        del fields["clip_skip"]
-    reading.ignore("clip_skip", "SDXL's text encoders have one layer to read.")
     reading.at_most_4_steps("steps")
 
 
@@ -290,7 +337,18 @@ def _read_prompt(reading: Reading) -> None:
     reading.shorten("prompt")
 
 
-def _read_sizes(reading: Reading) -> None:
+def _read_numbers(reading: Reading) -> None:
+    """Take numbers that come as text, as that server does."""
+    for name in _NUMBERS:
+        sent = reading.fields.get(name)
+        if isinstance(sent, str) and _NUMBER.fullmatch(sent.strip()):
+            reading.fields[name] = json.loads(sent)
+
+
+def _read_sizes(reading: Reading, model: type[SdRequest]) -> None:
+    if model is SdImg2ImgRequest and len({"width", "height"} & reading.fields.keys()) == 1:
+        for name in ("width", "height"):
+            reading.ignore(name, "Send both sides; with one, the picture's aspect is kept.")
     for name in ("width", "height"):
         side = reading.number(name)
         if side is not None and MIN_SIDE <= side <= MAX_SIDE and side % SIDE_MULTIPLE:
@@ -308,8 +366,8 @@ def _read_number(reading: Reading) -> None:
         reading.refuse(name, f"A request makes at most {MAX_IMAGES_OF_CLIENTS} pictures.", code="less_than_equal")
 
 
-def read_options(sent: Mapping[str, Any], models: ModelNames, *, strict: bool) -> Told:
-    """Return what becomes of options that a client sets: none can be changed. Some send back all that they have read.
+def read_options(sent: Mapping[str, Any], current: Mapping[str, Any], models: ModelNames, *, strict: bool) -> Told:
+    """Return what becomes of options that a client sets: none can be changed. Some send back all the `current` ones.
 
     Raises:
         RequestValidationError: The model is another than the served one.
@@ -320,8 +378,9 @@ def read_options(sent: Mapping[str, Any], models: ModelNames, *, strict: bool) -
         del reading.fields["sd_model_checkpoint"]
     elif name is not None:
         reading.refuse("sd_model_checkpoint", f"The served model is {models.served}, and no other can be loaded.")
-    for option in Options.model_fields:
-        reading.fields.pop(option, None)
+    for option, value in current.items():
+        if reading.fields.get(option) == value:
+            del reading.fields[option]
     for option in list(reading.fields):
         reading.ignore(option, "This option cannot be changed here.")
     reading.checked(_NoOptions)
@@ -395,6 +454,11 @@ class Options(BaseModel):
     sd_vae: str
     sd_checkpoint_hash: str = ""
     CLIP_stop_at_last_layers: int = 1
+
+
+def options_of(models: ModelNames, vae: str | None) -> Options:
+    """Return the options as they are."""
+    return Options(sd_model_checkpoint=models.served, sd_vae=vae or "Automatic")
 
 
 class Named(BaseModel):
