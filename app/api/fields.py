@@ -172,7 +172,7 @@ class Reading:
     def refuse(self, name: str, reason: str, *, code: str = "parameter_unused") -> None:
         """Reject the request for a parameter, and look for further faults."""
         self.fields.pop(name, None)
-        self._faults.append({"type": code, "loc": ("body", name), "msg": reason})
+        self._faults.append({"type": code, "loc": ("body", _sendable(name)), "msg": reason})
 
     def ignore(self, name: str, reason: str) -> None:
         """Leave a parameter out. What asks for nothing (0, false, empty) is not worth a word."""
@@ -280,7 +280,7 @@ class Reading:
         if self._strict:
             self.refuse(name, reason)
         else:
-            self._ignored[name[:MAX_NAME_CHARACTERS]] = reason
+            self._ignored[_sendable(name[:MAX_NAME_CHARACTERS])] = reason
 
 
 def _asks_for_something(value: Any) -> bool:
@@ -290,6 +290,11 @@ def _asks_for_something(value: Any) -> bool:
 def _brief(value: Any) -> str:
     """Return a number for a header; anything else is not repeated."""
     return f"{value:g}" if isinstance(value, int | float) else _printable(str(value)[:20])
+
+
+def _sendable(name: str) -> str:
+    """Return a name that the client sent as UTF-8 may have it: JSON's escapes also make lone surrogates."""
+    return name.encode(errors="replace").decode()
 
 
 def _printable(name: str) -> str:
