@@ -368,6 +368,8 @@ async def test_names_that_are_no_text_are_told_as_a_question_mark(client: httpx.
     [
         ({"batch_size": 11}, {"batch_size": "at most 10 pictures"}),
         ({"batch_size": 2, "n_iter": 6}, {"n_iter": "at most 10 pictures"}),
+        ({"batch_size": 10**400}, {"batch_size": "less than or equal to 10"}),
+        ({"n_iter": 10**400}, {"n_iter": "less than or equal to 10"}),
         ({"batch_size": 0}, {"batch_size": "greater than or equal to 1"}),
         ({"seed": 2**32 - 2, "batch_size": 3}, {"seed": "seed + batch_size * n_iter - 1"}),
         ({"steps": 0}, {"steps": "greater than or equal to 1"}),
