@@ -10,7 +10,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
 
 from app import errors
 from app.errors import TurboError
@@ -101,9 +100,8 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         # Starlette lists the methods of the first route with this path only, and none for files.
-        routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-        allowed = {"OPTIONS", *headers.get("Allow", "GET").split(", ")}
-        allowed.update(*(getattr(route, "methods", ()) for route in routes))
+        documented = request.app.openapi()["paths"].get(request.scope["path"], {})
+        allowed = {"OPTIONS", *headers.get("Allow", "GET").split(", "), *map(str.upper, documented)}
         headers["Allow"] = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
         if request.method == "OPTIONS":
             return Response(status_code=int(HTTPStatus.NO_CONTENT), headers=headers)

@@ -305,7 +305,14 @@ class Reading:
         Raises:
             RequestValidationError: All faults.
         """
-        fields = self.attempt(model)
+        return self.conclude(self.attempt(model))
+
+    def conclude(self, fields: Fields | None) -> Fields:
+        """Return what `attempt` returned.
+
+        Raises:
+            RequestValidationError: All faults.
+        """
         if fields is None or self.faults:
             raise RequestValidationError(self.faults)
         return fields

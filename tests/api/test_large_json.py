@@ -215,7 +215,7 @@ async def test_of_a_long_name_the_ascii_it_begins_with_is_repeated(name: str, sh
     assert rejected.json()["errors"][0]["param"] == shown[:100]
 
 
-@pytest.mark.parametrize("unused", [b'"mask": "%b", ', b'"a": ["%b"], ', b'"%b": 1, ', b'"a": "\\"%b", '])
+@pytest.mark.parametrize("unused", [b'"other": "%b", ', b'"a": ["%b"], ', b'"%b": 1, ', b'"a": "\\"%b", '])
 async def test_further_long_texts_are_not_read(client: httpx.AsyncClient, picture: bytes, unused: bytes) -> None:
     encoded = base64.b64encode(picture)
     alone = await post(client, b'{"inputs": "%b", "parameters": {"seed": 1}}' % encoded)

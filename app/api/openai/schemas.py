@@ -259,7 +259,7 @@ def read(
         if fields is not None and not reading.faults:
             models.check(name)
         reading.refuse("model", models.reason, code=ModelNotFoundError.code)
-    return reading.checked(model) if fields is None or reading.faults else fields, reading.told
+    return reading.conclude(fields), reading.told
 
 
 def _size_of(sent: object) -> Size | None:

@@ -154,8 +154,12 @@ class SdRequest(BaseModel):
 
     prompt: Prompt = ""
     seed: Annotated[Seed | None, Field(description="Seed of the first picture; any negative number draws one.")] = None
-    batch_size: Annotated[int, Field(ge=1, description="Pictures per iteration."), WHOLE] = 1
-    n_iter: Annotated[int, Field(ge=1, description="Iterations; batch_size x n_iter is at most 10."), WHOLE] = 1
+    batch_size: Annotated[int, Field(ge=1, le=MAX_IMAGES_OF_CLIENTS, description="Pictures per iteration."), WHOLE] = 1
+    n_iter: Annotated[
+        int,
+        Field(ge=1, le=MAX_IMAGES_OF_CLIENTS, description="Iterations; batch_size x n_iter is at most 10."),
+        WHOLE,
+    ] = 1
     send_images: Annotated[bool, Field(description="Whether the answer has the pictures.")] = True
 
     @model_validator(mode="after")

@@ -180,7 +180,7 @@ def test_the_log_names_the_key_and_never_holds_it(start_server: StartServer, key
 async def test_the_document_says_that_a_key_is_needed_where_it_is(app: FastAPI) -> None:
     async with running(app) as client:
         document = (await client.get("/openapi.json")).json()
-    assert set(document["components"]["securitySchemes"]) == {"bearer", "header"}
+    assert set(document["components"]["securitySchemes"]) == {"basic", "bearer", "header"}
     open_to_all = {"GET /", "GET /healthz/live", "GET /healthz/ready"}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():

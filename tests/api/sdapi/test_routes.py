@@ -347,6 +347,19 @@ async def test_a_prompt_that_is_too_long_is_cut_and_told(client: httpx.AsyncClie
     assert info_of(response)["adjusted"] == {"prompt": "2500->2000 characters"}
 
 
+async def test_names_that_are_no_text_are_told_as_a_question_mark(client: httpx.AsyncClient) -> None:
+    """JSON can escape a half of a character, which UTF-8 cannot have."""
+    response = await client.post("/sdapi/v1/txt2img", content=r'{"prompt": "a cat", "seed": 7, "\ud800": 1}')
+    assert files_of(response) == [await native(client)]
+    assert (response.headers["x-ignored-parameters"], info_of(response)["ignored"]) == ("%3F", ["?"])
+    for body in (r'{"override_settings": {"\ud800": 1}}', r'{"alwayson_scripts": {"\ud800": 1}}'):
+        [name] = refused(await client.post("/sdapi/v1/txt2img", content=body))
+        assert name.endswith(".?")
+    async with running(create_app(Settings(model="fake", strict=True))) as strict:
+        for path in ("/sdapi/v1/txt2img", "/sdapi/v1/options"):
+            assert [*refused(await strict.post(path, content=r'{"\ud800": 1}'))] == ["?"]
+
+
 # What is refused.
 
 
@@ -355,6 +368,8 @@ async def test_a_prompt_that_is_too_long_is_cut_and_told(client: httpx.AsyncClie
     [
         ({"batch_size": 11}, {"batch_size": "at most 10 pictures"}),
         ({"batch_size": 2, "n_iter": 6}, {"n_iter": "at most 10 pictures"}),
+        ({"batch_size": 10**400}, {"batch_size": "less than or equal to 10"}),
+        ({"n_iter": 10**400}, {"n_iter": "less than or equal to 10"}),
         ({"batch_size": 0}, {"batch_size": "greater than or equal to 1"}),
         ({"seed": 2**32 - 2, "batch_size": 3}, {"seed": "seed + batch_size * n_iter - 1"}),
         ({"steps": 0}, {"steps": "greater than or equal to 1"}),
