@@ -95,7 +95,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.callback(codec_threads.shutdown, wait=False, cancel_futures=True)
-            app.openapi()  # makes and keeps the document, which takes a tenth of a second: no request should wait for it
+            app.openapi()  # made and kept now: it takes a tenth of a second, for which no request should wait
             watch = DeviceWatch(engine, idle_check_s=settings.idle_check_s)
             stack.callback(asyncio.create_task(watch.run()).cancel)
             try:

@@ -184,9 +184,12 @@ def test_a_prompt_that_is_too_long_is_cut_and_told(url: str) -> None:
 
 
 def test_everything_wrong_is_said_at_once(url: str) -> None:
-    refused = post(url, "a cat", steps=20, seed=-1, width=500, num_images=11, height=4000)
+    refused = post(url, "a cat", steps=20, seed=-1, width=500, num_images=11, height=4000, mask_image="x", image="y")
     assert refused.status_code == 422
-    assert {fault["param"] for fault in refused.json()["errors"]} == {"steps", "seed", "width", "num_images", "height"}
+    names = {"steps", "seed", "width", "num_images", "height", "mask_image", "image"}
+    assert {fault["param"] for fault in refused.json()["errors"]} == names
+    outside = httpx.post(url, json={"inputs": 5, "parameters": {"steps": 4, "width": 2048, "height": 2048}})
+    assert {fault["param"] for fault in outside.json()["errors"]} == {"inputs", "steps", "width"}
 
 
 @pytest.mark.parametrize(

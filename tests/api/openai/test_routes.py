@@ -292,6 +292,10 @@ def test_a_size_beyond_the_limit_is_said_with_the_other_reasons(sdk: OpenAI) -> 
     with pytest.raises(openai.UnprocessableEntityError) as refused:
         sdk.images.generate(prompt="a cat", size="2048x2048", background="transparent")
     assert [fault["param"] for fault in refused.value.response.json()["errors"]] == ["background", "size"]
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        sdk.images.generate(prompt="a cat", size="2048x2048", n=20, model="flux", extra_body={"image_url": "x"})
+    names = {fault["param"] for fault in refused.value.response.json()["errors"]}
+    assert names == {"size", "n", "model", "image_url"}
 
 
 # What programs send by habit.

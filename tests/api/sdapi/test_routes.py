@@ -401,6 +401,7 @@ async def test_everything_that_is_wrong_is_said_at_once(client: httpx.AsyncClien
         client,
         steps="many",
         width=1,
+        height=64,
         mask="x",
         script_name="x",
         init_images=[],
@@ -415,6 +416,63 @@ async def test_everything_that_is_wrong_is_said_at_once(client: httpx.AsyncClien
         *("override_settings.sd_model_checkpoint", "override_settings.other", "alwayson_scripts.ADetailer"),
         "num_inference_steps",
     }
+
+
+@pytest.mark.parametrize(
+    ("fields", "ignored"),
+    [
+        ({"eta": 0.3, "s_churn": 5, "s_noise": 0.9}, "eta, s_churn, s_noise"),
+        ({"initial_noise_multiplier": 0.5, "distilled_cfg_scale": 7}, "distilled_cfg_scale, initial_noise_multiplier"),
+        ({"include_init_images": True, "script_args": [1]}, "include_init_images, script_args"),
+        ({"seed_resize_from_h": 512, "clip_skip": 2}, "clip_skip, seed_resize_from_h"),
+        ({"sampler_name": "Euler a", "sampler_index": "Euler"}, None),  # the name counts
+        (
+            {"eta": 1, "s_noise": 1, "subseed": 5, "hr_scale": 2, "seed_resize_from_h": -1, "denoising_strength": 0.7},
+            None,
+        ),
+    ],
+)
+async def test_a_refinement_that_asks_for_something_is_told(
+    client: httpx.AsyncClient, fields: dict[str, object], ignored: str | None
+) -> None:
+    response = await txt2img(client, **fields)
+    assert response.headers.get("x-ignored-parameters") == ignored
+    async with running(create_app(Settings(model="fake", strict=True))) as strict:
+        assert (await txt2img(strict, **fields)).status_code == (200 if ignored is None else 422)
+
+
+async def test_a_program_may_do_without_the_pictures(client: httpx.AsyncClient) -> None:
+    response = await txt2img(client, send_images=False)
+    assert response.json()["images"] == []
+    assert info_of(response)["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    "fields", [{"steps": "3", "width": "256", "height": "128", "seed": "7"}, {"batch_size": "1", "n_iter": "1"}]
+)
+async def test_numbers_may_be_text_as_in_that_server(client: httpx.AsyncClient, fields: dict[str, str]) -> None:
+    numbers = {name: int(value) for name, value in fields.items()}
+    assert files_of(await txt2img(client, **fields)) == files_of(await txt2img(client, **numbers))
+
+
+async def test_of_one_side_alone_is_told_that_it_is_not_used(client: httpx.AsyncClient) -> None:
+    response = await img2img(client, width=768)
+    assert response.headers["x-ignored-parameters"] == "width"
+    assert "x-adjusted-parameters" not in response.headers
+
+
+@pytest.mark.parametrize("name", ["init_images", "image", "mask_image", "latent_mask", "control_image"])
+async def test_a_picture_that_text_to_image_would_leave_out_is_refused(client: httpx.AsyncClient, name: str) -> None:
+    assert name in refused(await txt2img(client, **{name: "iVBORw0KGgo"}))
+
+
+async def test_options_that_differ_from_those_there_are_told(client: httpx.AsyncClient) -> None:
+    wanted = {"samples_format": "jpg", "sd_vae": "Automatic", "CLIP_stop_at_last_layers": 2}
+    response = await client.post("/sdapi/v1/options", json=wanted)
+    assert response.headers["x-ignored-parameters"] == "samples_format, CLIP_stop_at_last_layers"
+    async with running(create_app(Settings(model="fake", strict=True))) as strict:
+        response = await strict.post("/sdapi/v1/options", json=wanted)
+        assert refused(response).keys() == {"samples_format", "CLIP_stop_at_last_layers"}
 
 
 @pytest.mark.parametrize("name", ["fake", "", "dall-e-3", "gpt-image-1", None])
