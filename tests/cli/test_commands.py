@@ -21,7 +21,7 @@ from app.settings import Settings
 from tests.conftest import ServerProcess, StartServer, opened
 
 TXT2IMG = {"prompt": "a red circle", "seed": 3, "width": 128, "height": 96, "num_inference_steps": 2}
-COMMANDS = ["serve", "generate", "pull", "doctor", "bench", "tune"]
+COMMANDS = ["serve", "generate", "pull", "doctor", "bench", "tune", "mcp"]
 IMG2IMG = {"prompt": "a green square", "seed": "3", "strength": "0.5", "num_inference_steps": "2"}
 
 

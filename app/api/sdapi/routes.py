@@ -171,7 +171,7 @@ async def progress(request: Request, context: Context) -> schemas.Progress:
         progress=round(done, 4),
         eta_relative=round(admission.backlog_s(), 3),
         state=state,
-        textinfo=f"{waiting} requests wait." if waiting else None,
+        textinfo=f"Waiting requests: {waiting}." if waiting else None,
     )
 
 
