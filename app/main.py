@@ -141,10 +141,8 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
     if settings.sdapi:
         for router in (sdapi.pictures, sdapi.about, sdapi_lists.router):
             app.include_router(router)
-    if settings.mcp and find_spec("mcp") is not None:
-        from app.api.mcp.endpoint import add_mcp  # noqa: PLC0415 - an extra, whose import takes half a second
-
-        add_mcp(app, app.state.context)
+    if settings.mcp:
+        _add_mcp(app, settings)
     if settings.metrics != "off":
         app.include_router(metrics.router)
     if settings.playground:
@@ -155,6 +153,17 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
     if settings.docs:
         app.include_router(pages.docs_router)
         pages.add_docs_assets(app)
+
+
+def _add_mcp(app: FastAPI, settings: Settings) -> None:
+    """Serve /mcp if the extra is installed; say why not if somebody asked for it, or if another version is."""
+    try:
+        from app.api.mcp.endpoint import add_mcp  # noqa: PLC0415 - an extra, whose import takes half a second
+    except ImportError as error:
+        if "mcp" in settings.model_fields_set or find_spec("mcp") is not None:
+            _log.warning("/mcp is not served: %s. Install 'sdxl-turbo-server[mcp]'.", first_line(error))
+        return
+    add_mcp(app, app.state.context)
 
 
 def _add_middleware(app: FastAPI, context: ApiContext) -> None:

@@ -5,7 +5,6 @@ habit, and name it in the answer. With `TURBO_STRICT` they reject it too. What w
 the one asked for is rejected by both.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from app.api.errors import MAX_NAME_CHARACTERS
 from app.api.json_body import FILLER
 from app.errors import InvalidRequestError
 from app.images.sizes import Size
+from app.inference.field_names import UNKNOWN_REASON, meant, similar, unknown_reason
 from app.inference.request_validation import MAX_PROMPT_CHARACTERS, smallest_strength
 from app.pipelines.base import effective_img2img_steps
 from app.settings import MAX_SIDE
@@ -30,33 +30,6 @@ STEPS_REASON = "SDXL-Turbo makes a picture in 1 to 4 steps."
 GUIDANCE_REASON = "SDXL-Turbo is trained without guidance."
 NEGATIVE_PROMPT_REASON = "A negative prompt needs guidance, which SDXL-Turbo is trained without."
 SCHEDULER_REASON = "SDXL-Turbo has one scheduler, Euler ancestral."
-_UNKNOWN_REASON = "There is no such parameter here"
-
-MEANT: Mapping[str, Sequence[str]] = {
-    "batch_size": ("num_images", "n"),
-    "denoising_strength": ("strength",),
-    "height": ("size",),
-    "image": ("init_images",),
-    "image_strength": ("strength",),
-    "images": ("image", "init_images"),
-    "init_image": ("image", "init_images"),
-    "init_images": ("image",),
-    "inputs": ("prompt",),
-    "n": ("num_images",),
-    "n_iter": ("num_images", "n"),
-    "num_images": ("n",),
-    "num_images_per_prompt": ("num_images", "n"),
-    "num_steps": ("num_inference_steps", "steps"),
-    "number_of_images": ("num_images", "n"),
-    "num_inference_steps": ("steps",),
-    "size": ("width and height",),
-    "step": ("num_inference_steps", "steps"),
-    "steps": ("num_inference_steps",),
-    "strength": ("denoising_strength",),
-    "text": ("prompt",),
-    "width": ("size",),
-}
-"""Other services' names for the fields of this one's routes. The first that a route has is the right one."""
 
 MASK_REASON = "SDXL-Turbo changes the whole picture and cannot use a mask."
 _PICTURE_REASON = "This request takes no such picture."
@@ -95,21 +68,9 @@ def _check(
     except ValidationError as error:
         for number, fault in enumerate(error.errors()):
             if fault["type"] == "extra_forbidden" and number < _MAX_TOLD:
-                meant = _meant(str(fault["loc"][-1]), model) or _similar(str(fault["loc"][-1]), model)
-                fault["msg"] = f"{_UNKNOWN_REASON}; say {meant}." if meant else f"{_UNKNOWN_REASON}."
+                fault["msg"] = unknown_reason(str(fault["loc"][-1]), model)
             faults.append({**fault, "loc": ("body", *within, *fault["loc"])})
     return None
-
-
-def _meant(name: str, model: type[BaseModel]) -> str | None:
-    """Return the field that another service calls by this name, if the model has it."""
-    known = model.model_fields
-    return next((meant for meant in MEANT.get(name, ()) if set(meant.split(" and ")) <= known.keys()), None)
-
-
-def _similar(name: str, model: type[BaseModel]) -> str | None:
-    """Return the field that this name may be misspelt for."""
-    return next(iter(difflib.get_close_matches(name, model.model_fields, n=1, cutoff=0.75)), None)
 
 
 def describe_leniency(
@@ -213,14 +174,14 @@ class Reading:
         for name in [name for name in self.fields if name not in model.model_fields]:
             if not _asks_for_something(self.fields[name]):
                 del self.fields[name]
-            elif (meant := _meant(name, model)) is not None:
-                self.refuse(name, f"{_UNKNOWN_REASON}; say {meant}.", code="extra_forbidden")
+            elif (right := meant(name, model)) is not None:
+                self.refuse(name, f"{UNKNOWN_REASON}; say {right}.", code="extra_forbidden")
             elif name in _OF_ANOTHER_KIND:
                 self.refuse(name, _OF_ANOTHER_KIND[name])
             else:
                 few = len(self._ignored) + len(self.faults) < _MAX_TOLD
-                similar = _similar(name, model) if few else None
-                self.ignore(name, f"{_UNKNOWN_REASON}; is it {similar}?" if similar else f"{_UNKNOWN_REASON}.")
+                near = similar(name, model) if few else None
+                self.ignore(name, f"{UNKNOWN_REASON}; is it {near}?" if near else f"{UNKNOWN_REASON}.")
 
     def adjust(self, name: str, used: Any, reason: str) -> None:
         """Use another value than the one sent."""

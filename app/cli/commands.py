@@ -23,7 +23,7 @@ from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
 from app import __version__
-from app.errors import TurboError
+from app.errors import TurboError, first_line
 from app.server.process import START_FAILED, exit_now
 from app.settings import PREFIX, Settings, read_env_file, warn_of_unknown_variables
 
@@ -446,8 +446,8 @@ def _mcp(settings: Settings, _: Namespace) -> NoReturn:
     """
     try:
         from app.cli.mcp import serve_stdio
-    except ModuleNotFoundError as error:
-        _log.critical("cannot start: %s is not installed: pip install 'sdxl-turbo-server[mcp]'", error.name)
+    except ImportError as error:  # none, or another version
+        _log.critical("cannot start: %s. Install 'sdxl-turbo-server[mcp]'.", first_line(error))
         exit_now(START_FAILED)
     exit_now(serve_stdio(settings))
 

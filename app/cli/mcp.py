@@ -3,9 +3,12 @@
 import asyncio
 import logging
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
 
 from mcp.server.stdio import stdio_server
 
@@ -14,9 +17,11 @@ from app.inference.admission import Admission
 from app.inference.device_watch import DeviceWatch
 from app.inference.engine import Engine
 from app.inference.generation import Encoding, Generated, Generation, Observer
+from app.inference.registry import PipelineRegistry
 from app.main import make_registry
-from app.mcp.tools import Make, local_file, make_server
-from app.server.process import DEVICE_LOST, exit_now
+from app.mcp.local_pictures import FORMS, read_picture
+from app.mcp.tools import Make, make_server
+from app.server.process import DEVICE_LOST, START_FAILED, exit_now
 from app.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -27,15 +32,35 @@ _LAST_ANSWERS_S = 1.0
 
 def serve_stdio(settings: Settings) -> int:
     """Serve the tools until stdin ends, and return the process's exit code. The caller must end the process with it."""
-    asyncio.run(_serve(settings))
-    return 0
+    return asyncio.run(_serve(settings))
 
 
-async def _serve(settings: Settings) -> None:
+@dataclass(frozen=True)
+class _Stdio:
+    """The tools' `Transport`."""
+
+    loading: asyncio.Task[None]
+    max_bytes: int
+    picture_forms: ClassVar[str] = FORMS
+
+    async def begin(self, _: Any) -> None:
+        await asyncio.shield(self.loading)
+
+    async def run(self, make: Make, encoding: Encoding, _: Any) -> Generated:
+        return await make(encoding=encoding, observer=Observer())
+
+    def picture_reader(self, text: str, _: Any) -> Callable[[], bytes]:
+        return partial(read_picture, text, max_bytes=self.max_bytes)
+
+    def on_refused(self, code: str, _: Any) -> None:
+        _log.info("a call was answered with %s", code)
+
+
+async def _serve(settings: Settings) -> int:
     """Answer at once, and load the model meanwhile: clients wait only seconds for the first answer."""
 
     def end(error: DeviceLostError) -> None:
-        _log.critical("the device is lost: %s %s", error, error.remedy, exc_info=error)
+        _log.critical("the device is lost: %s %s", error.detail, error.remedy, exc_info=error)
         asyncio.get_running_loop().call_later(_LAST_ANSWERS_S, exit_now, DEVICE_LOST)
 
     async with AsyncExitStack() as stack:
@@ -43,25 +68,21 @@ async def _serve(settings: Settings) -> None:
         read, write = await stack.enter_async_context(stdio_server())
         registry = make_registry(settings, warm_up=False)
         # No deadline: there is one client, and it can cancel.
-        engine = Engine(
-            registry, Admission(registry, max_queue=settings.max_queue, deadline_s=math.inf), on_device_lost=end
-        )
+        admission = Admission(registry, max_queue=settings.max_queue, deadline_s=math.inf)
+        engine = Engine(registry, admission, on_device_lost=end)
         codec_threads = stack.enter_context(ThreadPoolExecutor(4, thread_name_prefix="codec"))
         generation = Generation(engine, settings, codec_threads=codec_threads)
         loading = asyncio.create_task(_load(registry, stack))
         watch = asyncio.create_task(DeviceWatch(engine, idle_check_s=settings.idle_check_s).run())
         stack.callback(watch.cancel)
         stack.callback(loading.cancel)
-
-        async def run(make: Make, encoding: Encoding, _: Any) -> Generated:
-            await asyncio.shield(loading)
-            return await make(encoding=encoding, observer=Observer())
-
-        server = make_server(generation, run, read_file=local_file(int(settings.max_body_bytes)))
+        server = make_server(generation, _Stdio(loading, int(settings.max_body_bytes)))
         await server.run(read, write, server.create_initialization_options())
+        failed = loading.done() and not loading.cancelled() and loading.exception() is not None
+    return START_FAILED if failed else 0
 
 
-async def _load(registry: Any, stack: AsyncExitStack) -> None:
+async def _load(registry: PipelineRegistry, stack: AsyncExitStack) -> None:
     try:
         await stack.enter_async_context(registry)
     except TurboError as error:

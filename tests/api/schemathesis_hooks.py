@@ -6,7 +6,7 @@ from typing import Any
 import schemathesis
 from hypothesis import strategies as st
 
-from app.api.fields import MEANT
+from app.inference.field_names import MEANT
 from app.inference.request_validation import MAX_IMAGES_OF_CLIENTS, MAX_SEED
 from tests.conftest import PNG_MAGIC, png
 

@@ -1,4 +1,4 @@
-"""The requests of programs that no package index has, as their sources say that they send them.
+"""The requests of programs that are whole applications, as their sources say that they send them.
 
 `fixtures/` has a file for each program: where its source is, its requests, and what it reads in each answer, or why it
 gets none. In `reads`, a path such as `data.*.id` leads to what must be there: a value, or a kind of value in `<>`.

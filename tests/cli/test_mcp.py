@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -41,12 +42,12 @@ async def test_both_tools_draw_and_a_picture_may_be_a_local_file(mode: Any, tmp_
     file = tmp_path / "a fox.png"
     file.write_bytes(png((320, 160)))
     encoded = base64.b64encode(file.read_bytes()).decode()
-    async with started(mode=mode) as client:
+    async with started(mode=mode, env={"HOME": str(tmp_path)}) as client:
         drawn = await client.call_tool("text_to_image", {"prompt": "a cat", "seed": 7})
         assert opened(pictures_of(drawn)[0]).size == (512, 512)
         results = [
             await client.call_tool("image_to_image", {"prompt": "a cat", "seed": 7, "image": image})
-            for image in (encoded, str(file), f"file://{file}")
+            for image in (encoded, str(file), file.as_uri(), f"~/{file.name}", "\n".join(textwrap.wrap(encoded, 76)))
         ]
         assert len({pictures_of(result)[0] for result in results}) == 1
         assert opened(pictures_of(results[0])[0]).size == (728, 360)
@@ -57,11 +58,16 @@ async def test_what_is_wrong_with_a_call_is_told(tmp_path: Path) -> None:
     large.write_bytes(bytes(2000))
     async with started(env={"TURBO_MAX_BODY_BYTES": "1024"}) as client:
         for image, reason in (
-            (str(tmp_path / "missing.png"), "image: There is no such file."),
-            (str(tmp_path), "image: There is no such file."),
-            ("a" * 5000, "image: The file cannot be read: File name too long."),
+            (
+                str(tmp_path / "missing.png"),
+                "image: There is no such file on this machine, and the text is not base64.",
+            ),
+            (str(tmp_path), "image: There is no such file on this machine"),
+            ("/dev/zero", "image: There is no such file on this machine"),
             ("\0", "image: "),
             (str(large), "image: The file has more than 1024 bytes."),
+            ("a" * 5000, "image: The file is not a PNG, JPEG or WebP picture."),
+            ("R0lGODdhAQABAIAAAP", "image: "),
             ("iVBORw0KGgo*", "not base64"),
         ):
             result = await client.call_tool("image_to_image", {"prompt": "a cat", "image": image})
@@ -117,4 +123,4 @@ def test_without_the_extra_it_says_what_to_install() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 3
-    assert "pip install 'sdxl-turbo-server[mcp]'" in done.stderr
+    assert "Install 'sdxl-turbo-server[mcp]'" in done.stderr

@@ -151,7 +151,6 @@ def test_security_has_the_bounds_of_the_code() -> None:
         f"{connections.MAX_HEADER_BYTES // 1024} KiB and {connections.MAX_HEADER_FIELDS} fields of header",
         f"{limits.MAX_JSON_BYTES // 1024} KiB of JSON",
         f"{limits.MAX_JSON_BYTES // 1024} KiB beside its pictures",
-        f"{limits._MAX_MCP_BYTES >> 20} MiB",
         f"({limits._LARGE_BODIES} + `TURBO_MAX_QUEUE`",
         f"after {connections._SEND_STALL_S} s without progress",
         f"at most {MAX_PROMPT_CHARACTERS} characters",

@@ -11,11 +11,8 @@ from app.settings import Settings
 MAX_JSON_BYTES = 64 * 1024
 """The longest prompt, with every character escaped, is 24,000 bytes. Parsing JSON blocks the event loop."""
 
-_WITH_PICTURES = ("/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/sdapi/v1/png-info")
+_WITH_PICTURES = ("/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/sdapi/v1/png-info", "/mcp")
 """Routes whose JSON may have pictures, beside Hugging Face's `/`."""
-
-_MCP, _MAX_MCP_BYTES = "/mcp", 4 << 20
-"""Its JSON is parsed at once on the event loop, which stands still for 30 ms meanwhile."""
 
 _LARGE_BODIES = 8
 """Bodies of the largest size that may arrive at once: they take memory or disk before their requests have a place."""
@@ -76,8 +73,6 @@ class BodyMiddleware:
     def _limit_bytes(self, path: str, headers: Headers) -> int:
         """Return a body's limit: larger for forms and for the routes whose JSON may have pictures."""
         max_body_bytes = self._settings.max_body_bytes
-        if path == _MCP:
-            return min(_MAX_MCP_BYTES, max_body_bytes)
         is_form = headers.get("content-type", "").lower().startswith("multipart/")
         return (
             max_body_bytes

@@ -62,12 +62,15 @@ def _parameters_schema() -> dict[str, Any]:
     return schema
 
 
+def _describe(schema: dict[str, Any]) -> None:
+    schema["additionalProperties"] = True
+    del schema["properties"]["parameters"]["default"]  # openapi-python-client knows no default of an object or null
+
+
 class HuggingFaceRequest(BaseModel):
     """The JSON body of `POST /`."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, json_schema_extra={"additionalProperties": True}
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, json_schema_extra=_describe)
 
     inputs: Annotated[str, Field(description="The prompt; for image to image a PNG, JPEG or WebP file in base64.")]
     parameters: Annotated[dict[str, Any], WithJsonSchema(_parameters_schema())] = {}

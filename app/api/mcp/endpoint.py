@@ -6,6 +6,8 @@ gets 405, as the protocol allows.
 """
 
 import json
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,35 +19,40 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.api.context import ApiContext
 from app.api.errors import problem_response
+from app.api.gate.generation_route import media_type_of
 from app.api.generation import make_while_connected
-from app.errors import TurboError
+from app.api.large_json import Texts, parse_held, read_body, take_picture
+from app.api.openapi import JSON
+from app.errors import ClientDisconnectedError, InvalidRequestError, TurboError, UnsupportedMediaTypeError
 from app.inference.generation import Encoding, Generated
 from app.mcp.tools import Make, make_server
 
-_PATH = "/mcp"
 _SERVER_ERROR = -32000
 """The JSON-RPC code of errors of this service."""
 
 
 def add_mcp(app: FastAPI, context: ApiContext) -> None:
     """Serve the tools at /mcp."""
-    app.router.routes.append(Route(_PATH, _Endpoint(context), methods=["POST"], include_in_schema=False))
+    endpoint = _Endpoint(context)
+    endpoint.route = Route("/mcp", endpoint, methods=["POST"], include_in_schema=False)
+    app.router.routes.append(endpoint.route)
 
 
 class _Endpoint:
-    """An ASGI app, because the SDK's transport answers by itself."""
+    """An ASGI app, because the SDK's transport answers by itself; also the tools' `Transport`."""
+
+    route: Route
+    picture_forms = "base64 or a data URL"
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._server = make_server(context.generation, self._run)
+        self._server = make_server(context.generation, self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = self.route  # for metrics, log and traces
         request = Request(scope, receive)
         try:
-            self._context.access.check_origin(request)
-            request.state.observer.facts["client"] = self._context.access.identify(request)
-            # Read here: inside of the transport, anyio would put errors into groups.
-            body = await request.body()
+            body = await self._read(request)
         except TurboError as error:
             await _rpc_response(error, request)(scope, receive, send)
             return
@@ -54,29 +61,58 @@ class _Endpoint:
         async def receive_again() -> Message:
             return unread.pop() if unread else await receive()
 
-        async def send_uncached(message: Message) -> None:
+        async def send_as_this_service(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["Cache-Control"] = "no-store"
+                if request.state.observer.error_code == ClientDisconnectedError.code:
+                    message["status"] = ClientDisconnectedError.status
             await send(message)
 
         # One for each request: without sessions it holds nothing, and one for all needs a task of its own.
         manager = StreamableHTTPSessionManager(
-            self._server, stateless=True, json_response=True, max_request_body_size=len(body) + 1
+            self._server,
+            stateless=True,
+            json_response=True,
+            max_request_body_size=sys.maxsize,  # compared with Content-Length, whose limit was checked already
         )
         async with manager.run():
-            await manager.handle_request(scope, receive_again, send_uncached)
+            await manager.handle_request(scope, receive_again, send_as_this_service)
 
-    async def _run(self, make: Make, encoding: Encoding, context: Any) -> Generated:
-        """Make pictures for a call as for any other request: the queue's limit, the rate, and the client's presence."""
-        request: Request = context.request
-        observer = request.state.observer
-        try:
-            self._context.engine.admission.check()
-            self._context.access.count(observer.facts["client"])
-            return await make_while_connected(make, encoding, request)  # type: ignore[arg-type]
-        except TurboError as error:
-            observer.on_error(error.code)
-            raise
+    async def _read(self, request: Request) -> bytes:
+        """Check a request, and return its message without pictures, which `request.state.texts` has.
+
+        The SDK parses on the event loop, and puts what it cannot parse into its errors.
+        """
+        access = self._context.access
+        access.check_origin(request)
+        request.state.observer.facts["client"] = access.identify(request)
+        if media_type_of(request) != JSON:
+            raise UnsupportedMediaTypeError(f"Send {JSON}.")
+        held = [await read_body(request.stream(), max_bytes=self._context.settings.max_body_bytes)]
+        message, request.state.texts = await parse_held(held, required="jsonrpc")
+        if not isinstance(message, dict) or message.get("jsonrpc") != "2.0" or not _is_id(message.get("id")):
+            raise InvalidRequestError("The body must be one JSON-RPC 2.0 message.")
+        return json.dumps(message).encode()
+
+    async def begin(self, context: Any) -> None:
+        self._context.engine.admission.check()
+        self._context.access.count(context.request.state.observer.facts["client"])
+
+    async def run(self, make: Make, encoding: Encoding, context: Any) -> Generated:
+        return await make_while_connected(make, encoding, context.request)  # type: ignore[arg-type]
+
+    def picture_reader(self, text: str, context: Any) -> Callable[[], memoryview]:
+        texts: Texts = context.request.state.texts
+        reader = take_picture(text, texts, param="image")
+        texts.clear()
+        return reader
+
+    def on_refused(self, code: str, context: Any) -> None:
+        context.request.state.observer.on_error(code)
+
+
+def _is_id(value: object) -> bool:
+    return value is None or (isinstance(value, int | str) and not isinstance(value, bool))
 
 
 def _rpc_response(error: TurboError, request: Request) -> JSONResponse:

@@ -2,7 +2,11 @@
 
 import asyncio
 import base64
+import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -11,9 +15,12 @@ from typing import Any, Literal
 
 import httpx
 import httpx2
+import numpy as np
 import pytest
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
+from PIL import Image
+from structlog.testing import capture_logs
 
 from app.errors import InferenceError
 from app.main import create_app
@@ -122,7 +129,11 @@ async def test_the_tools_say_what_they_take(url: str, mode: Any) -> None:
     ("tool", "arguments", "reason"),
     [
         ("text_to_image", {"prompt": "a", "width": 100_000}, "width: Input should be less than or equal to 2048"),
-        ("text_to_image", {"prompt": "a", "seed": "7", "steps": 2}, "seed: Input should be a valid integer; steps: "),
+        (
+            "text_to_image",
+            {"prompt": "a", "seed": "7", "steps": 2},
+            "seed: Input should be a valid integer; steps: There is no such parameter here; say num_inference_steps.",
+        ),
         ("text_to_image", {}, "prompt: Field required"),
         ("text_to_image", {"prompt": "a", "width": 2048, "height": 2048}, "width: width x height is 4194304 pixels"),
         ("text_to_image", {"prompt": "a", "negative_prompt": "b"}, "needs guidance"),
@@ -258,16 +269,114 @@ def test_other_methods_are_405_and_options_says_so(url: str, method: str) -> Non
     assert httpx.options(f"{url}/mcp").status_code == 204
 
 
-def test_a_body_over_4_mib_is_refused(url: str) -> None:
-    body = json.dumps({**CALL, "params": {"name": "image_to_image", "arguments": {"image": "A" * (4 << 20)}}})
-    refused = httpx.post(f"{url}/mcp", content=body, headers={**HEADERS, "Content-Type": "application/json"})
+def call_with(arguments: str) -> bytes:
+    message = json.dumps({**CALL, "params": {"name": "image_to_image", "arguments": {}}})
+    return message.replace('"arguments": {}', f'"arguments": {arguments}').encode()
+
+
+def test_a_picture_of_megabytes_is_taken(url: str) -> None:
+    file = io.BytesIO()
+    noise = np.random.default_rng(1).integers(0, 256, (1400, 1400, 3), np.uint8)
+    Image.fromarray(noise).save(file, "PNG", compress_level=1)
+    encoded = base64.b64encode(file.getvalue()).decode()
+    assert len(encoded) > 5 << 20
+    body = call_with(f'{{"prompt": "a cat", "seed": 1, "format": "png", "image": "{encoded}"}}')
+    answer = httpx.post(f"{url}/mcp", content=body, headers={**HEADERS, "Content-Type": "application/json"})
+    expected = httpx.post(f"{url}/img2img", data={"prompt": "a cat", "seed": "1"}, files={"image": file.getvalue()})
+    assert base64.b64decode(answer.json()["result"]["content"][0]["data"]) == expected.content
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["{" + ",".join(f'"{number}":1' for number in range(20_000)) + "}", '{"x":[' + "[]," * 40_000 + "[]]}"],
+)
+def test_of_what_is_no_picture_64_kib_are_enough(url: str, arguments: str) -> None:
+    refused = httpx.post(
+        f"{url}/mcp", content=call_with(arguments), headers={**HEADERS, "Content-Type": "application/json"}
+    )
     assert (refused.status_code, refused.json()["error"]["data"]["code"]) == (413, "body_too_large")
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"jsonrpc": "2.0"}', b"\xff"])
-def test_what_is_no_message_is_a_400(url: str, body: bytes) -> None:
+def test_many_wrong_arguments_are_told_in_few_words(url: str) -> None:
+    arguments = "{" + ",".join(f'"{number}":1' for number in range(3000)) + "}"
+    answer = httpx.post(
+        f"{url}/mcp", content=call_with(arguments), headers={**HEADERS, "Content-Type": "application/json"}
+    )
+    assert answer.json()["result"]["isError"]
+    assert len(answer.content) < 4000
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 422),
+        (b"{", 400),
+        (b"[]", 422),
+        (b'[{"jsonrpc": "2.0", "id": 1, "method": "ping"}]', 422),
+        (b'{"jsonrpc": "1.0", "id": 1, "method": "ping"}', 422),
+        (b'{"jsonrpc": "2.0", "id": 1.5, "method": "ping", "params": {"prompt": "secret"}}', 422),
+        (b'{"jsonrpc": "2.0"}', 400),
+        (b"\xff", 400),
+    ],
+)
+def test_what_is_no_message_is_refused_without_repeating_it(url: str, body: bytes, status: int) -> None:
     refused = httpx.post(f"{url}/mcp", content=body, headers={**HEADERS, "Content-Type": "application/json"})
-    assert refused.status_code == 400
+    assert refused.status_code == status
+    assert refused.json()["error"]["message"]
+    assert "secret" not in refused.text
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_another_media_type_is_refused(url: str, media_type: str) -> None:
+    headers = {**HEADERS, "Content-Type": media_type}
+    refused = httpx.post(f"{url}/mcp", content=json.dumps(CALL), headers=headers)
+    assert (refused.status_code, refused.json()["error"]["message"]) == (415, "Send application/json.")
+
+
+# What operators see.
+
+
+async def test_calls_and_refusals_are_in_metrics_and_log_without_prompts(caplog: pytest.LogCaptureFixture) -> None:
+    with capture_logs() as logs, serving(create_app(Settings(model="fake"))) as url:
+        async with connected(url, mode="legacy") as client:
+            await client.call_tool("text_to_image", {"prompt": "my secret", "seed": 7})
+            await client.call_tool("text_to_image", {"prompt": "my secret", "steps": 2})
+        metrics = (await asyncio.to_thread(httpx.get, f"{url}/metrics")).text
+    assert 'turbo_requests_total{method="POST",route="/mcp",status="200"}' in metrics
+    assert 'route="unmatched"' not in metrics
+    assert 'turbo_errors_total{code="invalid_request"} 1.0' in metrics
+    assert [line["seed"] for line in logs if line.get("path") == "/mcp" and "seed" in line] == [7]
+    assert "my secret" not in str(logs) + caplog.text
+
+
+async def test_a_client_that_leaves_during_its_call_is_logged_as_one(pipeline: GatedPipeline) -> None:
+    app = create_app(Settings(model="fake"), load_pipelines=pipeline.load)
+    with capture_logs() as logs, serving(app) as url:
+        pipeline.close()
+        async with httpx.AsyncClient(timeout=60) as leaver:
+            gone = asyncio.create_task(leaver.post(f"{url}/mcp", json=CALL, headers=HEADERS))
+            await until(lambda: pipeline.calls)
+            gone.cancel()
+        await until(lambda: [line for line in logs if line.get("path") == "/mcp"])
+        pipeline.gate.set()
+    (line,) = (line for line in logs if line.get("path") == "/mcp")
+    assert line["status"] == 499
+
+
+def test_a_package_with_the_sdk_s_name_does_not_stop_the_service(tmp_path: Path) -> None:
+    (tmp_path / "mcp").mkdir()
+    (tmp_path / "mcp" / "__init__.py").touch()
+    code = "from app.main import create_app; from app.settings import Settings; create_app(Settings(model='fake'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "/mcp is not served: No module named 'mcp.server'" in done.stderr
 
 
 async def test_mcp_can_be_switched_off() -> None:
