@@ -159,7 +159,7 @@ def test_the_proxy_cannot_stream(ask_proxy: Ask) -> None:
 
 def test_the_proxy_forwards_the_reason_why_a_mask_is_refused(ask_proxy: Ask) -> None:
     report = ask_proxy("edit_with_mask")
-    assert report["status"] == 400
+    assert report["status"] == 422
     assert "mask: SDXL-Turbo changes the whole picture" in report["error"]
 
 
