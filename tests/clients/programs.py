@@ -10,7 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tests.conftest import lacks, opened
+from tests.clients.own_routes import Drawing, Service, seed_of
+from tests.conftest import lacks
 
 Report = dict[str, Any]
 
@@ -39,7 +40,7 @@ def python_program(environment: str, name: str) -> Path:
 def run_python(
     script: str,
     case: str,
-    url: str,
+    service: Service,
     picture: Path,
     *,
     environment: str = "programs",
@@ -47,15 +48,15 @@ def run_python(
 ) -> Report:
     """Run a case of a script in `python/`, with additional environment variables."""
     interpreter = python_program(environment, "python")
-    return _run(interpreter, SCRIPTS / "python" / f"{script}.py", url, picture, case, variables=variables)
+    return _run(interpreter, SCRIPTS / "python" / f"{script}.py", service, picture, case, variables=variables)
 
 
-def run_node(script: str, case: str, url: str, picture: Path) -> Report:
+def run_node(script: str, case: str, service: Service, picture: Path) -> Report:
     """Run a case of a script in `node/`. Node finds packages beside the script, so it is copied to them."""
     interpreter = node_program("node")
     for file in (SCRIPTS / "node").glob("*.m[jt]s"):
         shutil.copy(file, NODE)
-    return _run(interpreter, NODE / script, url, picture, case)
+    return _run(interpreter, NODE / script, service, picture, case)
 
 
 def node_program(name: str) -> Path:
@@ -80,12 +81,31 @@ def finished(
     return done.stdout
 
 
-def _run(*command: str | Path, variables: Mapping[str, str] = MappingProxyType({})) -> Report:
-    report: Report = json.loads(finished(*command, variables=variables).splitlines()[-1])
+def _run(
+    interpreter: Path,
+    script: Path,
+    service: Service,
+    picture: Path,
+    case: str,
+    *,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Report:
+    output = finished(interpreter, script, service.url, service.key, picture, case, variables=variables)
+    report: Report = json.loads(output.splitlines()[-1])
     return report
 
 
-def drawn(report: Report) -> list[tuple[str | None, tuple[int, int]]]:
-    """Decode the pictures of a report, and return the format and the size of each."""
-    images = [opened(base64.b64decode(picture)) for picture in report["pictures"]]
-    return [(image.format, image.size) for image in images]
+def files(report: Report) -> list[bytes]:
+    """Return the files of a report's pictures."""
+    assert "error" not in report, report
+    return [base64.b64decode(picture) for picture in report["pictures"]]
+
+
+def drawn(report: Report) -> list[Drawing]:
+    """Decode the pictures of a report."""
+    return [Drawing.of(file) for file in files(report)]
+
+
+def seeds(report: Report) -> list[int]:
+    """Return the seeds that the service chose for the pictures of a report. Programs keep the files' metadata."""
+    return [seed_of(file) for file in files(report)]

@@ -5,17 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.programs import Report, drawn, run_node, run_python
+from tests.clients.own_routes import WRONG_KEY, Service
+from tests.clients.programs import Report, drawn, files, run_node, run_python, seeds
 
-Run = Callable[[str, str, Path], Report]
-
-
-def in_python(case: str, url: str, picture: Path) -> Report:
-    return run_python("openai_images", case, url, picture)
+Run = Callable[[str, Service, Path], Report]
 
 
-def in_node(case: str, url: str, picture: Path) -> Report:
-    return run_node("openai_images.mjs", case, url, picture)
+def in_python(case: str, service: Service, picture: Path) -> Report:
+    return run_python("openai_images", case, service, picture)
+
+
+def in_node(case: str, service: Service, picture: Path) -> Report:
+    return run_node("openai_images.mjs", case, service, picture)
 
 
 @pytest.fixture(params=[in_python, in_node], ids=["python", "node"])
@@ -24,53 +25,88 @@ def run(request: pytest.FixtureRequest) -> Run:
     return chosen
 
 
-def test_parameters_without_effect_are_ignored_and_named(run: Run, url: str, picture: Path) -> None:
-    report = run("generate", url, picture)
-    assert drawn(report) == [("WEBP", (1536, 1024))] * 2
+def test_pictures_are_those_of_the_services_own_route(run: Run, service: Service, picture: Path) -> None:
+    report = run("generate", service, picture)
+    fields = {"width": 1536, "height": 1024, "num_inference_steps": 3}
+    assert drawn(report) == [service.from_text(seed, "image/webp", **fields) for seed in (7, 8)]
+    assert report["seeds"] == [7, 8]
     assert report["size"] == "1536x1024"
+
+
+def test_parameters_without_effect_are_ignored_and_named(run: Run, service: Service, picture: Path) -> None:
+    report = run("generate", service, picture)
     assert sorted(report["ignored"].split(", ")) == ["moderation", "quality"]
-    assert all(any(name in warning for warning in report["warnings"]) for name in ("moderation", "quality"))
+    assert sorted(warning.split()[0] for warning in report["warnings"]) == ["moderation", "quality"]
 
 
-def test_a_picture_is_answered_as_a_url(run: Run, url: str, picture: Path) -> None:
-    report = run("generate_as_urls", url, picture)
-    assert drawn(report) == [("PNG", (1792, 1024))]
-    assert all(any(name in warning for warning in report["warnings"]) for name in ("style", "quality"))
+def test_a_picture_is_answered_as_a_url(run: Run, service: Service, picture: Path) -> None:
+    report = run("generate_as_urls", service, picture)
+    assert drawn(report) == [service.from_text(7, width=1792, height=1024)]
+    assert sorted(warning.split()[0] for warning in report["warnings"]) == ["quality", "style"]
 
 
-def test_a_picture_is_streamed(run: Run, url: str, picture: Path) -> None:
-    report = run("stream", url, picture)
+def test_a_picture_is_streamed(run: Run, service: Service, picture: Path) -> None:
+    report = run("stream", service, picture)
     assert report["events"] == ["image_generation.completed"]
-    assert drawn(report) == [("PNG", (512, 512))]
+    assert drawn(report) == [service.from_text(7, num_inference_steps=3)]
 
 
-def test_a_picture_is_edited(run: Run, url: str, picture: Path) -> None:
-    report = run("edit", url, picture)
-    assert drawn(report) == [("JPEG", (1024, 1536))]
-    assert any("input_fidelity" in warning for warning in report["warnings"])
+def test_edits_are_those_of_the_services_own_route(run: Run, service: Service, picture: Path) -> None:
+    report = run("edit", service, picture)
+    fields = {"width": 1024, "height": 1536, "num_inference_steps": 3, "strength": 0.75}
+    assert drawn(report) == [service.from_picture(picture, seed, "image/jpeg", **fields) for seed in (7, 8)]
+    assert sorted(warning.split()[0] for warning in report["warnings"]) == ["input_fidelity", "quality"]
 
 
-def test_a_mask_is_refused(run: Run, url: str, picture: Path) -> None:
-    report = run("edit_with_mask", url, picture)
+def test_an_edit_without_a_size_keeps_the_pictures_aspect(run: Run, service: Service, picture: Path) -> None:
+    report = run("edit_by_default", service, picture)
+    (drawing,) = drawn(report)
+    assert drawing.size == (664, 400)
+    assert report["seeds"] == seeds(report)
+    assert drawing == service.from_picture(picture, report["seeds"][0])
+
+
+def test_a_mask_is_refused(run: Run, service: Service, picture: Path) -> None:
+    report = run("edit_with_mask", service, picture)
+    assert report["status"] == 422
     assert report["param"] == "mask"
     assert "mask: SDXL-Turbo changes the whole picture" in report["error"]
 
 
-def test_ten_pictures_are_made_at_once(url: str, picture: Path) -> None:
-    assert drawn(in_python("generate_ten", url, picture)) == [("PNG", (256, 256))] * 10
+def test_a_wrong_key_is_refused_with_the_reason(run: Run, with_wrong_key: Service, picture: Path) -> None:
+    report = run("generate", with_wrong_key, picture)
+    assert report["status"] == 401
+    assert report["code"] == "invalid_api_key"
+    assert WRONG_KEY in report["error"]
 
 
-def test_dall_e_answers_with_urls_by_default(url: str, picture: Path) -> None:
-    report = in_python("generate_with_the_models_default_format", url, picture)
-    assert drawn(report) == [("PNG", (1024, 1024))]
+def test_ten_pictures_are_made_at_once(service: Service, picture: Path) -> None:
+    report = in_python("generate_ten", service, picture)
+    assert drawn(report) == [service.from_text(seed, width=256, height=256) for seed in range(7, 17)]
 
 
-def test_several_input_pictures_are_refused(url: str, picture: Path) -> None:
-    report = in_python("edit_two_pictures", url, picture)
+def test_the_compression_sets_the_quality_of_the_file(service: Service, picture: Path) -> None:
+    report = in_python("generate_compressed", service, picture)
+    usual, compressed = drawn(report)
+    assert usual == service.from_text(7, "image/jpeg")
+    assert compressed.format == "JPEG"
+    assert len(files(report)[1]) < len(files(report)[0])
+
+
+def test_dall_e_answers_with_urls_by_default(service: Service, picture: Path) -> None:
+    report = in_python("generate_with_the_models_default_format", service, picture)
+    assert report["seeds"] == seeds(report)
+    assert drawn(report) == [service.from_text(report["seeds"][0], width=1024, height=1024)]
+
+
+def test_several_input_pictures_are_refused(service: Service, picture: Path) -> None:
+    report = in_python("edit_two_pictures", service, picture)
     assert report["param"] == "image"
-    assert "one" in report["error"]
+    assert "Send one image, not several." in report["error"]
 
 
-def test_a_transparent_background_is_refused(url: str, picture: Path) -> None:
-    report = in_python("transparent", url, picture)
+def test_a_transparent_background_is_refused(service: Service, picture: Path) -> None:
+    report = in_python("transparent", service, picture)
+    assert report["status"] == 422
     assert report["param"] == "background"
+    assert "SDXL-Turbo's pictures are opaque." in report["error"]

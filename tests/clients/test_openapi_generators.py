@@ -5,13 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.programs import NODE, Report, drawn, finished, node_program, python_program, run_node, run_python
+from tests.clients.own_routes import WRONG_KEY, Service
+from tests.clients.programs import (
+    NODE,
+    Report,
+    drawn,
+    finished,
+    node_program,
+    python_program,
+    run_node,
+    run_python,
+    seeds,
+)
 
-Run = Callable[[str, str, Path], Report]
+Run = Callable[[str, Service, Path], Report]
 
 
 @pytest.fixture(scope="module")
-def generated(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generated(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the package that openapi-python-client generates."""
     program, folder = python_program("programs", "openapi-python-client"), tmp_path_factory.mktemp("generated")
     target = folder / "generated"
@@ -20,58 +31,84 @@ def generated(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         program,
         "generate",
         "--url",
-        f"{url}/openapi.json",
+        f"{service.url}/openapi.json",
         "--output-path",
         target,
         "--meta",
         "none",
+        "--fail-on-warning",
         variables={"PATH": path},
     )
     return folder
 
 
 @pytest.fixture(scope="module")
-def types(url: str) -> Path:
+def types(service: Service) -> Path:
     """The types that openapi-typescript generates, where the script imports them."""
     file = NODE / "schema.d.ts"
     program = [node_program("node"), node_program("openapi-typescript")]
-    finished(*program, f"{url}/openapi.json", "--output", file)
+    finished(*program, f"{service.url}/openapi.json", "--output", file)
     return file
 
 
 @pytest.fixture(params=["python", "typescript"])
-def run(request: pytest.FixtureRequest, generated: Path) -> Run:
-    def in_python(case: str, url: str, picture: Path) -> Report:
-        return run_python("openapi_client", case, url, picture, variables={"PYTHONPATH": str(generated)})
+def run(request: pytest.FixtureRequest) -> Run:
+    def in_python(case: str, service: Service, picture: Path) -> Report:
+        folder = request.getfixturevalue("generated")
+        return run_python("openapi_client", case, service, picture, variables={"PYTHONPATH": str(folder)})
 
-    def in_typescript(case: str, url: str, picture: Path) -> Report:
-        return run_node("openapi_fetch.mts", case, url, picture)
+    def in_typescript(case: str, service: Service, picture: Path) -> Report:
+        return run_node("openapi_fetch.mts", case, service, picture)
 
     return in_python if request.param == "python" else in_typescript
 
 
-def test_a_generated_client_makes_a_picture_from_a_prompt(run: Run, url: str, picture: Path) -> None:
-    assert drawn(run("txt2img", url, picture)) == [("PNG", (256, 384))]
+def test_a_generated_client_sends_all_parameters(run: Run, service: Service, picture: Path) -> None:
+    fields = {"width": 256, "height": 384, "num_inference_steps": 3}
+    assert drawn(run("txt2img", service, picture)) == [service.from_text(7, **fields)]
 
 
-def test_a_generated_client_makes_a_picture_from_a_picture(run: Run, url: str, picture: Path) -> None:
-    assert drawn(run("img2img", url, picture)) == [("PNG", (256, 384))]
+def test_a_generated_client_sends_its_defaults(run: Run, service: Service, picture: Path) -> None:
+    report = run("txt2img_by_default", service, picture)
+    (seed,) = seeds(report)
+    assert drawn(report) == [service.from_text(seed)]
 
 
-def test_a_generated_client_reads_why_a_request_is_refused(run: Run, url: str, picture: Path) -> None:
-    report = run("wrong_size", url, picture)
+def test_a_generated_client_sends_all_parameters_of_edits(run: Run, service: Service, picture: Path) -> None:
+    fields = {"width": 256, "height": 384, "num_inference_steps": 3, "strength": 0.75}
+    assert drawn(run("img2img", service, picture)) == [service.from_picture(picture, 7, **fields)]
+
+
+def test_a_generated_client_keeps_a_pictures_aspect_by_default(run: Run, service: Service, picture: Path) -> None:
+    report = run("img2img_by_default", service, picture)
+    (drawing,), (seed,) = drawn(report), seeds(report)
+    assert drawing.size == (664, 400)
+    assert drawing == service.from_picture(picture, seed)
+
+
+def test_a_generated_client_reads_why_a_request_is_refused(run: Run, service: Service, picture: Path) -> None:
+    report = run("wrong_size", service, picture)
     assert report["status"] == 422
     assert report["error"] == "width: Input should be less than or equal to 2048"
 
 
-def test_a_generated_client_sends_its_defaults(url: str, picture: Path, generated: Path) -> None:
-    report = run_python("openapi_client", "txt2img_by_default", url, picture, variables={"PYTHONPATH": str(generated)})
-    assert drawn(report) == [("PNG", (512, 512))]
+def test_a_generated_client_reads_that_the_key_is_wrong(run: Run, with_wrong_key: Service, picture: Path) -> None:
+    report = run("txt2img", with_wrong_key, picture)
+    assert report["status"] == 401
+    assert report["error"] == WRONG_KEY
+
+
+def test_every_generated_module_can_be_imported(generated: Path) -> None:
+    modules = [".".join(path.relative_to(generated).with_suffix("").parts) for path in generated.rglob("*.py")]
+    assert "generated.api.generation.txt2img" in modules
+    imports = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
+    variables = {"PYTHONPATH": str(generated), "PYTHONWARNINGS": "error"}
+    finished(python_program("programs", "python"), "-c", imports, *modules, variables=variables)
 
 
 @pytest.mark.usefixtures("types")
-def test_the_generated_types_fit_the_script(url: str, picture: Path) -> None:
-    run_node("openapi_fetch.mts", "txt2img", url, picture)  # copies the script
+def test_the_generated_types_fit_the_script(service: Service, picture: Path) -> None:
+    run_node("openapi_fetch.mts", "txt2img", service, picture)  # copies the script
     options = ["--noEmit", "--strict", "--allowJs", "--skipLibCheck", "--allowImportingTsExtensions"]
     modules = ["--module", "nodenext", "--target", "es2022", "--lib", "es2023,dom,dom.iterable"]
     finished(node_program("node"), node_program("tsc"), *options, *modules, "openapi_fetch.mts", folder=NODE)

@@ -5,48 +5,60 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.own_routes import WRONG_KEY, Service
 from tests.clients.programs import Report, drawn, run_python
 
 Ask = Callable[[str], Report]
 
 
 @pytest.fixture
-def ask(url: str, picture: Path) -> Ask:
-    return lambda case: run_python("webui", case, url, picture)
+def ask(service: Service, picture: Path) -> Ask:
+    return lambda case: run_python("webui", case, service, picture)
 
 
-def test_a_prompt_becomes_a_picture_with_the_clients_defaults(ask: Ask) -> None:
+def test_a_prompt_becomes_a_picture_with_the_clients_defaults(ask: Ask, service: Service) -> None:
     report = ask("txt2img")
-    assert drawn(report) == [("PNG", (512, 512))]
-    assert report["info"]["prompt"] == "a fox"
-    assert report["info"]["all_seeds"] == [report["info"]["seed"]]
-    assert report["info"]["steps"] == 4
-    assert len(report["info"]["infotexts"]) == 1
+    info = report["info"]
+    assert drawn(report) == [service.from_text(info["seed"], num_inference_steps=4)]
+    assert info["prompt"] == "a fox"
+    assert info["all_seeds"] == [info["seed"]]
+    assert info["steps"] == 4
+    assert len(info["infotexts"]) == 1
 
 
-def test_several_batches_are_several_pictures(ask: Ask) -> None:
+def test_several_batches_are_several_pictures(ask: Ask, service: Service) -> None:
     report = ask("txt2img_with_all_parameters")
-    assert drawn(report) == [("PNG", (256, 384))] * 4
+    fields = {"width": 256, "height": 384, "num_inference_steps": 3}
+    assert drawn(report) == [service.from_text(seed, **fields) for seed in (7, 8, 9, 10)]
     assert report["info"]["all_seeds"] == [7, 8, 9, 10]
-    assert report["info"]["steps"] == 2
+    assert report["info"]["steps"] == 3
 
 
-def test_a_picture_becomes_a_picture_with_the_clients_defaults(ask: Ask) -> None:
+def test_a_picture_becomes_a_picture_with_the_clients_defaults(ask: Ask, service: Service, picture: Path) -> None:
     report = ask("img2img")
-    assert drawn(report) == [("PNG", (512, 512))]
-    assert report["info"]["denoising_strength"] == 0.75
+    info = report["info"]
+    fields = {"width": 512, "height": 512, "num_inference_steps": 4, "strength": 0.75}
+    assert drawn(report) == [service.from_picture(picture, info["seed"], **fields)]
+    assert info["denoising_strength"] == 0.75
 
 
-def test_a_picture_becomes_pictures_of_a_given_size(ask: Ask) -> None:
+def test_a_picture_becomes_pictures_of_a_given_size(ask: Ask, service: Service, picture: Path) -> None:
     report = ask("img2img_with_all_parameters")
-    assert drawn(report) == [("PNG", (256, 384))] * 2
+    fields = {"width": 256, "height": 384, "num_inference_steps": 3, "strength": 0.9}
+    assert drawn(report) == [service.from_picture(picture, seed, **fields) for seed in (7, 8)]
     assert report["info"]["all_seeds"] == [7, 8]
 
 
 def test_a_mask_is_refused(ask: Ask) -> None:
     report = ask("refused")
     assert report["status"] == 422
-    assert "mask" in report["error"]
+    assert "mask: SDXL-Turbo changes the whole picture" in report["error"]
+
+
+def test_a_wrong_key_is_refused_with_the_reason(with_wrong_key: Service, picture: Path) -> None:
+    report = run_python("webui", "txt2img", with_wrong_key, picture)
+    assert report["status"] == 401
+    assert WRONG_KEY in report["error"]
 
 
 def test_programs_can_list_what_the_service_has(ask: Ask) -> None:

@@ -6,11 +6,13 @@ import { encoded, main } from "./report.mjs";
 
 globalThis.AI_SDK_LOG_WARNINGS = false;
 
-const openai = (url) => createOpenAI({ baseURL: `${url}/v1`, apiKey: "none" });
-const compatible = (url) => createOpenAICompatible({ name: "turbo", baseURL: `${url}/v1`, apiKey: "none" });
+const openai = ({ url, key }, name = "gpt-image-1") => createOpenAI({ baseURL: `${url}/v1`, apiKey: key }).image(name);
 
-async function report(options) {
-  const { images, warnings, responses } = await generateImage({ maxRetries: 0, ...options });
+const compatible = ({ url, key }, name = "gpt-image-1") =>
+  createOpenAICompatible({ name: "turbo", baseURL: `${url}/v1`, apiKey: key }).imageModel(name);
+
+async function report(model, options) {
+  const { images, warnings, responses } = await generateImage({ model, prompt: "a fox", maxRetries: 0, ...options });
   return {
     pictures: images.map((image) => encoded(image.uint8Array)),
     warnings,
@@ -18,72 +20,59 @@ async function report(options) {
   };
 }
 
-async function failure(options) {
-  try {
-    await report(options);
-  } catch (error) {
-    if (APICallError.isInstance(error)) return { error: error.message, status: error.statusCode };
-    throw error;
-  }
-  return {};
-}
+const cases = {
+  openai_by_default: (service) => report(openai(service)),
 
-await main({
-  openai_by_default: (url) => report({ model: openai(url).image("gpt-image-1"), prompt: "a fox" }),
-
-  openai_with_options: (url) =>
-    report({
-      model: openai(url).image("gpt-image-1"),
-      prompt: "a fox",
+  openai_with_options: (service) =>
+    report(openai(service), {
       n: 2,
       size: "1536x1024",
+      seed: 7,
       providerOptions: { openai: { quality: "high", moderation: "low", outputFormat: "webp" } },
     }),
 
-  openai_dall_e_3: (url) =>
-    report({
-      model: openai(url).image("dall-e-3"),
-      prompt: "a fox",
+  openai_dall_e_3: (service) =>
+    report(openai(service, "dall-e-3"), {
       size: "1024x1792",
       providerOptions: { openai: { quality: "hd", style: "natural" } },
     }),
 
-  openai_edit: (url, picture) =>
-    report({
-      model: openai(url).image("gpt-image-1"),
+  openai_edit: (service, picture) =>
+    report(openai(service), {
       prompt: { text: "a fox", images: [picture] },
       size: "1024x1536",
       providerOptions: { openai: { inputFidelity: "high" } },
     }),
 
-  openai_mask: (url, picture) =>
-    failure({
-      model: openai(url).image("gpt-image-1"),
-      prompt: { text: "a fox", images: [picture], mask: picture },
-    }),
+  openai_edit_by_default: (service, picture) => report(openai(service), { prompt: { text: "a fox", images: [picture] } }),
 
-  compatible_by_default: (url) => report({ model: compatible(url).imageModel("gpt-image-1"), prompt: "a fox" }),
+  openai_mask: (service, picture) =>
+    report(openai(service), { prompt: { text: "a fox", images: [picture], mask: picture } }),
 
-  compatible_dall_e_3_by_default: (url) => report({ model: compatible(url).imageModel("dall-e-3"), prompt: "a fox" }),
+  compatible_by_default: (service) => report(compatible(service)),
 
-  compatible_with_options: (url) =>
-    report({
-      model: compatible(url).imageModel("dall-e-3"),
-      prompt: "a fox",
+  compatible_dall_e_3_by_default: (service) => report(compatible(service, "dall-e-3")),
+
+  compatible_with_options: (service) =>
+    report(compatible(service, "dall-e-3"), {
       n: 3,
       size: "768x512",
-      seed: 7,
-      providerOptions: { turbo: { quality: "standard", num_inference_steps: 2, seed: 7 } },
+      providerOptions: { turbo: { quality: "standard", num_inference_steps: 3, seed: 7 } },
     }),
 
-  compatible_edit: (url, picture) =>
-    report({
-      model: compatible(url).imageModel("gpt-image-1"),
+  compatible_edit: (service, picture) =>
+    report(compatible(service), {
       prompt: { text: "a fox", images: [picture] },
       size: "512x512",
-      providerOptions: { turbo: { strength: 0.5, num_inference_steps: 2 } },
+      providerOptions: { turbo: { strength: 0.75, num_inference_steps: 3, seed: 7 } },
     }),
 
-  compatible_wrong_size: (url) =>
-    failure({ model: compatible(url).imageModel("gpt-image-1"), prompt: "a fox", size: "100000x64" }),
-});
+  compatible_edit_by_default: (service, picture) =>
+    report(compatible(service), { prompt: { text: "a fox", images: [picture] } }),
+
+  compatible_wrong_size: (service) => report(compatible(service), { size: "100000x64" }),
+};
+
+await main(cases, (error) =>
+  APICallError.isInstance(error) ? { error: error.message, status: error.statusCode } : undefined,
+);

@@ -1,18 +1,19 @@
 // OpenAI's SDK for Node.
-import OpenAI, { UnprocessableEntityError } from "openai";
+import OpenAI, { APIError } from "openai";
 import { downloaded, file, main } from "./report.mjs";
 
-const client = (url) => new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 });
+const client = ({ url, key }) => new OpenAI({ baseURL: `${url}/v1`, apiKey: key, maxRetries: 0 });
 
 const report = (answer) => ({
   pictures: answer.data.map((image) => image.b64_json),
+  seeds: answer.data.map((image) => image.seed),
   size: answer.size,
   warnings: answer.warnings,
 });
 
-await main({
-  async generate(url) {
-    const { data, response } = await client(url)
+const cases = {
+  async generate(service) {
+    const { data, response } = await client(service)
       .images.generate({
         model: "gpt-image-1",
         prompt: "a fox",
@@ -22,64 +23,71 @@ await main({
         background: "auto",
         moderation: "low",
         output_format: "webp",
-        output_compression: 80,
         user: "someone",
+        seed: 7,
+        num_inference_steps: 3,
       })
       .withResponse();
     return { ...report(data), ignored: response.headers.get("x-ignored-parameters") };
   },
 
-  async generate_as_urls(url) {
-    const answer = await client(url).images.generate({
+  async generate_as_urls(service) {
+    const answer = await client(service).images.generate({
       model: "dall-e-3",
       prompt: "a fox",
       size: "1792x1024",
       quality: "hd",
       style: "vivid",
       response_format: "url",
+      seed: 7,
     });
     return { ...report(answer), pictures: await Promise.all(answer.data.map((image) => downloaded(image.url))) };
   },
 
-  async stream(url) {
-    const stream = await client(url).images.generate({
+  async stream(service) {
+    const stream = await client(service).images.generate({
       model: "gpt-image-1",
       prompt: "a fox",
       size: "512x512",
       stream: true,
       partial_images: 1,
+      seed: 7,
+      num_inference_steps: 3,
     });
     const events = [];
     for await (const event of stream) events.push(event);
     return { events: events.map((event) => event.type), pictures: events.map((event) => event.b64_json) };
   },
 
-  async edit(url, picture) {
+  async edit(service, picture) {
     return report(
-      await client(url).images.edit({
+      await client(service).images.edit({
         model: "gpt-image-1",
         image: file(picture),
         prompt: "a fox",
+        n: 2,
         size: "1024x1536",
         quality: "low",
         input_fidelity: "high",
         output_format: "jpeg",
+        seed: 7,
+        num_inference_steps: 3,
+        strength: 0.75,
       }),
     );
   },
 
-  async edit_with_mask(url, picture) {
-    try {
-      await client(url).images.edit({
-        model: "gpt-image-1",
-        image: file(picture),
-        mask: file(picture),
-        prompt: "a fox",
-      });
-    } catch (error) {
-      if (error instanceof UnprocessableEntityError) return { error: error.message, param: error.param };
-      throw error;
-    }
-    return {};
+  async edit_by_default(service, picture) {
+    return report(await client(service).images.edit({ image: file(picture), prompt: "a fox" }));
   },
+
+  async edit_with_mask(service, picture) {
+    const image = file(picture);
+    return report(await client(service).images.edit({ model: "gpt-image-1", image, mask: image, prompt: "a fox" }));
+  },
+};
+
+await main(cases, (error) => {
+  if (!(error instanceof APIError)) return undefined;
+  return { error: error.message, status: error.status, code: error.code, param: error.param };
 });

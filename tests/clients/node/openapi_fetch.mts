@@ -3,43 +3,46 @@ import createClient from "openapi-fetch";
 import { encoded, file, main } from "./report.mjs";
 import type { components, paths } from "./schema.d.ts";
 
+type Service = { url: string; key: string };
 type Answer = { data?: ArrayBuffer; error?: components["schemas"]["Problem"]; response: Response };
+type Txt2Img = NonNullable<paths["/txt2img"]["post"]["requestBody"]>["content"]["application/json"];
+type Img2Img = NonNullable<paths["/img2img"]["post"]["requestBody"]>["content"]["multipart/form-data"];
 
 function report({ data, error, response }: Answer) {
   if (data === undefined) return { error: error?.detail, status: response.status };
-  return { pictures: [encoded(data)], type: response.headers.get("content-type") };
+  return { pictures: [encoded(data)] };
 }
 
-const client = (url: string) => createClient<paths>({ baseUrl: url });
+const client = ({ url, key }: Service) =>
+  createClient<paths>({ baseUrl: url, headers: { Authorization: `Bearer ${key}` } });
+
+const made = async (service: Service, body: Txt2Img) =>
+  report(await client(service).POST("/txt2img", { body, parseAs: "arrayBuffer" }));
+
+const edited = async (service: Service, picture: Uint8Array, fields: Omit<Img2Img, "prompt" | "image">) =>
+  report(
+    await client(service).POST("/img2img", {
+      // The generated type of a file is string.
+      body: { prompt: "a fox", image: file(picture) as unknown as string, ...fields },
+      bodySerializer(body) {
+        const form = new FormData();
+        for (const [name, value] of Object.entries(body)) form.append(name, value as string | Blob);
+        return form;
+      },
+      parseAs: "arrayBuffer",
+    }),
+  );
 
 await main({
-  txt2img: async (url: string) =>
-    report(
-      await client(url).POST("/txt2img", {
-        body: { prompt: "a fox", width: 256, height: 384 },
-        parseAs: "arrayBuffer",
-      }),
-    ),
+  txt2img: (service: Service) =>
+    made(service, { prompt: "a fox", width: 256, height: 384, num_inference_steps: 3, seed: 7 }),
 
-  img2img: async (url: string, picture: Uint8Array) =>
-    report(
-      await client(url).POST("/img2img", {
-        // The generated type of a file is string.
-        body: { prompt: "a fox", image: file(picture) as unknown as string, width: 256, height: 384 },
-        bodySerializer(body) {
-          const form = new FormData();
-          for (const [name, value] of Object.entries(body)) form.append(name, value as string | Blob);
-          return form;
-        },
-        parseAs: "arrayBuffer",
-      }),
-    ),
+  txt2img_by_default: (service: Service) => made(service, { prompt: "a fox" }),
 
-  wrong_size: async (url: string) =>
-    report(
-      await client(url).POST("/txt2img", {
-        body: { prompt: "a fox", width: 100000 },
-        parseAs: "arrayBuffer",
-      }),
-    ),
+  img2img: (service: Service, picture: Uint8Array) =>
+    edited(service, picture, { width: 256, height: 384, strength: 0.75, num_inference_steps: 3, seed: 7 }),
+
+  img2img_by_default: (service: Service, picture: Uint8Array) => edited(service, picture, {}),
+
+  wrong_size: (service: Service) => made(service, { prompt: "a fox", width: 100000 }),
 });

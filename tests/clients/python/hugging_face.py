@@ -6,7 +6,11 @@ from pathlib import Path
 from huggingface_hub import ImageToImageTargetSize, InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
-from report import Report, encoded, main
+from report import Report, Service, encoded, main
+
+
+def client(service: Service) -> InferenceClient:
+    return InferenceClient(model=service.url, token=service.key)
 
 
 def report(image: Image.Image) -> Report:
@@ -15,13 +19,13 @@ def report(image: Image.Image) -> Report:
     return {"pictures": [encoded(file.getvalue())]}
 
 
-def text_to_image(url: str, picture: Path) -> Report:
-    return report(InferenceClient(model=url).text_to_image("a fox"))
+def text_to_image(service: Service, picture: Path) -> Report:
+    return report(client(service).text_to_image("a fox", seed=7))
 
 
-def text_to_image_with_all_parameters(url: str, picture: Path) -> Report:
+def text_to_image_with_all_parameters(service: Service, picture: Path) -> Report:
     """Send each parameter of the method, with values that users of SDXL send."""
-    image = InferenceClient(model=url).text_to_image(
+    image = client(service).text_to_image(
         "a fox",
         negative_prompt="blurry",
         height=256,
@@ -29,33 +33,44 @@ def text_to_image_with_all_parameters(url: str, picture: Path) -> Report:
         num_inference_steps=30,
         guidance_scale=7.5,
         scheduler="EulerDiscreteScheduler",
-        seed=1,
+        seed=7,
     )
     return report(image)
 
 
-def image_to_image(url: str, picture: Path) -> Report:
-    return report(InferenceClient(model=url).image_to_image(picture))
+def image_to_image(service: Service, picture: Path) -> Report:
+    """Send the file alone, as the client does without parameters."""
+    return report(client(service).image_to_image(picture))
 
 
-def image_to_image_with_all_parameters(url: str, picture: Path) -> Report:
-    image = InferenceClient(model=url).image_to_image(
+def image_to_image_with_seed(service: Service, picture: Path) -> Report:
+    return report(client(service).image_to_image(picture, prompt="a fox", seed=7))
+
+
+def image_to_image_with_all_parameters(service: Service, picture: Path) -> Report:
+    image = client(service).image_to_image(
         picture,
         prompt="a fox",
         negative_prompt="blurry",
         num_inference_steps=30,
         guidance_scale=7.5,
         target_size=ImageToImageTargetSize(width=256, height=384),
+        strength=0.75,
+        seed=7,
     )
     return report(image)
 
 
-def refused(url: str, picture: Path) -> Report:
-    try:
-        InferenceClient(model=url).text_to_image("a fox", width=100000, height=64)
-    except HfHubHTTPError as error:
-        return {"error": str(error)}
-    return {}
+def refused(service: Service, picture: Path) -> Report:
+    return report(client(service).text_to_image("a fox", width=100000, height=64))
 
 
-main(text_to_image, text_to_image_with_all_parameters, image_to_image, image_to_image_with_all_parameters, refused)
+main(
+    text_to_image,
+    text_to_image_with_all_parameters,
+    image_to_image,
+    image_to_image_with_seed,
+    image_to_image_with_all_parameters,
+    refused,
+    refusal=HfHubHTTPError,
+)

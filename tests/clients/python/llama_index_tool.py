@@ -3,22 +3,23 @@
 import os
 from pathlib import Path
 
+import openai
 from llama_index.tools.openai.image_generation.base import OpenAIImageGenerationToolSpec
-from report import Report, downloaded, encoded, main
+from report import Report, Service, downloaded, encoded, main
 
 
-def tool(url: str, folder: Path) -> OpenAIImageGenerationToolSpec:
-    os.environ["OPENAI_BASE_URL"] = f"{url}/v1"
-    return OpenAIImageGenerationToolSpec(api_key="none", cache_dir=str(folder))
+def tool(service: Service, folder: Path) -> OpenAIImageGenerationToolSpec:
+    os.environ["OPENAI_BASE_URL"] = f"{service.url}/v1"
+    return OpenAIImageGenerationToolSpec(api_key=service.key, cache_dir=str(folder))
 
 
-def generate_as_url(url: str, picture: Path) -> Report:
-    return {"pictures": [downloaded(tool(url, picture.parent).image_generation("a fox"))]}
+def generate_as_url(service: Service, picture: Path) -> Report:
+    return {"pictures": [downloaded(tool(service, picture.parent).image_generation("a fox"))]}
 
 
-def generate_file(url: str, picture: Path) -> Report:
-    (path,) = tool(url, picture.parent).image_generation("a fox", size="1792x1024", quality="hd", download=True)
+def generate_file(service: Service, picture: Path) -> Report:
+    (path,) = tool(service, picture.parent).image_generation("a fox", size="1792x1024", quality="hd", download=True)
     return {"pictures": [encoded(Path(path).read_bytes())]}
 
 
-main(generate_as_url, generate_file)
+main(generate_as_url, generate_file, refusal=openai.APIStatusError)

@@ -5,42 +5,57 @@ from pathlib import Path
 
 from pydantic_ai import BinaryImage
 from pydantic_ai.exceptions import ModelHTTPError
-from pydantic_ai.images import ImageGenerationResult
 from pydantic_ai.images.openai import OpenAIImageGenerationModel, OpenAIImageGenerationSettings
 from pydantic_ai.providers.openai import OpenAIProvider
-from report import Report, encoded, main
+from report import Report, Service, encoded, main
 
 
-def model(url: str) -> OpenAIImageGenerationModel:
-    return OpenAIImageGenerationModel("gpt-image-1", provider=OpenAIProvider(base_url=f"{url}/v1", api_key="none"))
-
-
-def report(result: ImageGenerationResult) -> Report:
+def report(
+    service: Service, settings: OpenAIImageGenerationSettings | None = None, images: tuple[BinaryImage, ...] = ()
+) -> Report:
+    provider = OpenAIProvider(base_url=f"{service.url}/v1", api_key=service.key)
+    model = OpenAIImageGenerationModel("gpt-image-1", provider=provider)
+    result = asyncio.run(model.generate("a fox", images=images or None, settings=settings))
     return {"pictures": [encoded(image.content.data) for image in result.images], "details": result.provider_details}
 
 
-def generate(url: str, picture: Path) -> Report:
-    settings = OpenAIImageGenerationSettings(dimensions=(1536, 1024), openai_n=2, openai_quality="high")
-    return report(asyncio.run(model(url).generate("a fox", settings=settings)))
+def generate(service: Service, picture: Path) -> Report:
+    settings = OpenAIImageGenerationSettings(
+        dimensions=(1536, 1024),
+        openai_n=2,
+        openai_quality="high",
+        extra_body={"seed": 7, "num_inference_steps": 3},
+    )
+    return report(service, settings)
 
 
-def generate_by_default(url: str, picture: Path) -> Report:
-    return report(asyncio.run(model(url).generate("a fox")))
+def generate_by_default(service: Service, picture: Path) -> Report:
+    return report(service)
 
 
-def edit(url: str, picture: Path) -> Report:
-    image = BinaryImage(data=picture.read_bytes(), media_type="image/png")
-    settings = OpenAIImageGenerationSettings(aspect_ratio="2:3", openai_input_fidelity="high")
-    return report(asyncio.run(model(url).generate("a fox", images=[image], settings=settings)))
+def edit(service: Service, picture: Path) -> Report:
+    settings = OpenAIImageGenerationSettings(
+        aspect_ratio="2:3",
+        openai_input_fidelity="high",
+        extra_body={"seed": 7, "num_inference_steps": 3, "strength": 0.75},
+    )
+    return report(service, settings, (BinaryImage(data=picture.read_bytes(), media_type="image/png"),))
 
 
-def transparent(url: str, picture: Path) -> Report:
-    settings = OpenAIImageGenerationSettings(openai_background="transparent")
-    try:
-        asyncio.run(model(url).generate("a fox", settings=settings))
-    except ModelHTTPError as error:
-        return {"error": str(error), "status": error.status_code}
-    return {}
+def edit_by_default(service: Service, picture: Path) -> Report:
+    return report(service, images=(BinaryImage(data=picture.read_bytes(), media_type="image/png"),))
 
 
-main(generate, generate_by_default, edit, transparent)
+def transparent(service: Service, picture: Path) -> Report:
+    return report(service, OpenAIImageGenerationSettings(openai_background="transparent"))
+
+
+main(
+    generate,
+    generate_by_default,
+    edit,
+    edit_by_default,
+    transparent,
+    refusal=ModelHTTPError,
+    told=lambda error: {"error": str(error), "status": error.status_code},
+)

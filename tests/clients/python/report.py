@@ -1,6 +1,6 @@
 """Shared by the scripts: run the case that the command line names, and print its report as one line of JSON.
 
-Each script is called with the service's URL, the path of a picture and the name of a case.
+Each script is called with the service's URL, a key, the path of a picture and the name of a case.
 """
 
 import base64
@@ -9,16 +9,31 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Report = dict[str, Any]
 
 
-def main(*cases: Callable[[str, Path], Report]) -> None:
-    """Run one of the cases."""
-    url, picture, name = sys.argv[1:]
+class Service(NamedTuple):
+    """The service to call."""
+
+    url: str
+    key: str
+
+
+def main(
+    *cases: Callable[[Service, Path], Report],
+    refusal: type[Exception] | tuple[type[Exception], ...],
+    told: Callable[[Any], Report] = lambda error: {"error": str(error)},
+) -> None:
+    """Run one of the cases. If it raises a `refusal`, report what that tells the user."""
+    url, key, picture, name = sys.argv[1:]
     case = {case.__name__: case for case in cases}[name]
-    print(json.dumps(case(url, Path(picture))))
+    try:
+        report = case(Service(url, key), Path(picture))
+    except refusal as error:
+        report = told(error)
+    print(json.dumps(report))
 
 
 def encoded(file: bytes) -> str:

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 from PIL import Image
-from report import Report, encoded, main
+from report import Report, Service, encoded, main
 from webuiapi import WebUIApi, WebUIApiResult
 
 
-def client(url: str) -> WebUIApi:
-    return WebUIApi(baseurl=f"{url}/sdapi/v1")
+def client(service: Service) -> WebUIApi:
+    api = WebUIApi(baseurl=f"{service.url}/sdapi/v1")
+    api.set_auth("any", service.key)
+    return api
 
 
 def report(result: WebUIApiResult) -> Report:
@@ -23,13 +25,13 @@ def report(result: WebUIApiResult) -> Report:
     return {"pictures": files, "info": result.info, "parameters": result.parameters}
 
 
-def txt2img(url: str, picture: Path) -> Report:
+def txt2img(service: Service, picture: Path) -> Report:
     """Send what the client sends by default: 20 steps, guidance 7 and the sampler Euler a."""
-    return report(client(url).txt2img(prompt="a fox"))
+    return report(client(service).txt2img(prompt="a fox"))
 
 
-def txt2img_with_all_parameters(url: str, picture: Path) -> Report:
-    result = client(url).txt2img(
+def txt2img_with_all_parameters(service: Service, picture: Path) -> Report:
+    result = client(service).txt2img(
         prompt="a fox",
         negative_prompt="blurry",
         seed=7,
@@ -38,7 +40,7 @@ def txt2img_with_all_parameters(url: str, picture: Path) -> Report:
         scheduler="Karras",
         batch_size=2,
         n_iter=2,
-        steps=2,
+        steps=3,
         cfg_scale=1.0,
         width=256,
         height=384,
@@ -47,19 +49,19 @@ def txt2img_with_all_parameters(url: str, picture: Path) -> Report:
     return report(result)
 
 
-def img2img(url: str, picture: Path) -> Report:
-    return report(client(url).img2img(images=[Image.open(picture)], prompt="a fox"))
+def img2img(service: Service, picture: Path) -> Report:
+    return report(client(service).img2img(images=[Image.open(picture)], prompt="a fox"))
 
 
-def img2img_with_all_parameters(url: str, picture: Path) -> Report:
-    result = client(url).img2img(
+def img2img_with_all_parameters(service: Service, picture: Path) -> Report:
+    result = client(service).img2img(
         images=[Image.open(picture)],
         prompt="a fox",
         negative_prompt="blurry",
-        denoising_strength=0.5,
+        denoising_strength=0.9,
         seed=7,
         batch_size=2,
-        steps=4,
+        steps=3,
         cfg_scale=1.0,
         width=256,
         height=384,
@@ -67,17 +69,13 @@ def img2img_with_all_parameters(url: str, picture: Path) -> Report:
     return report(result)
 
 
-def refused(url: str, picture: Path) -> Report:
-    try:
-        client(url).img2img(images=[Image.open(picture)], mask_image=Image.open(picture), prompt="a fox")
-    except RuntimeError as error:
-        status, text = error.args
-        return {"error": text, "status": status}
-    return {}
+def refused(service: Service, picture: Path) -> Report:
+    image = Image.open(picture)
+    return report(client(service).img2img(images=[image], mask_image=image, prompt="a fox"))
 
 
-def lists(url: str, picture: Path) -> Report:
-    api = client(url)
+def lists(service: Service, picture: Path) -> Report:
+    api = client(service)
     return {
         "models": api.util_get_model_names(),
         "samplers": api.util_get_sampler_names(),
@@ -95,26 +93,31 @@ def lists(url: str, picture: Path) -> Report:
     }
 
 
-def options(url: str, picture: Path) -> Report:
+def options(service: Service, picture: Path) -> Report:
     """Choose the current model again, as programs do before they make pictures."""
-    api = client(url)
+    api = client(service)
     current = api.util_get_current_model()
     with contextlib.redirect_stdout(sys.stderr):  # the client prints
         api.util_set_model(current)
     return {"current": current, "then": api.util_get_current_model(), "options": api.get_options()}
 
 
-def progress(url: str, picture: Path) -> Report:
-    api = client(url)
+def progress(service: Service, picture: Path) -> Report:
+    api = client(service)
     api.util_wait_for_ready()
     return {"progress": api.get_progress(), "interrupt": api.interrupt(), "skip": api.skip()}
 
 
-def png_info(url: str, picture: Path) -> Report:
+def png_info(service: Service, picture: Path) -> Report:
     """Read the parameters from a picture that the service made."""
-    api = client(url)
+    api = client(service)
     made = api.txt2img(prompt="a fox", seed=7)
     return {"info": api.png_info(made.image).info, "infotext": made.info["infotexts"][0]}
+
+
+def told(error: RuntimeError) -> Report:
+    status, text = error.args
+    return {"error": text, "status": status}
 
 
 main(
@@ -127,4 +130,6 @@ main(
     options,
     progress,
     png_info,
+    refusal=RuntimeError,
+    told=told,
 )
