@@ -54,9 +54,10 @@ def test_the_service_keeps_to_its_openapi_document_whatever_is_sent(
         "stateful": "success",
     }
     assert report["test_cases"]["generated"] >= rounds(200, 5000)
-    accepted = {path: rate["fuzzing"]["accepted"] for path, rate in report["valid_rates"].items()}
-    for path in ("/txt2img", "/img2img", "/v1/images/generations", "/v1/images/edits"):
-        assert accepted[f"POST {path}"] >= rounds(20, 100)
+    rates = {path: rate for path, rate in report["valid_rates"].items() if "fuzzing" in rate}
+    accepted = {path: rate["fuzzing"]["accepted"] for path, rate in rates.items()}
+    for path in ("/txt2img", "/img2img", "/v1/images/generations", "/v1/images/edits", "/sdapi/v1/txt2img"):
+        assert accepted[f"POST {path}"] >= rounds(15, 100)
     assert accepted["POST /"] >= rounds(5, 20)  # of files and of the hooks' own JSON there are few
 
 

@@ -360,7 +360,7 @@ def test_the_script_that_pip_makes_is_known_by_its_own_name() -> None:
 @pytest.mark.parametrize(
     ("arguments", "settings", "reason"),
     [
-        (["bake"], {}, "There is no command 'bake'. Commands: serve, generate, pull, doctor, bench, tune."),
+        (["bake"], {}, "There is no command 'bake'. Commands: serve, generate, pull, doctor, bench, tune, mcp."),
         (["generat"], {}, "Did you mean generate?"),
         (["--max-queue", "many"], {}, "--max-queue many: Input should be a valid integer"),
         (["--nothing", "1"], {}, "unrecognized arguments: --nothing"),

@@ -264,7 +264,7 @@ def test_json_says_what_was_made_how_and_how_fast(made: Generate, capfd: pytest.
         ({"width": "100"}, "--width: Input should be a multiple of 8"),
         ({"prompt": "a" * 2001}, "PROMPT: String should have at most 2000 characters"),
         ({"prompt": "-", "stdin": b"\xff"}, "PROMPT: Input should be a valid string"),
-        ({"width": "2048", "height": "2048"}, "--width: width x height is 4194304 pixels, and at most 1048576"),
+        ({"width": "2048", "height": "2048"}, "--width: width x height is 4194304 pixels, and at most 2097152"),
         ({"strength": "0.5"}, "--strength: Strength needs --image"),
         ({"image": "in.png", "strength": "0.2"}, "--strength: int(num_inference_steps * strength) steps run"),
         ({"image": "in.png", "width": "512"}, "--height: Send both width and height, or neither."),

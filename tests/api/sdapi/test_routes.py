@@ -937,7 +937,7 @@ async def test_progress_counts_all_requests_that_are_not_answered(pipeline: Gate
         progress = await service.progress()
         assert (alone["state"]["job_count"], progress["state"]["job_count"]) == (1, 3)
         assert progress["eta_relative"] > 0
-        assert "2 requests" in progress["textinfo"]
+        assert progress["textinfo"] == "Waiting requests: 2."
         await service.finish(second, third)
 
 
