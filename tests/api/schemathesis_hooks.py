@@ -10,17 +10,20 @@ from app.inference.field_names import MEANT
 from app.inference.request_validation import MAX_IMAGES_OF_CLIENTS, MAX_SEED
 from tests.conftest import PNG_MAGIC, png
 
-WRONG_NAMES = {*MEANT} - {
-    "num_inference_steps",
-    "strength",
+_RIGHT_SOMEWHERE = {
+    "batch_size",
     "height",
-    "width",
+    "image",
+    "init_images",
     "inputs",
     "n",
+    "n_iter",
+    "num_images",
     "size",
     "steps",
-    "batch_size",
+    "width",
 }
+WRONG_NAMES = {*MEANT} - _RIGHT_SOMEWHERE - {"denoising_strength", "num_inference_steps", "strength"}
 """Names of other services for fields of this one, which the document would have to list for every route."""
 
 PICTURES = st.sampled_from([png((64, 64)), png((200, 100), "blue")])
