@@ -65,7 +65,7 @@ def filter_case(_context: Any, case: schemathesis.Case[Any]) -> bool:
 def _is_valid_together(body: dict[str, Any]) -> bool:
     """Tell whether the fields keep the rules of several fields, which the unit tests of the schemas hold."""
     fields = body.get("parameters") or body
-    numbers = {name: value if isinstance(value, int) else 0 for name, value in fields.items()}
+    numbers = {name: value if isinstance(value, int | float) else 0 for name, value in fields.items()}
     if (numbers.get("batch_size") or 1) * (numbers.get("n_iter") or 1) > MAX_IMAGES_OF_CLIENTS:
         return False
     if numbers.get("seed", 0) + (numbers.get("num_images") or numbers.get("n") or 1) - 1 > MAX_SEED:
