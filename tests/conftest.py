@@ -45,6 +45,14 @@ def rounds(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
     return lambda few, many: (few, many)[chosen]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what only `make test-long` runs: it takes half a minute, and another test shows nearly the same."""
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("only_long"):
+                item.add_marker(pytest.mark.skip(reason="takes long: make test-long runs it"))
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fast model of the right format that paints noise. Tests may damage copies of it."""

@@ -79,7 +79,7 @@ def test_it_measures_no_size_above_the_first_that_does_not_pay(
     assert calls.count(2) == pairs, "a row of two is of two at once, and not of what pays"
 
 
-@pytest.mark.parametrize("batching", ["exact", "fast"])
+@pytest.mark.parametrize("batching", ["exact", pytest.param("fast", marks=[pytest.mark.long, pytest.mark.only_long])])
 def test_it_measures_every_mode_size_steps_and_batch_and_says_how_far_a_batch_is_from_alone(
     tiny_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, batching: str
 ) -> None:

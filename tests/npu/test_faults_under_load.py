@@ -80,7 +80,13 @@ def test_whatever_the_process_outlives_everybody_gets_their_pictures_or_is_told_
     assert service.losses == []
 
 
-@pytest.mark.parametrize(("fault", "code"), [("error", DEVICE_LOST), ("killed", -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("error", DEVICE_LOST),
+        pytest.param("killed", -signal.SIGKILL, marks=[pytest.mark.long, pytest.mark.only_long]),
+    ],
+)
 def test_under_a_supervisor_everybody_is_served_in_the_end_by_a_sound_process(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path, fault: str, code: int
 ) -> None:

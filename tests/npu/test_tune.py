@@ -42,12 +42,8 @@ def tuned(
     return {trial["change"]: trial for trial in report["trials"]}, report
 
 
-@pytest.fixture
-def _takes_minutes(request: pytest.FixtureRequest) -> None:
-    if not request.config.getoption("--long"):
-        pytest.skip("takes two minutes: make test-long runs it")
-
-
+@pytest.mark.long
+@pytest.mark.only_long
 def test_a_graph_that_crashes_costs_one_trial(
     tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,7 +60,7 @@ def test_a_graph_that_crashes_costs_one_trial(
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("_takes_minutes")
+@pytest.mark.only_long
 def test_fused_operators_win_without_a_slow_attention_and_a_graph_that_crashes_costs_one_trial(
     tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,7 +83,7 @@ def test_fused_operators_win_without_a_slow_attention_and_a_graph_that_crashes_c
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("_takes_minutes")
+@pytest.mark.only_long
 def test_an_operator_that_computes_something_else_is_found_by_its_pictures_and_the_others_are_kept(
     tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
