@@ -44,27 +44,23 @@ _MAX_TOLD = 20
 """An answer names up to this many ignored parameters, and looks for the right names of as many unknown ones."""
 
 
-def checked(model: type[Fields], fields: Any, *within: str, strict: bool = False) -> Fields:
-    """Return a body, or the part of it that the names in `within` lead to, as its wire model.
-
-    If `strict`, numbers must be numbers, as in JSON, not strings.
+def checked(model: type[Fields], fields: Any) -> Fields:
+    """Return a body as its wire model.
 
     Raises:
         RequestValidationError: A field is invalid or unknown. An unknown one is told its right name, if there is one.
     """
     faults: list[dict[str, Any]] = []
-    checked_fields = _check(model, fields, within, faults, strict=strict)
-    if checked_fields is None or faults:
+    checked_fields = _check(model, fields, (), faults)
+    if checked_fields is None:
         raise RequestValidationError(faults)
     return checked_fields
 
 
-def _check(
-    model: type[Fields], fields: Any, within: Sequence[str], faults: list[dict[str, Any]], *, strict: bool
-) -> Fields | None:
-    """Return the fields as their wire model, or add their faults."""
+def _check(model: type[Fields], fields: Any, within: Sequence[str], faults: list[dict[str, Any]]) -> Fields | None:
+    """Return the fields as their wire model, or add their faults; the names in `within` lead to the fields."""
     try:
-        return model.model_validate(fields, strict=strict or None)
+        return model.model_validate(fields)
     except ValidationError as error:
         for number, fault in enumerate(error.errors()):
             if fault["type"] == "extra_forbidden" and number < _MAX_TOLD:
@@ -227,7 +223,7 @@ class Reading:
     def part(self, name: str, model: type[Fields]) -> Fields | None:
         """Take a nested object out of the fields, as its wire model; None if it is missing or invalid."""
         sent = self.fields.pop(name, None)
-        return None if sent is None else _check(model, sent, (name,), self.faults, strict=False)
+        return None if sent is None else _check(model, sent, (name,), self.faults)
 
     def size(self, default: int | None) -> Size | None:
         """Return the size that `width` and `height` ask for, if they are sides; a missing one has the default."""
@@ -258,7 +254,7 @@ class Reading:
 
     def attempt(self, model: type[Fields]) -> Fields | None:
         """Return the fields as their wire model, or note their faults."""
-        return _check(model, self.fields, (), self.faults, strict=False)
+        return _check(model, self.fields, (), self.faults)
 
     def checked(self, model: type[Fields]) -> Fields:
         """Return the fields as their wire model.
