@@ -319,7 +319,7 @@ def test_an_idle_check_that_never_returns_ends_the_process(failing: Failing) -> 
     assert server.wait(10) == DEVICE_LOST
 
 
-@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize("signals", [pytest.param(1, marks=[pytest.mark.long, pytest.mark.only_long]), 2])
 def test_signals_after_the_loss_do_not_hide_it_and_the_second_ends_the_process_at_once(
     failing: Failing, signals: int
 ) -> None:
