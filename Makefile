@@ -33,7 +33,7 @@ pull: $(VENV)/.run ## Set up, and download the weights that TURBO_MODEL (default
 # Threads of torch that wait in a busy loop would take the cores from the other parts.
 test: export OMP_WAIT_POLICY ?= PASSIVE
 test: $(VENV)/.test ## Set up, and run the tests: eight parts, three at once, which fits two cores
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-npu test-models test-service test-cli test-deploy test-core test-api test-playground
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-npu test-cli test-models test-service test-api test-deploy test-core test-playground
 
 MODELS := tests/benchmarks tests/pipelines tests/training tests/weights
 CORE := tests/images tests/inference tests/api/openai tests/api/hugging_face
