@@ -19,13 +19,12 @@ from app.api.json_body import FILLER
 from app.errors import InvalidRequestError
 from app.images.sizes import Size
 from app.inference.field_names import UNKNOWN_REASON, meant, similar, unknown_reason
-from app.inference.request_validation import MAX_PROMPT_CHARACTERS, smallest_strength
+from app.inference.request_validation import MAX_PROMPT_CHARACTERS, MAX_STEPS, smallest_strength
 from app.pipelines.base import effective_img2img_steps
 from app.settings import MAX_SIDE
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
-MAX_STEPS = 4
 STEPS_REASON = "SDXL-Turbo makes a picture in 1 to 4 steps."
 GUIDANCE_REASON = "SDXL-Turbo is trained without guidance."
 NEGATIVE_PROMPT_REASON = "A negative prompt needs guidance, which SDXL-Turbo is trained without."
@@ -93,7 +92,7 @@ def describe_leniency(
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What became of parameters that were not used as they were sent: for the answer's headers and its `warnings`."""
+    """Parameters that were ignored or changed, for the answer's headers and its `warnings`."""
 
     ignored: Mapping[str, str] = field(default_factory=dict)
     """Reasons by name."""
@@ -153,14 +152,17 @@ class Reading:
         self.faults.append({"type": code, "loc": ("body", name), "msg": reason})
 
     def ignore(self, name: str, reason: str) -> None:
-        """Leave a parameter out. What asks for nothing (0, false, empty) is not worth a word."""
+        """Leave a parameter out, and tell it. A value that asks for nothing (0, false, empty) is not told."""
         if _asks_for_something(self.fields.get(name)):
-            self._ignore(name, reason)
+            self.tell_ignored(name, reason)
         self.fields.pop(name, None)
 
     def tell_ignored(self, name: str, reason: str) -> None:
-        """Tell of a part of the request that was left out."""
-        self._ignore(name, reason)
+        """Tell of a parameter, or a part of one, that was left out."""
+        if self._strict:
+            self.refuse(name, reason)
+        else:
+            self._ignored[name[:MAX_NAME_CHARACTERS]] = reason
 
     def ignore_unknown(self, model: type[BaseModel]) -> None:
         """Leave out what the wire model does not know.
@@ -198,14 +200,16 @@ class Reading:
         if steps is not None and steps > MAX_STEPS:
             self.adjust(name, MAX_STEPS, STEPS_REASON)
 
-    def fit_strength(self, steps_name: str, strength_name: str, *, steps: int, strength: float) -> None:
+    def fit_strength(
+        self, model: type[BaseModel], *, steps_name: str = "num_inference_steps", strength_name: str = "strength"
+    ) -> None:
         """Have at least one step run: with more steps if that helps, else also with more strength.
 
-        `steps` and `strength` are the defaults.
+        The wire model has the defaults of both.
         """
         sent_steps, sent_strength = self.number(steps_name), self.number(strength_name)
-        used_steps = steps if sent_steps is None else sent_steps
-        used_strength = strength if sent_strength is None else sent_strength
+        used_steps = model.model_fields[steps_name].default if sent_steps is None else sent_steps
+        used_strength = model.model_fields[strength_name].default if sent_strength is None else sent_strength
         if self._strict or not (1 <= used_steps <= MAX_STEPS and 0 < used_strength <= 1):
             return  # as it is, or a fault
         if effective_img2img_steps(int(used_steps), used_strength) >= 1:
@@ -280,12 +284,6 @@ class Reading:
         else:
             self._adjusted[name] = (change, reason)
         self.fields[name] = used
-
-    def _ignore(self, name: str, reason: str) -> None:
-        if self._strict:
-            self.refuse(name, reason)
-        else:
-            self._ignored[name[:MAX_NAME_CHARACTERS]] = reason
 
 
 def _asks_for_something(value: Any) -> bool:

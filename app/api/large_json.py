@@ -44,6 +44,11 @@ Texts = dict[str, memoryview]
 """Long texts of a JSON body by their stand-ins: the inside of the JSON string, as it was sent."""
 
 
+async def read_large_json(parts: AsyncIterable[bytes], *, max_bytes: int, required: str) -> tuple[Any, Texts]:
+    """Read a JSON body of at most `max_bytes`; the contract is `parse_held`."""
+    return await parse_held([await read_body(parts, max_bytes=max_bytes)], required=required)
+
+
 async def parse_held(held: list[memoryview], *, required: str) -> tuple[Any, Texts]:
     """Return the value of the JSON body that `held` has, and its long texts; see `parse_large_json`.
 

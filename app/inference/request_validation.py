@@ -2,6 +2,7 @@
 
 import math
 import secrets
+from collections.abc import Iterable
 from typing import Annotated, ClassVar, LiteralString, Self, TypeVar
 
 from PIL import Image
@@ -18,6 +19,7 @@ MAX_SEED = 2**32 - 1
 """Largest seed that every common tool accepts."""
 
 MAX_PROMPT_CHARACTERS = 2000
+MAX_STEPS = 4
 
 
 def _unused(code: LiteralString, reason: LiteralString) -> AfterValidator:
@@ -62,7 +64,7 @@ Seed = Annotated[
     Field(ge=0, le=MAX_SEED, description="Seed of the first picture; drawn and reported if omitted.", examples=[42]),
     WHOLE,
 ]
-Steps = Annotated[int, Field(ge=1, le=4, description="Denoising steps. One is enough, four are better."), WHOLE]
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS, description="Denoising steps. One is enough, four are better."), WHOLE]
 Strength = Annotated[
     float,
     Field(
@@ -157,6 +159,24 @@ def seeds_from(seed: int | None, num_images: int) -> range:
     return range(first, first + num_images)
 
 
+def txt2img_params(prompt: str, seeds: Iterable[int], *, steps: int, size: Size) -> list[Txt2ImgParams]:
+    """Return one params object per picture."""
+    return [
+        Txt2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, width=size.width, height=size.height)
+        for seed in seeds
+    ]
+
+
+def img2img_params(
+    prompt: str, seeds: Iterable[int], *, steps: int, strength: float, image: Image.Image
+) -> list[Img2ImgParams]:
+    """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
+    return [
+        Img2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, strength=strength, image=image)
+        for seed in seeds
+    ]
+
+
 class Txt2ImgRequest(BaseModel):
     """The body of `POST /txt2img`."""
 
@@ -182,16 +202,8 @@ class Txt2ImgRequest(BaseModel):
         return Size(self.width, self.height)
 
     def to_params(self) -> list[Txt2ImgParams]:
-        return [
-            Txt2ImgParams(
-                prompt=self.prompt,
-                seed=seed,
-                num_inference_steps=self.num_inference_steps,
-                width=self.width,
-                height=self.height,
-            )
-            for seed in seeds_from(self.seed, self.num_images)
-        ]
+        seeds = seeds_from(self.seed, self.num_images)
+        return txt2img_params(self.prompt, seeds, steps=self.num_inference_steps, size=self.chosen_size)
 
 
 class Img2ImgRequest(BaseModel):
@@ -236,13 +248,6 @@ class Img2ImgRequest(BaseModel):
 
     def to_params(self, image: Image.Image) -> list[Img2ImgParams]:
         """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
-        return [
-            Img2ImgParams(
-                prompt=self.prompt,
-                seed=seed,
-                num_inference_steps=self.num_inference_steps,
-                strength=self.strength,
-                image=image,
-            )
-            for seed in seeds_from(self.seed, self.num_images)
-        ]
+        seeds = seeds_from(self.seed, self.num_images)
+        steps, strength = self.num_inference_steps, self.strength
+        return img2img_params(self.prompt, seeds, steps=steps, strength=strength, image=image)

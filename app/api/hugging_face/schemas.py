@@ -108,7 +108,7 @@ def read_parameters(
     reading.shorten("prompt")
     reading.at_most_4_steps()
     if model is PictureParameters:
-        reading.fit_strength("num_inference_steps", "strength", steps=2, strength=0.5)
+        reading.fit_strength(model)
     reading.ignore_unknown(model)
     if (size := reading.size(None if model is PictureParameters else DEFAULT_SIDE)) is not None:
         reading.check(lambda: check_size(size, "width"))

@@ -21,7 +21,7 @@ from app.api.context import ApiContext
 from app.api.errors import problem_response
 from app.api.gate.generation_route import media_type_of
 from app.api.generation import make_while_connected
-from app.api.large_json import Texts, parse_held, read_body, take_picture
+from app.api.large_json import Texts, read_large_json, take_picture
 from app.api.openapi import JSON
 from app.errors import ClientDisconnectedError, InvalidRequestError, TurboError, UnsupportedMediaTypeError
 from app.inference.generation import Encoding, Generated
@@ -88,8 +88,9 @@ class _Endpoint:
         request.state.observer.facts["client"] = access.identify(request)
         if media_type_of(request) != JSON:
             raise UnsupportedMediaTypeError(f"Send {JSON}.")
-        held = [await read_body(request.stream(), max_bytes=self._context.settings.max_body_bytes)]
-        message, request.state.texts = await parse_held(held, required="jsonrpc")
+        max_bytes = self._context.settings.max_body_bytes
+        sent = await read_large_json(request.stream(), max_bytes=max_bytes, required="jsonrpc")
+        message, request.state.texts = sent
         if not isinstance(message, dict) or message.get("jsonrpc") != "2.0" or not _is_id(message.get("id")):
             raise InvalidRequestError("The body must be one JSON-RPC 2.0 message.")
         return json.dumps(message).encode()

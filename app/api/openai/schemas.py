@@ -33,7 +33,9 @@ from app.inference.request_validation import (
     Strength,
     check_effective_steps,
     check_seed_range,
+    img2img_params,
     seeds_from,
+    txt2img_params,
 )
 from app.pipelines.base import Img2ImgParams, Txt2ImgParams
 from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, parse_sizes
@@ -183,16 +185,8 @@ class GenerationsRequest(ImagesRequest):
         return super().chosen_size or Size(DEFAULT_SIDE, DEFAULT_SIDE)
 
     def to_params(self) -> list[Txt2ImgParams]:
-        return [
-            Txt2ImgParams(
-                prompt=self.prompt,
-                seed=seed,
-                num_inference_steps=self.num_inference_steps or 1,
-                width=self.chosen_size.width,
-                height=self.chosen_size.height,
-            )
-            for seed in seeds_from(self.seed, self.num_images)
-        ]
+        seeds = seeds_from(self.seed, self.num_images)
+        return txt2img_params(self.prompt, seeds, steps=self.num_inference_steps or 1, size=self.chosen_size)
 
 
 class EditsForm(ImagesRequest):
@@ -211,16 +205,9 @@ class EditsForm(ImagesRequest):
 
     def to_params(self, image: Image.Image) -> list[Img2ImgParams]:
         """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
-        return [
-            Img2ImgParams(
-                prompt=self.prompt,
-                seed=seed,
-                num_inference_steps=self.num_inference_steps,
-                strength=self.strength,
-                image=image,
-            )
-            for seed in seeds_from(self.seed, self.num_images)
-        ]
+        seeds = seeds_from(self.seed, self.num_images)
+        steps, strength = self.num_inference_steps, self.strength
+        return img2img_params(self.prompt, seeds, steps=steps, strength=strength, image=image)
 
 
 AnyRequest = TypeVar("AnyRequest", bound=ImagesRequest)
@@ -247,7 +234,7 @@ def read(
     reading.shorten("prompt")
     reading.at_most_4_steps()
     if is_form:
-        reading.fit_strength("num_inference_steps", "strength", steps=2, strength=0.5)
+        reading.fit_strength(model)
     elif "image" in reading.fields:
         reading.refuse("image", "Send a picture to /v1/images/edits.")
     reading.ignore_unknown(model)

@@ -1,7 +1,9 @@
 """POST /sdapi/v1/txt2img, /img2img and /png-info, and what the programs ask about the running request."""
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -11,7 +13,7 @@ from app.api.fields import Told, checked
 from app.api.gate.generation_route import GenerationRoute
 from app.api.generation import MakePictures, generation_headers, make_while_connected
 from app.api.json_body import as_object
-from app.api.large_json import parse_held, read_body, take_picture
+from app.api.large_json import Texts, read_large_json, take_picture
 from app.api.openapi import (
     GENERATION_HEADERS,
     PICTURE_PROBLEMS,
@@ -79,8 +81,7 @@ def _image_responses(kinds: tuple[type, ...]) -> Responses:
 )
 async def txt2img(request: Request, context: Context) -> Response:
     """Make pictures from a prompt, as Stable Diffusion WebUI does."""
-    held = [await read_body(request.stream(), max_bytes=context.settings.max_body_bytes)]
-    sent, _ = await parse_held(held, required="prompt")
+    sent, _ = await _read_json(request, context, required="prompt")
     wanted, told = _read(sent, schemas.SdTxt2ImgRequest, context)
     return await _answer(partial(context.generation.from_text, wanted), wanted, told, request)
 
@@ -93,17 +94,24 @@ async def txt2img(request: Request, context: Context) -> Response:
 )
 async def img2img(request: Request, context: Context) -> Response:
     """Make pictures from a prompt and a picture, as Stable Diffusion WebUI does."""
-    held = [await read_body(request.stream(), max_bytes=context.settings.max_body_bytes)]
-    sent, texts = await parse_held(held, required="init_images")
+    sent, texts = await _read_json(request, context, required="init_images")
     wanted, told = _read(sent, schemas.SdImg2ImgRequest, context)
     read = take_picture(wanted.init_images[0], texts, param="init_images")
     texts.clear()
     return await _answer(partial(context.generation.from_picture, wanted, read), wanted, told, request)
 
 
-def _read(sent: object, model: type[schemas.AnyRequest], context: ApiContext) -> tuple[schemas.AnyRequest, Told]:
+async def _read_json(request: Request, context: ApiContext, *, required: str) -> tuple[dict[str, Any], Texts]:
+    max_bytes = context.settings.max_body_bytes
+    sent, texts = await read_large_json(request.stream(), max_bytes=max_bytes, required=required)
+    return as_object(sent), texts
+
+
+def _read(
+    sent: Mapping[str, Any], model: type[schemas.AnyRequest], context: ApiContext
+) -> tuple[schemas.AnyRequest, Told]:
     return schemas.read(
-        as_object(sent),
+        sent,
         model,
         models=context.models,
         strict=context.settings.strict,
@@ -138,9 +146,8 @@ def _body(wanted: schemas.SdRequest, told: Told, made: Generated, encoded: Encod
 async def read_png_info(request: Request, context: Context) -> schemas.PngInfo:
     """Read the parameters that a PNG was made with."""
     _check_client(request, context)
-    held = [await read_body(request.stream(), max_bytes=context.settings.max_body_bytes)]
-    sent, texts = await parse_held(held, required="image")
-    wanted = checked(schemas.PictureRequest, as_object(sent))
+    sent, texts = await _read_json(request, context, required="image")
+    wanted = checked(schemas.PictureRequest, sent)
     decode = take_picture(wanted.image, texts, param="image")
     return await asyncio.to_thread(lambda: png_info(read_parameters(decode())))
 
@@ -219,10 +226,9 @@ async def skip(request: Request, context: Context) -> schemas.Interrupted:
 async def set_options(request: Request, context: Context) -> Response:
     """Accept the served model under any of its names. Other options cannot be changed and are ignored."""
     _check_client(request, context)
-    held = [await read_body(request.stream(), max_bytes=context.settings.max_body_bytes)]
-    sent, _ = await parse_held(held, required="sd_model_checkpoint")
+    sent, _ = await _read_json(request, context, required="sd_model_checkpoint")
     current = schemas.options_of(context.models, context.registry.loaded.vae).model_dump()
-    told = schemas.read_options(as_object(sent), current, context.models, strict=context.settings.strict)
+    told = schemas.read_options(sent, current, context.models, strict=context.settings.strict)
     return JSONResponse(None, headers=told.headers)
 
 

@@ -34,7 +34,9 @@ from app.inference.request_validation import (
     Strength,
     check_effective_steps,
     check_seed_range,
+    img2img_params,
     seeds_from,
+    txt2img_params,
 )
 from app.pipelines.base import Img2ImgParams, Txt2ImgParams
 from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
@@ -44,9 +46,6 @@ SCHEDULER: Final = "Automatic"
 
 _SAMPLERS: Final = ("euler a", "k_euler_a", "k_euler_ancestral", "euler ancestral")
 _SCHEDULERS: Final = ("automatic", "normal", "none")
-_STRENGTH: Final = 0.75
-"""The denoising strength of a request without one, as in that server."""
-
 _NUMBERS: Final = ("batch_size", "denoising_strength", "height", "n_iter", "seed", "steps", "width")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,11})(?:\.\d{1,12})?")
 
@@ -54,7 +53,6 @@ _EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>,?\s*")
 """A tag in a prompt. That server loads weights for it; the model would read it as words."""
 
 _ONE_SCHEDULE: Final = "SDXL-Turbo has one schedule."
-_NOT_STORED: Final = "Nothing is stored."
 _IGNORED: Final = {
     "negative_prompt": NEGATIVE_PROMPT_REASON,
     "enable_hr": "Pictures are made at their full size at once: ask for a larger one.",
@@ -63,7 +61,7 @@ _IGNORED: Final = {
     "styles": "No styles are stored here. Write the style into the prompt.",
     "subseed_strength": "A picture has one seed.",
     "refiner_checkpoint": "There is one model.",
-    "save_images": _NOT_STORED,
+    "save_images": "Nothing is stored.",
     "include_init_images": "Uploads are not sent back.",
     "script_args": "There are no scripts here.",
     **dict.fromkeys(("cfg_scale", "distilled_cfg_scale", "image_cfg_scale"), GUIDANCE_REASON),
@@ -87,7 +85,7 @@ _REFINEMENTS: Final[Mapping[str, Sequence[str]]] = {
     "save_images": ("do_not_save_grid", "do_not_save_samples"),
     "subseed_strength": ("subseed",),
 }
-"""Parameters that only refine another. Programs send them always. What is said of the other says enough."""
+"""Parameters that only refine another, by the other. Programs send them always, so answers mention the other alone."""
 
 _HARMLESS: Final[Mapping[str, Sequence[Any]]] = {
     "clip_skip": (1,),
@@ -97,6 +95,7 @@ _HARMLESS: Final[Mapping[str, Sequence[Any]]] = {
     "eta": (1,),
     "image_cfg_scale": (1, 1.5),
     "initial_noise_multiplier": (1,),
+    "resize_mode": (0, 1),  # stretch, or crop: a picture is always cropped
     "s_noise": (1,),
     "seed_resize_from_h": (-1,),
     "seed_resize_from_w": (-1,),
@@ -134,7 +133,7 @@ _REFUSED: Final = {
 
 
 def _describe(schema: dict[str, Any]) -> None:
-    ignored = {**_IGNORED, "cfg_scale": GUIDANCE_REASON, "sampler_name": SCHEDULER_REASON, "scheduler": _ONE_SCHEDULE}
+    ignored = {**_IGNORED, "sampler_name": SCHEDULER_REASON, "scheduler": _ONE_SCHEDULE}
     describe_leniency(schema, steps="steps", ignored=ignored, refused=_REFUSED)
     properties = schema["properties"]
     for name in _REFUSED:
@@ -184,12 +183,8 @@ class SdTxt2ImgRequest(SdRequest):
         return Size(self.width, self.height)
 
     def to_params(self) -> list[Txt2ImgParams]:
-        return [
-            Txt2ImgParams(
-                prompt=self.prompt, seed=seed, num_inference_steps=self.steps, width=self.width, height=self.height
-            )
-            for seed in seeds_from(self.seed, self.num_images)
-        ]
+        seeds = seeds_from(self.seed, self.num_images)
+        return txt2img_params(self.prompt, seeds, steps=self.steps, size=self.chosen_size)
 
 
 class SdImg2ImgRequest(SdRequest):
@@ -199,7 +194,7 @@ class SdImg2ImgRequest(SdRequest):
         list[str],
         Field(min_length=1, max_length=1, description="One PNG, JPEG or WebP file, in base64 or as a data: URL."),
     ]
-    denoising_strength: Strength = _STRENGTH
+    denoising_strength: Strength = 0.75  # as in that server
     steps: Steps = 2
     width: Annotated[Side | None, Field(description="Pixels; without both sides the picture's aspect is kept.")] = None
     height: Side | None = None
@@ -217,16 +212,8 @@ class SdImg2ImgRequest(SdRequest):
 
     def to_params(self, image: Image.Image) -> list[Img2ImgParams]:
         """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
-        return [
-            Img2ImgParams(
-                prompt=self.prompt,
-                seed=seed,
-                num_inference_steps=self.steps,
-                strength=self.denoising_strength,
-                image=image,
-            )
-            for seed in seeds_from(self.seed, self.num_images)
-        ]
+        seeds = seeds_from(self.seed, self.num_images)
+        return img2img_params(self.prompt, seeds, steps=self.steps, strength=self.denoising_strength, image=image)
 
 
 AnyRequest = TypeVar("AnyRequest", bound=SdRequest)
@@ -255,7 +242,7 @@ def read(
     _read_sizes(reading, model)
     _read_number(reading)
     if model is SdImg2ImgRequest:
-        reading.fit_strength("steps", "denoising_strength", steps=2, strength=_STRENGTH)
+        reading.fit_strength(model, steps_name="steps", strength_name="denoising_strength")
     reading.ignore_unknown(model)
     if (size := reading.size(None if model is SdImg2ImgRequest else DEFAULT_SIDE)) is not None:
         reading.check(lambda: check_size(size, "width"))
@@ -281,8 +268,6 @@ def _ignore(reading: Reading, model: type[SdRequest]) -> None:
     for name in itertools.chain.from_iterable(_REFINEMENTS.values()):
         if name not in model.model_fields:
             reading.fields.pop(name, None)
-    if reading.fields.get("resize_mode") in (0, 1):  # stretch, or crop: it is always cropped
-        del reading.fields["resize_mode"]
     for name, values in _HARMLESS.items():
         if reading.fields.get(name) in values:
             del reading.fields[name]
@@ -310,13 +295,18 @@ def _read_overrides(reading: Reading, models: ModelNames) -> None:
     for key, value in overrides.items():
         name = f"override_settings.{key}"
         if key == "sd_model_checkpoint":
-            if value is not None and not (isinstance(value, str) and models.has(value)):
-                reading.refuse(name, f"The served model is {models.served}, and no other can be loaded.")
+            _check_checkpoint(reading, name, value, models)
         elif key not in _OVERRIDES:
             reading.refuse(name, "This setting cannot be changed here.")
         elif value not in _OVERRIDES[key]:
             reading.fields[name] = value
             reading.ignore(name, "This setting has no effect here.")
+
+
+def _check_checkpoint(reading: Reading, name: str, value: object, models: ModelNames) -> None:
+    """Reject another model than the served one; None asks for none."""
+    if value is not None and not (isinstance(value, str) and models.has(value)):
+        reading.refuse(name, f"The served model is {models.served}, and no other can be loaded.")
 
 
 def _read_sampling(reading: Reading) -> None:
@@ -377,11 +367,8 @@ def read_options(sent: Mapping[str, Any], current: Mapping[str, Any], models: Mo
         RequestValidationError: The model is another than the served one.
     """
     reading = Reading(sent, strict=strict)
-    name = reading.fields.get("sd_model_checkpoint")
-    if isinstance(name, str) and models.has(name):
-        del reading.fields["sd_model_checkpoint"]
-    elif name is not None:
-        reading.refuse("sd_model_checkpoint", f"The served model is {models.served}, and no other can be loaded.")
+    name = "sd_model_checkpoint"
+    _check_checkpoint(reading, name, reading.fields.pop(name, None), models)
     for option, value in current.items():
         if reading.fields.get(option) == value:
             del reading.fields[option]
@@ -392,7 +379,7 @@ def read_options(sent: Mapping[str, Any], current: Mapping[str, Any], models: Mo
 
 
 class _NoOptions(BaseModel):
-    """What is left of a client's options."""
+    """A client's options when all were read: none is left."""
 
 
 class PictureRequest(BaseModel):
@@ -412,7 +399,7 @@ class SdImages(BaseModel):
 
 
 class PngInfo(BaseModel):
-    """What a PNG says about its making."""
+    """The parameters that a PNG was made with."""
 
     info: Annotated[str, Field(description="The text `parameters` of the file; empty if it has none.")]
     items: dict[str, str]
@@ -444,7 +431,7 @@ class Progress(BaseModel):
 
 
 class Interrupted(BaseModel):
-    """What an interrupt did."""
+    """Whether an interrupt dropped a request."""
 
     interrupted: bool
     detail: str
