@@ -94,11 +94,8 @@ def test_each_scope_replaces_its_own_section_and_keeps_the_other_s() -> None:
 
 
 @pytest.mark.long
-def test_the_service_is_measured_in_every_cell_and_its_answers_are_pictures(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    if not request.config.getoption("--long"):
-        pytest.skip("takes a minute: make test-long runs it, and so does every `make bench`")
+@pytest.mark.only_long
+def test_the_service_is_measured_in_every_cell_and_its_answers_are_pictures(tmp_path: Path) -> None:
     options = ["--nano", "--only", "ours", "--rounds", "1", "--share", "0.1", "--out", str(tmp_path)]
     subprocess.run([sys.executable, "-m", "benchmarks.compare", "--scope", "full", *options], check=True)
     found = json.loads((tmp_path / "results-full.json").read_text())
