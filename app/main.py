@@ -130,7 +130,7 @@ def create_app(
     app.state.context = context
     _add_routes(app, settings)
     add_error_handlers(app)
-    add_openapi(app, with_keys=settings.api_keys_file is not None)
+    add_openapi(app, with_keys=settings.api_keys_file is not None, max_steps=settings.max_steps)
     _add_middleware(app, context)
     return app
 

@@ -28,6 +28,9 @@ SIDE_MULTIPLE = 8
 DEFAULT_SIDE = 512
 """Default width and height of a picture, in pixels: SDXL-Turbo's best size (model card)."""
 
+DEFAULT_MAX_STEPS, MOST_STEPS = 4, 10
+"""Denoising steps of a request: at most, by default (SDXL-Turbo's model card), and at most whatever the setting."""
+
 FUSED_OPERATORS = ("attention", "group_norm_silu", "geglu", "gelu", "quick_gelu", "add_layer_norm")
 """Names in TURBO_FUSED_OPERATORS."""
 
@@ -240,6 +243,10 @@ class Settings(BaseSettings):
     max_pixels: int = Field(default=2_097_152, ge=MIN_SIDE**2, le=MAX_SIDE**2)
     """Maximum pixels (width x height) of an output picture. 1792x1024, the largest size that many clients offer, has
     1835008."""
+
+    max_steps: int = Field(default=DEFAULT_MAX_STEPS, ge=DEFAULT_MAX_STEPS, le=MOST_STEPS)
+    """Maximum number of denoising steps of a request. SDXL-Turbo makes its pictures in 1 to 4; some checkpoints made
+    from it want up to 8."""
 
     max_upload_pixels: int = Field(default=16_777_216, ge=1, le=178_956_970)
     """Maximum pixels of an uploaded picture, read from its header before decoding. WebP and progressive JPEG take more

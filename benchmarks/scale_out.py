@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from app.pipelines.base import Txt2ImgParams
+from app.modes.txt2img import Txt2ImgParams
 from app.pipelines.fake import FakePipeline
 from benchmarks.compare.results import quantile
 from benchmarks.soak.service import Service, until_ready

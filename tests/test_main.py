@@ -45,7 +45,8 @@ def test_on_a_cpu_a_picture_gets_the_memory_of_the_one_before() -> None:
     code = """
 import asyncio, resource
 from app.main import make_registry
-from app.pipelines.base import Mode, Txt2ImgParams
+from app.modes.txt2img import Txt2ImgParams
+from app.pipelines.base import Mode
 from app.settings import Settings
 
 async def main():

@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from app.pipelines.base import GenerationParams, Img2ImgParams, Txt2ImgParams
+from app.modes.img2img import Img2ImgParams
+from app.modes.txt2img import Txt2ImgParams
+from app.pipelines.base import (GenerationParams)
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
 from app.settings import Settings
 from training.captions import caption_of

@@ -19,18 +19,17 @@ from app.api.json_body import FILLER
 from app.errors import InvalidRequestError
 from app.images.sizes import Size
 from app.inference.field_names import UNKNOWN_REASON, meant, similar, unknown_reason
-from app.inference.request_validation import MAX_PROMPT_CHARACTERS, MAX_STEPS, smallest_strength
-from app.pipelines.base import effective_img2img_steps
-from app.settings import MAX_SIDE
+from app.modes.fields import MAX_PROMPT_CHARACTERS, context_of, smallest_strength
+from app.pipelines.base import effective_steps
+from app.settings import DEFAULT_MAX_STEPS, MAX_SIDE
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
-STEPS_REASON = "SDXL-Turbo makes a picture in 1 to 4 steps."
 GUIDANCE_REASON = "SDXL-Turbo is trained without guidance."
 NEGATIVE_PROMPT_REASON = "A negative prompt needs guidance, which SDXL-Turbo is trained without."
 SCHEDULER_REASON = "SDXL-Turbo has one scheduler, Euler ancestral."
 
-MASK_REASON = "SDXL-Turbo changes the whole picture and cannot use a mask."
+MASK_REASON = "A mask needs the picture that it belongs to."
 _PICTURE_REASON = "This request takes no such picture."
 _OF_ANOTHER_KIND: Mapping[str, str] = {
     **dict.fromkeys(("latent_mask", "mask", "mask_image", "mask_url"), MASK_REASON),
@@ -43,23 +42,25 @@ _MAX_TOLD = 20
 """An answer names up to this many ignored parameters, and looks for the right names of as many unknown ones."""
 
 
-def checked(model: type[Fields], fields: Any) -> Fields:
-    """Return a body as its wire model.
+def checked(model: type[Fields], fields: Any, *, max_steps: int = DEFAULT_MAX_STEPS) -> Fields:
+    """Return a body as its wire model; it may ask for `max_steps` denoising steps.
 
     Raises:
         RequestValidationError: A field is invalid or unknown. An unknown one is told its right name, if there is one.
     """
     faults: list[dict[str, Any]] = []
-    checked_fields = _check(model, fields, (), faults)
+    checked_fields = _check(model, fields, (), faults, max_steps)
     if checked_fields is None:
         raise RequestValidationError(faults)
     return checked_fields
 
 
-def _check(model: type[Fields], fields: Any, within: Sequence[str], faults: list[dict[str, Any]]) -> Fields | None:
+def _check(
+    model: type[Fields], fields: Any, within: Sequence[str], faults: list[dict[str, Any]], max_steps: int
+) -> Fields | None:
     """Return the fields as their wire model, or add their faults; the names in `within` lead to the fields."""
     try:
-        return model.model_validate(fields)
+        return model.model_validate(fields, context=context_of(max_steps))
     except ValidationError as error:
         for number, fault in enumerate(error.errors()):
             if fault["type"] == "extra_forbidden" and number < _MAX_TOLD:
@@ -78,7 +79,9 @@ def describe_leniency(
     properties = schema["properties"]
     for described in (properties[steps], *properties[steps].get("anyOf", ())):
         described.pop("maximum", None)
-    properties[steps]["description"] = "Denoising steps. One is enough, four are better; of more, 4 run."
+    properties[steps]["description"] = (
+        "Denoising steps. One is enough, four are better; of more than TURBO_MAX_STEPS (4), so many run."
+    )
     properties["prompt"].pop("maxLength", None)
     for described in properties.values():
         if isinstance(described.get("type"), str) and "default" in described:
@@ -122,22 +125,23 @@ class Reading:
     """A request of a dialect while it is read: first its habits, then its fields.
 
     `sent` has the fields as they came; null, and in a form an empty text, is left out. If `strict`, what would be
-    ignored or adjusted is a fault. All faults come in one answer.
+    ignored or adjusted is a fault. All faults come in one answer. At most `max_steps` denoising steps run.
     """
 
-    def __init__(self, sent: Mapping[str, Any], *, strict: bool, is_form: bool = False) -> None:
+    def __init__(self, sent: Mapping[str, Any], *, strict: bool, max_steps: int, is_form: bool = False) -> None:
         self.fields = {name: value for name, value in sent.items() if value is not None}
         if is_form:
             self.fields = {name: value for name, value in self.fields.items() if value != "" or name == "prompt"}
         self.faults: list[dict[str, Any]] = []
         self._strict = strict
+        self._max_steps = max_steps
         self._is_form = is_form
         self._ignored: dict[str, str] = {}
         self._adjusted: dict[str, tuple[str, str]] = {}
 
     def inner(self, sent: Mapping[str, Any]) -> "Reading":
         """Begin to read a nested object, with what was found in the outer one."""
-        reading = Reading(sent, strict=self._strict)
+        reading = Reading(sent, strict=self._strict, max_steps=self._max_steps)
         reading.faults, reading._ignored, reading._adjusted = self.faults, self._ignored, self._adjusted
         return reading
 
@@ -194,11 +198,11 @@ class Reading:
             change = f"{len(prompt)}->{MAX_PROMPT_CHARACTERS} characters"
             self._adjust(name, prompt[:MAX_PROMPT_CHARACTERS], change, "CLIP reads 77 tokens.")
 
-    def at_most_4_steps(self, name: str = "num_inference_steps") -> None:
-        """Make 4 of more denoising steps."""
+    def limit_steps(self, name: str = "num_inference_steps") -> None:
+        """Make the maximum of more denoising steps."""
         steps = self.number(name)
-        if steps is not None and steps > MAX_STEPS:
-            self.adjust(name, MAX_STEPS, STEPS_REASON)
+        if steps is not None and steps > self._max_steps:
+            self.adjust(name, self._max_steps, f"Pictures are made in 1 to {self._max_steps} steps here.")
 
     def fit_strength(
         self, model: type[BaseModel], *, steps_name: str = "num_inference_steps", strength_name: str = "strength"
@@ -210,15 +214,15 @@ class Reading:
         sent_steps, sent_strength = self.number(steps_name), self.number(strength_name)
         used_steps = model.model_fields[steps_name].default if sent_steps is None else sent_steps
         used_strength = model.model_fields[strength_name].default if sent_strength is None else sent_strength
-        if self._strict or not (1 <= used_steps <= MAX_STEPS and 0 < used_strength <= 1):
+        if self._strict or not (1 <= used_steps <= self._max_steps and 0 < used_strength <= 1):
             return  # as it is, or a fault
-        if effective_img2img_steps(int(used_steps), used_strength) >= 1:
+        if effective_steps(int(used_steps), used_strength) >= 1:
             return
         reason = "At least one step must run: int(steps * strength)."
-        if used_strength < smallest_strength(MAX_STEPS):
-            self.adjust(strength_name, smallest_strength(MAX_STEPS), reason)
-            used_strength = smallest_strength(MAX_STEPS)
-        needed = next(many for many in range(1, MAX_STEPS + 1) if effective_img2img_steps(many, used_strength) >= 1)
+        if used_strength < (smallest := smallest_strength(self._max_steps)):
+            self.adjust(strength_name, smallest, reason)
+            used_strength = smallest
+        needed = next(many for many in range(1, self._max_steps + 1) if effective_steps(many, used_strength) >= 1)
         if sent_steps is None:
             self.fields[steps_name] = needed
         elif needed != sent_steps:
@@ -227,7 +231,7 @@ class Reading:
     def part(self, name: str, model: type[Fields]) -> Fields | None:
         """Take a nested object out of the fields, as its wire model; None if it is missing or invalid."""
         sent = self.fields.pop(name, None)
-        return None if sent is None else _check(model, sent, (name,), self.faults)
+        return None if sent is None else _check(model, sent, (name,), self.faults, self._max_steps)
 
     def size(self, default: int | None) -> Size | None:
         """Return the size that `width` and `height` ask for, if they are sides; a missing one has the default."""
@@ -258,7 +262,7 @@ class Reading:
 
     def attempt(self, model: type[Fields]) -> Fields | None:
         """Return the fields as their wire model, or note their faults."""
-        return _check(model, self.fields, (), self.faults)
+        return _check(model, self.fields, (), self.faults, self._max_steps)
 
     def checked(self, model: type[Fields]) -> Fields:
         """Return the fields as their wire model.

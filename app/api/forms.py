@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import starlette.datastructures
@@ -14,6 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from app.api.errors import MAX_NAME_CHARACTERS
 from app.errors import InvalidRequestError, MalformedBodyError
 from app.images.memory import reserve
+from app.modes.fields import Uploads
 
 _MAX_FILES, _MAX_FIELDS = 16, 32
 """More parts than any form needs: an unknown field is rejected by its name. OpenAI's API accepts 16 pictures."""
@@ -31,6 +33,12 @@ def _is_file(value: object) -> object:
 
 
 Upload = Annotated[UploadFile, BeforeValidator(_is_file), Field(description="PNG, JPEG or WebP picture to start from.")]
+"""A file; the OpenAPI document's form knows it by the name `image` or `mask`."""
+
+
+def read_uploads(**files: UploadFile | None) -> Uploads:
+    """Return the functions that read a form's files, by the names of their fields. A field may have none."""
+    return {name: partial(read_upload, file) for name, file in files.items() if file is not None}
 
 
 def read_upload(upload: UploadFile) -> bytes | memoryview:

@@ -13,7 +13,7 @@ from app.inference.generation import Encoding, Generated, Observer
 
 
 class MakePictures(Protocol):
-    """`Generation.from_text` or `Generation.from_picture`, with what the request asks for."""
+    """`Generation.from_text` or `Generation.from_uploads`, with what the request asks for."""
 
     def __call__(self, *, encoding: Encoding, observer: Observer) -> Coroutine[Any, Any, Generated]: ...
 

@@ -9,7 +9,7 @@ from fastapi import Request
 
 from app.api.errors import MAX_NAME_CHARACTERS
 from app.errors import InvalidRequestError, MalformedBodyError
-from app.inference.request_validation import MAX_PROMPT_CHARACTERS
+from app.modes.fields import MAX_PROMPT_CHARACTERS
 
 
 def parse_json(body: bytes, *, shortened: bool = False) -> Any:

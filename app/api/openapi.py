@@ -10,6 +10,7 @@ from app import errors
 from app.api.errors import PROBLEM, Problem
 from app.errors import TurboError
 from app.images.encoding import MediaType
+from app.modes.fields import describe_max_steps
 
 
 def _header(description: str, **schema: Any) -> dict[str, Any]:
@@ -82,6 +83,9 @@ JSON = "application/json"
 FORM = "multipart/form-data"
 BINARY = "application/octet-stream"
 
+FILE_FIELDS = frozenset({"image", "mask"})
+"""Fields of forms that are files."""
+
 
 def json_body(model: type[BaseModel]) -> dict[str, Any]:
     """Describe a JSON body."""
@@ -89,7 +93,7 @@ def json_body(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def form_body(form: type[BaseModel]) -> dict[str, Any]:
-    """Describe a multipart form with a picture in its field `image`."""
+    """Describe a multipart form with a picture in its field `image`, and perhaps a mask in `mask`."""
     schema = _schema_of(form)
     nulls = [name for name, field in schema["properties"].items() if field.get("type") == "null"]
     for name in nulls:
@@ -102,9 +106,10 @@ def form_body(form: type[BaseModel]) -> dict[str, Any]:
             field["type"] = field["type"][0]
         if field.get("default", 0) is None:
             del field["default"]
-        if name == "image":  # not contentMediaType alone: generators of clients would take it for text
+        if name in FILE_FIELDS:  # not contentMediaType alone: generators of clients would take it for text
             field["format"] = "binary"
-    content = {"schema": schema, "encoding": {"image": {"contentType": ", ".join(MediaType)}}}
+    files = FILE_FIELDS & schema["properties"].keys()
+    content = {"schema": schema, "encoding": {name: {"contentType": ", ".join(MediaType)} for name in sorted(files)}}
     return {"requestBody": {"required": True, "content": {FORM: content}}}
 
 
@@ -131,13 +136,14 @@ _KEYS = {
 }
 
 
-def add_openapi(app: FastAPI, *, with_keys: bool) -> None:
-    """Complete the app's OpenAPI document. `with_keys`: the service needs API keys."""
+def add_openapi(app: FastAPI, *, with_keys: bool, max_steps: int) -> None:
+    """Complete the app's OpenAPI document. `with_keys`: the service needs API keys. `max_steps` of a request."""
     generate = app.openapi
 
     @cache
     def openapi() -> dict[str, Any]:
         document = generate()
+        describe_max_steps(document["paths"], max_steps)
         if with_keys:
             document["components"]["securitySchemes"] = _KEYS
         for path in document["paths"].values():

@@ -49,12 +49,18 @@ _HEADINGS = {
 _METAVARS = {int: "N", float: "N", ByteSize: "BYTES", Path: "PATH"}
 
 _REQUEST_OPTIONS = {
-    "strength": "How much of --image may change, up to 1. int(steps x strength) steps run, at least 1. (default: 0.5)",
-    "num_inference_steps": "Denoising steps, 1 to 4; more steps give better pictures. (default: 1; with --image 2)",
+    "strength": "How much of --image may change, up to 1. int(steps x strength) steps run, at least 1. (default: 0.5; "
+    "with --mask 1)",
+    "num_inference_steps": "Denoising steps, 1 to 4; more steps give better pictures. (default: 1; with --image 2; "
+    "with --mask 4)",
     "seed": "Seed of the first picture; the others have seed + 1, ... (default: random)",
     "width": "Pixels, a multiple of 8. (default: 512; with --image, its aspect ratio is kept)",
     "height": "Pixels, as for --width.",
     "num_images": "Number of pictures to make, 1 to 4. (default: 1)",
+    "padding": "Draw only the masked part and N pixels around it, at full resolution. (default: the whole picture)",
+    "feather": "Pixels around the mask over which the drawn part fades into the picture. (default: 16)",
+    "fill": "What the masked part starts from, below strength 1: original or noise. (default: original)",
+    "extend": "Pixels to add to --image and to draw: N, or TOP,RIGHT,BOTTOM,LEFT. (default: 0)",
 }
 """Optional fields of a request, by their names on the wire, with their help. The wire models validate them."""
 
@@ -277,6 +283,12 @@ def _add_request(parser: _Parser) -> None:
         "- writes a PNG to stdout. (default: a new file in this folder, named by mode and seed: txt2img-42.png)",
     )
     parser.add_argument("--image", metavar="FILE", help="Picture to start from: PNG, JPEG or WebP; - reads stdin.")
+    parser.add_argument(
+        "--mask",
+        metavar="FILE",
+        help="What of --image is drawn anew: white is drawn, black stays. Without it, --padding, --feather, --fill and "
+        "--extend draw the picture's transparent parts.",
+    )
     for name, text in _REQUEST_OPTIONS.items():
         flags = [_flag(name), *(["--steps"] if name == "num_inference_steps" else [])]
         parser.add_argument(*flags, metavar="N", help=text)
@@ -340,6 +352,7 @@ def _generate(settings: Settings, options: Namespace) -> NoReturn:
     PROGRAM generate "a fox with a scarf" -o fox.png
     PROGRAM generate "a fox with a scarf" --num-images 4 --seed 42 --steps 4 -o fox.webp
     PROGRAM generate "an oil painting of a fox" --image fox.png --strength 0.7 -o painting.png
+    PROGRAM generate "a red hat" --image fox.png --mask hat.png -o fox-with-a-hat.png
     PROGRAM generate - -o - < prompt.txt > picture.png
 
     exit codes:
@@ -352,7 +365,7 @@ def _generate(settings: Settings, options: Namespace) -> NoReturn:
     from app.cli.generate import Order, generate
 
     fields = {name: value for name in ("prompt", *_REQUEST_OPTIONS) if (value := getattr(options, name)) is not None}
-    order = Order(fields=fields, image=options.image, output=options.output, as_json=options.json)
+    order = Order(fields=fields, image=options.image, mask=options.mask, output=options.output, as_json=options.json)
     exit_now(generate(order, settings))  # a faulty device can block a normal exit
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
@@ -26,8 +27,11 @@ from app.inference.device_watch import unless_hung
 from app.inference.engine import Engine
 from app.inference.generation import Encoding, Generated, Generation, Observer
 from app.inference.registry import PipelineRegistry
-from app.inference.request_validation import Img2ImgRequest, Txt2ImgRequest
 from app.main import make_registry
+from app.modes.fields import Uploads, context_of
+from app.modes.img2img import Img2ImgRequest
+from app.modes.inpaint import InpaintRequest
+from app.modes.txt2img import Txt2ImgRequest
 from app.pipelines.base import GenerationParams
 from app.settings import Settings
 
@@ -37,6 +41,10 @@ _FAILED, _REFUSED, _CANNOT_START = 1, 2, 3
 """Exit codes; `python -m app generate --help` explains them."""
 
 _STDIN = "-"
+
+_Request = Txt2ImgRequest | Img2ImgRequest | InpaintRequest
+_ONLY_INPAINTING = {"mask", *InpaintRequest.model_fields} - Img2ImgRequest.model_fields.keys()
+"""Options of inpainting alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +56,7 @@ class Order:
 
     fields: Mapping[str, str]
     image: str | None = None
+    mask: str | None = None
     output: str | None = None
     as_json: bool = False
 
@@ -129,7 +138,7 @@ class _Progress(Observer):
 
 def _make_and_write(order: Order, settings: Settings, progress: _Progress) -> None:
     with own_stdout() as stdout:
-        request, picture = _read_request(order)
+        request, uploads = _read_request(order, settings)
         if order.output == STDOUT and order.as_json:
             raise errors.InvalidRequestError("The picture and JSON cannot both go to stdout.", param="json")
         if order.output == STDOUT and sys.stdout is None:
@@ -139,7 +148,7 @@ def _make_and_write(order: Order, settings: Settings, progress: _Progress) -> No
         if settings.batching == "exact":  # one request needs no trial batches; its bytes are those of single pictures
             settings = settings.model_copy(update={"batching": "off"})
         registry = make_registry(settings, warm_up=False)
-        making = _make(request, picture, registry, settings, progress, encoding=Encoding(media_type=files.media_type))
+        making = _make(request, uploads, registry, settings, progress, encoding=Encoding(media_type=files.media_type))
         load_s, result = asyncio.run(unless_hung(making, registry.lock, on_tick=progress.tick))
         names = []
         for number, (seed, file) in enumerate(zip(result.seeds, result.files, strict=True)):
@@ -168,19 +177,28 @@ def _as_json(result: Generated, names: Sequence[str], load_s: float) -> str:
     return json.dumps(answer, indent=1)
 
 
-def _read_request(order: Order) -> tuple[Txt2ImgRequest | Img2ImgRequest, bytes]:
-    """Validate the request with the wire models, and return it with the bytes of the picture's file."""
-    fields = dict(order.fields)
-    if order.image is None and "strength" in fields:
-        raise errors.InvalidRequestError("Strength needs --image, the picture to change.", param="strength")
-    if fields["prompt"] == order.image == _STDIN:
-        raise errors.InvalidRequestError("The prompt and the picture cannot both be on stdin.", param="image")
+def _read_request(order: Order, settings: Settings) -> tuple[_Request, Uploads]:
+    """Validate the request with the wire models, and return it with its files."""
+    fields, context = dict(order.fields), context_of(settings.max_steps)
+    if order.image is None:
+        for name in ("strength", *_ONLY_INPAINTING):
+            if name in fields or (name == "mask" and order.mask is not None):
+                raise errors.InvalidRequestError("This option needs --image, the picture to change.", param=name)
+    if [fields["prompt"], order.image, order.mask].count(_STDIN) > 1:
+        param = "mask" if order.mask == _STDIN else "image"
+        raise errors.InvalidRequestError("Only one of prompt, picture and mask can be on stdin.", param=param)
     if fields["prompt"] == _STDIN:
         # Surrogates make the model reject invalid UTF-8, as in an argument, which Python decodes the same way.
         fields["prompt"] = _read(_STDIN, param="prompt").decode("utf-8", "surrogateescape").rstrip("\r\n")
     if order.image is None:
-        return Txt2ImgRequest.model_validate(fields, strict=False), b""  # numbers are text here, as in a form
-    return Img2ImgRequest.model_validate(fields), _read(order.image, param="image")
+        return Txt2ImgRequest.model_validate(fields, strict=False, context=context), {}  # numbers are text here
+    is_inpainting = order.mask is not None or not _ONLY_INPAINTING.isdisjoint(fields)
+    kind = InpaintRequest if is_inpainting else Img2ImgRequest
+    request = kind.model_validate(fields, context=context)
+    files = {"image": _read(order.image, param="image")}
+    if order.mask is not None:
+        files["mask"] = _read(order.mask, param="mask")
+    return request, {name: partial(bytes, file) for name, file in files.items()}
 
 
 def _read(name: str, *, param: str) -> bytes:
@@ -208,8 +226,8 @@ def _end_on_signals(files: OutputFiles, progress: _Progress) -> None:
 
 
 async def _make(
-    request: Txt2ImgRequest | Img2ImgRequest,
-    picture: bytes,
+    request: _Request,
+    uploads: Uploads,
     registry: PipelineRegistry,
     settings: Settings,
     progress: _Progress,
@@ -221,8 +239,8 @@ async def _make(
     with ThreadPoolExecutor(request.num_images) as codec_threads:
         generation = Generation(engine, settings, codec_threads=codec_threads)
         generation.check_pixels(request)
-        if isinstance(request, Img2ImgRequest):
-            generation.decode(picture, request)  # a bad picture is rejected before the model is loaded
+        if not isinstance(request, Txt2ImgRequest):
+            request.to_params(uploads, settings)  # a bad picture is rejected before the model is loaded
         progress.begin(f"loading {settings.model}")
         started = time.monotonic()
         async with AsyncExitStack() as stack:
@@ -236,4 +254,4 @@ async def _make(
             progress.device_name = registry.loaded.device_name
             if isinstance(request, Txt2ImgRequest):
                 return load_s, await generation.from_text(request, encoding=encoding, observer=progress)
-            return load_s, await generation.from_picture(request, lambda: picture, encoding=encoding, observer=progress)
+            return load_s, await generation.from_uploads(request, uploads, encoding=encoding, observer=progress)

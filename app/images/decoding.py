@@ -7,8 +7,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from functools import partial
-from typing import BinaryIO, cast
+from dataclasses import dataclass
+from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageChops, ImageCms, ImageFile, ImageOps, _imaging
@@ -40,8 +40,12 @@ _BAND_PIXELS = 1 << 20
 """Pixels that are converted in one call, in up to five copies. Pillow blends 4 megapixels in 25 ms, holding the GIL."""
 
 _LANCZOS_SUPPORT = 3
+_OPAQUE = 255
 
 _MUCH_MEMORY = 16 << 20  # bytes, of the file and for decoding it, from which freed memory is returned to the system
+
+
+T = TypeVar("T")
 
 
 def decode_image(data: bytes | memoryview, size: Size | None, settings: Settings) -> Image.Image:
@@ -59,40 +63,64 @@ def decode_image(data: bytes | memoryview, size: Size | None, settings: Settings
         InvalidImageError: The picture is animated, truncated or damaged, takes too long to decode, or has an aspect
             that cannot be kept.
     """
+
+    def fit(picture: "_Picture") -> Image.Image:
+        target = size or preferred_size(picture.upright, max_pixels=settings.max_pixels)
+        fitted = _fit(picture.rgb_rows, picture.upright, target)
+        return fitted if picture.contents.profile is None else _as_srgb(fitted, picture.contents.profile)
+
+    return _decode(data, fit, settings)
+
+
+def decode_whole(data: bytes | memoryview, settings: Settings) -> tuple[Image.Image, Image.Image | None]:
+    """Decode an uploaded file at its own size. Blocks; call it in a thread.
+
+    Returns:
+        The upright picture as `decode_image` converts it, in RGB, and its opacity in mode L. None if all is opaque.
+
+    Raises:
+        TurboError: As `decode_image`.
+    """
+
+    def whole(picture: "_Picture") -> tuple[Image.Image, Image.Image | None]:
+        rgb = picture.join("RGB", picture.rgb_rows)
+        if picture.contents.profile is not None:
+            rgb = _as_srgb(rgb, picture.contents.profile)
+        opacity = picture.join("L", picture.opacity_rows) if picture.has_opacity else None
+        is_opaque = opacity is None or opacity.getextrema()[0] == _OPAQUE
+        return rgb, None if is_opaque else opacity
+
+    return _decode(data, whole, settings)
+
+
+def _decode(data: bytes | memoryview, use: "Callable[[_Picture], T]", settings: Settings) -> T:
+    """Decode the picture, and return what `use` makes of it."""
     memory_bytes = math.inf  # if decoding fails
     try:
-        image, memory_bytes = _decode(unpack(data), size, settings)
-        return image
+        contents = unpack(data)
+        try:
+            image = _open(contents)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise _too_large(settings.max_upload_pixels) from error
+        except Exception as error:  # as below
+            raise damaged() from error
+        stored = Size(*image.size)
+        with closing(image):  # frees the pixels even while an error's traceback refers to the picture
+            _check_cost(stored, contents, settings.max_upload_pixels)
+            try:
+                low_bytes_match = _match_low_bytes(contents)
+                _load(image)
+            except InvalidImageError:
+                raise
+            except Exception as error:  # for a damaged file, decoders raise struct.error, EOFError and others
+                raise damaged() from error
+            result = use(_Picture(image, contents, low_bytes_match))
+        memory_bytes = contents.memory_bytes(stored.pixels)
+        return result
     finally:  # the memory for decoding is freed by now
         if len(data) + memory_bytes > _MUCH_MEMORY:
             # Not after every picture: on a CPU, a pipeline's memory is returned too, which costs a tenth of its time.
             return_freed_memory()
-
-
-def _decode(contents: Contents, size: Size | None, settings: Settings) -> tuple[Image.Image, float]:
-    """Decode the picture; return it and the memory that this took, in bytes."""
-    try:
-        image = _open(contents)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(settings.max_upload_pixels) from error
-    except Exception as error:  # as below
-        raise damaged() from error
-    stored = Size(*image.size)
-    upright = stored if contents.orientation < _FIRST_TURNED else Size(stored.height, stored.width)
-    with closing(image):  # frees the pixels even while an error's traceback refers to the picture
-        _check_cost(stored, contents, settings.max_upload_pixels)
-        target = size or preferred_size(upright, max_pixels=settings.max_pixels)
-        try:
-            low_bytes_match = _match_low_bytes(contents)
-            _load(image)
-        except InvalidImageError:
-            raise
-        except Exception as error:  # for a damaged file, decoders raise struct.error, EOFError and others
-            raise damaged() from error
-        fitted = _fit(partial(_rgb_rows, image, contents, low_bytes_match), upright, target)
-    if contents.profile is not None:
-        fitted = _as_srgb(fitted, contents.profile)
-    return fitted, contents.memory_bytes(stored.pixels)
 
 
 def _open(contents: Contents) -> ImageFile.ImageFile:
@@ -204,9 +232,7 @@ def _fit(rgb_rows: Callable[[int, int], Image.Image], upright: Size, target: Siz
     the same, or are rounded in another order.
     """
     if upright.pixels <= _WHOLE_PIXELS:
-        whole = Image.new("RGB", (upright.width, upright.height), None)
-        for start, end in _bands(upright.width, 0, upright.height):
-            whole.paste(rgb_rows(start, end), (0, start))
+        whole = _join("RGB", upright, rgb_rows)
         return ImageOps.fit(whole, (target.width, target.height), Image.Resampling.LANCZOS)
     scale = min(upright.width / target.width, upright.height / target.height)
     left = max(0.0, (upright.width - target.width * scale) / 2)
@@ -223,18 +249,70 @@ def _fit(rgb_rows: Callable[[int, int], Image.Image], upright: Size, target: Siz
     return across.resize((target.width, target.height), Image.Resampling.LANCZOS, within)
 
 
-def _rgb_rows(
-    image: Image.Image, contents: Contents, low_bytes_match: Image.Image | None, start: int, end: int
-) -> Image.Image:
-    """Return rows of the upright picture from `start` to before `end`, as RGB blended with white."""
-    rows = _upright_rows(image, contents.orientation, start, end)
-    rgb = _as_rgb(rows)
-    if contents.transparent is not None:
-        clear = _match(rows, contents.transparent.levels)
-        if low_bytes_match is not None:
-            clear = ImageChops.logical_and(clear, _upright_rows(low_bytes_match, contents.orientation, start, end))
-        rgb.paste("white", (0, 0), clear)
-    return rgb
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """A decoded file, of which upright rows are converted as they are needed.
+
+    `low_bytes_match` is the mask of `_match_low_bytes`.
+    """
+
+    image: Image.Image
+    contents: Contents
+    low_bytes_match: Image.Image | None
+
+    @property
+    def upright(self) -> Size:
+        return _upright_size(Size(*self.image.size), self.contents)
+
+    @property
+    def has_opacity(self) -> bool:
+        return self.contents.transparent is not None or self.image.has_transparency_data
+
+    def join(self, mode: str, rows: Callable[[int, int], Image.Image]) -> Image.Image:
+        """Return the whole picture in this mode, converted in bands of rows."""
+        return _join(mode, self.upright, rows)
+
+    def rgb_rows(self, start: int, end: int) -> Image.Image:
+        """Return rows of the upright picture from `start` to before `end`, as RGB blended with white."""
+        rows = self._rows(start, end)
+        rgb = _as_rgb(rows)
+        if self.contents.transparent is not None:
+            rgb.paste("white", (0, 0), self._clear(rows, start, end))
+        return rgb
+
+    def opacity_rows(self, start: int, end: int) -> Image.Image:
+        """Return the opacity of these rows, in mode L."""
+        rows = self._rows(start, end)
+        if rows.has_transparency_data:
+            opacity = rows.convert("RGBA").getchannel("A")
+        else:
+            opacity = Image.new("L", rows.size, _OPAQUE)
+        if self.contents.transparent is not None:
+            opacity.paste(0, (0, 0), self._clear(rows, start, end))
+        return opacity
+
+    def _rows(self, start: int, end: int) -> Image.Image:
+        return _upright_rows(self.image, self.contents.orientation, start, end)
+
+    def _clear(self, rows: Image.Image, start: int, end: int) -> Image.Image:
+        """Return a mask of the pixels of these rows that have the transparent colour."""
+        assert self.contents.transparent is not None  # noqa: S101 - the callers have checked
+        clear = _match(rows, self.contents.transparent.levels)
+        if self.low_bytes_match is None:
+            return clear
+        low_bytes = _upright_rows(self.low_bytes_match, self.contents.orientation, start, end)
+        return ImageChops.logical_and(clear, low_bytes)
+
+
+def _upright_size(stored: Size, contents: Contents) -> Size:
+    return stored if contents.orientation < _FIRST_TURNED else Size(stored.height, stored.width)
+
+
+def _join(mode: str, size: Size, rows: Callable[[int, int], Image.Image]) -> Image.Image:
+    whole = Image.new(mode, (size.width, size.height), None)
+    for start, end in _bands(size.width, 0, size.height):
+        whole.paste(rows(start, end), (0, start))
+    return whole
 
 
 def _upright_rows(image: Image.Image, orientation: int, start: int, end: int) -> Image.Image:
@@ -265,6 +343,8 @@ def _as_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     try:
         embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if embedded.profile.xcolor_space.strip() != "RGB":  # grey or ink, which Pillow has already converted to RGB
+            return image
+        if ImageCms.getProfileDescription(embedded).startswith("sRGB"):  # the conversion could round pixels
             return image
         return ImageCms.profileToProfile(image, embedded, ImageCms.createProfile("sRGB")) or image
     except (ImageCms.PyCMSError, OSError, ValueError):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags
 
-from app.pipelines.base import GenerationParams, Img2ImgParams
+from app.pipelines.base import GenerationParams
 from app.settings import Settings
 
 _XMP = (
@@ -30,9 +30,11 @@ _NAMESPACES = {
     "TC260": "http://www.tc260.org.cn/ns/AIGC/1.0/",
 }
 
-_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-"""IPTC's "created using generative AI", for both modes. Its term compositeWithTrainedAlgorithmicMedia is for pictures
-of which only a part is generated, as by inpainting; image to image generates every pixel."""
+_SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype"
+_GENERATED = f"{_SOURCE_TYPES}/trainedAlgorithmicMedia"
+_PARTLY_GENERATED = f"{_SOURCE_TYPES}/compositeWithTrainedAlgorithmicMedia"
+"""IPTC's "created using generative AI", and "composite including generative AI" for inpainting. Image to image
+generates every pixel."""
 
 _USER_COMMENT_CODE = b"UNICODE\0"
 _EXIF_LONG, _EXIF_UNDEFINED = 4, 7
@@ -59,7 +61,7 @@ def provenance_of(
     parameters = parameters_text(params, model=model, vae=vae) if settings.image_metadata else None
     properties = {}
     if settings.ai_label:
-        properties["Iptc4xmpExt:DigitalSourceType"] = _SOURCE_TYPE
+        properties["Iptc4xmpExt:DigitalSourceType"] = _PARTLY_GENERATED if params.is_composite else _GENERATED
     if settings.aigc_producer:
         properties["TC260:AIGC"] = _aigc(settings.aigc_producer, _produce_id(pixels, parameters))
     return Provenance(parameters=parameters, xmp=_xmp(properties) if properties else None)
@@ -67,18 +69,17 @@ def provenance_of(
 
 def parameters_text(params: GenerationParams, *, model: str, vae: str | None = None) -> str:
     """Return a picture's parameters in the form of stable-diffusion-webui, which many tools read."""
-    fields = {
+    fields: dict[str, object] = {
         "Steps": params.num_inference_steps,
         "Sampler": "Euler a",
         "CFG scale": 0,
         "Seed": params.seed,
-        "Size": f"{params.width}x{params.height}",
+        "Size": "{}x{}".format(*params.finished_size),
         "Model": model,
     }
     if vae is not None:
         fields["VAE"] = vae
-    if isinstance(params, Img2ImgParams):
-        fields["Denoising strength"] = params.strength
+    fields |= params.metadata
     return f"{params.prompt}\n" + ", ".join(f"{name}: {value}" for name, value in fields.items())
 
 

@@ -9,18 +9,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, ClassVar, Protocol, TypeVar
 
-from PIL import Image
 from pydantic import BaseModel, Field
 
 from app.errors import InvalidRequestError
-from app.images.decoding import decode_image
 from app.images.encoding import MediaType, encode_image
 from app.images.provenance import parameters_text, provenance_of
 from app.images.sizes import Size
 from app.inference.admission import Place
 from app.inference.cost import Request
 from app.inference.engine import Engine, GenerationResult
-from app.pipelines.base import GenerationParams, Img2ImgParams, Mode, PipelineImage, Txt2ImgParams
+from app.modes.fields import Uploads
+from app.pipelines.base import GenerationParams, Mode, PipelineImage
 from app.settings import Settings
 
 T = TypeVar("T")
@@ -37,15 +36,15 @@ class Fields(Protocol):
 
 
 class TextFields(Fields, Protocol):
-    """The fields of a text-to-image request. `to_params` returns one params object per picture."""
+    """The fields of a request without files. `to_params` returns one params object per picture."""
 
-    def to_params(self) -> Sequence[Txt2ImgParams]: ...
+    def to_params(self) -> Sequence[GenerationParams]: ...
 
 
-class PictureFields(Fields, Protocol):
-    """The fields of an image-to-image request. In `to_params`, `image` is RGB and has the output's size."""
+class UploadFields(Fields, Protocol):
+    """The fields of a request with files. `to_params` decodes them, and returns one params object per picture."""
 
-    def to_params(self, image: Image.Image, /) -> Sequence[Img2ImgParams]: ...
+    def to_params(self, uploads: Uploads, settings: Settings, /) -> Sequence[GenerationParams]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,22 +144,20 @@ class Generation:
         async with self.engine.admission.admit(interruptible_by=observer.interruptible_by) as place:
             return await self._make(fields.to_params(), place, encoding, observer, {})
 
-    async def from_picture(
-        self, fields: PictureFields, read: Callable[[], bytes | memoryview], *, encoding: Encoding, observer: Observer
+    async def from_uploads(
+        self, fields: UploadFields, uploads: Uploads, *, encoding: Encoding, observer: Observer
     ) -> Generated:
-        """Make pictures from a prompt and an uploaded file.
-
-        `read` returns the file's bytes and releases them. It is called once, on a codec thread, and may block.
+        """Make pictures from a prompt and uploaded files.
 
         Raises:
-            TurboError: As `from_text`, or the file is not a usable picture.
+            TurboError: As `from_text`, or a file is not a usable picture.
         """
         self.check_pixels(fields)
         async with self.engine.admission.admit(interruptible_by=observer.interruptible_by) as place:
             seconds: dict[str, float] = {}
             with _stage("decode", observer, seconds):
-                image = await self._in_thread(lambda: self.decode(read(), fields))
-            return await self._make(fields.to_params(image), place, encoding, observer, seconds)
+                params = await self._in_thread(lambda: fields.to_params(uploads, self.settings))
+            return await self._make(params, place, encoding, observer, seconds)
 
     def check_pixels(self, fields: Fields) -> None:
         """Check the request's size against `TURBO_MAX_PIXELS`.
@@ -182,14 +179,6 @@ class Generation:
             raise InvalidRequestError(
                 f"width x height is {size.pixels} pixels, and at most {max_pixels} may be asked for.", param=param
             )
-
-    def decode(self, data: bytes | memoryview, fields: PictureFields) -> Image.Image:
-        """Decode an uploaded file to the request's size. Blocks.
-
-        Raises:
-            TurboError: The file is not a usable picture.
-        """
-        return decode_image(data, fields.chosen_size, self.settings)
 
     async def _make(
         self, params: Request, place: Place, encoding: Encoding, observer: Observer, seconds: dict[str, float]
@@ -243,9 +232,11 @@ class Generation:
         return made
 
     def _encode(self, image: PipelineImage, params: GenerationParams, encoding: Encoding) -> bytes:
-        """Return a picture's file, with its watermark and the allowed metadata. On a codec thread."""
+        """Finish a picture, and return its file, with its watermark and the allowed metadata. On a codec thread."""
         loaded = self.engine.registry.loaded
-        pixels = image.pixels if loaded.watermark is None else loaded.watermark(image.pixels)
+        pixels = params.finish(image.pixels)
+        if loaded.watermark is not None:
+            pixels = loaded.watermark(pixels)
         provenance = provenance_of(params, pixels, loaded.model, self.settings, vae=loaded.vae)
         return encode_image(pixels, encoding.media_type, quality=encoding.quality, provenance=provenance)
 
@@ -258,9 +249,9 @@ class Generation:
             prompt_truncated=image.prompt_truncated,
             num_inference_steps=params.num_inference_steps,
             effective_steps=params.effective_steps,
-            strength=params.strength if isinstance(params, Img2ImgParams) else None,
-            width=params.width,
-            height=params.height,
+            strength=params.strength,
+            width=params.finished_size[0],
+            height=params.finished_size[1],
         )
 
     def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:

@@ -1,24 +1,16 @@
 """Sample pictures, to warm up, check and measure pipelines."""
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 
-from PIL import Image
-
-from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, Mode, Txt2ImgParams
+from app.modes.catalogue import MODES
+from app.pipelines.base import GenerationParams, LoadedPipelines, Mode
 
 
 def sample_pictures(
     mode: Mode, size: tuple[int, int], count: int, *, prompt: str = "a red circle on a blue background"
 ) -> list[GenerationParams]:
     """Return pictures with a request's default steps, and a different prompt and seed each."""
-    make: Callable[..., GenerationParams]
-    if mode is Mode.TXT2IMG:
-        make = partial(Txt2ImgParams, num_inference_steps=1, width=size[0], height=size[1])
-    else:
-        image = Image.linear_gradient("L").resize(size).convert("RGB")
-        make = partial(Img2ImgParams, num_inference_steps=2, strength=0.5, image=image)
-    return [make(prompt=f"{prompt} {seed}", seed=seed) for seed in range(count)]
+    return [MODES[mode].sample(size, prompt=f"{prompt} {seed}", seed=seed) for seed in range(count)]
 
 
 def warm_up_batches(loaded: LoadedPipelines, sizes: Sequence[tuple[int, int]]) -> Iterator[list[GenerationParams]]:

@@ -21,7 +21,9 @@ from app.errors import InvalidRequestError, TurboError
 from app.images.encoding import MediaType
 from app.inference.field_names import unknown_reason
 from app.inference.generation import Encoding, Generated, Generation
-from app.inference.request_validation import Img2ImgRequest, Txt2ImgRequest
+from app.modes.fields import context_of, describe_max_steps
+from app.modes.img2img import Img2ImgRequest
+from app.modes.txt2img import Txt2ImgRequest
 
 _log = logging.getLogger(__name__)
 
@@ -82,14 +84,20 @@ _MUST_BE_EMPTY = ("guidance_scale", "negative_prompt")
 
 def make_server(generation: Generation, transport: Transport) -> Server[Any]:
     """Return a server with the tools."""
+    max_steps = generation.settings.max_steps
     limit = f" width x height may be at most {generation.settings.max_pixels}."
     tools = [
-        _tool("text_to_image", "Text to image", f"Draw pictures from a prompt.{limit}", _schema_of(_TextToImage)),
+        _tool(
+            "text_to_image",
+            "Text to image",
+            f"Draw pictures from a prompt.{limit}",
+            _schema_of(_TextToImage, max_steps=max_steps),
+        ),
         _tool(
             "image_to_image",
             "Image to image",
             f"Draw pictures from a prompt and a picture.{limit}",
-            _schema_of(_ImageToImage, picture_forms=transport.picture_forms),
+            _schema_of(_ImageToImage, max_steps=max_steps, picture_forms=transport.picture_forms),
         ),
     ]
 
@@ -135,9 +143,10 @@ def _tool(name: str, title: str, description: str, input_schema: dict[str, Any])
     return types.Tool(name=name, title=title, description=description, input_schema=input_schema, annotations=_HINTS)
 
 
-def _schema_of(model: type[BaseModel], *, picture_forms: str = "") -> dict[str, Any]:
+def _schema_of(model: type[BaseModel], *, max_steps: int, picture_forms: str = "") -> dict[str, Any]:
     """Return the flat schema that language models read best: without null, titles and fields that must be empty."""
     schema = model.model_json_schema()
+    describe_max_steps(schema, max_steps)
     properties: dict[str, Any] = {}
     for name, described in schema["properties"].items():
         if name in _MUST_BE_EMPTY:
@@ -160,14 +169,15 @@ def _schema_of(model: type[BaseModel], *, picture_forms: str = "") -> dict[str, 
 def _request(
     generation: Generation, transport: Transport, params: types.CallToolRequestParams, context: Any
 ) -> tuple[_TextToImage | _ImageToImage, Make]:
-    arguments = params.arguments or {}
+    arguments, limits = params.arguments or {}, context_of(generation.settings.max_steps)
     if params.name == "text_to_image":
-        text = _TextToImage.model_validate(arguments)
+        text = _TextToImage.model_validate(arguments, context=limits)
         return text, partial(generation.from_text, text)
     if params.name != "image_to_image":
         raise MCPError(types.INVALID_PARAMS, f"There is no tool {params.name[:100]}.")
-    picture = _ImageToImage.model_validate(arguments, strict=True)
-    return picture, partial(generation.from_picture, picture, transport.picture_reader(picture.image, context))
+    picture = _ImageToImage.model_validate(arguments, strict=True, context=limits)
+    uploads = {"image": transport.picture_reader(picture.image, context)}
+    return picture, partial(generation.from_uploads, picture, uploads)
 
 
 def _reasons(error: ValidationError, tool: str) -> str:

@@ -1,9 +1,10 @@
 """The seam: what the service asks of a pipeline, in types that need no torch."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +15,11 @@ MAX_PROMPT_TOKENS = 77
 
 
 class Mode(StrEnum):
-    """What a picture is made from."""
+    """What a picture is made from; `app/modes/` has a module for each."""
 
     TXT2IMG = "txt2img"
     IMG2IMG = "img2img"
+    INPAINT = "inpaint"
 
 
 Kind = tuple[Mode, int, int, int]
@@ -38,65 +40,87 @@ class BatchKey:
     def kind(self) -> Kind:
         steps = self.num_inference_steps
         if self.strength is not None:
-            steps = effective_img2img_steps(steps, self.strength)
+            steps = effective_steps(steps, self.strength)
         return self.mode, self.width, self.height, steps
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Txt2ImgParams:
-    """One picture to be made from a prompt. Width and height are in pixels, multiples of 8."""
-
-    mode: ClassVar[Mode] = Mode.TXT2IMG
-
-    prompt: str
-    seed: int
-    num_inference_steps: int
-    width: int
-    height: int
-
-    @property
-    def effective_steps(self) -> int:
-        return self.num_inference_steps
-
-    @property
-    def batch_key(self) -> BatchKey:
-        return BatchKey(self.mode, self.width, self.height, self.num_inference_steps)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Img2ImgParams:
-    """One picture to be made from a prompt and an RGB picture of the output's size (sides multiples of 8)."""
+class GenerationParams(ABC):
+    """One picture to be made. Each mode has a subclass, in `app/modes/`.
 
-    mode: ClassVar[Mode] = Mode.IMG2IMG
+    A pipeline makes a picture of `width` x `height` pixels, both multiples of 8. `finish` makes the request's picture
+    of it, which may have another size.
+    """
+
+    mode: ClassVar[Mode]
+    is_composite: ClassVar[bool] = False
+    """Whether a part of the finished picture comes from the upload."""
 
     prompt: str
     seed: int
     num_inference_steps: int
-    strength: float
-    image: Image.Image
 
     @property
-    def width(self) -> int:
-        return self.image.width
+    @abstractmethod
+    def width(self) -> int: ...
 
     @property
-    def height(self) -> int:
-        return self.image.height
+    @abstractmethod
+    def height(self) -> int: ...
+
+    @property
+    def strength(self) -> float | None:
+        """The share of the steps that run, from a picture on; None if all run, from noise."""
+        return None
+
+    @property
+    def start(self) -> Image.Image | None:
+        """The RGB picture of this size to start from; None to start from noise."""
+        return None
+
+    @property
+    def mask(self) -> Image.Image | None:
+        """A picture of this size in mode L: where it is 128 or more is drawn, the rest stays as in `start`.
+
+        None draws everything.
+        """
+        return None
+
+    @property
+    def hides_masked(self) -> bool:
+        """Whether noise replaces what `start` shows where the mask draws."""
+        return False
+
+    @property
+    def finished_size(self) -> tuple[int, int]:
+        """Width and height of the finished picture."""
+        return self.width, self.height
+
+    def finish(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Return the finished picture, of shape (height, width, 3), from the pipeline's. Blocks, on any thread."""
+        return pixels
+
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        """Further parameters for the picture's file, with the names that stable-diffusion-webui gives them."""
+        return {} if self.strength is None else {"Denoising strength": self.strength}
 
     @property
     def effective_steps(self) -> int:
-        return effective_img2img_steps(self.num_inference_steps, self.strength)
+        return self.batch_key.kind[-1]
 
     @property
     def batch_key(self) -> BatchKey:
         return BatchKey(self.mode, self.width, self.height, self.num_inference_steps, self.strength)
 
+    @classmethod
+    @abstractmethod
+    def sample(cls, size: tuple[int, int], *, prompt: str, seed: int) -> Self:
+        """Return a picture with a request's default steps, to warm up, check and measure pipelines."""
 
-GenerationParams = Txt2ImgParams | Img2ImgParams
 
-
-def effective_img2img_steps(num_inference_steps: int, strength: float) -> int:
-    """Return the denoising steps that image to image runs.
+def effective_steps(num_inference_steps: int, strength: float) -> int:
+    """Return the denoising steps that run from a picture on.
 
     Source: the SDXL-Turbo model card, and `get_timesteps` of diffusers' StableDiffusionXLImg2ImgPipeline.
     """

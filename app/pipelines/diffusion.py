@@ -17,7 +17,7 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from app.errors import DeadPictureError, DeviceOutOfMemoryError
-from app.pipelines.base import BatchKey, GenerationParams, Img2ImgParams, PipelineImage
+from app.pipelines.base import BatchKey, GenerationParams, PipelineImage
 from app.pipelines.batch_sizes import BatchSizes
 from app.pipelines.device import TorchDevice
 from app.pipelines.device_errors import device_errors
@@ -31,6 +31,9 @@ from app.pipelines.work import StageTimes
 _LOGVAR = (-30.0, 20.0)
 """Bounds of the logarithm of the posterior's variance (DiagonalGaussianDistribution of diffusers)."""
 
+_DRAWN = 128
+"""Level of a mask from which latents are drawn: a half of white, as in diffusers' mask processor."""
+
 _CHECKED_AT_START = 512 * 512
 _NUMBERS_PER_PIXEL = 14
 """Numbers that a CPU holds for a pixel while the VAE decodes, for each channel of its outermost block. SDXL-Turbo's 128
@@ -41,7 +44,7 @@ channels in bf16 took 2.6 KB a pixel at 1536x1024 and 3.4 KB at 1792x1024 (peak 
 class SdxlTurboPipeline:
     """One mode of SDXL-Turbo, built from a diffusers pipeline's parts: diffusers' own call makes one prompt's pictures.
 
-    `pipe` is a StableDiffusionXLPipeline or StableDiffusionXLImg2ImgPipeline that is already on `device`.
+    `pipe` is the diffusers pipeline of the mode, such as StableDiffusionXLImg2ImgPipeline, already on `device`.
     """
 
     pipe: Any
@@ -180,18 +183,49 @@ class SdxlTurboPipeline:
         )
         sides = (first.height // pipe.vae_scale_factor, first.width // pipe.vae_scale_factor)
         draw = partial(self._draw, generators, (1, pipe.unet.config.in_channels, *sides), self._dtype)
-        if isinstance(first, Img2ImgParams):
-            start = self._encode(batch, generators)  # draws before the noise
-            latents = schedule.noised(start, draw(), begin)
+        start = None if first.start is None else self._encode(batch, generators)  # draws before the noise
+        noise = draw()
+        mask = None
+        if start is not None and first.mask is not None:
+            mask = self._mask(batch, generators)
+            start = start.contiguous()  # the layout in which diffusers blends; on a CPU another one rounds differently
+        if start is None or (mask is not None and first.strength == 1):
+            latents = schedule.initial(noise)
+        elif mask is None:
+            latents = schedule.noised(start, noise, begin)
         else:
-            latents = schedule.initial(draw())
+            latents = schedule.noised(self._hidden(batch, start, mask, noise), noise, begin)
         for step in range(begin, first.num_inference_steps):
             with self._stage("unet"):
                 scaled = schedule.scaled(latents, step)
                 predicted = self.networks.predict_noise(scaled, schedule.timesteps[step], *conditions)
-            noise = draw() if schedule.adds_noise(step) else None
-            latents = schedule.after(step, latents, predicted, noise)
+            latents = schedule.after(step, latents, predicted, draw() if schedule.adds_noise(step) else None)
+            if start is not None and mask is not None:
+                is_last = step + 1 == first.num_inference_steps
+                kept = start if is_last else schedule.noised(start, noise, step + 1)
+                latents = (1 - mask) * kept + mask * latents
         return latents
+
+    def _mask(self, batch: Sequence[GenerationParams], generators: Sequence[torch.Generator]) -> Tensor:
+        """Return the masks of the pictures at the latents' size, of shape (batch, 1, height / 8, width / 8): 0 or 1.
+
+        Also draw what diffusers draws at this point, when it encodes the rest of the picture for other UNets.
+        """
+        every = self.pipe.vae_scale_factor
+        drawn = [np.asarray(params.mask)[::every, ::every] >= _DRAWN for params in batch]
+        if not isinstance(self.pipe.vae, AutoencoderTiny):
+            shape = (1, self.pipe.vae.config.latent_channels, *drawn[0].shape)
+            for generator in generators:
+                torch.randn(shape, generator=generator, dtype=self._vae_dtype)
+        return self.device.receive(torch.from_numpy(np.stack(drawn)[:, None]).to(self._dtype))
+
+    def _hidden(self, batch: Sequence[GenerationParams], start: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+        """Return the latents to start from, with noise where the mask draws, for the pictures that ask for it."""
+        if not any(params.hides_masked for params in batch):
+            return start
+        hides = torch.tensor([params.hides_masked for params in batch], dtype=self._dtype)
+        hidden = mask * self.device.receive(hides).view(-1, 1, 1, 1)
+        return (1 - hidden) * start + hidden * noise
 
     def _draw(self, generators: Sequence[torch.Generator], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Draw noise of this shape for each picture, from its own generator on the host; return it on the device."""
@@ -201,7 +235,7 @@ class SdxlTurboPipeline:
     def _encode(self, batch: Sequence[Any], generators: Sequence[torch.Generator]) -> Tensor:
         """Return the latents of the RGB pictures to start from, drawn from the VAE's posterior as diffusers does."""
         vae = self.pipe.vae
-        pixels = torch.cat([self.pipe.image_processor.preprocess(params.image) for params in batch])
+        pixels = torch.cat([self.pipe.image_processor.preprocess(params.start) for params in batch])
         with self._stage("vae encode"):
             encoded = self._by_picture(self.networks.encode, self.device.receive(pixels.to(self._vae_dtype)))
         if not isinstance(vae, AutoencoderTiny):

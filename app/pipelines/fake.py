@@ -16,8 +16,8 @@ _PAINT_S = 1e-8
 class FakePipeline:
     """Paints an 8x8 pattern drawn from a hash of the params, scaled to the output's size.
 
-    Image to image blends the pattern over the input by `strength`. A word counts as one token. Each picture takes
-    `inference_s` seconds.
+    From a picture on, the pattern is blended over it by `strength`, where the mask draws. A word counts as one token.
+    Each picture takes `inference_s` seconds.
     """
 
     def __init__(self, *, inference_s: float = 0.0, max_batch: int = 8) -> None:
@@ -35,8 +35,10 @@ class FakePipeline:
         key = f"{params.mode}|{params.prompt}|{params.seed}|{params.effective_steps}"
         pattern = Image.frombytes("RGB", (8, 8), hashlib.shake_128(key.encode()).digest(8 * 8 * 3))
         image = pattern.resize((params.width, params.height), Image.Resampling.NEAREST)
-        if isinstance(params, base.Img2ImgParams):
-            image = Image.blend(params.image, image, params.strength)
+        if params.start is not None and params.strength is not None:
+            image = Image.blend(params.start, image, params.strength)
+            if params.mask is not None:
+                image = Image.composite(image, params.start, params.mask)
         return base.PipelineImage(pixels=np.asarray(image), tokens=len(params.prompt.split()) + 2)
 
 
@@ -51,7 +53,7 @@ class FakeDevice:
 
 
 def load_fake(*, inference_s: float = 0.0, max_batch: int = 8) -> base.LoadedPipelines:
-    """Load the fake for both modes; the contract is `PipelineLoader`."""
+    """Load the fake for every mode; the contract is `PipelineLoader`."""
     pipeline = FakePipeline(inference_s=inference_s, max_batch=max_batch)
     return base.LoadedPipelines(
         by_mode=dict.fromkeys(base.Mode, pipeline),

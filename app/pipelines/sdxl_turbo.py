@@ -1,4 +1,4 @@
-"""SDXL-Turbo's loader: one set of weights for both modes, on one device."""
+"""SDXL-Turbo's loader: one set of weights for all modes, on one device."""
 
 import logging
 import sys
@@ -38,6 +38,12 @@ _MODELS = {
 }
 """The models of SDXL-Turbo's model_index.json."""
 
+_PIPELINES = {
+    Mode.IMG2IMG: diffusers.AutoPipelineForImage2Image,
+    Mode.INPAINT: diffusers.AutoPipelineForInpainting,
+}
+"""diffusers' pipelines of the modes. Other modes have the parts of text to image."""
+
 _TENSORS_AT_ONCE = 16
 """Tensors of the UNet that are read at once: at most 0.4 of 5 GB. Each time the file's header is read anew."""
 
@@ -56,7 +62,7 @@ _COMPILE_LIMITS = 20
 
 
 def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder: Path | None = None) -> LoadedPipelines:
-    """Open the device and load both modes from one set of weights; the contract is `PipelineLoader`.
+    """Open the device and load every mode from one set of weights; the contract is `PipelineLoader`.
 
     `folder` is a diffusers folder with fp16 safetensors. `vae_folder` has the VAE that replaces the model's own.
     `app.weights` has checked both. `model` is the name to report.
@@ -101,7 +107,7 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
 
 
 def assemble(txt2img: Any, device: TorchDevice, settings: Settings, *, model: str) -> LoadedPipelines:
-    """Move a diffusers pipeline to the device, fit its networks to it, and return both modes, made from its parts."""
+    """Move a diffusers pipeline to the device, fit its networks to it, and return every mode, made from its parts."""
     kind, dtype = device.torch_device.type, txt2img.unet.dtype
     # The VAE has one dtype for good. The pipelines convert its inputs and outputs.
     force_upcast = txt2img.vae.config.get("force_upcast", False)
@@ -111,9 +117,13 @@ def assemble(txt2img: Any, device: TorchDevice, settings: Settings, *, model: st
     fused = fit_networks(txt2img, settings)
     if kind == "cpu":
         keep_freed_memory()
+
     # The scheduler holds the step index, so each mode has its own (huggingface/diffusers#7851). They share all else.
-    scheduler = type(txt2img.scheduler).from_config(txt2img.scheduler.config)
-    img2img = diffusers.AutoPipelineForImage2Image.from_pipe(txt2img, scheduler=scheduler)
+    def of_mode(mode: Mode) -> Any:
+        if mode not in _PIPELINES:
+            return txt2img
+        scheduler = type(txt2img.scheduler).from_config(txt2img.scheduler.config)
+        return _PIPELINES[mode].from_pipe(txt2img, scheduler=scheduler)
 
     networks = choose_networks(txt2img, settings, fused, model=model, check=device.check)
     tokenizers = (txt2img.tokenizer, txt2img.tokenizer_2)
@@ -121,10 +131,7 @@ def assemble(txt2img: Any, device: TorchDevice, settings: Settings, *, model: st
     prompts = PromptEncoder(tokenizers, networks.encode_text, device.receive, cache_bytes=cache_bytes)
     sizes = _choose_batch_sizes(settings, kind)
     stage_times = StageTimes()
-    pipelines = {
-        mode: SdxlTurboPipeline(pipe, networks, prompts, device, sizes, stage_times)
-        for mode, pipe in ((Mode.TXT2IMG, txt2img), (Mode.IMG2IMG, img2img))
-    }
+    pipelines = {mode: SdxlTurboPipeline(of_mode(mode), networks, prompts, device, sizes, stage_times) for mode in Mode}
 
     def on_warm() -> None:
         networks.stop_compiling()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from app.pipelines.base import GenerationParams, Img2ImgParams
+from app.pipelines.base import GenerationParams
 
 _UNIT_PIXELS = 512 * 512
 
@@ -43,7 +43,7 @@ class StageTimes:
         """Return the work of a picture, in seconds or in TFLOP; only the proportion of two pictures' work counts."""
         stages = self._stages
         by_size = params.effective_steps * stages["unet"] + stages["vae decode"]
-        if isinstance(params, Img2ImgParams):
+        if params.start is not None:
             by_size += stages["vae encode"]
         return stages["text"] + _scale(params) * by_size
 

@@ -7,7 +7,7 @@ import schemathesis
 from hypothesis import strategies as st
 
 from app.inference.field_names import MEANT
-from app.inference.request_validation import MAX_IMAGES_OF_CLIENTS, MAX_SEED
+from app.modes.fields import MAX_IMAGES_OF_CLIENTS, MAX_SEED
 from tests.conftest import PNG_MAGIC, png
 
 _RIGHT_SOMEWHERE = {

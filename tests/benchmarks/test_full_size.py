@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
-from app.pipelines.base import Mode, Txt2ImgParams
+from app.modes.txt2img import Txt2ImgParams
+from app.pipelines.base import Mode
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
 from app.settings import Settings
 from app.weights.layout import check_model, is_needed

@@ -16,7 +16,7 @@ import pytest
 from app import __version__
 from app.api.native.routes import Img2ImgForm
 from app.cli.commands import main
-from app.inference.request_validation import Txt2ImgRequest
+from app.modes.txt2img import Txt2ImgRequest
 from app.settings import Settings
 from tests.conftest import ServerProcess, StartServer, opened
 

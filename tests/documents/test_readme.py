@@ -19,8 +19,9 @@ from app.cli import commands as command_line
 from app.cli import generate
 from app.errors import StartError, TurboError
 from app.images import encoding
-from app.inference.request_validation import MAX_PROMPT_CHARACTERS, Txt2ImgRequest
 from app.main import create_app
+from app.modes.fields import MAX_PROMPT_CHARACTERS
+from app.modes.txt2img import Txt2ImgRequest
 from app.pipelines.base import MAX_PROMPT_TOKENS
 from app.server import connections, process
 from app.settings import MAX_SIDE, MIN_SIDE, PREFIX, SIDE_MULTIPLE, Settings

@@ -13,7 +13,8 @@ from PIL import ExifTags, Image
 
 from app.images.encoding import MediaType, encode_image
 from app.images.provenance import Provenance, parameters_text, provenance_of
-from app.pipelines.base import Img2ImgParams, Txt2ImgParams
+from app.modes.img2img import Img2ImgParams
+from app.modes.txt2img import Txt2ImgParams
 from app.settings import Settings
 from tests.conftest import opened
 

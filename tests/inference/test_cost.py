@@ -4,7 +4,9 @@ import pytest
 from PIL import Image
 
 from app.inference.cost import CostModel
-from app.pipelines.base import GenerationParams, Img2ImgParams, Txt2ImgParams
+from app.modes.img2img import Img2ImgParams
+from app.modes.txt2img import Txt2ImgParams
+from app.pipelines.base import GenerationParams
 
 
 def picture(side: int = 512, steps: int = 1) -> Txt2ImgParams:

@@ -5,7 +5,8 @@ import pytest
 
 from app.errors import ClientDisconnectedError, DeadPictureError, DeviceLostError, DeviceOutOfMemoryError
 from app.inference.device_guard import DeviceGuard
-from app.pipelines.base import GenerationParams, PipelineImage, Txt2ImgParams
+from app.modes.txt2img import Txt2ImgParams
+from app.pipelines.base import GenerationParams, PipelineImage
 from tests.support.gated_pipeline import GatedPipeline
 
 BATCH = [Txt2ImgParams(prompt="a cat", seed=seed, num_inference_steps=1, width=64, height=64) for seed in range(3)]

@@ -24,7 +24,9 @@ from app.inference.admission import Admission
 from app.inference.batching_lock import BatchingLock
 from app.inference.engine import Engine, GenerationResult
 from app.inference.registry import PipelineRegistry
-from app.pipelines.base import GenerationParams, Img2ImgParams, Txt2ImgParams
+from app.modes.img2img import Img2ImgParams
+from app.modes.txt2img import Txt2ImgParams
+from app.pipelines.base import GenerationParams
 from tests.conftest import until
 from tests.support.clock import Clock
 from tests.support.gated_pipeline import GatedPipeline

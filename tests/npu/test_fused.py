@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own habit
 
-from app.pipelines.base import Mode, Txt2ImgParams
+from app.modes.txt2img import Txt2ImgParams
+from app.pipelines.base import Mode
 from app.pipelines.networks import operators as plain
 from app.pipelines.npu.fused import FusedOperators, _fault, family_of, fused_operators
 from app.settings import FUSED_OPERATORS

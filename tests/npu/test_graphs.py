@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from app.pipelines.base import Mode, Txt2ImgParams
+from app.modes.txt2img import Txt2ImgParams
+from app.pipelines.base import Mode
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
 from app.settings import Settings
 from tests.npu.conftest import service_on_npu

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from app.errors import DeviceUnavailableError
-from app.pipelines.base import LoadedPipelines, Mode, Txt2ImgParams
+from app.modes.txt2img import Txt2ImgParams
+from app.pipelines.base import LoadedPipelines, Mode
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
 from app.settings import Settings
 from app.weights.source import DemoSource

@@ -18,7 +18,9 @@ from PIL import Image
 from app.errors import DeviceOutOfMemoryError
 from app.inference.batching_lock import BatchingLock
 from app.inference.registry import PipelineRegistry
-from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, Mode, Txt2ImgParams
+from app.modes.img2img import Img2ImgParams
+from app.modes.txt2img import Txt2ImgParams
+from app.pipelines.base import GenerationParams, LoadedPipelines, Mode
 from app.pipelines.batch_sizes import BatchSizes
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
 from app.settings import Settings
@@ -99,7 +101,7 @@ def test_the_bytes_are_the_same_where_the_processor_has_no_avx512(tiny_folder: P
     code = f"""
 import random
 from pathlib import Path
-from app.pipelines.base import Mode
+from app.pipelines.base import (Mode)
 from app.pipelines.batch_sizes import BatchSizes
 from tests.pipelines.test_batching import load, pixels, random_batch
 BatchSizes.limit = lambda self, key: max(self._allowed(key))

@@ -2,7 +2,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from app.pipelines.base import Img2ImgParams, Txt2ImgParams
+from app.modes.img2img import Img2ImgParams
+from app.modes.txt2img import Txt2ImgParams
 from app.pipelines.fake import FakePipeline
 
 

@@ -1,3 +1,4 @@
+import itertools
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
     AutoPipelineForImage2Image,
+    AutoPipelineForInpainting,
     AutoPipelineForText2Image,
     UNet2DConditionModel,
 )
@@ -28,13 +30,19 @@ from app.errors import (
     MemoryTooSmallError,
     WeightsError,
 )
-from app.pipelines.base import GenerationParams, Img2ImgParams, LoadedPipelines, Mode, PipelineImage, Txt2ImgParams
+from app.images.sizes import Size
+from app.modes.img2img import Img2ImgParams
+from app.modes.inpaint import Area, Fill, InpaintParams, inpaint_params
+from app.modes.txt2img import Txt2ImgParams
+from app.pipelines.base import GenerationParams, LoadedPipelines, Mode, PipelineImage
 from app.pipelines.diffusion import check_alive, extremes
 from app.pipelines.sdxl_turbo import count_parameters, load_sdxl_turbo, weights_errors
 from app.settings import Settings
 from tests.support.tiny_model import shard_unet
 
 START = Image.effect_mandelbrot((96, 64), (-2, -1, 1, 1), 20).convert("RGB")
+MASK = Image.new("L", START.size)
+MASK.paste(255, (24, 8, 64, 48))
 
 
 def load(folder: Path, **options: Any) -> LoadedPipelines:
@@ -52,6 +60,20 @@ def txt2img(prompt: str = "a cat", *, seed: int = 1, steps: int = 1) -> Txt2ImgP
 
 def img2img(prompt: str = "a cat", *, seed: int = 1, steps: int = 2, strength: float = 0.5) -> Img2ImgParams:
     return Img2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, strength=strength, image=START)
+
+
+def inpaint(
+    prompt: str = "a cat",
+    *,
+    seed: int = 1,
+    steps: int = 4,
+    strength: float = 1.0,
+    mask: Image.Image = MASK,
+    fill: Fill = "original",
+) -> InpaintParams:
+    area = Area.of(START, mask, Size(96, 64), feather=8, padding=None, max_pixels=1 << 20)
+    (params,) = inpaint_params(prompt, [seed], steps=steps, strength=strength, area=area, fill=fill)
+    return params
 
 
 def make(pipelines: LoadedPipelines, params: GenerationParams) -> PipelineImage:
@@ -97,13 +119,65 @@ def test_image_to_image_gives_the_pixels_of_diffusers_own_call(
     assert made.pixels.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("params", [txt2img(steps=4), img2img(steps=4)], ids=["txt2img", "img2img"])
+def inpainted_by_diffusers(folder: Path, params: InpaintParams, **kwargs: Any) -> Image.Image:
+    oracle = AutoPipelineForInpainting.from_pretrained(folder, variant="fp16", dtype=torch.float32, **kwargs)
+    oracle.vae.to(memory_format=torch.channels_last)
+    made: Image.Image = oracle(
+        params.prompt,
+        image=params.start,
+        mask_image=params.mask,
+        num_inference_steps=params.num_inference_steps,
+        strength=params.strength,
+        guidance_scale=0.0,
+        width=params.width,
+        height=params.height,
+        generator=torch.Generator().manual_seed(params.seed),
+    ).images[0]
+    return made
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(1, 1.0), (2, 0.5), (3, 0.7), (4, 0.5), (4, 1.0)])
+def test_inpainting_gives_the_pixels_of_diffusers_own_call_before_they_are_pasted(
+    pipelines: LoadedPipelines, tiny_folder: Path, steps: int, strength: float
+) -> None:
+    params = inpaint(steps=steps, strength=strength)
+    expected = inpainted_by_diffusers(tiny_folder, params)
+    assert make(pipelines, params).pixels.tobytes() == expected.tobytes()
+
+
+def test_a_grey_and_ragged_mask_gives_the_pixels_of_diffusers_own_call(
+    pipelines: LoadedPipelines, tiny_folder: Path
+) -> None:
+    ragged = Image.effect_noise(START.size, 90)
+    params = inpaint(steps=3, strength=0.7)
+    params = replace(params, area=replace(params.area, mask=ragged))
+    expected = inpainted_by_diffusers(tiny_folder, params)
+    assert make(pipelines, params).pixels.tobytes() == expected.tobytes()
+
+
+def test_with_noise_the_masked_part_forgets_what_it_showed(pipelines: LoadedPipelines) -> None:
+    def inside(params: InpaintParams) -> Any:
+        area = replace(params.area, image=Image.composite(Image.new("RGB", START.size, "red"), START, MASK))
+        return pixels(make(pipelines, params)), pixels(make(pipelines, replace(params, area=area)))
+
+    original, red = inside(inpaint(steps=2, strength=0.5))
+    forgotten, also = inside(inpaint(steps=2, strength=0.5, fill="noise"))
+    outside = np.asarray(MASK) == 0
+    assert (original != red).any()
+    assert np.abs(forgotten[~outside].astype(int) - also[~outside]).mean() < 1
+    assert (forgotten != original).any()
+
+
+@pytest.mark.parametrize(
+    "params", [txt2img(steps=4), img2img(steps=4), inpaint()], ids=["txt2img", "img2img", "inpaint"]
+)
 def test_the_same_seed_gives_the_same_picture_whatever_was_made_before(
     pipelines: LoadedPipelines, params: GenerationParams
 ) -> None:
     first = pixels(make(pipelines, params))
     make(pipelines, txt2img("something else", seed=9, steps=3))
     make(pipelines, img2img("something else", seed=9, steps=3))
+    make(pipelines, inpaint("something else", seed=9, steps=3, fill="noise", strength=0.7))
     assert (pixels(make(pipelines, params)) == first).all()
 
 
@@ -133,18 +207,19 @@ def test_the_picture_that_image_to_image_starts_from_matters(pipelines: LoadedPi
     assert (pixels(make(pipelines, img2img())) != pixels(make(pipelines, black))).any()
 
 
-def test_both_modes_share_every_component_but_the_scheduler(pipelines: LoadedPipelines) -> None:
-    one, other = (pipelines.by_mode[mode].pipe for mode in Mode)  # type: ignore[attr-defined] # what is shared is what is tested
-    assert one.unet is other.unet
-    assert one.vae is other.vae
-    assert one.text_encoder is other.text_encoder
-    assert one.text_encoder_2 is other.text_encoder_2
-    assert one.scheduler is not other.scheduler
-    assert one.scheduler.config == other.scheduler.config
+def test_all_modes_share_every_component_but_the_scheduler(pipelines: LoadedPipelines) -> None:
+    pipes = [pipelines.by_mode[mode].pipe for mode in Mode]  # type: ignore[attr-defined] # what is shared is what is tested
+    for one, other in itertools.combinations(pipes, 2):
+        assert one.unet is other.unet
+        assert one.vae is other.vae
+        assert one.text_encoder is other.text_encoder
+        assert one.text_encoder_2 is other.text_encoder_2
+        assert one.scheduler is not other.scheduler
+        assert one.scheduler.config == other.scheduler.config
 
 
 def test_peak_memory_is_one_model_s(tiny_folder: Path, tmp_path: Path) -> None:
-    """Both modes together may take a quarter of a model more than one mode alone; a second copy would take a whole."""
+    """All modes together may take a quarter of a model more than one mode alone; a second copy would take a whole."""
     folder = tmp_path / "wide"
     shutil.copytree(tiny_folder, folder)
     config = UNet2DConditionModel.load_config(folder / "unet")

@@ -4,7 +4,9 @@ import pytest
 from PIL import Image
 
 from app.inference.samples import sample_pictures, warm_up_batches
-from app.pipelines.base import Img2ImgParams, Mode, Txt2ImgParams
+from app.modes.img2img import Img2ImgParams
+from app.modes.txt2img import Txt2ImgParams
+from app.pipelines.base import Mode
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
 from app.pipelines.work import StageTimes
 from app.settings import Settings

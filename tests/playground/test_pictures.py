@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from app.inference.request_validation import smallest_strength
 from app.main import create_app
-from app.pipelines.base import Img2ImgParams, effective_img2img_steps
+from app.modes.fields import smallest_strength
+from app.modes.img2img import Img2ImgParams
+from app.pipelines.base import effective_steps
 from app.settings import Settings
 from tests.conftest import opened, png, program
 from tests.playground.conftest import OpenPlayground, Visit
@@ -139,9 +140,7 @@ def test_steps_are_counted_as_the_service_counts_them(open_playground: OpenPlayg
             ];
         }"""
     )
-    expected = [
-        [effective_img2img_steps(steps, float(f"{part / 100:.2f}")) for part in range(1, 101)] for steps in range(1, 5)
-    ]
+    expected = [[effective_steps(steps, float(f"{part / 100:.2f}")) for part in range(1, 101)] for steps in range(1, 5)]
     assert counted == expected
     for steps in range(1, 5):
         assert smallest_strength(steps) <= smallest[steps - 1] < smallest_strength(steps) + 0.01

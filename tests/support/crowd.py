@@ -14,7 +14,9 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from app.pipelines.base import GenerationParams, Img2ImgParams, Txt2ImgParams
+from app.modes.img2img import Img2ImgParams
+from app.modes.txt2img import Txt2ImgParams
+from app.pipelines.base import GenerationParams
 from app.pipelines.fake import FakePipeline
 from tests.conftest import ServerProcess, opened, png
 

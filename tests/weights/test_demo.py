@@ -15,7 +15,8 @@ from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image
 from PIL import Image
 
 import app.weights.store
-from app.pipelines.base import Mode, Txt2ImgParams
+from app.modes.txt2img import Txt2ImgParams
+from app.pipelines.base import Mode
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
 from app.settings import Settings
 from benchmarks.full_size import FULL, make_models

@@ -15,6 +15,7 @@ from app.api.gate.generation_route import GenerationRoute, media_type_of
 from app.api.generation import MakePictures
 from app.api.hugging_face.schemas import (
     HuggingFaceRequest,
+    InpaintParameters,
     PictureParameters,
     TextParameters,
     read_parameters,
@@ -53,15 +54,20 @@ async def generate(request: Request, context: Context) -> Response:
     # The file's reader takes the body out of this list: a request that waits for the device must not keep it in memory.
     held = [await read_body(request.stream(), max_bytes=context.settings.max_body_bytes)]
     if media_type_of(request) != JSON:
-        make: MakePictures = partial(context.generation.from_picture, PictureParameters(), held.pop)
+        make: MakePictures = partial(context.generation.from_uploads, PictureParameters(), {"image": held.pop})
         return await answer(make, request, num_images=1)
     sent, texts = await parse_held(held, required="inputs")
-    inputs, parameters = read_request(as_object(sent), strict=context.settings.strict)
+    inputs, parameters = read_request(as_object(sent), context.settings)
     check_size = context.generation.check_size
     if "prompt" in parameters.fields or inputs.lstrip().startswith(_PICTURE_STARTS):
-        fields = read_parameters(parameters, PictureParameters, check_size=check_size)
-        read = take_picture(inputs, texts, param="inputs")
-        make = partial(context.generation.from_picture, fields, read)
+        uploads = {"image": take_picture(inputs, texts, param="inputs")}
+        fields: PictureParameters | InpaintParameters
+        if "mask_image" in parameters.fields:
+            fields = read_parameters(parameters, InpaintParameters, check_size=check_size)
+            uploads["mask"] = take_picture(fields.mask_image, texts, param="mask_image")
+        else:
+            fields = read_parameters(parameters, PictureParameters, check_size=check_size)
+        make = partial(context.generation.from_uploads, fields, uploads)
         return await answer(make, request, num_images=fields.num_images, told=parameters.told)
     parameters.fields["prompt"] = inputs
     prompt = read_parameters(parameters, TextParameters, check_size=check_size)

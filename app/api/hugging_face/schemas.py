@@ -7,8 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from app.api.fields import GUIDANCE_REASON, NEGATIVE_PROMPT_REASON, SCHEDULER_REASON, Reading, describe_leniency
 from app.images.sizes import Size
-from app.inference.request_validation import Img2ImgRequest, ManyImages, Prompt, Txt2ImgRequest
-from app.settings import DEFAULT_SIDE
+from app.modes.fields import ManyImages, Prompt
+from app.modes.img2img import Img2ImgRequest
+from app.modes.inpaint import InpaintRequest
+from app.modes.txt2img import Txt2ImgRequest
+from app.settings import DEFAULT_SIDE, Settings
 
 _IGNORED: Final = {
     "guidance_scale": GUIDANCE_REASON,
@@ -42,18 +45,32 @@ class PictureParameters(Img2ImgRequest):
     num_images: ManyImages = 1
 
 
+class InpaintParameters(InpaintRequest):
+    """The parameters of a request with a picture in `inputs` and its mask."""
+
+    model_config = ConfigDict(strict=True)
+
+    prompt: Prompt = ""
+    num_images: ManyImages = 1
+    mask_image: Annotated[
+        str, Field(description="The picture's mask, a file in base64: white is drawn anew, black stays, grey blends.")
+    ]
+
+
 def _parameters_schema() -> dict[str, Any]:
-    """Return the schema of `parameters`: the fields of both modes, `target_size`, and what is ignored."""
+    """Return the schema of `parameters`: the fields of all modes, `target_size`, and what is ignored."""
     properties = {
         **TextParameters.model_json_schema()["properties"],
+        **InpaintParameters.model_json_schema()["properties"],
         **PictureParameters.model_json_schema()["properties"],
         "target_size": TargetSize.model_json_schema(),
     }
     schema = {
         "type": ["object", "null"],
         "properties": properties,
-        "description": "The fields of `/txt2img` or `/img2img`; `target_size` may replace width and height. "
-        "A `prompt` here, or a picture in `inputs`, makes the request image to image.",
+        "description": "The fields of `/txt2img`, `/img2img` or `/inpaint`; `target_size` may replace width and "
+        "height. A `prompt` here, or a picture in `inputs`, makes the request image to image, and a `mask_image` too "
+        "makes it inpainting.",
     }
     describe_leniency(schema, steps="num_inference_steps", ignored=_IGNORED, refused={})
     for field in properties.values():
@@ -79,9 +96,9 @@ class HuggingFaceRequest(BaseModel):
 AnyParameters = TypeVar("AnyParameters", bound=BaseModel)
 
 
-def read_request(sent: Mapping[str, Any], *, strict: bool) -> tuple[str, Reading]:
+def read_request(sent: Mapping[str, Any], settings: Settings) -> tuple[str, Reading]:
     """Return the `inputs` of a request, and the reading of its parameters, with the faults found so far."""
-    reading = Reading(sent, strict=strict)
+    reading = Reading(sent, strict=settings.strict, max_steps=settings.max_steps)
     reading.ignore("options", "Nothing is cached, and the model is always loaded.")
     reading.ignore_unknown(HuggingFaceRequest)
     request = reading.attempt(HuggingFaceRequest)
@@ -106,10 +123,10 @@ def read_parameters(
     elif (sides := reading.part("target_size", TargetSize)) is not None:
         reading.fields.update(sides.model_dump())
     reading.shorten("prompt")
-    reading.at_most_4_steps()
-    if model is PictureParameters:
+    reading.limit_steps()
+    if model is not TextParameters:
         reading.fit_strength(model)
     reading.ignore_unknown(model)
-    if (size := reading.size(None if model is PictureParameters else DEFAULT_SIDE)) is not None:
+    if (size := reading.size(DEFAULT_SIDE if model is TextParameters else None)) is not None:
         reading.check(lambda: check_size(size, "width"))
     return reading.checked(model)

@@ -1,5 +1,4 @@
-"""Our own routes: /txt2img, /img2img.
+"""Our own routes: /txt2img, /img2img, /inpaint.
 
-Wire models and routes of POST /txt2img and POST /img2img, and nothing for other dialects. Strict: a field without a
-meaning is rejected.
+Their routes and forms, and nothing for other dialects. Strict: a field without a meaning is rejected.
 """

@@ -1,17 +1,21 @@
-"""POST /txt2img and POST /img2img."""
+"""POST /txt2img, POST /img2img and POST /inpaint."""
 
 from functools import partial
+from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
+from pydantic import Field
 
 from app.api.answers import answer, picture_responses
 from app.api.context import Context
 from app.api.fields import checked
-from app.api.forms import Form, Upload, fields_of, read_upload
+from app.api.forms import Form, Upload, fields_of, read_uploads
 from app.api.gate.generation_route import GenerationRoute
 from app.api.json_body import read_json
 from app.api.openapi import PICTURE_PROBLEMS, TEXT_PROBLEMS, form_body, json_body
-from app.inference.request_validation import Img2ImgRequest, Txt2ImgRequest
+from app.modes.img2img import Img2ImgRequest
+from app.modes.inpaint import InpaintRequest
+from app.modes.txt2img import Txt2ImgRequest
 
 router = APIRouter(route_class=GenerationRoute, tags=["generation"])
 
@@ -25,7 +29,7 @@ router = APIRouter(route_class=GenerationRoute, tags=["generation"])
 )
 async def txt2img(request: Request, context: Context) -> Response:
     """Make pictures from a prompt."""
-    wanted = checked(Txt2ImgRequest, await read_json(request, required="prompt"))
+    wanted = checked(Txt2ImgRequest, await read_json(request, required="prompt"), max_steps=context.settings.max_steps)
     return await answer(partial(context.generation.from_text, wanted), request, num_images=wanted.num_images)
 
 
@@ -44,6 +48,34 @@ class Img2ImgForm(Img2ImgRequest):
 )
 async def img2img(form: Form, request: Request, context: Context) -> Response:
     """Make pictures from a prompt and a picture."""
-    wanted = checked(Img2ImgForm, fields_of(form))
-    make = partial(context.generation.from_picture, wanted, partial(read_upload, wanted.image))
+    wanted = checked(Img2ImgForm, fields_of(form), max_steps=context.settings.max_steps)
+    make = partial(context.generation.from_uploads, wanted, read_uploads(image=wanted.image))
+    return await answer(make, request, num_images=wanted.num_images)
+
+
+class InpaintForm(InpaintRequest):
+    """The multipart form of `POST /inpaint`."""
+
+    image: Upload
+    mask: Annotated[
+        Upload | None,
+        Field(
+            description="Mask of the picture's aspect: white is drawn anew, black stays, grey blends. If omitted, the "
+            "picture's transparent parts are drawn."
+        ),
+    ] = None
+
+
+@router.post(
+    "/inpaint",
+    response_class=Response,
+    responses=picture_responses(PICTURE_PROBLEMS),
+    operation_id="inpaint",
+    openapi_extra=form_body(InpaintForm),
+)
+async def inpaint(form: Form, request: Request, context: Context) -> Response:
+    """Draw a part of a picture anew, or extend the picture. The rest keeps its pixels."""
+    wanted = checked(InpaintForm, fields_of(form), max_steps=context.settings.max_steps)
+    uploads = read_uploads(image=wanted.image, mask=wanted.mask)
+    make = partial(context.generation.from_uploads, wanted, uploads)
     return await answer(make, request, num_images=wanted.num_images)

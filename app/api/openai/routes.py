@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.api.context import ApiContext, Context
 from app.api.fields import Told
-from app.api.forms import Form, FormItems, fields_of, read_upload
+from app.api.forms import Form, FormItems, fields_of, read_uploads
 from app.api.gate.generation_route import GenerationRoute
 from app.api.generation import MakePictures, generation_headers, make_while_connected
 from app.api.json_body import read_object
@@ -86,10 +86,10 @@ async def generations(request: Request, context: Context) -> Response:
     openapi_extra=form_body(schemas.EditsForm),
 )
 async def edits(form: Form, request: Request, context: Context) -> Response:
-    """Make pictures from a prompt and a picture, as OpenAI's Images API does."""
+    """Change a picture, or the part of it that a mask shows, as OpenAI's Images API does."""
     wanted, told = _read(_with_one_image(form), schemas.EditsForm, context)
-    make = partial(context.generation.from_picture, wanted, partial(read_upload, wanted.image))
-    return await _answer(make, wanted, told, request)
+    uploads = read_uploads(image=wanted.image, mask=wanted.mask)
+    return await _answer(partial(context.generation.from_uploads, wanted, uploads), wanted, told, request)
 
 
 router.include_router(_pictures)
@@ -149,7 +149,7 @@ def _read(
     return schemas.read(
         sent,
         model,
-        strict=context.settings.strict,
+        settings=context.settings,
         models=context.models,
         check_size=context.generation.check_size,
     )

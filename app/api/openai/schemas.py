@@ -4,16 +4,14 @@ Source: `openai.types` of the openai package 3.54 (images, models). Its SDKs omi
 null for None, so every parameter may be null.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
-from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.api.fields import (
     GUIDANCE_REASON,
-    MASK_REASON,
     NEGATIVE_PROMPT_REASON,
     SCHEDULER_REASON,
     Reading,
@@ -23,22 +21,26 @@ from app.api.fields import (
 from app.api.forms import Upload
 from app.api.model_names import ModelNames
 from app.errors import ModelNotFoundError
+from app.images.decoding import decode_image
+from app.images.masks import MaskReading
 from app.images.sizes import Size
-from app.inference.request_validation import (
+from app.modes.fields import (
     WHOLE,
     ManyImages,
     Prompt,
     Seed,
     Steps,
     Strength,
+    Uploads,
     check_effective_steps,
     check_seed_range,
-    img2img_params,
     seeds_from,
-    txt2img_params,
 )
-from app.pipelines.base import Img2ImgParams, Txt2ImgParams
-from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, parse_sizes
+from app.modes.img2img import img2img_params
+from app.modes.inpaint import DEFAULT_STEPS, DEFAULT_STRENGTH, inpaint_params, read_area
+from app.modes.txt2img import Txt2ImgParams, txt2img_params
+from app.pipelines.base import GenerationParams
+from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, Settings, parse_sizes
 
 _IGNORED: Final = {
     "complexity": "Pictures are made of pixels, not drawn as SVG.",
@@ -55,7 +57,6 @@ _REFUSED: Final = {
     "frame_count": "Pictures are still: there are no frames.",
     "frame_duration_ms": "Pictures are still: there are no frames.",
     "markup": "SDXL-Turbo changes the whole picture and cannot use marks.",
-    "mask": MASK_REASON,
     "svg": "Pictures are made of pixels, not drawn as SVG.",
 }
 """Parameters that ask for another kind of picture than this service makes, with the reason."""
@@ -68,7 +69,7 @@ _FORMATS: Final = {
 
 _ONE_EFFECT: Final = {
     "background": (("auto", "opaque"), "SDXL-Turbo's pictures are opaque."),
-    "quality": (("auto",), "The quality is auto; num_inference_steps, 1 to 4, changes it."),
+    "quality": (("auto",), "The quality is auto; num_inference_steps changes it."),
 }
 """Parameters with one effect here: the values that ask for it, and the reason for ignoring others."""
 
@@ -178,7 +179,7 @@ class GenerationsRequest(ImagesRequest):
     model_config = ConfigDict(strict=True)
     event: ClassVar[str] = "image_generation.completed"
 
-    num_inference_steps: Annotated[Steps | None, Field(description="Denoising steps, 1 to 4; 1 if omitted.")] = None
+    num_inference_steps: Annotated[Steps | None, Field(description="Denoising steps; 1 if omitted.")] = None
 
     @property
     def chosen_size(self) -> Size:
@@ -189,12 +190,31 @@ class GenerationsRequest(ImagesRequest):
         return txt2img_params(self.prompt, seeds, steps=self.num_inference_steps or 1, size=self.chosen_size)
 
 
-class EditsForm(ImagesRequest):
-    """The multipart form of `POST /v1/images/edits`."""
+_OF_MASKED_EDITS: Final = {"strength": DEFAULT_STRENGTH, "num_inference_steps": DEFAULT_STEPS}
+"""Defaults of edits with a mask."""
 
+
+def _describe_edits(schema: dict[str, Any]) -> None:
+    _describe(schema)
+    for name, masked in _OF_MASKED_EDITS.items():
+        described = schema["properties"][name]
+        described["description"] += f" If omitted {described.pop('default'):g}, with a mask {masked:g}."
+
+
+class EditsForm(ImagesRequest):
+    """The multipart form of `POST /v1/images/edits`. With a mask, a part of the picture is drawn anew."""
+
+    model_config = ConfigDict(json_schema_extra=_describe_edits)
     event: ClassVar[str] = "image_edit.completed"
 
     image: Upload
+    mask: Annotated[
+        Upload | None,
+        Field(
+            description="PNG of the picture's aspect: its transparent parts are drawn anew, the rest stays. Without "
+            "transparency, its white parts are drawn."
+        ),
+    ] = None
     strength: Strength = 0.5
     num_inference_steps: Steps = 2
 
@@ -203,10 +223,18 @@ class EditsForm(ImagesRequest):
         check_effective_steps(self.num_inference_steps, self.strength)
         return self
 
-    def to_params(self, image: Image.Image) -> list[Img2ImgParams]:
-        """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
+    def to_params(self, uploads: Uploads, settings: Settings) -> Sequence[GenerationParams]:
+        """Return one params object per picture, made from the upload `image` and, if there is one, `mask`. Blocks.
+
+        Raises:
+            TurboError: A file is not a usable picture, or the mask draws nothing.
+        """
         seeds = seeds_from(self.seed, self.num_images)
         steps, strength = self.num_inference_steps, self.strength
+        if "mask" in uploads:
+            area = read_area(uploads, self.chosen_size, settings, reading=MaskReading.TRANSPARENCY)
+            return inpaint_params(self.prompt, seeds, steps=steps, strength=strength, area=area)
+        image = decode_image(uploads["image"](), self.chosen_size, settings)
         return img2img_params(self.prompt, seeds, steps=steps, strength=strength, image=image)
 
 
@@ -217,7 +245,7 @@ def read(
     sent: Mapping[str, Any],
     model: type[AnyRequest],
     *,
-    strict: bool,
+    settings: Settings,
     models: ModelNames,
     check_size: Callable[[Size, str], None],
 ) -> tuple[AnyRequest, Told]:
@@ -228,12 +256,14 @@ def read(
         ModelNotFoundError: The only fault is the model's name.
     """
     is_form = model is EditsForm
-    reading = Reading(sent, strict=strict, is_form=is_form)
+    reading = Reading(sent, strict=settings.strict, max_steps=settings.max_steps, is_form=is_form)
     _ignore(reading)
     _refuse(reading)
     reading.shorten("prompt")
-    reading.at_most_4_steps()
+    reading.limit_steps()
     if is_form:
+        if "mask" in reading.fields:
+            reading.fields = {**_OF_MASKED_EDITS, **reading.fields}
         reading.fit_strength(model)
     elif "image" in reading.fields:
         reading.refuse("image", "Send a picture to /v1/images/edits.")

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse
 
 from app.api.assets import Assets
 from app.api.context import Context
-from app.inference.request_validation import MAX_PROMPT_CHARACTERS
+from app.modes.fields import MAX_PROMPT_CHARACTERS
 from app.pipelines.base import MAX_PROMPT_TOKENS
 
 _STATIC = Path(__file__).parent / "static"

@@ -90,15 +90,21 @@ async def txt2img(request: Request, context: Context) -> Response:
     "/img2img",
     responses=_image_responses(PICTURE_PROBLEMS),
     operation_id="sdapi_img2img",
-    openapi_extra=json_body(schemas.SdImg2ImgRequest),
+    openapi_extra=json_body(schemas.SdInpaintRequest),
 )
 async def img2img(request: Request, context: Context) -> Response:
-    """Make pictures from a prompt and a picture, as Stable Diffusion WebUI does."""
+    """Change a picture, or the part of it that a mask shows, as Stable Diffusion WebUI does."""
     sent, texts = await _read_json(request, context, required="init_images")
-    wanted, told = _read(sent, schemas.SdImg2ImgRequest, context)
-    read = take_picture(wanted.init_images[0], texts, param="init_images")
+    wanted: schemas.SdImg2ImgRequest
+    if schemas.has_mask(sent):
+        wanted, told = masked, _ = _read(sent, schemas.SdInpaintRequest, context)
+        uploads = {"mask": take_picture(masked.mask, texts, param="mask")}
+    else:
+        wanted, told = _read(sent, schemas.SdImg2ImgRequest, context)
+        uploads = {}
+    uploads["image"] = take_picture(wanted.init_images[0], texts, param="init_images")
     texts.clear()
-    return await _answer(partial(context.generation.from_picture, wanted, read), wanted, told, request)
+    return await _answer(partial(context.generation.from_uploads, wanted, uploads), wanted, told, request)
 
 
 async def _read_json(request: Request, context: ApiContext, *, required: str) -> tuple[dict[str, Any], Texts]:
@@ -114,7 +120,7 @@ def _read(
         sent,
         model,
         models=context.models,
-        strict=context.settings.strict,
+        settings=context.settings,
         check_size=context.generation.check_size,
     )
 
@@ -228,7 +234,7 @@ async def set_options(request: Request, context: Context) -> Response:
     _check_client(request, context)
     sent, _ = await _read_json(request, context, required="sd_model_checkpoint")
     current = schemas.options_of(context.models, context.registry.loaded.vae).model_dump()
-    told = schemas.read_options(sent, current, context.models, strict=context.settings.strict)
+    told = schemas.read_options(sent, current, context.models, context.settings)
     return JSONResponse(None, headers=told.headers)
 
 

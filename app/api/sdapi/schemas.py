@@ -10,12 +10,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.api.fields import (
     GUIDANCE_REASON,
-    MASK_REASON,
     NEGATIVE_PROMPT_REASON,
     SCHEDULER_REASON,
     Reading,
@@ -23,8 +21,10 @@ from app.api.fields import (
     describe_leniency,
 )
 from app.api.model_names import ModelNames
+from app.images.decoding import decode_image
+from app.images.masks import MaskReading
 from app.images.sizes import Size
-from app.inference.request_validation import (
+from app.modes.fields import (
     MAX_IMAGES_OF_CLIENTS,
     WHOLE,
     Prompt,
@@ -32,14 +32,20 @@ from app.inference.request_validation import (
     Side,
     Steps,
     Strength,
+    Uploads,
     check_effective_steps,
     check_seed_range,
-    img2img_params,
     seeds_from,
-    txt2img_params,
 )
-from app.pipelines.base import Img2ImgParams, Txt2ImgParams
-from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
+from app.modes.img2img import img2img_params
+from app.modes.inpaint import DEFAULT_STEPS, MAX_FEATHER, Fill, inpaint_params, read_area
+from app.modes.txt2img import Txt2ImgParams, txt2img_params
+from app.pipelines.base import GenerationParams
+from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, Settings
+
+_ORIGINAL, _NOISE = 1, 2
+_FILLS: Final = {0: _ORIGINAL, 3: _NOISE}
+"""What that server has beside: 0 fills the masked part with blurred colours around it, 3 with grey."""
 
 SAMPLER: Final = "Euler a"
 SCHEDULER: Final = "Automatic"
@@ -52,6 +58,7 @@ _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,11})(?:\.\d{1,12})?")
 _EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>,?\s*")
 """A tag in a prompt. That server loads weights for it; the model would read it as words."""
 
+_NO_MASK: Final = (None, "", "None")
 _ONE_SCHEDULE: Final = "SDXL-Turbo has one schedule."
 _IGNORED: Final = {
     "negative_prompt": NEGATIVE_PROMPT_REASON,
@@ -125,8 +132,7 @@ nothing. KoboldAI Lite sends nine of them."""
 
 
 _REFUSED: Final = {
-    "latent_mask": MASK_REASON,
-    "mask": MASK_REASON,
+    "latent_mask": "Send the mask in `mask`.",
     "script_name": "There are no scripts here.",
 }
 """Parameters that ask for another kind of picture, with the reason."""
@@ -210,10 +216,68 @@ class SdImg2ImgRequest(SdRequest):
         """The output's size, if the request names one."""
         return None if self.width is None or self.height is None else Size(self.width, self.height)
 
-    def to_params(self, image: Image.Image) -> list[Img2ImgParams]:
-        """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
+    def to_params(self, uploads: Uploads, settings: Settings) -> Sequence[GenerationParams]:
+        """Return one params object per picture, each starting from the upload `image`. Blocks.
+
+        Raises:
+            TurboError: The file is not a usable picture.
+        """
+        image = decode_image(uploads["image"](), self.chosen_size, settings)
         seeds = seeds_from(self.seed, self.num_images)
         return img2img_params(self.prompt, seeds, steps=self.steps, strength=self.denoising_strength, image=image)
+
+
+def _describe_inpainting(schema: dict[str, Any]) -> None:
+    """Describe the body with and without a mask."""
+    _describe(schema)
+    schema["required"].remove("mask")
+    steps = schema["properties"]["steps"]
+    without = SdImg2ImgRequest.model_fields["steps"].default
+    steps["description"] += f" If omitted {without}, with a mask {steps.pop('default')}."
+
+
+class SdInpaintRequest(SdImg2ImgRequest):
+    """The body of `POST /sdapi/v1/img2img` with a mask: a part of the picture is drawn anew."""
+
+    model_config = ConfigDict(json_schema_extra=_describe_inpainting)
+
+    mask: Annotated[
+        str, Field(description="The mask's file: white is drawn anew, or with transparency what is opaque.")
+    ]
+    steps: Steps = DEFAULT_STEPS
+    mask_blur: Annotated[
+        int, Field(ge=0, le=MAX_FEATHER // 2, description="Half of the drawn part's soft edge, in pixels."), WHOLE
+    ] = 4
+    inpainting_fill: Annotated[
+        Literal[1, 2], Field(description="1: start from what the picture shows. 2: start from noise.")
+    ] = 1
+    inpaint_full_res: Annotated[
+        bool, Field(description="Draw only the masked part, at full resolution, and keep the picture's own size.")
+    ] = True
+    inpaint_full_res_padding: Annotated[
+        int, Field(ge=0, le=MAX_SIDE, description="Pixels around the masked part that are drawn with it."), WHOLE
+    ] = 0
+    inpainting_mask_invert: Annotated[Literal[0, 1], Field(description="1: black is drawn anew.")] = 0
+
+    def to_params(self, uploads: Uploads, settings: Settings) -> Sequence[GenerationParams]:
+        """Return one params object per picture. Blocks.
+
+        Raises:
+            TurboError: As `read_area`.
+        """
+        area = read_area(
+            uploads,
+            self.chosen_size,
+            settings,
+            reading=MaskReading.OPACITY,
+            invert=bool(self.inpainting_mask_invert),
+            feather=2 * self.mask_blur,
+            padding=self.inpaint_full_res_padding if self.inpaint_full_res else None,
+        )
+        seeds = seeds_from(self.seed, self.num_images)
+        steps, strength = self.steps, self.denoising_strength
+        fill: Fill = "noise" if self.inpainting_fill == _NOISE else "original"
+        return inpaint_params(self.prompt, seeds, steps=steps, strength=strength, area=area, fill=fill)
 
 
 AnyRequest = TypeVar("AnyRequest", bound=SdRequest)
@@ -224,7 +288,7 @@ def read(
     model: type[AnyRequest],
     *,
     models: ModelNames,
-    strict: bool,
+    settings: Settings,
     check_size: Callable[[Size, str], None],
 ) -> tuple[AnyRequest, Told]:
     """Return a request's fields, and what became of the parameters without effect here.
@@ -232,7 +296,7 @@ def read(
     Raises:
         RequestValidationError: All faults.
     """
-    reading = Reading(sent, strict=strict)
+    reading = Reading(sent, strict=settings.strict, max_steps=settings.max_steps)
     _read_numbers(reading)
     _refuse(reading)
     _ignore(reading, model)
@@ -241,16 +305,35 @@ def read(
     _read_prompt(reading)
     _read_sizes(reading, model)
     _read_number(reading)
-    if model is SdImg2ImgRequest:
+    if model is SdInpaintRequest:
+        _read_fill(reading)
+    if model is not SdTxt2ImgRequest:
         reading.fit_strength(model, steps_name="steps", strength_name="denoising_strength")
     reading.ignore_unknown(model)
-    if (size := reading.size(None if model is SdImg2ImgRequest else DEFAULT_SIDE)) is not None:
+    if (size := reading.size(DEFAULT_SIDE if model is SdTxt2ImgRequest else None)) is not None:
         reading.check(lambda: check_size(size, "width"))
     return reading.checked(model), reading.told
 
 
+def has_mask(sent: Mapping[str, Any]) -> bool:
+    """Tell whether a request has a mask. Some clients send an empty text, or None as text."""
+    return sent.get("mask") not in _NO_MASK
+
+
+def _read_fill(reading: Reading) -> None:
+    fill = reading.number("inpainting_fill")
+    if fill in _FILLS:
+        reading.adjust("inpainting_fill", _FILLS[int(fill)], "The masked part starts as it is (1), or as noise (2).")
+    if (full := reading.fields.get("inpaint_full_res")) in (0, 1):
+        reading.fields["inpaint_full_res"] = bool(full)
+    if isinstance(invert := reading.fields.get("inpainting_mask_invert"), bool):
+        reading.fields["inpainting_mask_invert"] = int(invert)
+
+
 def _refuse(reading: Reading) -> None:
     """Reject what would make another kind of picture."""
+    if not has_mask(reading.fields):
+        reading.fields.pop("mask", None)
     for name, reason in _REFUSED.items():
         if reading.fields.pop(name, "") not in ("", "None"):
             reading.refuse(name, reason)
@@ -320,7 +403,7 @@ def _read_sampling(reading: Reading) -> None:
     if str(fields.get("scheduler", "")).lower() in _SCHEDULERS:
         del fields["scheduler"]
     reading.ignore("scheduler", _ONE_SCHEDULE)
-    reading.at_most_4_steps("steps")
+    reading.limit_steps("steps")
 
 
 def _read_prompt(reading: Reading) -> None:
@@ -340,7 +423,7 @@ def _read_numbers(reading: Reading) -> None:
 
 
 def _read_sizes(reading: Reading, model: type[SdRequest]) -> None:
-    if model is SdImg2ImgRequest and len({"width", "height"} & reading.fields.keys()) == 1:
+    if model is not SdTxt2ImgRequest and len({"width", "height"} & reading.fields.keys()) == 1:
         for name in ("width", "height"):
             reading.ignore(name, "Send both sides; with one, the picture's aspect is kept.")
     for name in ("width", "height"):
@@ -360,13 +443,13 @@ def _read_number(reading: Reading) -> None:
         reading.refuse(name, f"A request makes at most {MAX_IMAGES_OF_CLIENTS} pictures.", code="less_than_equal")
 
 
-def read_options(sent: Mapping[str, Any], current: Mapping[str, Any], models: ModelNames, *, strict: bool) -> Told:
+def read_options(sent: Mapping[str, Any], current: Mapping[str, Any], models: ModelNames, settings: Settings) -> Told:
     """Return what becomes of options that a client sets: none can be changed. Some send back all the `current` ones.
 
     Raises:
         RequestValidationError: The model is another than the served one.
     """
-    reading = Reading(sent, strict=strict)
+    reading = Reading(sent, strict=settings.strict, max_steps=settings.max_steps)
     name = "sd_model_checkpoint"
     _check_checkpoint(reading, name, reading.fields.pop(name, None), models)
     for option, value in current.items():

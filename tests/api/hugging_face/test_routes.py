@@ -310,3 +310,23 @@ async def test_a_picture_with_characters_that_base64_lacks_is_rejected(client: h
         "/", content=f'{{"inputs": "{inputs}"}}'.encode(), headers={"content-type": "application/json"}
     )
     assert (answer.status_code, answer.json()["errors"][0]["param"]) == (422, "inputs")
+
+
+def test_a_picture_with_a_mask_image_is_inpainted(url: str) -> None:
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (16, 8, 40, 32))
+    file = io.BytesIO()
+    mask.save(file, "PNG")
+    texts = [base64.b64encode(data).decode() for data in (png(), file.getvalue())]
+    made = post(url, texts[0], mask_image=texts[1], prompt="a cat", seed=7, padding=8)
+    assert made.status_code == 200, made.text
+    native = httpx.post(
+        f"{url}/inpaint",
+        data={"prompt": "a cat", "seed": "7", "padding": "8"},
+        files={"image": png(), "mask": file.getvalue()},
+    )
+    assert made.content == native.content
+    refused = post(url, texts[0], mask_image=5)
+    assert [fault["param"] for fault in refused.json()["errors"]] == ["mask_image"]
+    broken = post(url, texts[0], mask_image="AAAA")
+    assert broken.status_code == 415

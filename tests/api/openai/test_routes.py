@@ -256,7 +256,6 @@ def test_a_generation_is_refused_with_the_parameter_and_the_reason(
 @pytest.mark.parametrize(
     ("fields", "param", "reason"),
     [
-        ({"mask": png()}, "mask", "cannot use a mask"),
         ({"markup": png()}, "markup", "cannot use marks"),
         ({"extra_body": {"strength": 0}}, "strength", "greater than 0"),
         ({"background": "transparent"}, "background", "opaque"),
@@ -281,11 +280,9 @@ def test_several_pictures_to_edit_are_refused_with_the_reason(sdk: OpenAI, numbe
 
 def test_everything_wrong_is_said_at_once(sdk: OpenAI) -> None:
     with pytest.raises(openai.UnprocessableEntityError) as refused:
-        sdk.images.edit(
-            image=[png(), png()], prompt="a cat", n=11, background="transparent", mask=png(), extra_body={"steps": 9}
-        )
+        sdk.images.edit(image=[png(), png()], prompt="a cat", n=11, background="transparent", extra_body={"steps": 9})
     faults = refused.value.response.json()["errors"]
-    assert {fault["param"] for fault in faults} == {"image", "n", "background", "mask", "steps"}
+    assert {fault["param"] for fault in faults} == {"image", "n", "background", "steps"}
 
 
 def test_a_size_beyond_the_limit_is_said_with_the_other_reasons(sdk: OpenAI) -> None:
@@ -545,3 +542,66 @@ def test_the_sdk_repeats_what_may_succeed_and_not_what_cannot(pipeline: GatedPip
             sdk.images.generate(prompt="a cat")
         assert failed.value.response.headers["x-should-retry"] == "false"
         assert len(pipeline.calls) == 1
+
+
+# Edits with a mask.
+
+HOLE = (16, 8, 40, 32)
+
+
+def with_hole(size: tuple[int, int] = (64, 64)) -> bytes:
+    """A mask as OpenAI's API has it: what is transparent is to be edited."""
+    mask = Image.new("RGBA", size, (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), HOLE)
+    file = io.BytesIO()
+    mask.save(file, "PNG")
+    return file.getvalue()
+
+
+def white_box(size: tuple[int, int] = (64, 64)) -> bytes:
+    mask = Image.new("L", size)
+    mask.paste(255, HOLE)
+    file = io.BytesIO()
+    mask.save(file, "PNG")
+    return file.getvalue()
+
+
+def natively_inpainted(url: URL, image: bytes, **fields: object) -> bytes:
+    form = {"prompt": "a cat", "seed": 7, **fields}
+    response = httpx.post(
+        f"{url}/inpaint",
+        data={name: str(value) for name, value in form.items()},
+        files={"image": image, "mask": white_box()},
+    )
+    assert response.status_code == 200
+    return response.content
+
+
+@pytest.mark.parametrize("mask", [with_hole(), white_box()], ids=["transparent", "white without transparency"])
+def test_an_edit_with_a_mask_draws_the_part_that_the_mask_means(sdk: OpenAI, url: URL, mask: bytes) -> None:
+    answer = sdk.images.edit(image=png(), mask=mask, prompt="a cat", extra_body={"seed": 7})
+    assert answer.data is not None
+    assert file_of(answer.data[0]) == natively_inpainted(url, png())
+    assert opened(file_of(answer.data[0])).size == (64, 64)
+
+
+def test_an_edit_with_a_mask_takes_size_steps_and_strength(sdk: OpenAI, url: URL) -> None:
+    extra = {"seed": 7, "num_inference_steps": 2, "strength": 0.5}
+    answer = sdk.images.edit(
+        image=png(),
+        mask=with_hole(),
+        prompt="a cat",
+        size="128x128",
+        n=2,
+        extra_body=extra,
+    )
+    fields = {"num_inference_steps": 2, "strength": 0.5, "width": 128, "height": 128}
+    assert answer.data is not None
+    assert file_of(answer.data[0]) == natively_inpainted(url, png(), **fields)
+    assert len(answer.data) == 2
+
+
+def test_an_edit_with_a_mask_that_draws_nothing_is_refused_with_the_reason(sdk: OpenAI) -> None:
+    with pytest.raises(openai.UnprocessableEntityError, match="nothing would be drawn") as refused:
+        sdk.images.edit(image=png(), mask=png(color="black"), prompt="a cat")
+    assert refused.value.param == "mask"

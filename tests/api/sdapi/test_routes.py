@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from app.inference.admission import Admission
 from app.main import create_app
@@ -379,7 +379,7 @@ async def test_names_that_are_no_text_are_told_as_a_question_mark(client: httpx.
         ({"prompt": ["a cat"]}, {"prompt": "valid string"}),
         ({"num_inference_steps": 2}, {"num_inference_steps": "say steps"}),
         ({"size": "512x512"}, {"size": "say width and height"}),
-        ({"mask": "x"}, {"mask": "cannot use a mask"}),
+        ({"mask": "x"}, {"mask": "needs the picture"}),
         ({"script_name": "x/y/z plot"}, {"script_name": "no scripts"}),
         ({"alwayson_scripts": ["controlnet"]}, {"alwayson_scripts": "JSON object"}),
         ({"override_settings": [1]}, {"override_settings": "JSON object"}),
@@ -402,7 +402,7 @@ async def test_everything_that_is_wrong_is_said_at_once(client: httpx.AsyncClien
         steps="many",
         width=1,
         height=64,
-        mask="x",
+        latent_mask="x",
         script_name="x",
         init_images=[],
         denoising_strength=2,
@@ -412,7 +412,7 @@ async def test_everything_that_is_wrong_is_said_at_once(client: httpx.AsyncClien
         num_inference_steps=2,
     )
     assert refused(response).keys() == {
-        *("steps", "width", "mask", "script_name", "init_images", "denoising_strength", "batch_size"),
+        *("steps", "width", "latent_mask", "script_name", "init_images", "denoising_strength", "batch_size"),
         *("override_settings.sd_model_checkpoint", "override_settings.other", "alwayson_scripts.ADetailer"),
         "num_inference_steps",
     }
@@ -617,10 +617,9 @@ async def test_an_init_image_of_megabytes_is_read(client: httpx.AsyncClient, lar
         assert files_of(await img2img(client, init_images=[head + text_of(large)])) == [changed]
 
 
-async def test_a_mask_of_megabytes_is_refused_by_its_name(client: httpx.AsyncClient, large: bytes) -> None:
-    response = await img2img(client, init_images=[text_of(large)], mask=text_of(large))
-    assert refused(response).keys() == {"mask"}
-    assert len(response.content) < 2000
+async def test_a_mask_of_megabytes_is_read(client: httpx.AsyncClient, large: bytes) -> None:
+    response = await img2img(client, init_images=[text_of(large)], mask=text_of(large), inpaint_full_res=False)
+    assert opened(files_of(response)[0]).size == opened(large).size
     two = await img2img(client, init_images=[text_of(large), text_of(large)])
     assert refused(two).keys() == {"init_images"}
 
@@ -1111,3 +1110,95 @@ async def test_many_chunks_are_refused(client: httpx.AsyncClient) -> None:
     file = png_with(*[(b"tEXt", b"")] * 65_536)
     response = await client.post("/sdapi/v1/png-info", json={"image": text_of(file)})
     assert_is_problem(response, 422, "invalid_image")
+
+
+# A part of a picture.
+
+BOX = (16, 8, 40, 32)
+
+
+def mask_file(mode: str = "L") -> bytes:
+    """A white box on black; with opacity, a black box on nothing."""
+    mask = Image.new(mode, (64, 64))
+    mask.paste(255 if mode == "L" else (0, 0, 0, 255), BOX)
+    file = io.BytesIO()
+    mask.save(file, "PNG")
+    return file.getvalue()
+
+
+async def natively_inpainted(client: httpx.AsyncClient, mask: bytes | None = None, **fields: object) -> bytes:
+    form = {"prompt": "a cat", "seed": 7, "strength": 0.75, "feather": 8, "padding": 0, **fields}
+    response = await client.post(
+        "/inpaint",
+        data={name: str(value) for name, value in form.items() if value is not None},
+        files={"image": png(), "mask": mask or mask_file()},
+    )
+    assert response.status_code == 200, response.text
+    return response.content
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+async def test_a_mask_gives_the_picture_that_the_native_route_gives(client: httpx.AsyncClient, mode: str) -> None:
+    response = await img2img(client, mask=text_of(mask_file(mode)))
+    assert files_of(response) == [await natively_inpainted(client)]
+    assert "x-adjusted-parameters" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("sent", "native"),
+    [
+        ({"mask_blur": 0}, {"feather": 0}),
+        ({"inpainting_fill": 2}, {"fill": "noise"}),
+        ({"inpainting_fill": 1}, {"fill": "original"}),
+        ({"inpaint_full_res": False}, {"padding": None}),
+        ({"inpaint_full_res": 0}, {"padding": None}),
+        ({"inpaint_full_res": 1, "inpaint_full_res_padding": 16}, {"padding": 16}),
+        ({"steps": 2, "denoising_strength": 0.5}, {"num_inference_steps": 2, "strength": 0.5}),
+        ({"inpaint_full_res": False, "width": 128, "height": 128}, {"padding": None, "width": 128, "height": 128}),
+        ({"mask_round": False, "mask_blur_x": 4, "mask_blur_y": 4}, {}),
+    ],
+)
+async def test_parameters_of_inpainting_have_their_effect(client: httpx.AsyncClient, sent: Json, native: Json) -> None:
+    response = await img2img(client, mask=text_of(mask_file()), **sent)
+    assert files_of(response) == [await natively_inpainted(client, **native)]
+
+
+async def test_an_inverted_mask_draws_what_is_black(client: httpx.AsyncClient) -> None:
+    inverted = ImageOps.invert(opened(mask_file()))
+    file = io.BytesIO()
+    inverted.save(file, "PNG")
+    for value in (1, True):
+        response = await img2img(client, mask=text_of(mask_file()), inpainting_mask_invert=value)
+        assert files_of(response) == [await natively_inpainted(client, file.getvalue())]
+
+
+@pytest.mark.parametrize(("sent", "change"), [(0, "0->1"), (3, "3->2")])
+async def test_a_fill_that_is_not_there_becomes_the_nearest_and_is_told(
+    client: httpx.AsyncClient, sent: int, change: str
+) -> None:
+    response = await img2img(client, mask=text_of(mask_file()), inpainting_fill=sent)
+    assert response.headers["x-adjusted-parameters"] == f"inpainting_fill={change}"
+
+
+@pytest.mark.parametrize("mask", [None, "", "None"])
+async def test_no_mask_is_image_to_image_whatever_refines_it(client: httpx.AsyncClient, mask: str | None) -> None:
+    response = await img2img(client, mask=mask, mask_blur=4, inpainting_fill=1, inpaint_full_res=True)
+    assert files_of(response) == [await natively_changed(client, png(), strength=0.75)]
+    assert "x-ignored-parameters" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"mask": "%"}, "mask"),
+        ({"mask_blur": 65}, "mask_blur"),
+        ({"inpainting_fill": 4}, "inpainting_fill"),
+        ({"inpaint_full_res_padding": -1}, "inpaint_full_res_padding"),
+        ({"inpaint_full_res": "yes"}, "inpaint_full_res"),
+        ({"inpainting_mask_invert": 2}, "inpainting_mask_invert"),
+    ],
+)
+async def test_a_wrong_parameter_of_inpainting_is_refused(client: httpx.AsyncClient, fields: Json, name: str) -> None:
+    response = await img2img(client, **{"mask": text_of(mask_file()), **fields})
+    assert response.status_code == 422, response.text
+    assert name in {fault["param"] for fault in response.json().get("errors", [response.json()["error"]])}

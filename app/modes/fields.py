@@ -1,17 +1,19 @@
-"""The fields of a request, their rules and their params, for every API and the command line."""
+"""The fields that requests of several modes have, and their rules, for every API and the command line."""
 
 import math
 import secrets
-from collections.abc import Iterable
-from typing import Annotated, ClassVar, LiteralString, Self, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, LiteralString, TypeVar
 
-from PIL import Image
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from app.images.sizes import Size
-from app.pipelines.base import Img2ImgParams, Txt2ImgParams, effective_img2img_steps
-from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
+from app.pipelines.base import effective_steps
+from app.settings import DEFAULT_MAX_STEPS, MAX_SIDE, MIN_SIDE, MOST_STEPS, SIDE_MULTIPLE
+
+Uploads = Mapping[str, Callable[[], bytes | memoryview]]
+"""A request's files by the names of their fields. Each function returns a file's bytes and releases them. It is called
+once, on a codec thread, and may block."""
 
 T = TypeVar("T")
 
@@ -19,7 +21,6 @@ MAX_SEED = 2**32 - 1
 """Largest seed that every common tool accepts."""
 
 MAX_PROMPT_CHARACTERS = 2000
-MAX_STEPS = 4
 
 
 def _unused(code: LiteralString, reason: LiteralString) -> AfterValidator:
@@ -64,7 +65,38 @@ Seed = Annotated[
     Field(ge=0, le=MAX_SEED, description="Seed of the first picture; drawn and reported if omitted.", examples=[42]),
     WHOLE,
 ]
-Steps = Annotated[int, Field(ge=1, le=MAX_STEPS, description="Denoising steps. One is enough, four are better."), WHOLE]
+
+
+def _at_most(value: int, info: ValidationInfo) -> int:
+    """Check the steps against `TURBO_MAX_STEPS`, which the validation's context has."""
+    if value > (most := (info.context or {}).get("max_steps", DEFAULT_MAX_STEPS)):
+        raise PydanticCustomError("less_than_equal", "Input should be less than or equal to {le}", {"le": most})
+    return value
+
+
+def context_of(max_steps: int) -> dict[str, Any]:
+    """Return the context that wire models are validated with. Without one, `DEFAULT_MAX_STEPS` steps are allowed."""
+    return {"max_steps": max_steps}
+
+
+def describe_max_steps(schema: Any, max_steps: int) -> None:
+    """Put `TURBO_MAX_STEPS` into a JSON schema, in place, wherever it has a number of steps."""
+    if isinstance(schema, dict):
+        if schema.get("maximum") == MOST_STEPS and schema.get("type") == "integer":
+            schema["maximum"] = max_steps
+        for part in schema.values():
+            describe_max_steps(part, max_steps)
+    elif isinstance(schema, list):
+        for part in schema:
+            describe_max_steps(part, max_steps)
+
+
+Steps = Annotated[
+    int,
+    Field(ge=1, le=MOST_STEPS, description="Denoising steps. One is enough, four are better."),
+    AfterValidator(_at_most),
+    WHOLE,
+]
 Strength = Annotated[
     float,
     Field(
@@ -122,6 +154,20 @@ def check_seed_range(seed: int | None, num_images: int, *, name: str = "num_imag
         )
 
 
+def check_size_complete(width: int | None, height: int | None) -> None:
+    """Check that a request has both sides or neither.
+
+    Raises:
+        PydanticCustomError: One is missing.
+    """
+    if (width is None) != (height is None):
+        raise PydanticCustomError(
+            "size_incomplete",
+            "Send both width and height, or neither.",
+            {"param": "width" if width is None else "height"},
+        )
+
+
 def check_effective_steps(
     num_inference_steps: int,
     strength: float,
@@ -134,7 +180,7 @@ def check_effective_steps(
     Raises:
         PydanticCustomError: No step would run. The text states the smallest strength that works.
     """
-    if effective_img2img_steps(num_inference_steps, strength) < 1:
+    if effective_steps(num_inference_steps, strength) < 1:
         raise PydanticCustomError(
             "strength_too_small",
             "int({steps_name} * {param}) steps run, and that must be at least 1. "
@@ -157,97 +203,3 @@ def seeds_from(seed: int | None, num_images: int) -> range:
     """Return one seed per picture; a missing first seed is drawn here."""
     first = secrets.randbelow(MAX_SEED - num_images + 2) if seed is None else seed
     return range(first, first + num_images)
-
-
-def txt2img_params(prompt: str, seeds: Iterable[int], *, steps: int, size: Size) -> list[Txt2ImgParams]:
-    """Return one params object per picture."""
-    return [
-        Txt2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, width=size.width, height=size.height)
-        for seed in seeds
-    ]
-
-
-def img2img_params(
-    prompt: str, seeds: Iterable[int], *, steps: int, strength: float, image: Image.Image
-) -> list[Img2ImgParams]:
-    """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
-    return [
-        Img2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, strength=strength, image=image)
-        for seed in seeds
-    ]
-
-
-class Txt2ImgRequest(BaseModel):
-    """The body of `POST /txt2img`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    size_param: ClassVar[str] = "width"
-
-    prompt: Prompt
-    seed: Seed | None = None
-    num_inference_steps: Steps = 1
-    width: Side = DEFAULT_SIDE
-    height: Side = DEFAULT_SIDE
-    num_images: NumImages = 1
-    guidance_scale: GuidanceScale | None = None
-    negative_prompt: NegativePrompt | None = None
-
-    @model_validator(mode="after")
-    def _check_fields_together(self) -> Self:
-        check_seed_range(self.seed, self.num_images)
-        return self
-
-    @property
-    def chosen_size(self) -> Size:
-        return Size(self.width, self.height)
-
-    def to_params(self) -> list[Txt2ImgParams]:
-        seeds = seeds_from(self.seed, self.num_images)
-        return txt2img_params(self.prompt, seeds, steps=self.num_inference_steps, size=self.chosen_size)
-
-
-class Img2ImgRequest(BaseModel):
-    """The fields of an image-to-image request beside the picture."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        json_schema_extra={"dependentRequired": {"width": ["height"], "height": ["width"]}},
-    )
-    size_param: ClassVar[str] = "width"
-
-    prompt: Prompt
-    strength: Strength = 0.5
-    num_inference_steps: Steps = 2
-    seed: Seed | None = None
-    num_images: NumImages = 1
-    width: Annotated[
-        Side | None,
-        Field(description="Pixels, together with height; if omitted, the picture's aspect is kept, up to 32:1."),
-    ] = None
-    height: Annotated[Side | None, Field(description="Pixels, together with width.")] = None
-    guidance_scale: GuidanceScale | None = None
-    negative_prompt: NegativePrompt | None = None
-
-    @model_validator(mode="after")
-    def _check_fields_together(self) -> Self:
-        check_seed_range(self.seed, self.num_images)
-        if (self.width is None) != (self.height is None):
-            raise PydanticCustomError(
-                "size_incomplete",
-                "Send both width and height, or neither.",
-                {"param": "width" if self.width is None else "height"},
-            )
-        check_effective_steps(self.num_inference_steps, self.strength)
-        return self
-
-    @property
-    def chosen_size(self) -> Size | None:
-        """The output's size, if the request names one."""
-        return None if self.width is None or self.height is None else Size(self.width, self.height)
-
-    def to_params(self, image: Image.Image) -> list[Img2ImgParams]:
-        """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
-        seeds = seeds_from(self.seed, self.num_images)
-        steps, strength = self.num_inference_steps, self.strength
-        return img2img_params(self.prompt, seeds, steps=steps, strength=strength, image=image)

@@ -1,16 +1,19 @@
 import io
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi import UploadFile
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from pydantic import ValidationError
 
 from app.api.native.routes import Img2ImgForm
-from app.inference.request_validation import MAX_SEED, Txt2ImgRequest, smallest_strength
-from app.pipelines.base import effective_img2img_steps
+from app.images.encoding import MediaType, encode_image
+from app.modes.fields import MAX_SEED, smallest_strength
+from app.modes.txt2img import Txt2ImgRequest
+from app.pipelines.base import effective_steps
+from app.settings import Settings
 
 prompts = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=100)
 sides = st.integers(8, 256).map(lambda eighth: eighth * 8)
@@ -61,7 +64,7 @@ def test_seeds_end_at_the_largest_there_is(num_images: int, below: int) -> None:
 def test_image_to_image_is_taken_exactly_when_a_step_runs(num_inference_steps: int, strength: float) -> None:
     if int(num_inference_steps * strength) >= 1:
         params = form(prompt="", num_inference_steps=num_inference_steps, strength=strength).to_params(
-            Image.new("RGB", (64, 64))
+            {"image": lambda: encode_image(np.zeros((64, 64, 3), np.uint8), MediaType.PNG)}, Settings()
         )
         assert 1 <= params[0].effective_steps <= num_inference_steps
     else:
@@ -72,8 +75,8 @@ def test_image_to_image_is_taken_exactly_when_a_step_runs(num_inference_steps: i
 @given(steps)
 def test_the_smallest_strength_is_the_smallest_of_four_decimals(num_inference_steps: int) -> None:
     smallest = smallest_strength(num_inference_steps)
-    assert effective_img2img_steps(num_inference_steps, smallest) == 1
-    assert effective_img2img_steps(num_inference_steps, smallest - 0.0001) == 0
+    assert effective_steps(num_inference_steps, smallest) == 1
+    assert effective_steps(num_inference_steps, smallest - 0.0001) == 0
 
 
 @given(

@@ -1,0 +1,214 @@
+"""Masks: which part of a picture is drawn anew, and how the drawn part is put back.
+
+A mask is a picture in mode L: white (255) is drawn, black (0) stays, grey blends.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageChops, ImageFilter
+
+from app.errors import InvalidImageError, TurboError
+from app.images.decoding import decode_whole
+from app.images.sizes import Size
+from app.settings import MIN_SIDE, SIDE_MULTIPLE, Settings
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom of a part of a picture, in pixels; right and bottom are outside."""
+
+_NEARLY = 8
+"""Levels this near to black or white count as black or white, because a JPEG's black is not always 0."""
+
+_MAX_ASPECT = 4
+"""Longer side of a region divided by its shorter side, at most, if the picture is large enough."""
+
+_BAND_PIXELS = 1 << 20
+"""Pixels that are blended in one call: Pillow holds the GIL meanwhile."""
+
+
+class MaskReading(StrEnum):
+    """What a mask file with transparency means. Without transparency, all are `LUMINANCE`."""
+
+    LUMINANCE = "luminance"
+    """White is drawn; what is transparent stays."""
+    OPACITY = "opacity"
+    """What is opaque is drawn, whatever its colour."""
+    TRANSPARENCY = "transparency"
+    """What is transparent is drawn, whatever its colour."""
+
+
+def decode_mask(
+    data: bytes | memoryview, size: Size, settings: Settings, *, reading: MaskReading = MaskReading.LUMINANCE
+) -> Image.Image:
+    """Decode an uploaded mask, and scale it to the picture's size. Blocks; call it in a thread.
+
+    Raises:
+        InvalidImageError: The mask has another aspect than the picture.
+        TurboError: The file is not a usable picture.
+    """
+    try:
+        rgb, opacity = decode_whole(data, settings)
+    except TurboError as error:
+        error.param = "mask"
+        raise
+    if abs(rgb.width * size.height - rgb.height * size.width) > max(rgb.size) + max(size.width, size.height):
+        found = Size(*rgb.size)
+        raise InvalidImageError(
+            f"The mask has {found} pixels, and the picture has {size}. Both must have the same aspect.", param="mask"
+        )
+    mask = _read(rgb, opacity, reading)
+    return clean(mask.resize((size.width, size.height), Image.Resampling.BILINEAR))
+
+
+def _read(rgb: Image.Image, opacity: Image.Image | None, reading: MaskReading) -> Image.Image:
+    if opacity is None:
+        return rgb.convert("L")
+    if reading is MaskReading.OPACITY:
+        return opacity
+    if reading is MaskReading.TRANSPARENCY:
+        return ImageChops.invert(opacity)
+    return ImageChops.subtract(rgb.convert("L"), ImageChops.invert(opacity))  # it is blended with white
+
+
+def clean(mask: Image.Image) -> Image.Image:
+    """Return the mask with levels near to black made black, and levels near to white made white."""
+    levels = [0 if level < _NEARLY else 255 if level > 255 - _NEARLY else level for level in range(256)]
+    return mask.point(levels)
+
+
+def choose_region(mask: Image.Image, *, margin: int, aspect: float | None) -> Box:
+    """Return the part of the picture that is drawn: what the mask covers, and `margin` pixels around it.
+
+    It has sides of at least 64 pixels and an aspect of at most 4:1, or the given one (width / height), as far as the
+    picture has room.
+
+    Raises:
+        InvalidImageError: The mask is black.
+    """
+    left, top, right, bottom = drawn_box(mask)
+    left, right = max(0, left - margin), min(mask.width, right + margin)
+    top, bottom = max(0, top - margin), min(mask.height, bottom + margin)
+    width, height = max(MIN_SIDE, right - left), max(MIN_SIDE, bottom - top)
+    if aspect is None:
+        width, height = max(width, height // _MAX_ASPECT), max(height, width // _MAX_ASPECT)
+    else:
+        width, height = max(width, round(height * aspect)), max(height, round(width / aspect))
+    left, right = _widened(left, right, width, mask.width)
+    top, bottom = _widened(top, bottom, height, mask.height)
+    return left, top, right, bottom
+
+
+def _widened(start: int, end: int, length: int, limit: int) -> tuple[int, int]:
+    """Return a span of this length about the same centre, within 0 to `limit`."""
+    length = min(length, limit)
+    start = max(0, min(limit - length, start - (length - (end - start)) // 2))
+    return start, start + length
+
+
+def drawn_box(mask: Image.Image) -> Box:
+    """Return the box around what the mask draws.
+
+    Raises:
+        InvalidImageError: The mask is black.
+    """
+    box = mask.getbbox()
+    if box is None:
+        raise InvalidImageError("The mask is black, so nothing would be drawn. White is drawn anew.", param="mask")
+    return box
+
+
+def whole_blocks(mask: Image.Image, size: Size) -> Image.Image:
+    """Scale a mask to the size to draw at, and draw every block of 8x8 pixels that it touches, as latents have them.
+
+    The result has the levels 0 and 255 only.
+    """
+    scaled = mask.resize((size.width, size.height), Image.Resampling.BOX)
+    rows, columns = size.height // SIDE_MULTIPLE, size.width // SIDE_MULTIPLE
+    blocks = np.asarray(scaled).reshape(rows, SIDE_MULTIPLE, columns, SIDE_MULTIPLE).max((1, 3)) > 0
+    drawn = (blocks * np.uint8(255)).repeat(SIDE_MULTIPLE, 0).repeat(SIDE_MULTIPLE, 1)
+    return Image.fromarray(drawn)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Paste:
+    """How a drawn region is put back.
+
+    Attributes:
+        onto: The RGB picture that keeps its pixels where nothing is drawn. Several pictures share it; it never changes.
+        region: The part of it that was drawn.
+        share: How much of each pixel is new, of 255, in mode L: a part of the picture that begins at `corner`.
+        corner: Left and top of `share`.
+    """
+
+    onto: Image.Image
+    region: Box
+    share: Image.Image
+    corner: tuple[int, int]
+
+    @classmethod
+    def of(cls, onto: Image.Image, mask: Image.Image, region: Box, *, feather: int) -> Self:
+        """Return how to put back what the mask draws in this region, with a soft edge of `feather` pixels outside."""
+        left, top, right, bottom = drawn_box(mask)
+        box = (
+            max(region[0], left - feather),
+            max(region[1], top - feather),
+            min(region[2], right + feather),
+            min(region[3], bottom + feather),
+        )
+        return cls(onto=onto, region=region, share=feathered(mask.crop(box), feather), corner=box[:2])
+
+    def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Return the whole picture, of shape (height, width, 3), with the drawn region put back. Blocks."""
+        left, top, right, bottom = self.region
+        drawn = Image.fromarray(pixels)
+        if drawn.size != (right - left, bottom - top):
+            drawn = drawn.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
+        whole = self.onto.copy()
+        x, y = self.corner
+        for start, end in _bands(self.share):
+            share = self.share.crop((0, start, self.share.width, end))
+            part = drawn.crop((x - left, y - top + start, x - left + share.width, y - top + end))
+            whole.paste(part, (x, y + start), share)
+        return np.asarray(whole)
+
+
+def feathered(mask: Image.Image, width: int) -> Image.Image:
+    """Return the mask with a soft edge outside of what it draws: white stays white, and `width` pixels away is black.
+
+    The mask grows by half the width and is then blurred by as much.
+    """
+    grown = width // 2
+    edges = (width - grown) // 2, (width - grown + 1) // 2
+    soft = Image.fromarray(np.ascontiguousarray(_grown(np.asarray(mask), grown)))
+    for radius in edges:
+        soft = soft.filter(ImageFilter.BoxBlur(radius)) if radius else soft
+    return ImageChops.lighter(soft, mask)
+
+
+def _grown(levels: npt.NDArray[np.uint8], by: int) -> npt.NDArray[np.uint8]:
+    """Return for each pixel the largest level that is at most `by` rows and columns away."""
+    for axis in (0, 1):
+        reach, most = 0, min(by, levels.shape[axis] - 1)
+        while reach < most:
+            step = min(most - reach, 2 * reach + 1)
+            levels = _largest(levels, step, axis)
+            reach += step
+    return levels
+
+
+def _largest(levels: npt.NDArray[np.uint8], step: int, axis: int) -> npt.NDArray[np.uint8]:
+    """Return for each pixel the largest of its level and of the levels `step` pixels before and after it."""
+    rows = levels if axis == 0 else levels.T
+    largest = rows.copy()
+    np.maximum(largest[step:], rows[:-step], out=largest[step:])
+    np.maximum(largest[:-step], rows[step:], out=largest[:-step])
+    return largest if axis == 0 else largest.T
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, int]]:
+    rows = max(1, _BAND_PIXELS // image.width)
+    return ((start, min(start + rows, image.height)) for start in range(0, image.height, rows))

@@ -1,0 +1,119 @@
+"""Image to image: a picture from a prompt and a picture to start from."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Self
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from app.images.decoding import decode_image
+from app.images.sizes import Size
+from app.modes.fields import (
+    GuidanceScale,
+    NegativePrompt,
+    NumImages,
+    Prompt,
+    Seed,
+    Side,
+    Steps,
+    Strength,
+    Uploads,
+    check_effective_steps,
+    check_seed_range,
+    check_size_complete,
+    seeds_from,
+)
+from app.pipelines.base import GenerationParams, Mode
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Img2ImgParams(GenerationParams):
+    """One picture to be made from a prompt and an RGB picture of the output's size (sides multiples of 8)."""
+
+    mode: ClassVar[Mode] = Mode.IMG2IMG
+
+    strength: float
+    image: Image.Image
+
+    @property
+    def width(self) -> int:
+        return self.image.width
+
+    @property
+    def height(self) -> int:
+        return self.image.height
+
+    @property
+    def start(self) -> Image.Image:
+        return self.image
+
+    @classmethod
+    def sample(cls, size: tuple[int, int], *, prompt: str, seed: int) -> Self:
+        image = Image.linear_gradient("L").resize(size).convert("RGB")
+        return cls(prompt=prompt, seed=seed, num_inference_steps=2, strength=0.5, image=image)
+
+
+def img2img_params(
+    prompt: str, seeds: Iterable[int], *, steps: int, strength: float, image: Image.Image
+) -> list[Img2ImgParams]:
+    """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
+    return [
+        Img2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, strength=strength, image=image)
+        for seed in seeds
+    ]
+
+
+class PictureRequest(BaseModel):
+    """The fields that requests with a picture share, beside the picture."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={"dependentRequired": {"width": ["height"], "height": ["width"]}},
+    )
+    size_param: ClassVar[str] = "width"
+
+    prompt: Prompt
+    strength: Strength = 0.5
+    num_inference_steps: Steps = 2
+    seed: Seed | None = None
+    num_images: NumImages = 1
+    width: Annotated[
+        Side | None,
+        Field(description="Pixels, together with height; if omitted, the picture's aspect is kept, up to 32:1."),
+    ] = None
+    height: Annotated[Side | None, Field(description="Pixels, together with width.")] = None
+    guidance_scale: GuidanceScale | None = None
+    negative_prompt: NegativePrompt | None = None
+
+    @model_validator(mode="after")
+    def _check_fields_together(self) -> Self:
+        check_seed_range(self.seed, self.num_images)
+        check_size_complete(self.width, self.height)
+        check_effective_steps(self.num_inference_steps, self.strength)
+        return self
+
+    @property
+    def chosen_size(self) -> Size | None:
+        """The output's size, if the request names one."""
+        return None if self.width is None or self.height is None else Size(self.width, self.height)
+
+
+class Img2ImgRequest(PictureRequest):
+    """The fields of an image-to-image request beside the picture."""
+
+    def to_params(self, uploads: Uploads, settings: Settings) -> list[Img2ImgParams]:
+        """Return one params object per picture, each starting from the upload `image`. Blocks.
+
+        Raises:
+            TurboError: The file is not a usable picture.
+        """
+        return img2img_params(
+            self.prompt,
+            seeds_from(self.seed, self.num_images),
+            steps=self.num_inference_steps,
+            strength=self.strength,
+            image=decode_image(uploads["image"](), self.chosen_size, settings),
+        )

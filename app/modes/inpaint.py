@@ -1,0 +1,277 @@
+"""Inpainting: a part of a picture is drawn anew from a prompt, and the rest keeps its pixels."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageChops, ImageOps
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from app.errors import ImageTooLargeError, InvalidRequestError
+from app.images.decoding import decode_whole
+from app.images.masks import MaskReading, Paste, choose_region, clean, decode_mask, whole_blocks
+from app.images.sizes import Size, preferred_size
+from app.modes.fields import WHOLE, Steps, Strength, Uploads, seeds_from
+from app.modes.img2img import PictureRequest
+from app.pipelines.base import GenerationParams, Mode
+from app.settings import MAX_SIDE, Settings
+
+DEFAULT_STEPS, DEFAULT_STRENGTH = 4, 1.0
+"""With fewer steps, or less strength, a part that is drawn anew fits its surroundings less."""
+
+DEFAULT_FEATHER, MAX_FEATHER = 16, 128
+"""Pixels around the mask over which the drawn part fades into the picture."""
+
+Fill = Literal["original", "noise"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Area:
+    """The part of a picture that is drawn, at the size to draw at, and how it is put back.
+
+    `image` (RGB) and `mask` (L, levels 0 and 255) have sides that are multiples of 8. `feather` and `padding` are in
+    pixels of the finished picture. Without `padding` the whole picture is drawn.
+    """
+
+    image: Image.Image
+    mask: Image.Image
+    paste: Paste
+    feather: int
+    padding: int | None
+
+    @classmethod
+    def of(
+        cls,
+        picture: Image.Image,
+        mask: Image.Image,
+        size: Size | None,
+        *,
+        feather: int,
+        padding: int | None,
+        max_pixels: int,
+    ) -> Self:
+        """Choose the area of an RGB picture that a mask of the same size draws.
+
+        `size` is the size to draw at. If it is None, it follows from the area's aspect, and has at most `max_pixels`.
+
+        Raises:
+            InvalidImageError: The mask is black, or the picture's aspect is beyond 32:1.
+        """
+        region = 0, 0, picture.width, picture.height
+        if padding is not None:
+            aspect = None if size is None else size.width / size.height
+            region = choose_region(mask, margin=max(padding, feather), aspect=aspect)
+        left, top, right, bottom = region
+        drawn_at = size or preferred_size(Size(right - left, bottom - top), max_pixels=max_pixels)
+        return cls(
+            image=picture.resize((drawn_at.width, drawn_at.height), Image.Resampling.LANCZOS, region),
+            mask=whole_blocks(mask.crop(region), drawn_at),
+            paste=Paste.of(picture, mask, region, feather=feather),
+            feather=feather,
+            padding=padding,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InpaintParams(GenerationParams):
+    """One picture of which an area is drawn anew. With `fill` noise, what the area showed has no influence."""
+
+    mode: ClassVar[Mode] = Mode.INPAINT
+    is_composite: ClassVar[bool] = True
+
+    strength: float
+    area: Area
+    fill: Fill = "original"
+
+    @property
+    def width(self) -> int:
+        return self.area.image.width
+
+    @property
+    def height(self) -> int:
+        return self.area.image.height
+
+    @property
+    def start(self) -> Image.Image:
+        return self.area.image
+
+    @property
+    def mask(self) -> Image.Image:
+        return self.area.mask
+
+    @property
+    def hides_masked(self) -> bool:
+        return self.fill == "noise"
+
+    @property
+    def finished_size(self) -> tuple[int, int]:
+        return self.area.paste.onto.size
+
+    def finish(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        return self.area.paste(pixels)
+
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        facts: dict[str, object] = {"Denoising strength": self.strength, "Mask blur": self.area.feather}
+        if self.fill == "noise":
+            facts["Masked content"] = "latent noise"
+        if self.area.padding is not None:
+            facts |= {"Inpaint area": "Only masked", "Masked area padding": self.area.padding}
+        return facts
+
+    @classmethod
+    def sample(cls, size: tuple[int, int], *, prompt: str, seed: int) -> Self:
+        picture = Image.linear_gradient("L").resize(size).convert("RGB")
+        mask = Image.new("L", size)
+        mask.paste(255, (0, 0, size[0] // 2, size[1]))
+        area = Area.of(picture, mask, Size(*size), feather=DEFAULT_FEATHER, padding=None, max_pixels=0)
+        return cls(prompt=prompt, seed=seed, num_inference_steps=DEFAULT_STEPS, strength=DEFAULT_STRENGTH, area=area)
+
+
+def inpaint_params(
+    prompt: str, seeds: Iterable[int], *, steps: int, strength: float, area: Area, fill: Fill = "original"
+) -> list[InpaintParams]:
+    """Return one params object per picture, each with `area` drawn anew."""
+    return [
+        InpaintParams(prompt=prompt, seed=seed, num_inference_steps=steps, strength=strength, area=area, fill=fill)
+        for seed in seeds
+    ]
+
+
+Extend = tuple[int, int, int, int]
+"""Pixels to add at the top, right, bottom and left."""
+
+
+def read_area(
+    uploads: Uploads,
+    size: Size | None,
+    settings: Settings,
+    *,
+    reading: MaskReading = MaskReading.LUMINANCE,
+    invert: bool = False,
+    extend: Extend = (0, 0, 0, 0),
+    feather: int = DEFAULT_FEATHER,
+    padding: int | None = None,
+) -> Area:
+    """Decode the upload `image`, and its mask, which `mask` has, or the picture's transparent parts. Blocks.
+
+    The picture keeps its pixels if there is no size, or if there is padding. Otherwise it is scaled to cover the size
+    and cropped about its centre. `extend` adds margins that are drawn. `invert` swaps the mask's black and white.
+
+    Raises:
+        TurboError: A file is not a usable picture, or nothing says what to draw.
+    """
+    picture, opacity = decode_whole(uploads["image"](), settings)
+    mask = None
+    if "mask" in uploads:
+        mask = decode_mask(uploads["mask"](), Size(*picture.size), settings, reading=reading)
+    elif opacity is not None:
+        mask = clean(ImageChops.invert(opacity))
+    if mask is not None and invert:
+        mask = ImageChops.invert(mask)
+    if any(extend):
+        picture, mask = _extended(picture, mask or Image.new("L", picture.size), extend, settings)
+    if mask is None:
+        raise InvalidRequestError(
+            "Send a mask whose white parts are drawn anew, or a picture with transparent parts.", param="mask"
+        )
+    if size is not None and padding is None:
+        picture, mask = (
+            ImageOps.fit(layer, (size.width, size.height), Image.Resampling.LANCZOS) for layer in (picture, mask)
+        )
+        mask = clean(mask)
+    return Area.of(picture, mask, size, feather=feather, padding=padding, max_pixels=settings.max_pixels)
+
+
+def _extended(
+    picture: Image.Image, mask: Image.Image, extend: Extend, settings: Settings
+) -> tuple[Image.Image, Image.Image]:
+    """Return a larger picture and its mask. The margins mirror the picture, to start from, and are drawn."""
+    top, right, bottom, left = extend
+    size = Size(picture.width + left + right, picture.height + top + bottom)
+    if size.pixels > settings.max_upload_pixels:
+        raise ImageTooLargeError(
+            f"The extended picture has {size} pixels, and at most {settings.max_upload_pixels} are allowed.",
+            param="extend",
+        )
+    margins = (top, bottom), (left, right)
+    mirrored = np.pad(np.asarray(picture), (*margins, (0, 0)), mode="symmetric")
+    drawn = np.pad(np.asarray(mask), margins, constant_values=255)
+    return Image.fromarray(mirrored), Image.fromarray(drawn)
+
+
+_EXTEND = r"\d{1,4}(?:,\d{1,4}){0,3}"
+
+
+def _parse_extend(value: object) -> object:
+    """Read one number for all sides, or four numbers, in the order of CSS: top, right, bottom, left."""
+    text = str(value).replace(" ", "") if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    sides = tuple(map(int, text.split(","))) if re.fullmatch(_EXTEND, text, re.ASCII) else ()
+    if len(sides) not in (1, 4) or max(sides) > MAX_SIDE:
+        raise PydanticCustomError(
+            "extend_parsing",
+            "Send one number of pixels for all sides, or four: top,right,bottom,left, each at most {most}.",
+            {"most": MAX_SIDE},
+        )
+    return sides * 4 if len(sides) == 1 else sides
+
+
+class InpaintRequest(PictureRequest):
+    """The fields of an inpainting request beside the picture and the mask."""
+
+    strength: Strength = DEFAULT_STRENGTH
+    num_inference_steps: Steps = DEFAULT_STEPS
+    padding: Annotated[
+        Annotated[int, Field(ge=0, le=MAX_SIDE), WHOLE] | None,
+        Field(
+            description="Draw only the masked part and this many pixels around it, at full resolution. If omitted, the "
+            "whole picture is drawn, at about 512x512."
+        ),
+    ] = None
+    feather: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=MAX_FEATHER,
+            description="Pixels around the mask over which the drawn part fades into the picture. Beyond them the "
+            "picture keeps its pixels.",
+        ),
+        WHOLE,
+    ] = DEFAULT_FEATHER
+    fill: Annotated[
+        Fill,
+        Field(description="What the masked part starts from: what it shows, or noise. With strength 1 always noise."),
+    ] = "original"
+    extend: Annotated[
+        Extend,
+        BeforeValidator(_parse_extend),
+        WithJsonSchema(
+            {"type": "string", "pattern": f"^{_EXTEND}$", "default": "0", "examples": ["128", "0,256,0,256"]}
+        ),
+        Field(
+            description="Pixels to add to the picture and to draw: one number for all sides, or four, "
+            "top,right,bottom,left."
+        ),
+    ] = (0, 0, 0, 0)
+
+    def to_params(self, uploads: Uploads, settings: Settings) -> list[InpaintParams]:
+        """Return one params object per picture. `uploads` has the picture, and the mask if there is one. Blocks.
+
+        Raises:
+            TurboError: As `read_area`.
+        """
+        area = read_area(
+            uploads,
+            self.chosen_size,
+            settings,
+            extend=self.extend,
+            feather=self.feather,
+            padding=self.padding,
+        )
+        seeds = seeds_from(self.seed, self.num_images)
+        steps, strength = self.num_inference_steps, self.strength
+        return inpaint_params(self.prompt, seeds, steps=steps, strength=strength, area=area, fill=self.fill)
