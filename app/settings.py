@@ -241,8 +241,8 @@ class Settings(BaseSettings):
     """Seconds of idleness after which the device must compute a known value, so that a failed device is noticed."""
 
     max_pixels: int = Field(default=2_097_152, ge=MIN_SIDE**2, le=MAX_SIDE**2)
-    """Maximum pixels (width x height) of an output picture. 1792x1024, the largest size that many clients offer, has
-    1835008."""
+    """Maximum pixels (width x height) that a request may ask for. 1792x1024, the largest size that many clients offer,
+    has 1835008. An inpainted picture without a size keeps its own."""
 
     max_steps: int = Field(default=DEFAULT_MAX_STEPS, ge=DEFAULT_MAX_STEPS, le=MOST_STEPS)
     """Maximum number of denoising steps of a request. SDXL-Turbo makes its pictures in 1 to 4; some checkpoints made
@@ -310,7 +310,8 @@ class Settings(BaseSettings):
     """Write prompt, seed and the other parameters into each picture: as text in a PNG, else as an EXIF comment."""
 
     ai_label: bool = True
-    """Label each picture as made by AI: IPTC's Digital Source Type `trainedAlgorithmicMedia`, in XMP."""
+    """Label each picture as made by AI, in XMP: IPTC's Digital Source Type `trainedAlgorithmicMedia`, or after
+    inpainting `compositeWithTrainedAlgorithmicMedia`."""
 
     aigc_producer: str = Field(default="", max_length=200, pattern=r"^[!#-\[\]-~]*$")
     """Name or code of the service's provider. If set, each picture carries the implicit label of China's GB 45438-2025,

@@ -152,7 +152,7 @@ def _describe(schema: dict[str, Any]) -> None:
 
 
 class SdRequest(BaseModel):
-    """The fields that both modes share."""
+    """The fields that all modes share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, json_schema_extra=_describe)
     size_param: ClassVar[str] = "width"

@@ -4,7 +4,7 @@ import io
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -467,3 +467,45 @@ async def test_uploads_are_read_from_disk_as_from_memory(client: httpx.AsyncClie
     Image.effect_noise((1500, 1500), 100).convert("RGB").save(file, "PNG")
     assert len(file.getvalue()) > 1 << 20
     assert (await img2img(client, file.getvalue())).status_code == 200
+
+
+# More denoising steps.
+
+
+@pytest.fixture
+async def ten_steps() -> AsyncIterator[httpx.AsyncClient]:
+    async with running(create_app(Settings(model="fake", max_steps=10))) as client:
+        yield client
+
+
+async def test_as_many_steps_run_as_the_operator_allows(ten_steps: httpx.AsyncClient) -> None:
+    assert (await txt2img(ten_steps, num_inference_steps=10)).headers["x-steps"] == "10"
+    assert (await img2img(ten_steps, num_inference_steps=8, strength=0.5)).headers["x-steps"] == "4"
+    refused = await txt2img(ten_steps, num_inference_steps=11)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "num_inference_steps")
+
+
+async def test_without_the_setting_more_than_four_steps_are_refused_with_the_limit(client: httpx.AsyncClient) -> None:
+    for response in (await txt2img(client, num_inference_steps=5), await img2img(client, num_inference_steps=10)):
+        assert response.status_code == 422
+        assert "less than or equal to 4" in response.json()["detail"]
+
+
+async def test_other_programs_get_as_many_steps_as_the_operator_allows(ten_steps: httpx.AsyncClient) -> None:
+    body = {"prompt": "a cat", "steps": 20, "width": 64, "height": 64}
+    response = await ten_steps.post("/sdapi/v1/txt2img", json=body)
+    assert response.headers["x-adjusted-parameters"] == "steps=20->10"
+    assert response.headers["x-steps"] == "10"
+    body = {"inputs": "a cat", "parameters": {"num_inference_steps": 8}}
+    assert (await ten_steps.post("/", json=body)).headers["x-steps"] == "8"
+
+
+async def test_the_openapi_document_has_the_operator_s_limit(ten_steps: httpx.AsyncClient) -> None:
+    paths = (await ten_steps.get("/openapi.json")).json()["paths"]
+    for path, media_type in (("/txt2img", "application/json"), ("/inpaint", "multipart/form-data")):
+        schema = paths[path]["post"]["requestBody"]["content"][media_type]["schema"]
+        assert schema["properties"]["num_inference_steps"]["maximum"] == 10
+    async with running(create_app(Settings(model="fake"))) as client:
+        paths = (await client.get("/openapi.json")).json()["paths"]
+        schema = paths["/txt2img"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert schema["properties"]["num_inference_steps"]["maximum"] == 4

@@ -343,7 +343,7 @@ def test_more_steps_than_four_are_four_and_told(sdk: OpenAI, url: URL) -> None:
     assert file_of(answer.data[0]) == native(url, prompt="a cat", seed=7, num_inference_steps=4)
     assert answer.model_extra is not None
     (warning,) = answer.model_extra["warnings"]
-    assert warning == "num_inference_steps is changed, 20->4: SDXL-Turbo makes a picture in 1 to 4 steps."
+    assert warning == "num_inference_steps is changed, 20->4: Pictures are made in 1 to 4 steps here."
 
 
 def test_an_edit_ignores_and_tells_too(sdk: OpenAI, url: URL) -> None:

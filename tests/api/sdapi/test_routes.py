@@ -239,7 +239,7 @@ async def test_more_than_4_steps_are_4_and_the_answer_tells_it(client: httpx.Asy
     info = info_of(response)
     assert info["steps"] == 4
     assert info["adjusted"] == {"steps": "20->4"}
-    assert info["warnings"] == ["steps is changed, 20->4: SDXL-Turbo makes a picture in 1 to 4 steps."]
+    assert info["warnings"] == ["steps is changed, 20->4: Pictures are made in 1 to 4 steps here."]
 
 
 @pytest.mark.parametrize(
