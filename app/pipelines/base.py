@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from app.pipelines.prompt_options import DEFAULT_PROMPT_OPTIONS, PromptOptions
+
 MAX_PROMPT_TOKENS = 77
 """Tokens that CLIP's text encoders read, start and end marks included (openai/clip-vit-large-patch14 config)."""
 
@@ -53,6 +55,7 @@ class Txt2ImgParams:
     num_inference_steps: int
     width: int
     height: int
+    prompt_options: PromptOptions = DEFAULT_PROMPT_OPTIONS
 
     @property
     def effective_steps(self) -> int:
@@ -74,6 +77,7 @@ class Img2ImgParams:
     num_inference_steps: int
     strength: float
     image: Image.Image
+    prompt_options: PromptOptions = DEFAULT_PROMPT_OPTIONS
 
     @property
     def width(self) -> int:
@@ -113,19 +117,16 @@ class PipelineImage:
     """One finished picture.
 
     `pixels` has the shape (height, width, 3), red, green and blue from 0 to 255. `tokens` counts the CLIP tokens of the
-    whole prompt, `prompt_tokens` those that were used, both with start and end marks.
+    whole prompt, `prompt_tokens` those that were used, both with the start and end marks of the used windows.
     """
 
     pixels: npt.NDArray[np.uint8]
     tokens: int
-
-    @property
-    def prompt_tokens(self) -> int:
-        return min(self.tokens, MAX_PROMPT_TOKENS)
+    prompt_tokens: int
 
     @property
     def prompt_truncated(self) -> bool:
-        return self.tokens > MAX_PROMPT_TOKENS
+        return self.tokens > self.prompt_tokens
 
 
 Watermark = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
