@@ -55,6 +55,8 @@ _REQUEST_OPTIONS = {
     "width": "Pixels, a multiple of 8. (default: 512; with --image, its aspect ratio is kept)",
     "height": "Pixels, as for --width.",
     "num_images": "Number of pictures to make, 1 to 4. (default: 1)",
+    "prompt_mode": "A prompt over 77 tokens is cut, or is chunked: read in up to 8 windows of 75. (default: cut)",
+    "prompt_syntax": "(word:1.3) and [word] are plain text, or change weights as in webui. (default: plain)",
 }
 """Optional fields of a request, by their names on the wire, with their help. The wire models validate them."""
 
@@ -279,7 +281,7 @@ def _add_request(parser: _Parser) -> None:
     parser.add_argument("--image", metavar="FILE", help="Picture to start from: PNG, JPEG or WebP; - reads stdin.")
     for name, text in _REQUEST_OPTIONS.items():
         flags = [_flag(name), *(["--steps"] if name == "num_inference_steps" else [])]
-        parser.add_argument(*flags, metavar="N", help=text)
+        parser.add_argument(*flags, metavar="NAME" if name.startswith("prompt_") else "N", help=text)
 
 
 def _add_tuning(parser: _Parser) -> None:

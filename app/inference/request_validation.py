@@ -10,7 +10,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from app.images.sizes import Size
+from app.inference.prompt_fields import PromptModeField, PromptSyntaxField, check_emphasis
 from app.pipelines.base import Img2ImgParams, Txt2ImgParams, effective_img2img_steps
+from app.pipelines.prompt_options import DEFAULT_PROMPT_OPTIONS, PromptOptions
 from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
 
 T = TypeVar("T")
@@ -159,20 +161,47 @@ def seeds_from(seed: int | None, num_images: int) -> range:
     return range(first, first + num_images)
 
 
-def txt2img_params(prompt: str, seeds: Iterable[int], *, steps: int, size: Size) -> list[Txt2ImgParams]:
+def txt2img_params(
+    prompt: str,
+    seeds: Iterable[int],
+    *,
+    steps: int,
+    size: Size,
+    options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
+) -> list[Txt2ImgParams]:
     """Return one params object per picture."""
     return [
-        Txt2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, width=size.width, height=size.height)
+        Txt2ImgParams(
+            prompt=prompt,
+            seed=seed,
+            num_inference_steps=steps,
+            width=size.width,
+            height=size.height,
+            prompt_options=options,
+        )
         for seed in seeds
     ]
 
 
 def img2img_params(
-    prompt: str, seeds: Iterable[int], *, steps: int, strength: float, image: Image.Image
+    prompt: str,
+    seeds: Iterable[int],
+    *,
+    steps: int,
+    strength: float,
+    image: Image.Image,
+    options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
 ) -> list[Img2ImgParams]:
     """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
     return [
-        Img2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, strength=strength, image=image)
+        Img2ImgParams(
+            prompt=prompt,
+            seed=seed,
+            num_inference_steps=steps,
+            strength=strength,
+            image=image,
+            prompt_options=options,
+        )
         for seed in seeds
     ]
 
@@ -189,12 +218,15 @@ class Txt2ImgRequest(BaseModel):
     width: Side = DEFAULT_SIDE
     height: Side = DEFAULT_SIDE
     num_images: NumImages = 1
+    prompt_mode: PromptModeField = "cut"
+    prompt_syntax: PromptSyntaxField = "plain"
     guidance_scale: GuidanceScale | None = None
     negative_prompt: NegativePrompt | None = None
 
     @model_validator(mode="after")
     def _check_fields_together(self) -> Self:
         check_seed_range(self.seed, self.num_images)
+        check_emphasis(self.prompt, self.prompt_syntax)
         return self
 
     @property
@@ -203,7 +235,9 @@ class Txt2ImgRequest(BaseModel):
 
     def to_params(self) -> list[Txt2ImgParams]:
         seeds = seeds_from(self.seed, self.num_images)
-        return txt2img_params(self.prompt, seeds, steps=self.num_inference_steps, size=self.chosen_size)
+        options = PromptOptions(mode=self.prompt_mode, syntax=self.prompt_syntax)
+        steps, size = self.num_inference_steps, self.chosen_size
+        return txt2img_params(self.prompt, seeds, steps=steps, size=size, options=options)
 
 
 class Img2ImgRequest(BaseModel):
@@ -226,12 +260,15 @@ class Img2ImgRequest(BaseModel):
         Field(description="Pixels, together with height; if omitted, the picture's aspect is kept, up to 32:1."),
     ] = None
     height: Annotated[Side | None, Field(description="Pixels, together with width.")] = None
+    prompt_mode: PromptModeField = "cut"
+    prompt_syntax: PromptSyntaxField = "plain"
     guidance_scale: GuidanceScale | None = None
     negative_prompt: NegativePrompt | None = None
 
     @model_validator(mode="after")
     def _check_fields_together(self) -> Self:
         check_seed_range(self.seed, self.num_images)
+        check_emphasis(self.prompt, self.prompt_syntax)
         if (self.width is None) != (self.height is None):
             raise PydanticCustomError(
                 "size_incomplete",
@@ -249,5 +286,6 @@ class Img2ImgRequest(BaseModel):
     def to_params(self, image: Image.Image) -> list[Img2ImgParams]:
         """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
         seeds = seeds_from(self.seed, self.num_images)
+        options = PromptOptions(mode=self.prompt_mode, syntax=self.prompt_syntax)
         steps, strength = self.num_inference_steps, self.strength
-        return img2img_params(self.prompt, seeds, steps=steps, strength=strength, image=image)
+        return img2img_params(self.prompt, seeds, steps=steps, strength=strength, image=image, options=options)

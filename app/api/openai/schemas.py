@@ -24,6 +24,7 @@ from app.api.forms import Upload
 from app.api.model_names import ModelNames
 from app.errors import ModelNotFoundError
 from app.images.sizes import Size
+from app.inference.prompt_fields import PromptModeField, PromptSyntaxField, check_emphasis
 from app.inference.request_validation import (
     WHOLE,
     ManyImages,
@@ -38,6 +39,7 @@ from app.inference.request_validation import (
     txt2img_params,
 )
 from app.pipelines.base import Img2ImgParams, Txt2ImgParams
+from app.pipelines.prompt_options import PromptOptions
 from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, parse_sizes
 
 _IGNORED: Final = {
@@ -144,10 +146,13 @@ class ImagesRequest(BaseModel):
     user: _Identifier | None = None
     safety_identifier: _Identifier | None = None
     seed: Seed | None = None
+    prompt_mode: PromptModeField = "cut"
+    prompt_syntax: PromptSyntaxField = "plain"
 
     @model_validator(mode="after")
     def _check_fields_together(self) -> Self:
         check_seed_range(self.seed, self.num_images, name="n")
+        check_emphasis(self.prompt, self.prompt_syntax)
         return self
 
     @property
@@ -186,7 +191,9 @@ class GenerationsRequest(ImagesRequest):
 
     def to_params(self) -> list[Txt2ImgParams]:
         seeds = seeds_from(self.seed, self.num_images)
-        return txt2img_params(self.prompt, seeds, steps=self.num_inference_steps or 1, size=self.chosen_size)
+        options = PromptOptions(mode=self.prompt_mode, syntax=self.prompt_syntax)
+        steps, size = self.num_inference_steps or 1, self.chosen_size
+        return txt2img_params(self.prompt, seeds, steps=steps, size=size, options=options)
 
 
 class EditsForm(ImagesRequest):
@@ -207,7 +214,8 @@ class EditsForm(ImagesRequest):
         """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
         seeds = seeds_from(self.seed, self.num_images)
         steps, strength = self.num_inference_steps, self.strength
-        return img2img_params(self.prompt, seeds, steps=steps, strength=strength, image=image)
+        options = PromptOptions(mode=self.prompt_mode, syntax=self.prompt_syntax)
+        return img2img_params(self.prompt, seeds, steps=steps, strength=strength, image=image, options=options)
 
 
 AnyRequest = TypeVar("AnyRequest", bound=ImagesRequest)

@@ -24,6 +24,7 @@ from app.api.fields import (
 )
 from app.api.model_names import ModelNames
 from app.images.sizes import Size
+from app.inference.prompt_fields import check_emphasis
 from app.inference.request_validation import (
     MAX_IMAGES_OF_CLIENTS,
     WHOLE,
@@ -39,6 +40,7 @@ from app.inference.request_validation import (
     txt2img_params,
 )
 from app.pipelines.base import Img2ImgParams, Txt2ImgParams
+from app.pipelines.prompt_options import PromptOptions
 from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
 
 SAMPLER: Final = "Euler a"
@@ -106,6 +108,7 @@ _OVERRIDES: Final[Mapping[str, Sequence[Any]]] = {
     "CLIP_stop_at_last_layers": (1,),
     "comma_padding_backtrack": (20,),
     "ddim_discretize": ("uniform",),
+    "emphasis": ("None", "Original"),
     "enable_emphasis": (True,),
     "eta_noise_seed_delta": (),
     "forge_additional_modules": (),
@@ -121,7 +124,7 @@ _OVERRIDES: Final[Mapping[str, Sequence[Any]]] = {
     "token_merging_ratio": (),
 }
 """Keys of `override_settings` that programs send always, with the values, beside 0, false and empty, that change
-nothing. KoboldAI Lite sends nine of them."""
+nothing. KoboldAI Lite sends nine of them. What switches emphasis off is read before: see `_has_emphasis`."""
 
 
 _REFUSED: Final = {
@@ -145,13 +148,31 @@ def _describe(schema: dict[str, Any]) -> None:
                 field.pop("minimum", None)
 
 
+class Overrides(BaseModel):
+    """The settings of that server that have an effect on one request here."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, json_schema_extra={"additionalProperties": True}
+    )
+
+    enable_emphasis: Annotated[
+        bool, Field(description="Whether brackets and BREAK in the prompt have their meaning, or are text.")
+    ] = True
+
+
 class SdRequest(BaseModel):
     """The fields that both modes share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, json_schema_extra=_describe)
     size_param: ClassVar[str] = "width"
 
-    prompt: Prompt = ""
+    prompt: Annotated[
+        Prompt,
+        Field(
+            description="What to draw. CLIP reads it in windows of 75 tokens, at most 8; what lies beyond is cut, and the "
+            "answer reports it. `(word:1.3)`, `[word]`, nested brackets and BREAK mean what they mean in that server."
+        ),
+    ] = ""
     seed: Annotated[Seed | None, Field(description="Seed of the first picture; any negative number draws one.")] = None
     batch_size: Annotated[int, Field(ge=1, le=MAX_IMAGES_OF_CLIENTS, description="Pictures per iteration."), WHOLE] = 1
     n_iter: Annotated[
@@ -160,11 +181,18 @@ class SdRequest(BaseModel):
         WHOLE,
     ] = 1
     send_images: Annotated[bool, Field(description="Whether the answer has the pictures.")] = True
+    override_settings: Overrides = Overrides()
 
     @model_validator(mode="after")
-    def _check_number(self) -> Self:
+    def _check_fields_together(self) -> Self:
         check_seed_range(self.seed, self.num_images, name="batch_size * n_iter")
+        check_emphasis(self.prompt, self.prompt_options.syntax)
         return self
+
+    @property
+    def prompt_options(self) -> PromptOptions:
+        """That server reads prompts of any length in windows, and brackets as emphasis."""
+        return PromptOptions(mode="chunked", syntax="webui" if self.override_settings.enable_emphasis else "plain")
 
     @property
     def num_images(self) -> int:
@@ -184,7 +212,8 @@ class SdTxt2ImgRequest(SdRequest):
 
     def to_params(self) -> list[Txt2ImgParams]:
         seeds = seeds_from(self.seed, self.num_images)
-        return txt2img_params(self.prompt, seeds, steps=self.steps, size=self.chosen_size)
+        options = self.prompt_options
+        return txt2img_params(self.prompt, seeds, steps=self.steps, size=self.chosen_size, options=options)
 
 
 class SdImg2ImgRequest(SdRequest):
@@ -213,7 +242,8 @@ class SdImg2ImgRequest(SdRequest):
     def to_params(self, image: Image.Image) -> list[Img2ImgParams]:
         """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
         seeds = seeds_from(self.seed, self.num_images)
-        return img2img_params(self.prompt, seeds, steps=self.steps, strength=self.denoising_strength, image=image)
+        steps, strength, options = self.steps, self.denoising_strength, self.prompt_options
+        return img2img_params(self.prompt, seeds, steps=steps, strength=strength, image=image, options=options)
 
 
 AnyRequest = TypeVar("AnyRequest", bound=SdRequest)
@@ -301,6 +331,14 @@ def _read_overrides(reading: Reading, models: ModelNames) -> None:
         elif value not in _OVERRIDES[key]:
             reading.fields[name] = value
             reading.ignore(name, "This setting has no effect here.")
+    reading.fields["override_settings"] = {"enable_emphasis": _has_emphasis(overrides)}
+
+
+def _has_emphasis(overrides: Mapping[str, Any]) -> bool:
+    """Tell whether brackets have a meaning. Newer versions of that server have `emphasis`, older `enable_emphasis`."""
+    if overrides.get("emphasis"):
+        return bool(overrides["emphasis"] != "None")
+    return overrides.get("enable_emphasis") is not False
 
 
 def _check_checkpoint(reading: Reading, name: str, value: object, models: ModelNames) -> None:
