@@ -20,8 +20,8 @@ PromptSyntaxField = Annotated[
     PromptSyntax,
     Field(
         description="`plain`: every character of the prompt is text. `webui`, as in Stable Diffusion WebUI: `(word)`, "
-        "`(word:1.3)` and `[word]` change the weight of words, a backslash makes a bracket text, and BREAK begins a new "
-        "window."
+        "`(word:1.3)` and `[word]` change the weight of words, a backslash makes a bracket text, and BREAK begins a "
+        "new window."
     ),
 ]
 

@@ -169,8 +169,8 @@ class SdRequest(BaseModel):
     prompt: Annotated[
         Prompt,
         Field(
-            description="What to draw. CLIP reads it in windows of 75 tokens, at most 8; what lies beyond is cut, and the "
-            "answer reports it. `(word:1.3)`, `[word]`, nested brackets and BREAK mean what they mean in that server."
+            description="What to draw. CLIP reads it in windows of 75 tokens, at most 8; what lies beyond is cut, and "
+            "the answer reports it. `(word:1.3)`, `[word]` and BREAK mean what they mean in that server."
         ),
     ] = ""
     seed: Annotated[Seed | None, Field(description="Seed of the first picture; any negative number draws one.")] = None
