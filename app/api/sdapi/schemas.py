@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from app.api.fields import (
     GUIDANCE_REASON,
@@ -151,13 +152,10 @@ def _describe(schema: dict[str, Any]) -> None:
 class Overrides(BaseModel):
     """The settings of that server that have an effect on one request here."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, json_schema_extra={"additionalProperties": True}
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    enable_emphasis: Annotated[
-        bool, Field(description="Whether brackets and BREAK in the prompt have their meaning, or are text.")
-    ] = True
+    enable_emphasis: bool = True
+    """Whether brackets and BREAK in the prompt have their meaning, or are text."""
 
 
 class SdRequest(BaseModel):
@@ -170,7 +168,8 @@ class SdRequest(BaseModel):
         Prompt,
         Field(
             description="What to draw. CLIP reads it in windows of 75 tokens, at most 8; what lies beyond is cut, and "
-            "the answer reports it. `(word:1.3)`, `[word]` and BREAK mean what they mean in that server."
+            "the answer reports it. `(word:1.3)`, `[word]` and BREAK mean what they mean in that server, unless "
+            "`override_settings` has `enable_emphasis` false or `emphasis` None."
         ),
     ] = ""
     seed: Annotated[Seed | None, Field(description="Seed of the first picture; any negative number draws one.")] = None
@@ -181,7 +180,7 @@ class SdRequest(BaseModel):
         WHOLE,
     ] = 1
     send_images: Annotated[bool, Field(description="Whether the answer has the pictures.")] = True
-    override_settings: Overrides = Overrides()
+    override_settings: SkipJsonSchema[Overrides] = Overrides()  # a schema would have to name what is ignored
 
     @model_validator(mode="after")
     def _check_fields_together(self) -> Self:
