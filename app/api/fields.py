@@ -84,7 +84,9 @@ def describe_leniency(
     )
     properties["prompt"].pop("maxLength", None)
     for described in properties.values():
-        if isinstance(described.get("type"), str) and "default" in described:
+        if "enum" in described and "default" in described:
+            described["anyOf"] = [{"type": described.pop("type"), "enum": described.pop("enum")}, {"type": "null"}]
+        elif isinstance(described.get("type"), str) and "default" in described:
             described["type"] = [described["type"], "null"]
     for name, reason in ignored.items():
         properties[name] = {"description": f"Without effect. {reason}"}
@@ -190,13 +192,14 @@ class Reading:
         self._adjust(name, used, f"{_brief(self.fields.get(name))}->{_brief(used)}", reason)
 
     def shorten(self, name: str) -> None:
-        """Cut a prompt that is too long. Of a shorter one, CLIP reads 77 tokens."""
+        """Cut a prompt that has too many characters."""
         prompt = self.fields.get(name)
         if self._strict or not isinstance(prompt, str) or FILLER in prompt:
             return
         if len(prompt) > MAX_PROMPT_CHARACTERS:
             change = f"{len(prompt)}->{MAX_PROMPT_CHARACTERS} characters"
-            self._adjust(name, prompt[:MAX_PROMPT_CHARACTERS], change, "CLIP reads 77 tokens.")
+            reason = f"A prompt has at most {MAX_PROMPT_CHARACTERS} characters."
+            self._adjust(name, prompt[:MAX_PROMPT_CHARACTERS], change, reason)
 
     def limit_steps(self, name: str = "num_inference_steps") -> None:
         """Make the maximum of more denoising steps."""

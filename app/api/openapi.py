@@ -11,6 +11,7 @@ from app.api.errors import PROBLEM, Problem
 from app.errors import TurboError
 from app.images.encoding import MediaType
 from app.modes.fields import describe_max_steps
+from app.pipelines.prompt_options import MAX_WINDOWED_TOKENS
 
 
 def _header(description: str, **schema: Any) -> dict[str, Any]:
@@ -24,8 +25,12 @@ GENERATION_HEADERS = {
     "X-Seed": _header("Seed of the first picture.", type="integer"),
     "X-Steps": _header("Denoising steps that ran.", type="integer"),
     "X-Image-Size": _header("WIDTHxHEIGHT of the pictures.", type="string", pattern=r"^\d+x\d+$"),
-    "X-Prompt-Tokens": _header("CLIP tokens used, start and end marks included.", type="integer", maximum=77),
-    "X-Prompt-Truncated": _header("`true` if the prompt was cut at 77 tokens; otherwise absent.", type="string"),
+    "X-Prompt-Tokens": _header(
+        "CLIP tokens used, with the start and end marks of each window: at most 77 in each.",
+        type="integer",
+        maximum=MAX_WINDOWED_TOKENS,
+    ),
+    "X-Prompt-Truncated": _header("`true` if the prompt was cut; otherwise absent.", type="string"),
     "X-Model": _header("The model that drew.", type="string"),
     "Server-Timing": _header("Milliseconds per stage: decode (of an upload), queue, inference, encode.", type="string"),
 }

@@ -61,6 +61,8 @@ _REQUEST_OPTIONS = {
     "feather": "Pixels around the mask over which the drawn part fades into the picture. (default: 16)",
     "fill": "What the masked part starts from, below strength 1: original or noise. (default: original)",
     "extend": "Pixels to add to --image and to draw: N, or TOP,RIGHT,BOTTOM,LEFT. (default: 0)",
+    "prompt_mode": "A prompt over 77 tokens is cut, or is chunked: read in up to 8 windows of 75. (default: cut)",
+    "prompt_syntax": "(word:1.3) and [word] are plain text, or change weights as in webui. (default: plain)",
 }
 """Optional fields of a request, by their names on the wire, with their help. The wire models validate them."""
 
@@ -291,7 +293,9 @@ def _add_request(parser: _Parser) -> None:
     )
     for name, text in _REQUEST_OPTIONS.items():
         flags = [_flag(name), *(["--steps"] if name == "num_inference_steps" else [])]
-        parser.add_argument(*flags, metavar="N", help=text)
+        parser.add_argument(
+            *flags, metavar="NAME" if name in ("fill", "prompt_mode", "prompt_syntax") else "N", help=text
+        )
 
 
 def _add_tuning(parser: _Parser) -> None:

@@ -156,7 +156,7 @@ def _make_and_write(order: Order, settings: Settings, progress: _Progress) -> No
             seconds = result.timings.inference_s / len(result.files)
             progress.say(f"{names[-1]}  {result.used.width}x{result.used.height}  seed {seed}  {seconds:.1f} s")
         if result.used.prompt_truncated:
-            progress.say(f"The prompt exceeds CLIP's limit and was cut at {result.used.prompt_tokens} tokens.")
+            progress.say(f"The prompt is too long and was cut at {result.used.prompt_tokens} tokens.")
         with suppress(BrokenPipeError):  # the reader has closed the pipe
             if order.as_json:
                 print(_as_json(result, names, load_s), file=stdout, flush=True)

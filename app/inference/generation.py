@@ -61,7 +61,7 @@ class UsedParameters(BaseModel):
     mode: Mode
     model: str
     prompt: str
-    prompt_tokens: Annotated[int, Field(description="CLIP tokens used, at most 77, start and end marks included.")]
+    prompt_tokens: Annotated[int, Field(description="CLIP tokens used, with the start and end marks of each window.")]
     prompt_truncated: bool
     num_inference_steps: int
     effective_steps: int

@@ -24,7 +24,9 @@ from app.modes.fields import (
     check_size_complete,
     seeds_from,
 )
+from app.modes.prompt_fields import PromptModeField, PromptSyntaxField, check_emphasis
 from app.pipelines.base import GenerationParams, Mode
+from app.pipelines.prompt_options import DEFAULT_PROMPT_OPTIONS, PromptOptions
 from app.settings import Settings
 
 
@@ -56,11 +58,24 @@ class Img2ImgParams(GenerationParams):
 
 
 def img2img_params(
-    prompt: str, seeds: Iterable[int], *, steps: int, strength: float, image: Image.Image
+    prompt: str,
+    seeds: Iterable[int],
+    *,
+    steps: int,
+    strength: float,
+    image: Image.Image,
+    options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
 ) -> list[Img2ImgParams]:
     """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
     return [
-        Img2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, strength=strength, image=image)
+        Img2ImgParams(
+            prompt=prompt,
+            prompt_options=options,
+            seed=seed,
+            num_inference_steps=steps,
+            strength=strength,
+            image=image,
+        )
         for seed in seeds
     ]
 
@@ -85,15 +100,23 @@ class PictureRequest(BaseModel):
         Field(description="Pixels, together with height; if omitted, the picture's aspect is kept, up to 32:1."),
     ] = None
     height: Annotated[Side | None, Field(description="Pixels, together with width.")] = None
+    prompt_mode: PromptModeField = "cut"
+    prompt_syntax: PromptSyntaxField = "plain"
     guidance_scale: GuidanceScale | None = None
     negative_prompt: NegativePrompt | None = None
 
     @model_validator(mode="after")
     def _check_fields_together(self) -> Self:
         check_seed_range(self.seed, self.num_images)
+        check_emphasis(self.prompt, self.prompt_syntax)
         check_size_complete(self.width, self.height)
         check_effective_steps(self.num_inference_steps, self.strength)
         return self
+
+    @property
+    def prompt_options(self) -> PromptOptions:
+        """How the prompt is read."""
+        return PromptOptions(mode=self.prompt_mode, syntax=self.prompt_syntax)
 
     @property
     def chosen_size(self) -> Size | None:
@@ -116,4 +139,5 @@ class Img2ImgRequest(PictureRequest):
             steps=self.num_inference_steps,
             strength=self.strength,
             image=decode_image(uploads["image"](), self.chosen_size, settings),
+            options=self.prompt_options,
         )

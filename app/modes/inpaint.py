@@ -18,6 +18,7 @@ from app.images.sizes import Size, preferred_size
 from app.modes.fields import WHOLE, Steps, Strength, Uploads, seeds_from
 from app.modes.img2img import PictureRequest
 from app.pipelines.base import GenerationParams, Mode
+from app.pipelines.prompt_options import DEFAULT_PROMPT_OPTIONS, PromptOptions
 from app.settings import MAX_SIDE, Settings
 
 DEFAULT_STEPS, DEFAULT_STRENGTH = 4, 1.0
@@ -133,11 +134,26 @@ class InpaintParams(GenerationParams):
 
 
 def inpaint_params(
-    prompt: str, seeds: Iterable[int], *, steps: int, strength: float, area: Area, fill: Fill = "original"
+    prompt: str,
+    seeds: Iterable[int],
+    *,
+    steps: int,
+    strength: float,
+    area: Area,
+    fill: Fill = "original",
+    options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
 ) -> list[InpaintParams]:
     """Return one params object per picture, each with `area` drawn anew."""
     return [
-        InpaintParams(prompt=prompt, seed=seed, num_inference_steps=steps, strength=strength, area=area, fill=fill)
+        InpaintParams(
+            prompt=prompt,
+            prompt_options=options,
+            seed=seed,
+            num_inference_steps=steps,
+            strength=strength,
+            area=area,
+            fill=fill,
+        )
         for seed in seeds
     ]
 
@@ -272,6 +288,12 @@ class InpaintRequest(PictureRequest):
             feather=self.feather,
             padding=self.padding,
         )
-        seeds = seeds_from(self.seed, self.num_images)
-        steps, strength = self.num_inference_steps, self.strength
-        return inpaint_params(self.prompt, seeds, steps=steps, strength=strength, area=area, fill=self.fill)
+        return inpaint_params(
+            self.prompt,
+            seeds_from(self.seed, self.num_images),
+            steps=self.num_inference_steps,
+            strength=self.strength,
+            area=area,
+            fill=self.fill,
+            options=self.prompt_options,
+        )

@@ -18,7 +18,9 @@ from app.modes.fields import (
     check_seed_range,
     seeds_from,
 )
+from app.modes.prompt_fields import PromptModeField, PromptSyntaxField, check_emphasis
 from app.pipelines.base import GenerationParams, Mode
+from app.pipelines.prompt_options import DEFAULT_PROMPT_OPTIONS, PromptOptions
 from app.settings import DEFAULT_SIDE
 
 
@@ -36,10 +38,24 @@ class Txt2ImgParams(GenerationParams):
         return cls(prompt=prompt, seed=seed, num_inference_steps=1, width=size[0], height=size[1])
 
 
-def txt2img_params(prompt: str, seeds: Iterable[int], *, steps: int, size: Size) -> list[Txt2ImgParams]:
+def txt2img_params(
+    prompt: str,
+    seeds: Iterable[int],
+    *,
+    steps: int,
+    size: Size,
+    options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
+) -> list[Txt2ImgParams]:
     """Return one params object per picture."""
     return [
-        Txt2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, width=size.width, height=size.height)
+        Txt2ImgParams(
+            prompt=prompt,
+            prompt_options=options,
+            seed=seed,
+            num_inference_steps=steps,
+            width=size.width,
+            height=size.height,
+        )
         for seed in seeds
     ]
 
@@ -56,12 +72,15 @@ class Txt2ImgRequest(BaseModel):
     width: Side = DEFAULT_SIDE
     height: Side = DEFAULT_SIDE
     num_images: NumImages = 1
+    prompt_mode: PromptModeField = "cut"
+    prompt_syntax: PromptSyntaxField = "plain"
     guidance_scale: GuidanceScale | None = None
     negative_prompt: NegativePrompt | None = None
 
     @model_validator(mode="after")
     def _check_fields_together(self) -> Self:
         check_seed_range(self.seed, self.num_images)
+        check_emphasis(self.prompt, self.prompt_syntax)
         return self
 
     @property
@@ -70,4 +89,6 @@ class Txt2ImgRequest(BaseModel):
 
     def to_params(self) -> list[Txt2ImgParams]:
         seeds = seeds_from(self.seed, self.num_images)
-        return txt2img_params(self.prompt, seeds, steps=self.num_inference_steps, size=self.chosen_size)
+        options = PromptOptions(mode=self.prompt_mode, syntax=self.prompt_syntax)
+        steps, size = self.num_inference_steps, self.chosen_size
+        return txt2img_params(self.prompt, seeds, steps=steps, size=size, options=options)

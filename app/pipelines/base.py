@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from app.pipelines.prompt_options import DEFAULT_PROMPT_OPTIONS, PromptOptions
+
 MAX_PROMPT_TOKENS = 77
 """Tokens that CLIP's text encoders read, start and end marks included (openai/clip-vit-large-patch14 config)."""
 
@@ -59,6 +61,7 @@ class GenerationParams(ABC):
     prompt: str
     seed: int
     num_inference_steps: int
+    prompt_options: PromptOptions = DEFAULT_PROMPT_OPTIONS
 
     @property
     @abstractmethod
@@ -137,19 +140,16 @@ class PipelineImage:
     """One finished picture.
 
     `pixels` has the shape (height, width, 3), red, green and blue from 0 to 255. `tokens` counts the CLIP tokens of the
-    whole prompt, `prompt_tokens` those that were used, both with start and end marks.
+    whole prompt, `prompt_tokens` those that were used, both with the start and end marks of the used windows.
     """
 
     pixels: npt.NDArray[np.uint8]
     tokens: int
-
-    @property
-    def prompt_tokens(self) -> int:
-        return min(self.tokens, MAX_PROMPT_TOKENS)
+    prompt_tokens: int
 
     @property
     def prompt_truncated(self) -> bool:
-        return self.tokens > MAX_PROMPT_TOKENS
+        return self.tokens > self.prompt_tokens
 
 
 Watermark = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]

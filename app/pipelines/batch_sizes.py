@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
-from app.pipelines.base import BatchKey, GenerationParams, Kind, buckets
+from app.pipelines.base import MAX_PROMPT_TOKENS, BatchKey, GenerationParams, Kind, buckets
 
 _WORTHWHILE = 0.95
 """A larger batch must take at most this share of the smaller one's time for each picture. Otherwise the first requests
@@ -130,6 +130,27 @@ class BatchSizes:
             size = max(size for size in allowed if size <= min(len(batch), limit))
             yield batch[:size]
             batch = batch[size:]
+
+    def split_by_length(
+        self, batch: Sequence[GenerationParams], lengths: Sequence[int]
+    ) -> Iterator[tuple[Sequence[int], bool]]:
+        """Split a part of a batch by the lengths of its prompts, because the networks take prompts of one length.
+
+        `lengths` has the tokens of each prompt's embeddings. Yields the places of the pictures to make at once, and
+        whether their prompts have the length of the warm-up. Each part has an allowed size. If sizes must be exact,
+        longer prompts are made one by one: the sizes were compared at the warm-up's length alone.
+        """
+        if set(lengths) == {MAX_PROMPT_TOKENS}:
+            yield range(len(batch)), True
+            return
+        for length in sorted(set(lengths)):
+            is_usual = length == MAX_PROMPT_TOKENS
+            allowed = {1} if self._must_be_exact and not is_usual else self._allowed(batch[0].batch_key)
+            places = [place for place, own in enumerate(lengths) if own == length]
+            while places:
+                size = max(size for size in allowed if size <= len(places))
+                yield places[:size], is_usual
+                places = places[size:]
 
     def _calls_of(self, key: BatchKey, pictures: int) -> _Calls:
         """Return the calls of the size that this many pictures tell about: 3 tell what 2 take, rather than 4."""

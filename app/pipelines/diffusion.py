@@ -157,16 +157,29 @@ class SdxlTurboPipeline:
 
     def _generate(self, batch: Sequence[GenerationParams]) -> list[PipelineImage]:
         self.device.expect(None)  # a graph that fails in this call must be followed by a check of its own
+        with self._stage("text"):
+            prompts = [self.prompts(params.prompt, params.prompt_options) for params in batch]
+        images: dict[int, PipelineImage] = {}
+        lengths = [prompt.embeds.shape[1] for prompt in prompts]
+        for places, is_usual in self.batch_sizes.split_by_length(batch, lengths):
+            one_length = [batch[place] for place in places], [prompts[place] for place in places]
+            images |= zip(places, self._paint(*one_length, is_usual=is_usual), strict=True)
+        return [images[place] for place in range(len(batch))]
+
+    def _paint(
+        self, batch: Sequence[GenerationParams], prompts: Sequence[EncodedPrompt], *, is_usual: bool
+    ) -> list[PipelineImage]:
+        """Make the pictures of prompts of one length at once. `is_usual`: it is the warm-up's length."""
         # One generator for each picture: its noise must not depend on its neighbours. They are on the CPU, so that a
         # seed gives the same noise on every device.
         generators = [torch.Generator("cpu").manual_seed(params.seed) for params in batch]
-        with self._stage("text"):
-            prompts = [self.prompts(params.prompt) for params in batch]
         started = time.monotonic()  # without the text, which may come from the cache
         pixels = self._decode(self._denoise(batch, prompts, generators))
-        self.batch_sizes.measure(batch[0].batch_key, len(batch), time.monotonic() - started)
+        if is_usual:  # longer prompts have no graphs
+            self.batch_sizes.measure(batch[0].batch_key, len(batch), time.monotonic() - started)
         return [
-            PipelineImage(pixels=picture, tokens=prompt.tokens) for picture, prompt in zip(pixels, prompts, strict=True)
+            PipelineImage(pixels=picture, tokens=prompt.tokens, prompt_tokens=prompt.prompt_tokens)
+            for picture, prompt in zip(pixels, prompts, strict=True)
         ]
 
     def _denoise(

@@ -8,6 +8,9 @@ import numpy as np
 from PIL import Image
 
 from app.pipelines import base
+from app.pipelines.prompt_options import PromptOptions
+from app.pipelines.prompt_syntax import sections_of
+from app.pipelines.prompt_windows import Token, Windows, windows_of
 
 _PAINT_S = 1e-8
 """Seconds that painting takes for a pixel, roughly."""
@@ -16,8 +19,8 @@ _PAINT_S = 1e-8
 class FakePipeline:
     """Paints an 8x8 pattern drawn from a hash of the params, scaled to the output's size.
 
-    From a picture on, the pattern is blended over it by `strength`, where the mask draws. A word counts as one token.
-    Each picture takes `inference_s` seconds.
+    From a picture on, the pattern is blended over it by `strength`, where the mask draws. A word counts as one token,
+    and a comma too if it stands alone. Each picture takes `inference_s` seconds.
     """
 
     def __init__(self, *, inference_s: float = 0.0, max_batch: int = 8) -> None:
@@ -32,14 +35,25 @@ class FakePipeline:
 
     def _paint(self, params: base.GenerationParams) -> base.PipelineImage:
         time.sleep(self._inference_s)
-        key = f"{params.mode}|{params.prompt}|{params.seed}|{params.effective_steps}"
+        windows = _read(params.prompt, params.prompt_options)
+        text = "|".join(f"{token.id}*{token.weight}" for window in windows.used for token in (*window, Token("")))
+        key = f"{params.mode}|{text}|{params.seed}|{params.effective_steps}"
         pattern = Image.frombytes("RGB", (8, 8), hashlib.shake_128(key.encode()).digest(8 * 8 * 3))
         image = pattern.resize((params.width, params.height), Image.Resampling.NEAREST)
         if params.start is not None and params.strength is not None:
             image = Image.blend(params.start, image, params.strength)
             if params.mask is not None:
                 image = Image.composite(image, params.start, params.mask)
-        return base.PipelineImage(pixels=np.asarray(image), tokens=len(params.prompt.split()) + 2)
+        used = windows.tokens
+        return base.PipelineImage(pixels=np.asarray(image), tokens=used + windows.dropped_tokens, prompt_tokens=used)
+
+
+def _read(prompt: str, options: PromptOptions) -> Windows[str]:
+    sections = [
+        [Token(word, fragment.weight) for fragment in section for word in fragment.text.split()]
+        for section in sections_of(prompt, options.syntax)
+    ]
+    return windows_of(sections, options.mode, comma=",")
 
 
 class FakeDevice:

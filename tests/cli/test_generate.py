@@ -253,6 +253,17 @@ def test_json_says_what_was_made_how_and_how_fast(made: Generate, capfd: pytest.
     assert "cut at 77 tokens" in output.err
 
 
+def test_long_prompts_and_emphasis_are_options(made: Generate, capfd: pytest.CaptureFixture[str]) -> None:
+    options = {"seed": "1", "prompt_mode": "chunked", "prompt_syntax": "webui"}
+    assert made("a " * 90 + "(fox:1.3)", output="a.png", as_json=True, **options) == 0
+    output = capfd.readouterr()
+    parameters = json.loads(output.out)["parameters"]
+    assert (parameters["prompt_tokens"], parameters["prompt_truncated"]) == (95, False)
+    assert "cut" not in output.err
+    assert made("(fox:11)", output="b.png", prompt_syntax="webui") == 2
+    assert "PROMPT: A weight is from -10 to 10" in capfd.readouterr().err
+
+
 # What is refused, before anything is loaded.
 
 

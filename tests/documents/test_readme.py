@@ -132,7 +132,7 @@ def test_the_table_of_fields_has_the_defaults_and_bounds_of_the_wire_models(docu
     others = {"prompt": [MAX_PROMPT_TOKENS], "width": [MAX_SIDE // MIN_SIDE, 1, 512, 512]}
     for name, row in rows.items():
         fields = [schema[name] for schema in schemas if name in schema]
-        defaults = [field["default"] for field in fields if field.get("default") is not None]
+        defaults = [field["default"] for field in fields if isinstance(field.get("default"), int | float)]
         assert numbers(row) == [*defaults, *bounds(fields[0]), *others.get(name, [])], row
 
 

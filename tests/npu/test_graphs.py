@@ -28,6 +28,8 @@ def test_every_network_is_compiled_while_warming_up_and_none_in_a_request_whatev
                 made = service.txt2img(width=width, height=64, num_inference_steps=steps)
                 changed = service.img2img(made.content, width=width, height=64, num_inference_steps=steps, strength=1)
                 assert (made.status_code, changed.status_code) == (200, 200)
+        long = service.txt2img(prompt="fox " * 100, prompt_mode="chunked", width=64, height=64)
+        assert (long.status_code, long.headers["x-prompt-tokens"]) == (200, "104")
         assert npu.calls["npugraph_ex"] == compiled
 
 

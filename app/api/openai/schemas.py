@@ -38,8 +38,10 @@ from app.modes.fields import (
 )
 from app.modes.img2img import img2img_params
 from app.modes.inpaint import DEFAULT_STEPS, DEFAULT_STRENGTH, inpaint_params, read_area
+from app.modes.prompt_fields import PromptModeField, PromptSyntaxField, check_emphasis
 from app.modes.txt2img import Txt2ImgParams, txt2img_params
 from app.pipelines.base import GenerationParams
+from app.pipelines.prompt_options import PromptOptions
 from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, Settings, parse_sizes
 
 _IGNORED: Final = {
@@ -145,10 +147,13 @@ class ImagesRequest(BaseModel):
     user: _Identifier | None = None
     safety_identifier: _Identifier | None = None
     seed: Seed | None = None
+    prompt_mode: PromptModeField = "cut"
+    prompt_syntax: PromptSyntaxField = "plain"
 
     @model_validator(mode="after")
     def _check_fields_together(self) -> Self:
         check_seed_range(self.seed, self.num_images, name="n")
+        check_emphasis(self.prompt, self.prompt_syntax)
         return self
 
     @property
@@ -187,7 +192,9 @@ class GenerationsRequest(ImagesRequest):
 
     def to_params(self) -> list[Txt2ImgParams]:
         seeds = seeds_from(self.seed, self.num_images)
-        return txt2img_params(self.prompt, seeds, steps=self.num_inference_steps or 1, size=self.chosen_size)
+        options = PromptOptions(mode=self.prompt_mode, syntax=self.prompt_syntax)
+        steps, size = self.num_inference_steps or 1, self.chosen_size
+        return txt2img_params(self.prompt, seeds, steps=steps, size=size, options=options)
 
 
 _OF_MASKED_EDITS: Final = {"strength": DEFAULT_STRENGTH, "num_inference_steps": DEFAULT_STEPS}
@@ -231,11 +238,12 @@ class EditsForm(ImagesRequest):
         """
         seeds = seeds_from(self.seed, self.num_images)
         steps, strength = self.num_inference_steps, self.strength
+        options = PromptOptions(mode=self.prompt_mode, syntax=self.prompt_syntax)
         if "mask" in uploads:
             area = read_area(uploads, self.chosen_size, settings, reading=MaskReading.TRANSPARENCY)
-            return inpaint_params(self.prompt, seeds, steps=steps, strength=strength, area=area)
+            return inpaint_params(self.prompt, seeds, steps=steps, strength=strength, area=area, options=options)
         image = decode_image(uploads["image"](), self.chosen_size, settings)
-        return img2img_params(self.prompt, seeds, steps=steps, strength=strength, image=image)
+        return img2img_params(self.prompt, seeds, steps=steps, strength=strength, image=image, options=options)
 
 
 AnyRequest = TypeVar("AnyRequest", bound=ImagesRequest)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from app.api.fields import (
     GUIDANCE_REASON,
@@ -39,8 +40,10 @@ from app.modes.fields import (
 )
 from app.modes.img2img import img2img_params
 from app.modes.inpaint import DEFAULT_STEPS, MAX_FEATHER, Fill, inpaint_params, read_area
+from app.modes.prompt_fields import check_emphasis
 from app.modes.txt2img import Txt2ImgParams, txt2img_params
 from app.pipelines.base import GenerationParams
+from app.pipelines.prompt_options import PromptOptions
 from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, Settings
 
 _ORIGINAL, _NOISE = 1, 2
@@ -113,6 +116,7 @@ _OVERRIDES: Final[Mapping[str, Sequence[Any]]] = {
     "CLIP_stop_at_last_layers": (1,),
     "comma_padding_backtrack": (20,),
     "ddim_discretize": ("uniform",),
+    "emphasis": ("None", "Original"),
     "enable_emphasis": (True,),
     "eta_noise_seed_delta": (),
     "forge_additional_modules": (),
@@ -128,7 +132,7 @@ _OVERRIDES: Final[Mapping[str, Sequence[Any]]] = {
     "token_merging_ratio": (),
 }
 """Keys of `override_settings` that programs send always, with the values, beside 0, false and empty, that change
-nothing. KoboldAI Lite sends nine of them."""
+nothing. KoboldAI Lite sends nine of them. What switches emphasis off is read before: see `_has_emphasis`."""
 
 
 _REFUSED: Final = {
@@ -151,13 +155,29 @@ def _describe(schema: dict[str, Any]) -> None:
                 field.pop("minimum", None)
 
 
+class Overrides(BaseModel):
+    """The settings of that server that have an effect on one request here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    enable_emphasis: bool = True
+    """Whether brackets and BREAK in the prompt have their meaning, or are text."""
+
+
 class SdRequest(BaseModel):
     """The fields that all modes share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, json_schema_extra=_describe)
     size_param: ClassVar[str] = "width"
 
-    prompt: Prompt = ""
+    prompt: Annotated[
+        Prompt,
+        Field(
+            description="What to draw. CLIP reads it in windows of 75 tokens, at most 8; what lies beyond is cut, and "
+            "the answer reports it. `(word:1.3)`, `[word]` and BREAK mean what they mean in that server, unless "
+            "`override_settings` has `enable_emphasis` false or `emphasis` None."
+        ),
+    ] = ""
     seed: Annotated[Seed | None, Field(description="Seed of the first picture; any negative number draws one.")] = None
     batch_size: Annotated[int, Field(ge=1, le=MAX_IMAGES_OF_CLIENTS, description="Pictures per iteration."), WHOLE] = 1
     n_iter: Annotated[
@@ -166,11 +186,18 @@ class SdRequest(BaseModel):
         WHOLE,
     ] = 1
     send_images: Annotated[bool, Field(description="Whether the answer has the pictures.")] = True
+    override_settings: SkipJsonSchema[Overrides] = Overrides()  # a schema would have to name what is ignored
 
     @model_validator(mode="after")
-    def _check_number(self) -> Self:
+    def _check_fields_together(self) -> Self:
         check_seed_range(self.seed, self.num_images, name="batch_size * n_iter")
+        check_emphasis(self.prompt, self.prompt_options.syntax)
         return self
+
+    @property
+    def prompt_options(self) -> PromptOptions:
+        """That server reads prompts of any length in windows, and brackets as emphasis."""
+        return PromptOptions(mode="chunked", syntax="webui" if self.override_settings.enable_emphasis else "plain")
 
     @property
     def num_images(self) -> int:
@@ -190,7 +217,8 @@ class SdTxt2ImgRequest(SdRequest):
 
     def to_params(self) -> list[Txt2ImgParams]:
         seeds = seeds_from(self.seed, self.num_images)
-        return txt2img_params(self.prompt, seeds, steps=self.steps, size=self.chosen_size)
+        options = self.prompt_options
+        return txt2img_params(self.prompt, seeds, steps=self.steps, size=self.chosen_size, options=options)
 
 
 class SdImg2ImgRequest(SdRequest):
@@ -224,7 +252,8 @@ class SdImg2ImgRequest(SdRequest):
         """
         image = decode_image(uploads["image"](), self.chosen_size, settings)
         seeds = seeds_from(self.seed, self.num_images)
-        return img2img_params(self.prompt, seeds, steps=self.steps, strength=self.denoising_strength, image=image)
+        steps, strength, options = self.steps, self.denoising_strength, self.prompt_options
+        return img2img_params(self.prompt, seeds, steps=steps, strength=strength, image=image, options=options)
 
 
 def _describe_inpainting(schema: dict[str, Any]) -> None:
@@ -275,9 +304,16 @@ class SdInpaintRequest(SdImg2ImgRequest):
             padding=self.inpaint_full_res_padding if self.inpaint_full_res else None,
         )
         seeds = seeds_from(self.seed, self.num_images)
-        steps, strength = self.steps, self.denoising_strength
         fill: Fill = "noise" if self.inpainting_fill == _NOISE else "original"
-        return inpaint_params(self.prompt, seeds, steps=steps, strength=strength, area=area, fill=fill)
+        return inpaint_params(
+            self.prompt,
+            seeds,
+            steps=self.steps,
+            strength=self.denoising_strength,
+            area=area,
+            fill=fill,
+            options=self.prompt_options,
+        )
 
 
 AnyRequest = TypeVar("AnyRequest", bound=SdRequest)
@@ -384,6 +420,14 @@ def _read_overrides(reading: Reading, models: ModelNames) -> None:
         elif value not in _OVERRIDES[key]:
             reading.fields[name] = value
             reading.ignore(name, "This setting has no effect here.")
+    reading.fields["override_settings"] = {"enable_emphasis": _has_emphasis(overrides)}
+
+
+def _has_emphasis(overrides: Mapping[str, Any]) -> bool:
+    """Tell whether brackets have a meaning. Newer versions of that server have `emphasis`, older `enable_emphasis`."""
+    if overrides.get("emphasis"):
+        return bool(overrides["emphasis"] != "None")
+    return overrides.get("enable_emphasis") is not False
 
 
 def _check_checkpoint(reading: Reading, name: str, value: object, models: ModelNames) -> None:

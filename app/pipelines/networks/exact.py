@@ -101,13 +101,14 @@ def exact_in_batches(predict_noise: Callable[..., Tensor]) -> Callable[..., Tens
     differs, samples of this shape are always computed one by one.
     """
     exact = ExactBatches()
-    alike: dict[torch.Size, bool] = {}
+    alike: dict[tuple[torch.Size, ...], bool] = {}
 
     def predict(latents: Tensor, timestep: Tensor, *conditions: Tensor) -> Tensor:
         def alone(i: int) -> Tensor:
             return predict_noise(latents[i : i + 1], timestep, *(condition[i : i + 1] for condition in conditions))
 
-        shape, last = latents.shape, len(latents) - 1
+        last = len(latents) - 1
+        shape = tuple(tensor.shape for tensor in (latents, *conditions))  # prompts differ in length
         if last == 0:
             return predict_noise(latents, timestep, *conditions)
         if alike.get(shape, True):
