@@ -45,7 +45,7 @@ from app.pipelines.fake import load_fake
 from app.pipelines.host_memory import share_heap
 from app.pipelines.watermark import load_watermark
 from app.settings import Settings, parse_sizes
-from app.weights.layout import VAE
+from app.weights.layout import VAE, model_layout
 from app.weights.source import FakeSource, parse_source, parse_vae
 from app.weights.store import locate
 
@@ -203,13 +203,13 @@ def load_model(settings: Settings) -> LoadedPipelines:
     vae = parse_vae(settings.vae)
     # The VAE first, because hashing the model's gigabytes takes a while.
     vae_folder = locate(vae, settings.weights_dir, VAE) if vae else None
-    folder = locate(source, settings.weights_dir)
-    loaded = load_folder(folder, settings, model=source.name, vae_folder=vae_folder)
+    place = locate(source, settings.weights_dir, model_layout(settings.scheduler))
+    loaded = load_weights(place, settings, model=source.name, vae_folder=vae_folder)
     return replace(loaded, vae=vae.name if vae else None, watermark=watermark)
 
 
-def load_folder(folder: Path, settings: Settings, *, model: str, vae_folder: Path | None = None) -> LoadedPipelines:
-    """Load a folder's weights onto the device, as the settings require; `model` is the name to report.
+def load_weights(place: Path, settings: Settings, *, model: str, vae_folder: Path | None = None) -> LoadedPipelines:
+    """Load the weights of a folder or file onto the device, as the settings require; `model` is the name to report.
 
     `vae_folder` has the VAE that replaces the model's own.
 
@@ -223,7 +223,7 @@ def load_folder(folder: Path, settings: Settings, *, model: str, vae_folder: Pat
             f"torch and diffusers cannot be imported ({first_line(root_cause(error))}). If torch_npu is installed, "
             "source CANN's set_env.sh first; `python -m app doctor` shows details."
         ) from error
-    return load_sdxl_turbo(folder, settings, model=model, vae_folder=vae_folder)
+    return load_sdxl_turbo(place, settings, model=model, vae_folder=vae_folder)
 
 
 def key_names(path: Path) -> Sequence[str]:

@@ -149,8 +149,14 @@ class Settings(BaseSettings):
     """TCP port to listen on; 0 takes a free port."""
 
     model: str = Field(default="demo", min_length=1)
-    """Weights to serve: `demo`, a folder, `openmind:OWNER/NAME[@REVISION]`, `hf:OWNER/NAME[@REVISION]`, or
+    """Weights to serve: `demo`, a folder in diffusers' format, a file `.safetensors`, `openmind:OWNER/NAME[@REVISION]`,
+    `hf:OWNER/NAME[@REVISION]`, one file of a repository (`hf:OWNER/NAME:FILE.safetensors[@REVISION]`), or
     `fake[:SECONDS]`, which needs no model and paints patterns in a fixed time, for testing clients."""
+
+    scheduler: Literal["model", "turbo"] = "model"
+    """Scheduler: `model` is the model's own, which must be SDXL-Turbo's kind. `turbo` is SDXL-Turbo's; the model's own
+    only says whether its UNet predicts noise or velocity. It is for fine-tunes of SDXL-Turbo that come with another
+    scheduler. A model in a single file has none, and gets SDXL-Turbo's."""
 
     weights_dir: Annotated[Path, AfterValidator(_expand)] = Field(
         default_factory=_default_weights_dir, validate_default=True
