@@ -184,6 +184,11 @@ class Settings(BaseSettings):
     `hf:OWNER/NAME[@REVISION]`. TAESDXL (`hf:madebyollin/taesdxl`) decodes at a fraction of the cost into slightly
     softer pictures; an `AutoencoderKL` of SDXL works too."""
 
+    lora: str = ""
+    """LoRAs that are fused into the model when it is loaded, each with its weight (1 if omitted):
+    `style.safetensors:0.8,hf:OWNER/NAME:FILE.safetensors@REVISION:0.5`. Each is a file, a folder or a repository with
+    one such file, for SDXL or SDXL-Turbo, in kohya's or diffusers' format. They take no time in requests."""
+
     fused_operators: Annotated[str, AfterValidator(_check_fused_operators)] = "auto"
     """Operators that an npu computes as one kernel: `auto` (all that the chip has), `off`, or some of them, such as
     `attention,geglu`. Each is checked when the service starts, and not used if it is missing or computes something

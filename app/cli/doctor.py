@@ -7,7 +7,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +27,7 @@ from app.pipelines.npu import host as ascend_host
 from app.server.address import check_address
 from app.settings import Settings, parse_sizes, unknown_variables
 from app.weights.layout import VAE, Layout, model_layout
+from app.weights.lora import LORA, LoraFile, lora_file, parse_loras
 from app.weights.source import FakeSource, WeightsSource, parse_source, parse_vae
 from app.weights.store import locate
 
@@ -100,7 +101,7 @@ def examine(settings: Settings, *, root: Path = Path("/"), pictures: Pictures | 
     yield from _caught("port", _port(settings))
     yield from _caught("doors", _doors(settings))
     try:
-        source, vae = parse_source(settings.model), parse_vae(settings.vae)
+        source, vae, loras = parse_source(settings.model), parse_vae(settings.vae), parse_loras(settings.lora)
     except TurboError as error:
         yield Finding("model", "FAIL", str(error))
         return
@@ -113,6 +114,12 @@ def examine(settings: Settings, *, root: Path = Path("/"), pictures: Pictures | 
     if vae is not None:
         vae_folder = yield from _caught("vae", _located("vae", vae, settings, VAE))
         place = vae_folder and place  # the model is not loaded without the VAE that the settings name
+    files = []
+    for lora in loras:
+        if found := (yield from _caught("lora", _located("lora", lora.source, settings, LORA))):
+            files.append(LoraFile(lora_file(found), lora.name, lora.weight))
+        else:
+            place = None  # nor without a LoRA
     if _wants_npu(settings):
         index = int(settings.device.partition(":")[2] or 0)
         number = ascend_host.device_number(os.environ, index, root)
@@ -122,7 +129,7 @@ def examine(settings: Settings, *, root: Path = Path("/"), pictures: Pictures | 
         yield from _caught("device files", _device_files(number, root))
     if usable:
         made = {} if pictures is None else pictures
-        yield from _unless_hung(_device(settings, place, vae_folder, made), settings)
+        yield from _unless_hung(_device(settings, place, vae_folder, files, made), settings)
 
 
 def _caught(check: str, findings: Findings[T]) -> Findings[T | None]:
@@ -298,7 +305,13 @@ def _device_files(number: int, root: Path) -> Findings[None]:
             yield Finding("device files", "OK", str(path))
 
 
-def _device(settings: Settings, place: Path | None, vae_folder: Path | None, pictures: Pictures) -> Iterator[Finding]:
+def _device(
+    settings: Settings,
+    place: Path | None,
+    vae_folder: Path | None,
+    loras: Sequence[LoraFile],
+    pictures: Pictures,
+) -> Iterator[Finding]:
     """Open the device, check that it computes correctly, and make a picture in each mode."""
     opened = yield from _caught("device", _open(settings))
     if opened is None:
@@ -306,7 +319,7 @@ def _device(settings: Settings, place: Path | None, vae_folder: Path | None, pic
     sound = yield from _caught("canary", _canary(opened))
     if not sound or place is None:
         return
-    pipelines = yield from _caught("load", _load(settings, place, vae_folder))
+    pipelines = yield from _caught("load", _load(settings, place, vae_folder, loras))
     for mode, pipeline in (pipelines or {}).items():
         (params,) = sample_pictures(mode, parse_sizes(settings.warm_up_sizes)[0], 1)
         yield from _caught(mode, _picture(pipeline, params, pictures))
@@ -335,9 +348,11 @@ def _canary(device: Any) -> Findings[bool]:
     return True
 
 
-def _load(settings: Settings, place: Path, vae_folder: Path | None) -> Findings[Mapping[Mode, Any]]:
+def _load(
+    settings: Settings, place: Path, vae_folder: Path | None, loras: Sequence[LoraFile]
+) -> Findings[Mapping[Mode, Any]]:
     started = time.monotonic()
-    loaded = load_weights(place, settings, model=settings.model, vae_folder=vae_folder)
+    loaded = load_weights(place, settings, model=settings.model, vae_folder=vae_folder, loras=loras)
     pipelines: Mapping[Mode, Any] = loaded.by_mode  # Any, because number formats and stages are behind the seam
     dtypes = pipelines[Mode.TXT2IMG].dtypes
     took = f"{time.monotonic() - started:.1f} s"

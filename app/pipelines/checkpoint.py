@@ -127,7 +127,7 @@ class SingleFile:
         return model.eval()
 
     def blank(self, name: str) -> Any:
-        return self._blank.pop(name)
+        return self._blank[name]
 
     def files(self, name: str) -> Sequence[tuple[Path, Mapping[str, str]]]:
         # For the UNet, diffusers' rules only rename.

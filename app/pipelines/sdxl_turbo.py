@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +14,14 @@ import transformers
 from safetensors import safe_open
 
 from app.errors import DeviceOutOfMemoryError, DeviceUnavailableError, MemoryTooSmallError, WeightsError
-from app.pipelines.base import LoadedPipelines, Mode, buckets
+from app.pipelines.base import LoadedPipelines, Lora, Mode, buckets
 from app.pipelines.batch_sizes import BatchSizes
 from app.pipelines.checkpoint import MODELS, Checkpoint, check_complete, open_checkpoint, read_model, weights_errors
 from app.pipelines.device import LARGE_UNET, TorchDevice, choose_dtype, choose_vae_dtype, open_device
 from app.pipelines.device_errors import device_errors
 from app.pipelines.diffusion import SdxlTurboPipeline
 from app.pipelines.host_memory import keep_freed_memory, memory_bytes, return_freed_memory
+from app.pipelines.lora import LORA_MODELS, LoraDeltas
 from app.pipelines.networks.choice import choose_networks, fit_networks
 from app.pipelines.networks.int8 import quantize
 from app.pipelines.npu import setup as npu
@@ -28,6 +29,7 @@ from app.pipelines.prompts import PromptEncoder
 from app.pipelines.work import StageTimes
 from app.settings import Settings
 from app.weights.layout import SINGLE_FILE_CONFIGS
+from app.weights.lora import LoraFile
 
 _log = logging.getLogger(__name__)
 
@@ -54,13 +56,14 @@ def load_sdxl_turbo(
     *,
     model: str,
     vae_folder: Path | None = None,
+    loras: Sequence[LoraFile] = (),
     configs: Path = SINGLE_FILE_CONFIGS,
 ) -> LoadedPipelines:
     """Open the device and load both modes from one set of weights; the contract is `PipelineLoader`.
 
-    `place` is a diffusers folder or a single file. `vae_folder` has the VAE that replaces the model's own.
-    `app.weights` has checked both. `model` is the name to report. `configs` has the configs and tokenizers for a single
-    file: SDXL-Turbo's, or in tests those of a smaller model.
+    `place` is a diffusers folder or a single file. `vae_folder` has the VAE that replaces the model's own, and `loras`
+    are fused into the weights. `app.weights` has checked them. `model` is the name to report. `configs` has the configs
+    and tokenizers for a single file: SDXL-Turbo's, or in tests those of a smaller model.
 
     Raises:
         DeviceUnavailableError: The device does not exist, or does not support an option.
@@ -79,6 +82,10 @@ def load_sdxl_turbo(
     with weights_errors(f"The weights in {place}"):
         checkpoint = open_checkpoint(place, own_models, configs=configs)
         parameters = checkpoint.parameters("unet")
+        deltas = LoraDeltas()
+        for lora in loras:
+            with weights_errors(f"The LoRA's weights in {lora.path}"):
+                deltas.read(lora.path, lora.weight, {name: checkpoint.blank(name) for name in LORA_MODELS})
     dtype, dtype_reason = choose_dtype(settings.dtype, device.torch_device, parameters=parameters)
     npu.check_options(settings, device.torch_device)
     if settings.compile == "on" and kind != "cuda":
@@ -92,13 +99,14 @@ def load_sdxl_turbo(
         bytes_each = 1 + NOT_IN_INT8 * (dtype.itemsize - 1) if int8 else dtype.itemsize
         spare = SPARE_INT8 if int8 else SPARE
         _check_memory(place, sum(map(checkpoint.parameters, own_models)), dtype_name, bytes_each, spare)
-    txt2img = _load_pipeline(checkpoint, vae_folder, dtype, settings)
+    txt2img = _load_pipeline(checkpoint, vae_folder, deltas, dtype, settings)
     with _enough_memory(f"The weights in {place} do not fit into the memory of {device.torch_device}.", device):
         loaded = assemble(txt2img, device, settings, model=model)
     return replace(
         loaded,
         dtype=dtype_name,
         dtype_reason=dtype_reason,
+        loras=[Lora(lora.name, lora.weight) for lora in loras],
         # On a CPU a first call takes a moment longer, for its memory. Next to a large model's seconds that is nothing.
         first_call_is_slow=kind != "cpu" or parameters < LARGE_UNET,
     )
@@ -169,18 +177,21 @@ def _check_memory(place: Path, parameters: int, dtype: str, bytes_each: float, s
         )
 
 
-def _load_pipeline(checkpoint: Checkpoint, vae_folder: Path | None, dtype: torch.dtype, settings: Settings) -> Any:
+def _load_pipeline(
+    checkpoint: Checkpoint, vae_folder: Path | None, deltas: LoraDeltas, dtype: torch.dtype, settings: Settings
+) -> Any:
     int8 = settings.dtype == "int8"
     # The other VAE first: its errors show before gigabytes are read.
     models = {} if vae_folder is None else {"vae": _load_vae(vae_folder, dtype)}
     with weights_errors(f"The weights in {checkpoint.place}"):
         for name in MODELS:
             if name == "unet":
-                models[name] = _load_unet(checkpoint, dtype, int8=int8)
+                models[name] = _load_unet(checkpoint, deltas, dtype, int8=int8)
                 continue
             in_int8 = int8 and (name != "vae" or settings.vae_dtype == "auto")
             if name not in models:
                 models[name] = checkpoint.read(name, torch.float16 if in_int8 else dtype)
+                deltas.add_all(name, models[name])
             if in_int8:
                 quantize(models[name], dtype)
                 models[name].to(dtype)
@@ -213,7 +224,7 @@ def _enough_memory(otherwise: str, device: TorchDevice) -> Iterator[None]:
         raise MemoryTooSmallError(otherwise) from error
 
 
-def _load_unet(checkpoint: Checkpoint, dtype: torch.dtype, *, int8: bool) -> Any:
+def _load_unet(checkpoint: Checkpoint, deltas: LoraDeltas, dtype: torch.dtype, *, int8: bool) -> Any:
     """Load the UNet, some tensors at a time: diffusers maps the whole file until the last is converted, 5 GB more."""
     files = checkpoint.files("unet")
     unet = checkpoint.blank("unet")
@@ -224,7 +235,7 @@ def _load_unet(checkpoint: Checkpoint, dtype: torch.dtype, *, int8: bool) -> Any
             with safe_open(path, "pt") as file:  # its end frees the pages that were read
                 some = {names[key]: file.get_tensor(key) for key in keys[begin : begin + _TENSORS_AT_ONCE]}
             read_as = torch.float32 if int8 else dtype  # in fp16 too a copy, as the file would stay mapped otherwise
-            converted = {name: tensor.to(read_as, copy=True) for name, tensor in some.items()}
+            converted = {name: deltas.add("unet", name, tensor).to(read_as, copy=True) for name, tensor in some.items()}
             unet.load_state_dict(converted, strict=False, assign=True)
             if int8:
                 quantize(unet, dtype)

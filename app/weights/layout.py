@@ -55,6 +55,7 @@ class Layout:
         files: The files that serving needs, in words.
         choose: Returns the files that serving needs out of a repository's, by their paths.
         main_config: The file that says of which class the weights are. If it is not chosen, the repository has others.
+            None if no file says it.
         check_main_config: Checks the class in that file, so that wrong weights need not be downloaded.
         check: Checks a folder or a file. Both checks raise WeightsError; the text names the file and says what to do.
     """
@@ -63,7 +64,7 @@ class Layout:
     record: str
     files: str
     choose: Callable[[Iterable[str]], set[str]]
-    main_config: str
+    main_config: str | None
     check_main_config: Callable[[Path], None]
     check: Callable[[Path], None]
 

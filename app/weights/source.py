@@ -14,7 +14,7 @@ SUFFIX = ".safetensors"
 
 _NAME = r"[A-Za-z0-9_][\w.-]*"
 _PATH = rf"{_NAME}(?:/{_NAME})*"
-_REPOSITORY = re.compile(
+REPOSITORY = re.compile(
     rf"(?P<hub>openmind|hf):(?P<repo_id>{_NAME}/{_NAME})(?::(?P<file>{_PATH}\{SUFFIX}))?(?:@(?P<revision>{_PATH}))?",
     re.ASCII,
 )
@@ -82,7 +82,7 @@ def parse_source(text: str) -> WeightsSource | FakeSource:
         return DemoSource()
     if match := _FAKE.fullmatch(text):
         return FakeSource(float(match["seconds"] or 0))
-    return _parse_place(text, setting="TURBO_MODEL")
+    return parse_place(text, setting="TURBO_MODEL")
 
 
 def parse_vae(text: str) -> LocalSource | HubSource | None:
@@ -93,14 +93,19 @@ def parse_vae(text: str) -> LocalSource | HubSource | None:
     """
     if not text:
         return None
-    source = _parse_place(text, setting="TURBO_VAE")
+    source = parse_place(text, setting="TURBO_VAE")
     if text.endswith(SUFFIX) or (isinstance(source, HubSource) and source.file):
         raise WeightsError(f"TURBO_VAE={text} names a file. Name a folder or a repository in diffusers' format.")
     return source
 
 
-def _parse_place(text: str, *, setting: str) -> LocalSource | HubSource:
-    if match := _REPOSITORY.fullmatch(text):
+def parse_place(text: str, *, setting: str) -> LocalSource | HubSource:
+    """Read a folder, a file or a repository from a part of a setting's text.
+
+    Raises:
+        WeightsError: The text begins with the name of a hub, and the rest is not a repository.
+    """
+    if match := REPOSITORY.fullmatch(text):
         return HubSource(cast("HubName", match["hub"]), match["repo_id"], match["revision"] or "main", match["file"])
     if text.startswith(("openmind:", "hf:")):
         raise WeightsError(f"{setting}={text} is not HUB:OWNER/NAME[:FILE{SUFFIX}][@REVISION].")

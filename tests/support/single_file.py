@@ -82,6 +82,13 @@ def single_file_tensors(folder: Path) -> Tensors:
     }
 
 
+def unet_names(folder: Path) -> dict[str, str]:
+    """Return the names of the UNet's tensors in a single file, without their beginning, by those in a folder."""
+    layers = json.loads((folder / "unet" / "config.json").read_text())["layers_per_block"] + 1
+    tensors = _load(folder / "unet")
+    return dict(zip(tensors, _unet(tensors, layers), strict=True))
+
+
 def _load(folder: Path) -> Tensors:
     return {name: tensor for path in weight_files(folder) for name, tensor in load_file(path).items()}
 

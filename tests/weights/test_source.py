@@ -43,9 +43,6 @@ def test_each_form_of_name_is_understood(text: str, expected: WeightsSource | Fa
         "hf:a/b:c.ckpt",
         "hf:a/b:../c.safetensors",
         "hf:a/b:.safetensors",
-        "hf:a/b:c.ckpt",
-        "hf:a/b:../c.safetensors",
-        "hf:a/b:.safetensors",
     ],
 )
 def test_a_hub_s_name_that_is_none_is_a_clear_error(text: str) -> None:

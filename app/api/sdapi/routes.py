@@ -114,6 +114,7 @@ def _read(
         sent,
         model,
         models=context.models,
+        loras=context.registry.loaded.loras,
         strict=context.settings.strict,
         check_size=context.generation.check_size,
     )

@@ -38,7 +38,7 @@ from app.inference.request_validation import (
     seeds_from,
     txt2img_params,
 )
-from app.pipelines.base import Img2ImgParams, Txt2ImgParams
+from app.pipelines.base import Img2ImgParams, Lora, Txt2ImgParams
 from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE
 
 SAMPLER: Final = "Euler a"
@@ -49,7 +49,7 @@ _SCHEDULERS: Final = ("automatic", "normal", "none")
 _NUMBERS: Final = ("batch_size", "denoising_strength", "height", "n_iter", "seed", "steps", "width")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,11})(?:\.\d{1,12})?")
 
-_EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>,?\s*")
+_EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):([^<>:]*)[^<>]*>,?\s*")
 """A tag in a prompt. That server loads weights for it; the model would read it as words."""
 
 _ONE_SCHEDULE: Final = "SDXL-Turbo has one schedule."
@@ -224,6 +224,7 @@ def read(
     model: type[AnyRequest],
     *,
     models: ModelNames,
+    loras: Sequence[Lora],
     strict: bool,
     check_size: Callable[[Size, str], None],
 ) -> tuple[AnyRequest, Told]:
@@ -238,7 +239,7 @@ def read(
     _ignore(reading, model)
     _read_overrides(reading, models)
     _read_sampling(reading)
-    _read_prompt(reading)
+    _read_prompt(reading, loras)
     _read_sizes(reading, model)
     _read_number(reading)
     if model is SdImg2ImgRequest:
@@ -323,11 +324,15 @@ def _read_sampling(reading: Reading) -> None:
     reading.at_most_4_steps("steps")
 
 
-def _read_prompt(reading: Reading) -> None:
+def _read_prompt(reading: Reading, loras: Sequence[Lora]) -> None:
     prompt = reading.fields.get("prompt")
-    if isinstance(prompt, str) and (plain := _EXTRA_NETWORK.sub("", prompt)) != prompt:
-        reading.tell_ignored("lora", "No further networks can be loaded.")
-        reading.fields["prompt"] = plain
+    if isinstance(prompt, str) and (names := set(_EXTRA_NETWORK.findall(prompt))):
+        fused = [str(lora) for lora in loras if lora.name in names]
+        reasons = [f"Fused into the model already, with this weight: {', '.join(fused)}."] if fused else []
+        if names.difference(lora.name for lora in loras):
+            reasons.append("No further networks can be loaded.")
+        reading.tell_ignored("lora", " ".join(reasons))
+        reading.fields["prompt"] = _EXTRA_NETWORK.sub("", prompt)
     reading.shorten("prompt")
 
 
@@ -450,6 +455,16 @@ class Options(BaseModel):
 def options_of(models: ModelNames, vae: str | None) -> Options:
     """Return the options as they are."""
     return Options(sd_model_checkpoint=models.served, sd_vae=vae or "Automatic")
+
+
+class FusedLora(BaseModel):
+    """A LoRA in the model's weights. `weight` is not in that server's API."""
+
+    name: str
+    alias: str
+    path: Annotated[str, Field(description="Its name again, because the path is the operator's.")]
+    metadata: dict[str, str] = {}
+    weight: float
 
 
 class Named(BaseModel):
