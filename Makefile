@@ -27,7 +27,7 @@ run: $(VENV)/.run pull ## Set up, and serve on 127.0.0.1:8000; passes all TURBO_
 	@echo "==> serving; stop with Ctrl-C"
 	@exec $(BIN)/python -m app serve
 
-pull: $(VENV)/.run ## Set up, and download the weights that TURBO_MODEL (default: the demo model) and TURBO_VAE name
+pull: $(VENV)/.run ## Set up, and download the weights that TURBO_MODEL (default: the demo model), TURBO_VAE and TURBO_LORA name
 	@$(BIN)/python -m app pull
 
 # Threads of torch that wait in a busy loop would take the cores from the other parts.
@@ -176,6 +176,7 @@ $(VENV)/.test: $(VENV)/.run
 	@$(BIN)/python -m pip install --quiet --editable ".[cpu,mcp,ray,training]" --group dev
 	@$(BIN)/python -m pip install --quiet --no-deps "$(WATERMARK)" # it requires OpenCV with windows, which requires libGL
 	@$(BIN)/python -m pip install --quiet --no-deps --group vocabulary
+	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/oracle --group oracle
 	@$(MAKE) --no-print-directory system-programs
 	@touch $@
 

@@ -45,7 +45,8 @@ from app.pipelines.fake import load_fake
 from app.pipelines.host_memory import share_heap
 from app.pipelines.watermark import load_watermark
 from app.settings import Settings, parse_sizes
-from app.weights.layout import VAE
+from app.weights.layout import VAE, model_layout
+from app.weights.lora import LoraFile, locate_loras
 from app.weights.source import FakeSource, parse_source, parse_vae
 from app.weights.store import locate
 
@@ -201,17 +202,25 @@ def load_model(settings: Settings) -> LoadedPipelines:
         max_batch = 1 if settings.batching == "off" else settings.max_batch
         return replace(load_fake(inference_s=source.inference_s, max_batch=max_batch), watermark=watermark)
     vae = parse_vae(settings.vae)
-    # The VAE first, because hashing the model's gigabytes takes a while.
+    # The VAE and the LoRAs first, because hashing the model's gigabytes takes a while.
     vae_folder = locate(vae, settings.weights_dir, VAE) if vae else None
-    folder = locate(source, settings.weights_dir)
-    loaded = load_folder(folder, settings, model=source.name, vae_folder=vae_folder)
+    loras = locate_loras(settings.lora, settings.weights_dir)
+    place = locate(source, settings.weights_dir, model_layout(settings.scheduler))
+    loaded = load_weights(place, settings, model=source.name, vae_folder=vae_folder, loras=loras)
     return replace(loaded, vae=vae.name if vae else None, watermark=watermark)
 
 
-def load_folder(folder: Path, settings: Settings, *, model: str, vae_folder: Path | None = None) -> LoadedPipelines:
-    """Load a folder's weights onto the device, as the settings require; `model` is the name to report.
+def load_weights(
+    place: Path,
+    settings: Settings,
+    *,
+    model: str,
+    vae_folder: Path | None = None,
+    loras: Sequence[LoraFile] = (),
+) -> LoadedPipelines:
+    """Load the weights of a folder or file onto the device, as the settings require; `model` is the name to report.
 
-    `vae_folder` has the VAE that replaces the model's own.
+    `vae_folder` has the VAE that replaces the model's own, and `loras` are fused into the weights.
 
     Raises:
         TurboError: The weights or the device failed, or torch and diffusers cannot be imported.
@@ -223,7 +232,7 @@ def load_folder(folder: Path, settings: Settings, *, model: str, vae_folder: Pat
             f"torch and diffusers cannot be imported ({first_line(root_cause(error))}). If torch_npu is installed, "
             "source CANN's set_env.sh first; `python -m app doctor` shows details."
         ) from error
-    return load_sdxl_turbo(folder, settings, model=model, vae_folder=vae_folder)
+    return load_sdxl_turbo(place, settings, model=model, vae_folder=vae_folder, loras=loras)
 
 
 def key_names(path: Path) -> Sequence[str]:

@@ -152,8 +152,14 @@ class Settings(BaseSettings):
     """TCP port to listen on; 0 takes a free port."""
 
     model: str = Field(default="demo", min_length=1)
-    """Weights to serve: `demo`, a folder, `openmind:OWNER/NAME[@REVISION]`, `hf:OWNER/NAME[@REVISION]`, or
+    """Weights to serve: `demo`, a folder in diffusers' format, a file `.safetensors`, `openmind:OWNER/NAME[@REVISION]`,
+    `hf:OWNER/NAME[@REVISION]`, one file of a repository (`hf:OWNER/NAME:FILE.safetensors[@REVISION]`), or
     `fake[:SECONDS]`, which needs no model and paints patterns in a fixed time, for testing clients."""
+
+    scheduler: Literal["model", "turbo"] = "model"
+    """Scheduler: `model` is the model's own, which must be SDXL-Turbo's kind. `turbo` is SDXL-Turbo's; the model's own
+    only says whether its UNet predicts noise or velocity. It is for fine-tunes of SDXL-Turbo that come with another
+    scheduler. A model in a single file has none, and gets SDXL-Turbo's."""
 
     weights_dir: Annotated[Path, AfterValidator(_expand)] = Field(
         default_factory=_default_weights_dir, validate_default=True
@@ -180,6 +186,11 @@ class Settings(BaseSettings):
     """VAE that replaces the model's own: a folder in diffusers' format, `openmind:OWNER/NAME[@REVISION]` or
     `hf:OWNER/NAME[@REVISION]`. TAESDXL (`hf:madebyollin/taesdxl`) decodes at a fraction of the cost into slightly
     softer pictures; an `AutoencoderKL` of SDXL works too."""
+
+    lora: str = ""
+    """LoRAs that are fused into the model when it is loaded, each with its weight (1 if omitted):
+    `style.safetensors:0.8,hf:OWNER/NAME:FILE.safetensors@REVISION:0.5`. Each is a file, a folder or a repository with
+    one such file, for SDXL or SDXL-Turbo, in kohya's or diffusers' format. They take no time in requests."""
 
     fused_operators: Annotated[str, AfterValidator(_check_fused_operators)] = "auto"
     """Operators that an npu computes as one kernel: `auto` (all that the chip has), `off`, or some of them, such as

@@ -8,8 +8,6 @@ libraries give the same bytes.
 """
 
 import argparse
-import gzip
-import importlib.metadata
 import json
 import shutil
 import sys
@@ -26,16 +24,14 @@ import transformers
 from diffusers import AutoencoderTiny
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from benchmarks.nano_sdxl import END, START, TOKENS, assemble, make_unet, make_vae, words
+from app.weights.vocabulary import END, START, read_merges, words
+from benchmarks.nano_sdxl import TOKENS, assemble, make_unet, make_vae
 
 _ROOT = Path(__file__).parents[1]
 FOLDER = _ROOT / "build" / "full-size" / "sdxl-turbo"
 """The model that `make full-size` builds."""
 
 _CPU = torch.device("cpu")
-
-_MERGES = 49152 - 256 - 2
-"""CLIP uses this many merges of its vocabulary file (SimpleTokenizer in open_clip/tokenizer.py)."""
 
 _MOST_NOISE = 14.6
 """The scheduler's largest sigma, and about the deviation of the latents that a call with one step decodes."""
@@ -140,15 +136,9 @@ def write_tokenizer(folder: Path, *, pad: str) -> Any:
     Args:
         folder: The tokenizer's folder.
         pad: The token that fills a prompt to 77 tokens: the end token in `tokenizer`, `!` in `tokenizer_2`.
-
-    Raises:
-        importlib.metadata.PackageNotFoundError: open_clip_torch is not installed; its wheel has the vocabulary.
     """
-    # The package is not imported, because it needs torchvision.
-    package = importlib.metadata.distribution("open_clip_torch")
-    lines = gzip.decompress(Path(str(package.locate_file("open_clip/bpe_simple_vocab_16e6.txt.gz"))).read_bytes())
-    merges = lines.decode().split("\n")[1 : 1 + _MERGES]
-    ids = {word: i for i, word in enumerate(words(merge.replace(" ", "") for merge in merges))}
+    merges = read_merges()
+    ids = {word: i for i, word in enumerate(words(merges))}
     marks = {"bos_token": START, "eos_token": END, "pad_token": pad, "unk_token": END}
     plain = {"lstrip": False, "rstrip": False, "single_word": False}
     config = {
@@ -168,7 +158,7 @@ def write_tokenizer(folder: Path, *, pad: str) -> Any:
     for name, content in {"vocab": ids, "special_tokens_map": marks, "tokenizer_config": config}.items():
         text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
         (folder / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges), ""]), encoding="utf-8")
     return CLIPTokenizer.from_pretrained(str(folder))
 
 
@@ -177,7 +167,7 @@ def _text_config(sizes: Mapping[str, int], activation: str) -> CLIPTextConfig:
     width = sizes["hidden_size"]
     return CLIPTextConfig(
         **sizes,
-        vocab_size=len(words()) + _MERGES,
+        vocab_size=len(words(read_merges())),
         intermediate_size=4 * width,
         projection_dim=width,
         hidden_act=activation,

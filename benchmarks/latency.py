@@ -21,8 +21,8 @@ from pathlib import Path
 import httpx
 from diffusers import AutoPipelineForText2Image
 
+from app.pipelines.checkpoint import count_parameters
 from app.pipelines.device import choose_dtype, open_device
-from app.pipelines.sdxl_turbo import count_parameters
 from app.settings import Settings
 from app.weights.source import FakeSource, parse_source
 from app.weights.store import locate

@@ -8,7 +8,6 @@ model and `full_size.py` use the same functions.
 
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ import transformers
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from app.weights.vocabulary import END, START, words
+
 TOKENS = 77
 """Tokens of a prompt, with its start and end tokens."""
 
-START, END = "<|startoftext|>", "<|endoftext|>"
 _TIME_EMBEDDING = 8
 
 
@@ -151,19 +151,6 @@ def _tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(
         str(source), model_max_length=TOKENS, bos_token=START, eos_token=END, unk_token=END, pad_token=END
     )
-
-
-def words(merged: Iterable[str] = ()) -> list[str]:
-    """Return CLIP's tokens: every byte, within a word and at its end; the merged tokens; the start and end tokens."""
-    alphabet = _byte_alphabet()
-    return [*alphabet, *(f"{letter}</w>" for letter in alphabet), *merged, START, END]
-
-
-def _byte_alphabet() -> list[str]:
-    """Return the 256 letters that stand for bytes in byte-level BPE (GPT-2): U+0100 and up for unprintable bytes."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    unprintable = 256 - len(printable)
-    return [*map(chr, printable), *(chr(0x100 + i) for i in range(unprintable))]
 
 
 if __name__ == "__main__":

@@ -377,20 +377,26 @@ def _pull(settings: Settings, _: Namespace) -> int:
     """Download and verify the weights, then exit.
 
     PROGRAM pull --model hf:stabilityai/sdxl-turbo
+    PROGRAM pull --model hf:stabilityai/sdxl-turbo:sd_xl_turbo_1.0_fp16.safetensors
     PROGRAM pull --model hf:stabilityai/sdxl-turbo --vae hf:madebyollin/taesdxl
+    PROGRAM pull --model hf:stabilityai/sdxl-turbo --lora hf:OWNER/NAME:FILE.safetensors:0.8
     """
-    from app.weights.layout import VAE
+    from app.weights.layout import VAE, model_layout
+    from app.weights.lora import LORA, parse_loras
     from app.weights.source import FakeSource, parse_source, parse_vae
     from app.weights.store import pull
 
     try:
-        source, vae = parse_source(settings.model), parse_vae(settings.vae)
+        source, vae, loras = parse_source(settings.model), parse_vae(settings.vae), parse_loras(settings.lora)
         if isinstance(source, FakeSource):
             _log.info("%s needs no weights", settings.model)
             return 0
         if vae is not None:  # first, because it is the smaller download
             _log.info("%s is ready in %s", settings.vae, pull(vae, settings.weights_dir, VAE))
-        _log.info("%s is ready in %s", settings.model, pull(source, settings.weights_dir))
+        for lora in loras:
+            _log.info("the LoRA %s is ready in %s", lora.name, pull(lora.source, settings.weights_dir, LORA))
+        place = pull(source, settings.weights_dir, model_layout(settings.scheduler))
+        _log.info("%s is ready in %s", settings.model, place)
     except TurboError as error:
         _log.critical("cannot pull: %s", error)
         return START_FAILED

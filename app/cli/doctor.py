@@ -7,7 +7,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -21,12 +21,13 @@ from app.cli.stdout import own_stdout
 from app.errors import TurboError, first_line, root_cause
 from app.inference.registry import LOAD_LIMITS
 from app.inference.samples import sample_pictures
-from app.main import key_names, load_folder
+from app.main import key_names, load_weights
 from app.pipelines.base import GenerationParams, Mode
 from app.pipelines.npu import host as ascend_host
 from app.server.address import check_address
 from app.settings import Settings, parse_sizes, unknown_variables
-from app.weights.layout import MODEL, VAE, Layout
+from app.weights.layout import VAE, Layout, model_layout
+from app.weights.lora import LORA, LoraFile, lora_file, parse_loras
 from app.weights.source import FakeSource, WeightsSource, parse_source, parse_vae
 from app.weights.store import locate
 
@@ -100,7 +101,7 @@ def examine(settings: Settings, *, root: Path = Path("/"), pictures: Pictures | 
     yield from _caught("port", _port(settings))
     yield from _caught("doors", _doors(settings))
     try:
-        source, vae = parse_source(settings.model), parse_vae(settings.vae)
+        source, vae, loras = parse_source(settings.model), parse_vae(settings.vae), parse_loras(settings.lora)
     except TurboError as error:
         yield Finding("model", "FAIL", str(error))
         return
@@ -108,11 +109,17 @@ def examine(settings: Settings, *, root: Path = Path("/"), pictures: Pictures | 
         yield Finding("model", "WARN", "The fake makes no real pictures and needs no device.", "Set TURBO_MODEL.")
         return
     usable = yield from _caught("torch", _packages(settings))
-    folder = yield from _caught("weights", _weights(source, settings))
+    place = yield from _caught("weights", _weights(source, settings))
     vae_folder = None
     if vae is not None:
         vae_folder = yield from _caught("vae", _located("vae", vae, settings, VAE))
-        folder = vae_folder and folder  # the model is not loaded without the VAE that the settings name
+        place = vae_folder and place  # the model is not loaded without the VAE that the settings name
+    files = []
+    for lora in loras:
+        if found := (yield from _caught("lora", _located("lora", lora.source, settings, LORA))):
+            files.append(LoraFile(lora_file(found), lora.name, lora.weight))
+        else:
+            place = None  # nor without a LoRA
     if _wants_npu(settings):
         index = int(settings.device.partition(":")[2] or 0)
         number = ascend_host.device_number(os.environ, index, root)
@@ -122,7 +129,7 @@ def examine(settings: Settings, *, root: Path = Path("/"), pictures: Pictures | 
         yield from _caught("device files", _device_files(number, root))
     if usable:
         made = {} if pictures is None else pictures
-        yield from _unless_hung(_device(settings, folder, vae_folder, made), settings)
+        yield from _unless_hung(_device(settings, place, vae_folder, files, made), settings)
 
 
 def _caught(check: str, findings: Findings[T]) -> Findings[T | None]:
@@ -221,22 +228,26 @@ def _release(version: str) -> str:
 
 
 def _weights(source: WeightsSource, settings: Settings) -> Findings[Path | None]:
-    """Check the model's weights; return their folder."""
-    folder = yield from _located("weights", source, settings, MODEL)
-    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    """Check the model's weights; return their folder or file."""
+    place = yield from _located("weights", source, settings, model_layout(settings.scheduler))
+    if place.is_file() or settings.scheduler == "turbo":
+        yield Finding("scheduler", "OK", "SDXL-Turbo's own.")
+        return place
+    config = json.loads((place / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
     name = config.get("_class_name", "a scheduler without a name")
     yield Finding("scheduler", "OK", f"{name}, {config['timestep_spacing']} timesteps, as SDXL-Turbo requires.")
-    return folder
+    return place
 
 
 def _located(check: str, source: WeightsSource, settings: Settings, layout: Layout) -> Findings[Path]:
-    """Check that weights are on this disk and whole; return their folder."""
+    """Check that weights are on this disk and whole; return their folder or file."""
     started = time.monotonic()
-    folder = locate(source, settings.weights_dir, layout)
-    size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    detail = f"{source.name}: {size_bytes / 1e9:.2f} GB in {folder}, verified in {time.monotonic() - started:.1f} s."
+    place = locate(source, settings.weights_dir, layout)
+    files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
+    size_bytes = sum(path.stat().st_size for path in files)
+    detail = f"{source.name}: {size_bytes / 1e9:.2f} GB in {place}, verified in {time.monotonic() - started:.1f} s."
     yield Finding(check, "OK", detail)
-    return folder
+    return place
 
 
 def _cann(root: Path) -> Findings[None]:
@@ -294,15 +305,21 @@ def _device_files(number: int, root: Path) -> Findings[None]:
             yield Finding("device files", "OK", str(path))
 
 
-def _device(settings: Settings, folder: Path | None, vae_folder: Path | None, pictures: Pictures) -> Iterator[Finding]:
+def _device(
+    settings: Settings,
+    place: Path | None,
+    vae_folder: Path | None,
+    loras: Sequence[LoraFile],
+    pictures: Pictures,
+) -> Iterator[Finding]:
     """Open the device, check that it computes correctly, and make a picture in each mode."""
     opened = yield from _caught("device", _open(settings))
     if opened is None:
         return
     sound = yield from _caught("canary", _canary(opened))
-    if not sound or folder is None:
+    if not sound or place is None:
         return
-    pipelines = yield from _caught("load", _load(settings, folder, vae_folder))
+    pipelines = yield from _caught("load", _load(settings, place, vae_folder, loras))
     for mode, pipeline in (pipelines or {}).items():
         (params,) = sample_pictures(mode, parse_sizes(settings.warm_up_sizes)[0], 1)
         yield from _caught(mode, _picture(pipeline, params, pictures))
@@ -331,9 +348,11 @@ def _canary(device: Any) -> Findings[bool]:
     return True
 
 
-def _load(settings: Settings, folder: Path, vae_folder: Path | None) -> Findings[Mapping[Mode, Any]]:
+def _load(
+    settings: Settings, place: Path, vae_folder: Path | None, loras: Sequence[LoraFile]
+) -> Findings[Mapping[Mode, Any]]:
     started = time.monotonic()
-    loaded = load_folder(folder, settings, model=settings.model, vae_folder=vae_folder)
+    loaded = load_weights(place, settings, model=settings.model, vae_folder=vae_folder, loras=loras)
     pipelines: Mapping[Mode, Any] = loaded.by_mode  # Any, because number formats and stages are behind the seam
     dtypes = pipelines[Mode.TXT2IMG].dtypes
     took = f"{time.monotonic() - started:.1f} s"

@@ -7,13 +7,14 @@ import hashlib
 import html
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags
 
-from app.pipelines.base import GenerationParams
+from app.pipelines.base import GenerationParams, Lora
 from app.settings import Settings
 
 _XMP = (
@@ -52,13 +53,19 @@ class Provenance:
 
 
 def provenance_of(
-    params: GenerationParams, pixels: npt.NDArray[np.uint8], model: str, settings: Settings, *, vae: str | None = None
+    params: GenerationParams,
+    pixels: npt.NDArray[np.uint8],
+    model: str,
+    settings: Settings,
+    *,
+    vae: str | None = None,
+    loras: Sequence[Lora] = (),
 ) -> Provenance:
     """Return the metadata that the settings allow for a picture. Reads all pixels: call it in a thread.
 
-    `vae` is the name of the VAE that replaces the model's own, if any.
+    `vae` is the name of the VAE that replaces the model's own, if any, and `loras` are those in its weights.
     """
-    parameters = parameters_text(params, model=model, vae=vae) if settings.image_metadata else None
+    parameters = parameters_text(params, model=model, vae=vae, loras=loras) if settings.image_metadata else None
     properties = {}
     if settings.ai_label:
         properties["Iptc4xmpExt:DigitalSourceType"] = _PARTLY_GENERATED if params.is_composite else _GENERATED
@@ -67,7 +74,7 @@ def provenance_of(
     return Provenance(parameters=parameters, xmp=_xmp(properties) if properties else None)
 
 
-def parameters_text(params: GenerationParams, *, model: str, vae: str | None = None) -> str:
+def parameters_text(params: GenerationParams, *, model: str, vae: str | None = None, loras: Sequence[Lora] = ()) -> str:
     """Return a picture's parameters in the form of stable-diffusion-webui, which many tools read."""
     fields: dict[str, object] = {
         "Steps": params.num_inference_steps,
@@ -79,6 +86,8 @@ def parameters_text(params: GenerationParams, *, model: str, vae: str | None = N
     }
     if vae is not None:
         fields["VAE"] = vae
+    if loras:
+        fields["Lora"] = " ".join(map(str, loras))  # a comma would end the field
     fields |= params.metadata
     return f"{params.prompt}\n" + ", ".join(f"{name}: {value}" for name, value in fields.items())
 

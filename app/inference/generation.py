@@ -197,7 +197,7 @@ class Generation:
             files=files,
             media_type=encoding.media_type,
             seeds=[one.seed for one in params],
-            texts=[parameters_text(one, model=loaded.model, vae=loaded.vae) for one in params],
+            texts=[parameters_text(one, model=loaded.model, vae=loaded.vae, loras=loaded.loras) for one in params],
             used=self._used(params[0], made.images[0]),
             timings=Timings(**{f"{stage}_s": round(spent_s, 6) for stage, spent_s in seconds.items()}),
             batch_pictures=made.batch_pictures,
@@ -237,7 +237,7 @@ class Generation:
         pixels = params.finish(image.pixels)
         if loaded.watermark is not None:
             pixels = loaded.watermark(pixels)
-        provenance = provenance_of(params, pixels, loaded.model, self.settings, vae=loaded.vae)
+        provenance = provenance_of(params, pixels, loaded.model, self.settings, vae=loaded.vae, loras=loaded.loras)
         return encode_image(pixels, encoding.media_type, quality=encoding.quality, provenance=provenance)
 
     def _used(self, params: GenerationParams, image: PipelineImage) -> UsedParameters:

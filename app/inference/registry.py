@@ -59,6 +59,8 @@ class PipelineRegistry:
         loaded = await self.lock.run(self.load, limit_s=LOAD_LIMITS * self.lock.hang_limit_s)
         seconds = time.monotonic() - started
         names = loaded.model if loaded.vae is None else f"{loaded.model} with the VAE {loaded.vae}"
+        if loaded.loras:
+            names = f"{names} and the LoRAs {', '.join(map(str, loaded.loras))}"
         dtype = f"{loaded.dtype} ({loaded.dtype_reason})" if loaded.dtype_reason else loaded.dtype
         _log.info("loaded %s on %s as %s in %.1f s", names, loaded.device_name, dtype, seconds)
         if loaded.fused_operators:

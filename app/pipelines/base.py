@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -199,6 +199,16 @@ class CacheStatistics:
     size_bytes: int = 0
 
 
+class Lora(NamedTuple):
+    """A LoRA that is fused into the model's weights: its name as clients see it, and its weight."""
+
+    name: str
+    weight: float
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.weight:g}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedPipelines:
     """The result of a loader: a pipeline per mode, their device, and facts for health checks and logs.
@@ -206,6 +216,7 @@ class LoadedPipelines:
     Attributes:
         dtype_reason: Why the weights have this number format, in words.
         vae: The VAE that replaces the model's own, if any. Clients see this name and the model's.
+        loras: The LoRAs that are fused into the weights.
         warm_up_batches: Batch sizes to warm up every mode with.
         warm_up_limits: Hang limits per picture that a warm-up call may take: it may make pictures twice, or compile.
         first_call_is_slow: Whether the warm-up must make one more picture to measure.
@@ -222,6 +233,7 @@ class LoadedPipelines:
     dtype: str
     dtype_reason: str = ""
     vae: str | None = None
+    loras: Sequence[Lora] = ()
     warm_up_batches: Sequence[int] = (1,)
     warm_up_limits: int = 2
     first_call_is_slow: bool = False

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,30 +13,25 @@ import torch
 import transformers
 from safetensors import safe_open
 
-from app.errors import DeviceOutOfMemoryError, DeviceUnavailableError, MemoryTooSmallError, WeightsError, first_line
-from app.pipelines.base import LoadedPipelines, Mode, buckets
+from app.errors import DeviceOutOfMemoryError, DeviceUnavailableError, MemoryTooSmallError, WeightsError
+from app.pipelines.base import LoadedPipelines, Lora, Mode, buckets
 from app.pipelines.batch_sizes import BatchSizes
+from app.pipelines.checkpoint import MODELS, Checkpoint, check_complete, open_checkpoint, read_model, weights_errors
 from app.pipelines.device import LARGE_UNET, TorchDevice, choose_dtype, choose_vae_dtype, open_device
 from app.pipelines.device_errors import device_errors
 from app.pipelines.diffusion import SdxlTurboPipeline
 from app.pipelines.host_memory import keep_freed_memory, memory_bytes, return_freed_memory
+from app.pipelines.lora import LORA_MODELS, LoraDeltas
 from app.pipelines.networks.choice import choose_networks, fit_networks
 from app.pipelines.networks.int8 import quantize
 from app.pipelines.npu import setup as npu
 from app.pipelines.prompts import PromptEncoder
 from app.pipelines.work import StageTimes
 from app.settings import Settings
-from app.weights.layout import weight_files
+from app.weights.layout import SINGLE_FILE_CONFIGS
+from app.weights.lora import LoraFile
 
 _log = logging.getLogger(__name__)
-
-_MODELS = {
-    "text_encoder": transformers.CLIPTextModel,
-    "text_encoder_2": transformers.CLIPTextModelWithProjection,
-    "unet": diffusers.UNet2DConditionModel,
-    "vae": diffusers.AutoencoderKL,
-}
-"""The models of SDXL-Turbo's model_index.json."""
 
 _PIPELINES = {
     Mode.IMG2IMG: diffusers.AutoPipelineForImage2Image,
@@ -61,17 +56,26 @@ _COMPILE_LIMITS = 20
 """Hang limits that a warm-up call may take if it compiles."""
 
 
-def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder: Path | None = None) -> LoadedPipelines:
+def load_sdxl_turbo(
+    place: Path,
+    settings: Settings,
+    *,
+    model: str,
+    vae_folder: Path | None = None,
+    loras: Sequence[LoraFile] = (),
+    configs: Path = SINGLE_FILE_CONFIGS,
+) -> LoadedPipelines:
     """Open the device and load every mode from one set of weights; the contract is `PipelineLoader`.
 
-    `folder` is a diffusers folder with fp16 safetensors. `vae_folder` has the VAE that replaces the model's own.
-    `app.weights` has checked both. `model` is the name to report.
+    `place` is a diffusers folder or a single file. `vae_folder` has the VAE that replaces the model's own, and `loras`
+    are fused into the weights. `app.weights` has checked them. `model` is the name to report. `configs` has the configs
+    and tokenizers for a single file: SDXL-Turbo's, or in tests those of a smaller model.
 
     Raises:
         DeviceUnavailableError: The device does not exist, or does not support an option.
         DeviceLostError: The device failed.
         MemoryTooSmallError: The weights do not fit into its memory, or a CPU has less memory free than a start takes.
-        WeightsError: diffusers cannot load the folder.
+        WeightsError: The weights are incomplete, or diffusers cannot load them.
     """
     # The response reports long and cut prompts, so the libraries need not log them.
     for library in (diffusers, transformers):
@@ -80,7 +84,14 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
 
     device = open_device(settings.device, allow_tf32=settings.allow_tf32)
     kind = device.torch_device.type
-    parameters = count_parameters(folder / "unet")
+    own_models = [name for name in MODELS if name != "vae" or vae_folder is None]
+    with weights_errors(f"The weights in {place}"):
+        checkpoint = open_checkpoint(place, own_models, configs=configs)
+        parameters = checkpoint.parameters("unet")
+        deltas = LoraDeltas()
+        for lora in loras:
+            with weights_errors(f"The LoRA's weights in {lora.path}"):
+                deltas.read(lora.path, lora.weight, {name: checkpoint.blank(name) for name in LORA_MODELS})
     dtype, dtype_reason = choose_dtype(settings.dtype, device.torch_device, parameters=parameters)
     npu.check_options(settings, device.torch_device)
     if settings.compile == "on" and kind != "cuda":
@@ -93,14 +104,15 @@ def load_sdxl_turbo(folder: Path, settings: Settings, *, model: str, vae_folder:
     if kind == "cpu" and sys.platform == "linux":
         bytes_each = 1 + NOT_IN_INT8 * (dtype.itemsize - 1) if int8 else dtype.itemsize
         spare = SPARE_INT8 if int8 else SPARE
-        _check_memory(folder, dtype_name, bytes_each, spare, has_own_vae=vae_folder is None)
-    txt2img = _load_pipeline(folder, vae_folder, dtype, int8=int8, int8_vae=int8 and settings.vae_dtype == "auto")
-    with _enough_memory(f"The weights in {folder} do not fit into the memory of {device.torch_device}.", device):
+        _check_memory(place, sum(map(checkpoint.parameters, own_models)), dtype_name, bytes_each, spare)
+    txt2img = _load_pipeline(checkpoint, vae_folder, deltas, dtype, settings)
+    with _enough_memory(f"The weights in {place} do not fit into the memory of {device.torch_device}.", device):
         loaded = assemble(txt2img, device, settings, model=model)
     return replace(
         loaded,
         dtype=dtype_name,
         dtype_reason=dtype_reason,
+        loras=[Lora(lora.name, lora.weight) for lora in loras],
         # On a CPU a first call takes a moment longer, for its memory. Next to a large model's seconds that is nothing.
         first_call_is_slow=kind != "cpu" or parameters < LARGE_UNET,
     )
@@ -158,44 +170,55 @@ def assemble(txt2img: Any, device: TorchDevice, settings: Settings, *, model: st
     )
 
 
-def _check_memory(folder: Path, dtype: str, bytes_each: float, spare: float, *, has_own_vae: bool) -> None:
+def _check_memory(place: Path, parameters: int, dtype: str, bytes_each: float, spare: float) -> None:
     """Check that a start has the memory it takes. Otherwise the kernel would end the process without a message.
 
     `bytes_each` is the mean size of a parameter in `dtype`, `spare` the memory beside the weights as a share of these.
     """
-    models = [name for name in _MODELS if has_own_vae or name != "vae"]
-    weights_gb = bytes_each * sum(count_parameters(folder / name) for name in models) / 1e9
+    weights_gb = bytes_each * parameters / 1e9
     free_gb, total_gb = (size_bytes / 1e9 for size_bytes in memory_bytes())
     if free_gb < weights_gb * (1 + spare):
         raise MemoryTooSmallError(
-            f"The weights in {folder} take {weights_gb:.1f} GB of memory in {dtype}, and a start takes {spare:.0%} "
+            f"The weights in {place} take {weights_gb:.1f} GB of memory in {dtype}, and a start takes {spare:.0%} "
             f"more. This process has {free_gb:.1f} of {total_gb:.1f} GB free."
         )
 
 
-def _load_pipeline(folder: Path, vae_folder: Path | None, dtype: torch.dtype, *, int8: bool, int8_vae: bool) -> Any:
+def _load_pipeline(
+    checkpoint: Checkpoint, vae_folder: Path | None, deltas: LoraDeltas, dtype: torch.dtype, settings: Settings
+) -> Any:
+    int8 = settings.dtype == "int8"
     # The other VAE first: its errors show before gigabytes are read.
     models = {} if vae_folder is None else {"vae": _load_vae(vae_folder, dtype)}
-    with weights_errors(f"The weights in {folder}"):
-        for name, kind in _MODELS.items():
+    with weights_errors(f"The weights in {checkpoint.place}"):
+        for name in MODELS:
             if name == "unet":
-                models[name] = _load_unet(folder / name, dtype, int8=int8)
+                models[name] = _load_unet(checkpoint, deltas, dtype, int8=int8)
                 continue
-            in_int8 = int8_vae if name == "vae" else int8
+            in_int8 = int8 and (name != "vae" or settings.vae_dtype == "auto")
             if name not in models:
-                models[name] = _load_model(kind, folder / name, torch.float16 if in_int8 else dtype, variant="fp16")
+                models[name] = checkpoint.read(name, torch.float16 if in_int8 else dtype)
+                deltas.add_all(name, models[name])
             if in_int8:
                 quantize(models[name], dtype)
                 models[name].to(dtype)
                 return_freed_memory()
         pipe = diffusers.AutoPipelineForText2Image.from_pretrained(
-            str(folder), **models, local_files_only=True, add_watermarker=False
+            str(checkpoint.configs),
+            **models,
+            **checkpoint.surroundings(turbo_scheduler=settings.scheduler == "turbo"),
+            local_files_only=True,
+            add_watermarker=False,
         )
     if not isinstance(pipe.scheduler, diffusers.EulerAncestralDiscreteScheduler):
         # Other schedulers carry state between steps that copying does not reset.
-        raise WeightsError(f"The scheduler in {folder} is not an EulerAncestralDiscreteScheduler, as SDXL-Turbo's is.")
+        raise WeightsError(
+            f"The scheduler in {checkpoint.place} is not an EulerAncestralDiscreteScheduler, as SDXL-Turbo's is."
+        )
     if (prediction := pipe.scheduler.config.prediction_type) not in ("epsilon", "v_prediction"):
-        raise WeightsError(f"The scheduler in {folder} expects a UNet that predicts {prediction!r}; SDXL's does not.")
+        raise WeightsError(
+            f"The scheduler in {checkpoint.place} expects a UNet that predicts {prediction!r}; SDXL's does not."
+        )
     return pipe
 
 
@@ -208,70 +231,32 @@ def _enough_memory(otherwise: str, device: TorchDevice) -> Iterator[None]:
         raise MemoryTooSmallError(otherwise) from error
 
 
-@contextmanager
-def weights_errors(weights: str) -> Iterator[None]:
-    """Turn whatever a library raises for these weights into WeightsError: their files may contain anything.
-
-    A lack of memory becomes MemoryTooSmallError.
-    """
-    try:
-        yield
-    except WeightsError:
-        raise
-    except Exception as error:
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):  # of torch, and of mmap in safetensors
-            raise MemoryTooSmallError(f"{weights} do not fit into memory: {first_line(error)}.") from error
-        raise WeightsError(f"{weights} cannot be loaded: {first_line(error)}.") from error
-
-
-def count_parameters(folder: Path) -> int:
-    """Return the number of a model's parameters, from the size of its fp16 files."""
-    return sum(path.stat().st_size for path in weight_files(folder)) // 2
-
-
-def _load_unet(folder: Path, dtype: torch.dtype, *, int8: bool) -> Any:
+def _load_unet(checkpoint: Checkpoint, deltas: LoraDeltas, dtype: torch.dtype, *, int8: bool) -> Any:
     """Load the UNet, some tensors at a time: diffusers maps the whole file until the last is converted, 5 GB more."""
-    kind = diffusers.UNet2DConditionModel
-    with torch.device("meta"):
-        unet: Any = kind.from_config(kind.load_config(folder))
-    for path in weight_files(folder):
+    files = checkpoint.files("unet")
+    unet = checkpoint.blank("unet")
+    for path, names in files:
         with safe_open(path, "pt") as file:
-            names = file.offset_keys()
-        for begin in range(0, len(names), _TENSORS_AT_ONCE):
+            keys = [key for key in file.offset_keys() if key in names]
+        for begin in range(0, len(keys), _TENSORS_AT_ONCE):
             with safe_open(path, "pt") as file:  # its end frees the pages that were read
-                some = {name: file.get_tensor(name) for name in names[begin : begin + _TENSORS_AT_ONCE]}
+                some = {names[key]: file.get_tensor(key) for key in keys[begin : begin + _TENSORS_AT_ONCE]}
             read_as = torch.float32 if int8 else dtype  # in fp16 too a copy, as the file would stay mapped otherwise
-            converted = {name: tensor.to(read_as, copy=True) for name, tensor in some.items()}
+            converted = {name: deltas.add("unet", name, tensor).to(read_as, copy=True) for name, tensor in some.items()}
             unet.load_state_dict(converted, strict=False, assign=True)
             if int8:
                 quantize(unet, dtype)
                 return_freed_memory()
-    _check_complete(folder, [name for name, parameter in unet.named_parameters() if parameter.is_meta])
+    missing = [name for name, parameter in unet.named_parameters() if parameter.is_meta]
+    check_complete(checkpoint.place / "unet", missing)
     return unet.to(dtype).eval()
-
-
-def _load_model(kind: Any, folder: Path, dtype: torch.dtype, *, variant: str | None) -> Any:
-    """Load one model. Reject it if a tensor is missing, because transformers would fill it with random numbers."""
-    model, info = kind.from_pretrained(
-        str(folder), dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True
-    )
-    _check_complete(folder, info["missing_keys"])
-    return model
-
-
-def _check_complete(folder: Path, missing: Collection[str]) -> None:
-    if missing:
-        raise WeightsError(
-            f"{folder} lacks {len(missing)} of the model's tensors, such as {min(missing)}. Pull the weights again."
-        )
 
 
 def _load_vae(folder: Path, dtype: torch.dtype) -> Any:
     """Load the VAE in the folder, of the class that its config names: AutoencoderKL or AutoencoderTiny."""
-    variant = "fp16" if (folder / "diffusion_pytorch_model.fp16.safetensors").is_file() else None
     with weights_errors(f"The VAE in {folder}"):
         config = diffusers.AutoencoderKL.load_config(str(folder), local_files_only=True)
-        return _load_model(getattr(diffusers, config["_class_name"]), folder, dtype, variant=variant)
+        return read_model(getattr(diffusers, config["_class_name"]), folder, dtype)
 
 
 def _has_graphs(settings: Settings) -> bool:

@@ -19,7 +19,7 @@ from typing import ClassVar, NamedTuple, TypeVar
 
 from app.errors import WeightsError, first_line
 from app.weights.layout import Layout
-from app.weights.source import HubSource
+from app.weights.source import SUFFIX, HubSource
 
 _T = TypeVar("_T")
 
@@ -55,16 +55,21 @@ def download(source: HubSource, weights_dir: Path, layout: Layout) -> Download:
     """
     hub = (_OpenMindHub if source.hub == "openmind" else _HuggingFaceHub)(source, layout.setting, weights_dir.resolve())
     listed = _attempt(hub, hub.list_files)
-    chosen = layout.choose(file.path for file in listed)
-    if layout.main_config not in chosen:
+    paths = {file.path for file in listed}
+    chosen = paths & {source.file} if source.file else layout.choose(paths)
+    main = None if source.file else layout.main_config
+    if source.file and not chosen:
+        others = ", ".join(sorted(path for path in paths if path.endswith(SUFFIX)))
+        raise WeightsError(f"{source} is not there. The repository has {others or f'no {SUFFIX} files'}.")
+    if not chosen or (main and main not in chosen):
         raise WeightsError(f"{source} does not have the files that {layout.setting} needs: {layout.files}.")
     files = [file for file in listed if file.path in chosen]
     _check_room(hub, files)
     folders = set()
     sha256 = {}
-    for file in sorted(files, key=lambda file: (file.path != layout.main_config, file.size_bytes)):
+    for file in sorted(files, key=lambda file: (file.path != main, file.size_bytes)):
         path, sha256[file.path] = _fetch_whole(hub, file)
-        if file.path == layout.main_config:
+        if file.path == main:
             layout.check_main_config(path)
         folders.add(path.parents[file.path.count("/")])
     if len(folders) > 1:

@@ -1,29 +1,37 @@
-"""The files that weights consist of, in diffusers' format: which to download, and checks of a folder before loading."""
+"""The files that weights consist of: which to download, and checks of a folder or file before loading."""
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from safetensors import SafetensorError, safe_open
-
-from app.errors import MemoryTooSmallError, WeightsError
+from app.errors import WeightsError
+from app.weights.safetensors_header import read_header
+from app.weights.single_file import check_single_file
+from app.weights.source import SUFFIX
 
 PIPELINE_CLASS = "StableDiffusionXLPipeline"
 
-FILE_PATTERNS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.fp16.safetensors", "*/*.fp16-*.safetensors")
-"""Files that serving needs (see `is_needed`), without pickles, fp32 weights and single-file checkpoints.
-
-The last pattern is for weights in several files (shards), as `save_pretrained` names them with variant `fp16`.
-"""
+SINGLE_FILE_CONFIGS = Path(__file__).parent / "sdxl_turbo"
+"""The folder with the configs that a model in a single file lacks."""
 
 _SCHEDULER_CLASS = "EulerAncestralDiscreteScheduler"
 """The scheduler of SDXL-Turbo's repository. The model was trained for its single step."""
 
 _WEIGHTS = ("diffusion_pytorch_model", "model")
 """How the names of a model's weights begin, as diffusers and transformers write them."""
+
+_FORMS = tuple(
+    (f"{name}{variant}{SUFFIX}", f"{name}{SUFFIX}.index{variant}.json", f"{name}{variant}-")
+    for variant in (".fp16", "")
+    for name in _WEIGHTS
+)
+"""A model's weights as `save_pretrained` names them, best first: the file, or the index and the beginning of the shards
+that the index names."""
+
+_OTHER_SCHEDULER = "If the model is a fine-tune of SDXL-Turbo, set TURBO_SCHEDULER=turbo to use SDXL-Turbo's scheduler."
 
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
 _MODELS = ("text_encoder", "text_encoder_2", "unet", "vae")
@@ -43,31 +51,51 @@ class Layout:
 
     Attributes:
         setting: The setting that names the weights.
+        record: How the names of the records of pulled weights begin.
         files: The files that serving needs, in words.
         choose: Returns the files that serving needs out of a repository's, by their paths.
         main_config: The file that says of which class the weights are. If it is not chosen, the repository has others.
+            None if no file says it.
         check_main_config: Checks the class in that file, so that wrong weights need not be downloaded.
-        check: Checks a folder. Both checks raise WeightsError; the text names the file and says what to do.
+        check: Checks a folder or a file. Both checks raise WeightsError; the text names the file and says what to do.
     """
 
     setting: str
+    record: str
     files: str
     choose: Callable[[Iterable[str]], set[str]]
-    main_config: str
+    main_config: str | None
     check_main_config: Callable[[Path], None]
     check: Callable[[Path], None]
 
 
-def is_needed(path: str) -> bool:
-    """Return whether the model needs a repository's file with this path. In a pattern, `*` does not match a `/`."""
-    if not {"", ".", ".."}.isdisjoint(path.split("/")):  # it could lead out of the folder
-        return False
-    slashes = path.count("/")
-    return any(pattern.count("/") == slashes and fnmatchcase(path, pattern) for pattern in FILE_PATTERNS)
-
-
 def _choose_model(paths: Iterable[str]) -> set[str]:
-    return {path for path in paths if is_needed(path)}
+    """Choose configs, tokenizers, and for each model its best form of weights, in safetensors only."""
+    chosen = set()
+    files_in: dict[str, set[str]] = {}
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if path == "model_index.json" or (_is_plain(folder) and name.endswith((".json", ".txt"))):
+            chosen.add(path)
+        if _is_plain(folder) and name.endswith((SUFFIX, ".json")):
+            files_in.setdefault(folder, set()).add(name)
+    for folder, names in files_in.items():
+        chosen |= {f"{folder}/{name}" for name in _best_weights(names)}
+    return chosen
+
+
+def _is_plain(folder: str) -> bool:
+    """Return whether a path's folder is in the top folder. Others could lead out of it."""
+    return "/" not in folder and folder not in ("", ".", "..")
+
+
+def _best_weights(names: set[str]) -> set[str]:
+    for single, index, shards in _FORMS:
+        if single in names:
+            return {single}
+        if index in names:
+            return {name for name in names if name.startswith(shards) and name.endswith(SUFFIX)}
+    return set()
 
 
 def _choose_vae(paths: Iterable[str]) -> set[str]:
@@ -76,19 +104,26 @@ def _choose_vae(paths: Iterable[str]) -> set[str]:
     return {"config.json", weights} if weights and "config.json" in present else set()
 
 
-def check_model(folder: Path) -> None:
-    """Check that `folder` is a complete SDXL-Turbo pipeline.
+def check_model(folder: Path, *, any_scheduler: bool = False) -> None:
+    """Check that `folder` is a complete SDXL-Turbo pipeline, or a file with the weights of one.
+
+    With `any_scheduler` its scheduler is not checked.
 
     Raises:
         WeightsError: A file is missing or wrong. The text names the file and says what to do.
         MemoryTooSmallError: A file is larger than the memory that the process may use.
     """
+    if folder.suffix == SUFFIX and not folder.is_dir():
+        check_single_file(folder)
+        return
     if not folder.is_dir():
-        raise WeightsError(f"There is no folder {folder}. Check TURBO_MODEL.")
-    _check_index(folder / "model_index.json")
+        hint = f" A file must end in {SUFFIX}: pickles can run code." if folder.is_file() else ""
+        raise WeightsError(f"There is no folder {folder}. Check TURBO_MODEL.{hint}")
+    _check_index(folder / "model_index.json", any_scheduler=any_scheduler)
     for path in sorted(folder.glob("*/*.json")):
         _read_json(path)
-    _check_scheduler(folder / "scheduler" / "scheduler_config.json")
+    if not any_scheduler:
+        _check_scheduler(folder / "scheduler" / "scheduler_config.json")
     for name in _TOKENIZERS:
         _require(folder / name / "tokenizer_config.json")
         if not (folder / name / "tokenizer.json").is_file():
@@ -111,17 +146,19 @@ def check_vae(folder: Path) -> None:
     weights = next((path for name in _VAE_WEIGHTS if (path := folder / name).is_file()), None)
     if weights is None:
         raise WeightsError(f"{folder} has no {_VAE_WEIGHTS[1]}, which TURBO_VAE needs.")
-    _check_safetensors(weights)
+    read_header(weights)
 
 
-def _check_index(path: Path) -> None:
+def _check_index(path: Path, *, any_scheduler: bool = False) -> None:
     index = _read_json(path)
     if (found := index.get("_class_name")) != PIPELINE_CLASS:
         raise WeightsError(f"{path} is of class {found}, not {PIPELINE_CLASS}: only SDXL-Turbo can be served.")
     named = index.get("scheduler")
     scheduler = named[-1] if isinstance(named, list) and named else named
-    if scheduler != _SCHEDULER_CLASS:
-        raise WeightsError(f"{path} names the scheduler {scheduler}. SDXL-Turbo needs {_SCHEDULER_CLASS}.")
+    if scheduler != _SCHEDULER_CLASS and not any_scheduler:
+        raise WeightsError(
+            f"{path} names the scheduler {scheduler}. SDXL-Turbo needs {_SCHEDULER_CLASS}. {_OTHER_SCHEDULER}"
+        )
 
 
 def _check_scheduler(path: Path) -> None:
@@ -129,7 +166,7 @@ def _check_scheduler(path: Path) -> None:
     if spacing != "trailing":
         raise WeightsError(
             f"{path} has timestep_spacing {spacing!r}. SDXL-Turbo needs 'trailing', or its single step starts from the "
-            "wrong noise level. Use the scheduler of SDXL-Turbo's repository."
+            f"wrong noise level. {_OTHER_SCHEDULER}"
         )
 
 
@@ -146,36 +183,26 @@ def _check_component(folder: Path) -> None:
     files = weight_files(folder)
     if not files:
         raise WeightsError(
-            f"{folder} has no {' or '.join(f'{name}.fp16.safetensors' for name in _WEIGHTS)}. Pull again, or export "
-            'the weights with save_pretrained(variant="fp16").'
+            f"{folder} has no {' or '.join(f'{name}.fp16{SUFFIX}' for name in _WEIGHTS)}, also not without .fp16. Pull "
+            'again, or export the weights with save_pretrained(variant="fp16").'
         )
     for path in files:
         _require(path)
-        _check_safetensors(path)
+        read_header(path)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the fp16 file of a model in its folder, or the shards that its index names; others are no part of it.
+    """Return the file of a model in its folder, or the shards that its index names, best of all in fp16.
 
     Raises:
         WeightsError: The index is damaged.
     """
-    for name in _WEIGHTS:
-        if (single := folder / f"{name}.fp16.safetensors").is_file():
-            return [single]
-        if (index := folder / f"{name}.safetensors.index.fp16.json").is_file():
-            return _shards(index)
+    for single, index, _ in _FORMS:
+        if (folder / single).is_file():
+            return [folder / single]
+        if (folder / index).is_file():
+            return _shards(folder / index)
     return []
-
-
-def _check_safetensors(path: Path) -> None:
-    try:
-        with path.open("rb"), safe_open(path, framework="numpy"):  # checks the header, and the length by it
-            pass
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is damaged: {error}. Delete it and pull again.") from error
-    except MemoryError as error:  # the library maps the whole file
-        raise MemoryTooSmallError(f"{path} does not fit into memory: {error}.") from error
 
 
 def _shards(index: Path) -> list[Path]:
@@ -204,7 +231,8 @@ def _require(path: Path, *, setting: str = "TURBO_MODEL") -> None:
 
 MODEL = Layout(
     setting="TURBO_MODEL",
-    files=", ".join(FILE_PATTERNS),
+    record="",
+    files="model_index.json, */*.json, */*.txt, and for each model *.fp16.safetensors or else *.safetensors",
     choose=_choose_model,
     main_config="model_index.json",
     check_main_config=_check_index,
@@ -213,9 +241,21 @@ MODEL = Layout(
 
 VAE = Layout(
     setting="TURBO_VAE",
+    record="vae--",
     files=f"config.json and {_VAE_WEIGHTS[1]} (or its fp16 variant) in its top folder",
     choose=_choose_vae,
     main_config="config.json",
     check_main_config=_check_vae_config,
     check=check_vae,
 )
+
+
+def model_layout(scheduler: Literal["model", "turbo"]) -> Layout:
+    """Return the layout of the model for a value of `TURBO_SCHEDULER`."""
+    if scheduler == "model":
+        return MODEL
+    return replace(
+        MODEL,
+        check_main_config=partial(_check_index, any_scheduler=True),
+        check=partial(check_model, any_scheduler=True),
+    )

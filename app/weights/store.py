@@ -1,4 +1,4 @@
-"""Weights on the disk: the demo model in the package, the operator's own folder, or the weights folder.
+"""Weights on the disk: the demo model in the package, the operator's own folder or file, or the weights folder.
 
 In the weights folder, each set of weights has a record with the size and SHA-256 of every file. `pull` writes it last,
 so a record means a complete and verified download. `locate` compares the files with the record before every load.
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.errors import WeightsError
 from app.weights.download import Download, download, hex_digest
 from app.weights.layout import MODEL, Layout
-from app.weights.source import DemoSource, FolderSource, HubSource, WeightsSource
+from app.weights.source import DemoSource, HubSource, LocalSource, WeightsSource
 
 _log = logging.getLogger(__name__)
 
@@ -41,26 +41,30 @@ class _Record(BaseModel):
 
 
 def locate(source: WeightsSource, weights_dir: Path, layout: Layout = MODEL) -> Path:
-    """Check weights on this disk and return their folder. Does not use the network.
+    """Check weights on this disk and return their folder or file. Does not use the network.
 
     Raises:
         WeightsError: A file is missing or has changed. The text names the file and says what to do.
     """
     try:
         if isinstance(source, DemoSource):
-            folder = _DEMO_FOLDER
-        elif isinstance(source, FolderSource):
-            folder = source.path
+            place = _DEMO_FOLDER
+        elif isinstance(source, LocalSource):
+            place = source.path
         else:
-            folder = _verified(source, weights_dir, layout)
-        layout.check(folder)
+            place = _place_in(_verified(source, weights_dir, layout), source)
+        layout.check(place)
     except OSError as error:
         raise WeightsError(f"{error.filename} cannot be read: {error.strerror}.") from error
-    return folder
+    return place
+
+
+def _place_in(folder: Path, source: HubSource) -> Path:
+    return folder / source.file if source.file else folder
 
 
 def pull(source: WeightsSource, weights_dir: Path, layout: Layout = MODEL) -> Path:
-    """Download weights if they are not on this disk, verify them, and return their folder.
+    """Download weights if they are not on this disk, verify them, and return their folder or file.
 
     Because a restart must not change the model, verified weights stay, and the network is not used. For newer weights,
     pin another revision.
@@ -79,9 +83,10 @@ def pull(source: WeightsSource, weights_dir: Path, layout: Layout = MODEL) -> Pa
             with suppress(WeightsError):
                 return locate(source, weights_dir, layout)  # another process has pulled while this one waited
             done = download(source, weights_dir, layout)
-            layout.check(done.folder)
+            place = _place_in(done.folder, source)
+            layout.check(place)
             _write_record(_record_path(source, weights_dir, layout), done, weights_dir)
-            return done.folder
+            return place
     except OSError as error:
         raise WeightsError(f"TURBO_WEIGHTS_DIR={weights_dir} cannot be written: {error.strerror or error}.") from error
 
@@ -99,8 +104,8 @@ def _alone_in(weights_dir: Path) -> Iterator[None]:
 
 
 def _record_path(source: HubSource, weights_dir: Path, layout: Layout) -> Path:
-    kind = "" if layout is MODEL else "vae--"
-    name = f"{kind}{source.hub}--{source.repo_id}--{source.revision}".replace("/", "--")
+    file = f"--{source.file}" if source.file else ""
+    name = f"{layout.record}{source.hub}--{source.repo_id}{file}--{source.revision}".replace("/", "--")
     return weights_dir / f"{name}.json"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from app.pipelines.sdxl_turbo import count_parameters
+from app.pipelines.checkpoint import count_parameters
 from benchmarks.compare.environments import InstallError, versions
 from benchmarks.compare.meters import PeakMemory, Stopwatch, start_bare
 from benchmarks.compare.preparation import CACHE, convert, environment_of, run, say

@@ -118,12 +118,12 @@ NOISY = """
 import os
 import app.cli.bench
 import app.main
-load = app.main.load_folder
+load = app.main.load_weights
 def noisy(*arguments, **options):
     os.write(1, b"from C\\n")
     print("from a library")
     return load(*arguments, **options)
-app.main.load_folder = noisy
+app.main.load_weights = noisy
 app.cli.bench._CELL_S = 0
 from app.cli.commands import main
 main(["bench", "--json", "--device", "cpu", "--warm-up-sizes", "64x64", "--max-batch", "1"])
@@ -156,7 +156,7 @@ def test_a_call_that_hangs_ends_it_with_the_reason(
             return pipeline.load()
         return dataclasses.replace(pipeline.load(), on_warm=pipeline.gate.clear)
 
-    monkeypatch.setattr("app.main.load_folder", load)
+    monkeypatch.setattr("app.main.load_weights", load)
     try:
         assert bench(Settings(model="demo", device="cpu", hang_limit_s=0.2), as_json=True) == 1
     finally:

@@ -12,6 +12,7 @@ import pytest
 
 from app.cli.doctor import Finding, examine
 from app.settings import Settings
+from tests.support.lora import write_lora
 
 
 def findings(**settings: object) -> dict[str, Finding]:
@@ -61,6 +62,20 @@ def test_another_vae_is_examined_and_used(tiny_folder: Path, tiny_vae: Path, tmp
     assert failed(found) == ["vae"]
     assert "Run `python -m app pull` with the same TURBO_VAE" in found["vae"].detail
     assert "load" not in found
+
+
+def test_a_fine_tune_with_turbo_s_scheduler_and_a_lora_is_examined_and_used(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "tuned")
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("EulerAncestralDiscreteScheduler", "DDIMScheduler"))
+    lora = write_lora(tmp_path / "style.safetensors", tiny_folder, naming="kohya")
+    found = findings(model=str(folder), scheduler="turbo", lora=f"{lora}:0.5")
+    assert failed(found) == []
+    assert found["lora"].detail.startswith("style: ")
+    assert found["scheduler"].detail == "SDXL-Turbo's own."
+    assert failed(findings(model=str(folder), lora=f"{lora}:0.5")) == ["weights"]
+    lora.unlink()
+    assert failed(findings(model=str(folder), scheduler="turbo", lora=f"{lora}:0.5")) == ["lora"]
 
 
 def test_weights_that_do_not_load_are_named(tiny_folder: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from PIL import Image
 from app.cli import commands as command_line
 from app.main import create_app
 from app.settings import Settings, unknown_variables
-from app.weights.source import FolderSource, parse_source
+from app.weights.source import LocalSource, parse_source
 from tests.conftest import opened, program, serving
 from tests.deploy.manifests import need_renderer
 from tests.deploy.ray_cluster import importing_ray, read_config
@@ -95,7 +95,7 @@ def check_python(call: Call) -> None:
                 patch.setenv(name, value)
             parser = command_line._parser(command)  # noqa: SLF001 - as above
             source = parse_source(command_line._settings(parser.parse(flags), parser).model)  # noqa: SLF001
-        assert not isinstance(source, FolderSource) or source.path.is_absolute(), (
+        assert not isinstance(source, LocalSource) or source.path.is_absolute(), (
             f"{source} is a relative folder, not a model on a hub"
         )
     elif module != "venv":

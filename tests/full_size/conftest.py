@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from app.pipelines.checkpoint import count_parameters
 from app.pipelines.device import choose_dtype
-from app.pipelines.sdxl_turbo import count_parameters
 from benchmarks.full_size import FOLDER
 from tests.full_size.life import Life
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.pipelines.sdxl_turbo import NOT_IN_INT8, SPARE_INT8, count_parameters
+from app.pipelines.checkpoint import count_parameters
+from app.pipelines.sdxl_turbo import NOT_IN_INT8, SPARE_INT8
 from tests.conftest import opened
 from tests.full_size.life import Life, assert_real
 from tests.support.processor import needs_int8

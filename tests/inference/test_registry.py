@@ -15,10 +15,8 @@ async def test_entering_loads_once_and_warms_every_mode_up_at_every_size(pipelin
     async with PipelineRegistry(pipeline.load, BatchingLock(hang_limit_s=30), warm_up_sizes=SIZES) as registry:
         assert registry.warm
         assert [(batch[0].mode, batch[0].width, batch[0].height) for batch in pipeline.calls] == [
-            (Mode.TXT2IMG, 512, 512),
-            (Mode.IMG2IMG, 512, 512),
-            (Mode.TXT2IMG, 768, 256),
-            (Mode.IMG2IMG, 768, 256),
+            *((mode, 512, 512) for mode in Mode),
+            *((mode, 768, 256) for mode in Mode),
         ]
     assert not registry.warm
 

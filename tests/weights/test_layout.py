@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import WeightsError
-from app.weights.layout import VAE, check_model, check_vae, is_needed
+from app.weights.layout import MODEL, VAE, check_model, check_vae, model_layout
 from tests.support.tiny_model import shard_unet
 
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
@@ -32,20 +32,28 @@ def changed_json(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+NEEDED = {"model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt"}
+SHARDS = {f"unet/diffusion_pytorch_model.fp16-0000{i}-of-00002.safetensors" for i in (1, 2)}
+PLAIN_UNET = UNET.replace(".fp16", "")
+PLAIN_SHARDS = {name.replace(".fp16", "") for name in SHARDS}
+PLAIN_INDEX = "unet/diffusion_pytorch_model.safetensors.index.json"
+
+
 @pytest.mark.parametrize(
-    "path",
+    ("there", "chosen"),
     [
-        "model_index.json",
-        "scheduler/scheduler_config.json",
-        "tokenizer/vocab.json",
-        "tokenizer/merges.txt",
-        UNET,
-        UNET_INDEX,
-        "unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
+        ({UNET, PLAIN_UNET}, {UNET}),
+        ({UNET_INDEX, *SHARDS, PLAIN_UNET}, {UNET_INDEX, *SHARDS}),
+        ({PLAIN_UNET}, {PLAIN_UNET}),
+        ({PLAIN_INDEX, *PLAIN_SHARDS}, {PLAIN_INDEX, *PLAIN_SHARDS}),
+        ({PLAIN_UNET, "vae/model.fp16.safetensors"}, {PLAIN_UNET, "vae/model.fp16.safetensors"}),
+        ({UNET, PLAIN_INDEX, *PLAIN_SHARDS}, {UNET, PLAIN_INDEX}),
     ],
+    ids=["both", "shards in fp16", "plain", "plain shards", "one of each", "plain shards beside fp16"],
 )
-def test_configs_tokenizers_and_fp16_weights_of_the_parts_are_needed(path: str) -> None:
-    assert is_needed(path)
+def test_configs_tokenizers_and_each_model_s_best_weights_are_pulled(there: set[str], chosen: set[str]) -> None:
+    """An index beside other weights is a config as others: its kilobytes do no harm."""
+    assert MODEL.choose(NEEDED | there) == NEEDED | chosen
 
 
 @pytest.mark.parametrize(
@@ -63,17 +71,23 @@ def test_configs_tokenizers_and_fp16_weights_of_the_parts_are_needed(path: str) 
         "../evil.json",
         "./model.json",
         "/x.json",
-        UNET.replace(".fp16", ""),
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
         "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
         "unet/diffusion_pytorch_model.bin",
         "vae/model.ckpt",
     ],
 )
-def test_single_file_checkpoints_deeper_folders_other_weights_and_pickles_are_not_needed(path: str) -> None:
-    assert not is_needed(path)
+def test_single_file_checkpoints_deeper_folders_other_weights_and_pickles_are_not_pulled(path: str) -> None:
+    assert MODEL.choose([path]) == set()
 
 
 def test_a_whole_model_passes(folder: Path) -> None:
+    check_model(folder)
+
+
+def test_a_model_without_fp16_weights_passes(folder: Path) -> None:
+    for path in folder.glob("*/*.fp16.safetensors"):
+        path.rename(path.with_name(path.name.replace(".fp16", "")))
     check_model(folder)
 
 
@@ -87,7 +101,7 @@ def test_a_model_with_weights_in_several_files_passes_and_pull_gets_all_of_them(
     files = [str(path.relative_to(sharded)) for path in sharded.glob("unet/*")]
     assert UNET not in files
     assert len(files) == 5  # three files, their index and the config
-    assert all(map(is_needed, files))
+    assert MODEL.choose(files) == set(files)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +136,7 @@ def test_each_fault_of_weights_in_several_files_is_an_error_that_names_the_file(
         ),
         (
             lambda folder: changed_json(folder / "scheduler/scheduler_config.json", timestep_spacing="leading"),
-            r"scheduler_config\.json has timestep_spacing 'leading'\. SDXL-Turbo needs 'trailing'",
+            r"scheduler_config\.json has timestep_spacing 'leading'\. .* TURBO_SCHEDULER=turbo",
         ),
         (lambda folder: (folder / "scheduler/scheduler_config.json").unlink(), r"scheduler_config\.json is missing"),
         (lambda folder: (folder / "tokenizer_2/tokenizer.json").unlink(), r"tokenizer_2/vocab\.json is missing"),
@@ -134,13 +148,13 @@ def test_each_fault_of_weights_in_several_files_is_an_error_that_names_the_file(
         (lambda folder: (folder / "model_index.json").write_text("[" * 100_000), r"model_index\.json is damaged"),
         (
             lambda folder: changed_json(folder / "model_index.json", scheduler=["diffusers", "DDIMScheduler"]),
-            r"names the scheduler DDIMScheduler\. SDXL-Turbo needs EulerAncestralDiscreteScheduler",
+            r"names the scheduler DDIMScheduler\. SDXL-Turbo needs EulerAncestral.* TURBO_SCHEDULER=turbo",
         ),
         (lambda folder: (folder / "text_encoder/config.json").unlink(), r"text_encoder/config\.json is missing"),
         (lambda folder: (folder / UNET).unlink(), r"unet has no diffusion_pytorch_model\.fp16\.safetensors"),
         (
-            lambda folder: (folder / UNET).rename(folder / "unet/diffusion_pytorch_model.safetensors"),
-            r"unet has no diffusion_pytorch_model\.fp16\.safetensors",
+            lambda folder: (folder / UNET).rename(folder / "unet/diffusion_pytorch_model.bin"),
+            r"unet has no diffusion_pytorch_model\.fp16\.safetensors or .*, also not without \.fp16",
         ),
         (
             lambda folder: (folder / UNET).write_bytes((folder / UNET).read_bytes()[:-1]),
@@ -159,6 +173,17 @@ def test_each_fault_is_an_error_that_names_the_file(folder: Path, harm: Callable
     harm(folder)
     with pytest.raises(WeightsError, match=reason):
         check_model(folder)
+
+
+def test_for_turbo_s_scheduler_the_model_may_have_any(folder: Path) -> None:
+    changed_json(folder / "scheduler/scheduler_config.json", timestep_spacing="leading")
+    changed_json(folder / "model_index.json", scheduler=["diffusers", "DDIMScheduler"])
+    layout = model_layout("turbo")
+    layout.check(folder)
+    layout.check_main_config(folder / "model_index.json")
+    changed_json(folder / "model_index.json", _class_name="FluxPipeline")
+    with pytest.raises(WeightsError, match="is of class FluxPipeline"):
+        layout.check_main_config(folder / "model_index.json")
 
 
 # A VAE.

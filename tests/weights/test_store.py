@@ -13,7 +13,7 @@ import app.weights.store
 from app.errors import WeightsError
 from app.weights.download import Download
 from app.weights.layout import Layout
-from app.weights.source import DemoSource, FolderSource, HubSource
+from app.weights.source import DemoSource, HubSource, LocalSource
 from app.weights.store import locate, pull
 
 SOURCE = HubSource("hf", "owner/turbo")
@@ -142,11 +142,11 @@ def test_the_demo_is_in_the_package_and_readable_by_every_user(tmp_path: Path) -
 
 
 def test_a_folder_of_the_operator_s_is_served_as_it_is(tiny_folder: Path, tmp_path: Path) -> None:
-    source = FolderSource(tiny_folder)
+    source = LocalSource(tiny_folder)
     assert locate(source, tmp_path) == tiny_folder
     assert pull(source, tmp_path) == tiny_folder
     with pytest.raises(WeightsError, match="There is no folder"):
-        pull(FolderSource(tmp_path / "nothing"), tmp_path)
+        pull(LocalSource(tmp_path / "nothing"), tmp_path)
 
 
 def test_a_weights_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:

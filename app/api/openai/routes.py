@@ -124,7 +124,8 @@ async def retrieve_model(model: str, request: Request, context: Context) -> sche
 
 def _served(context: ApiContext, alias: str | None = None) -> schemas.Model:
     """Describe the served model, under its own name or one that stands for it."""
-    model = context.registry.loaded.model
+    loaded = context.registry.loaded
+    model = loaded.model
     owner, named, _ = model.partition("/")
     return schemas.Model(
         id=alias or model,
@@ -132,6 +133,7 @@ def _served(context: ApiContext, alias: str | None = None) -> schemas.Model:
         owned_by=owner if named else "sdxl-turbo-server",
         license=_LICENCES.get(context.settings.model.partition(":")[0], _SDXL_TURBO_LICENCE),
         limits=_LIMITS,
+        loras=[str(lora) for lora in loaded.loras] or None,
         alias_of=model if alias else None,
     )
 

@@ -375,7 +375,10 @@ class ImagesResponse(BaseModel):
 
 
 class Model(BaseModel):
-    """The served model, or a name that stands for it. `license`, `limits` and `alias_of` are not in OpenAI's API."""
+    """The served model, or a name that stands for it.
+
+    `license`, `limits`, `loras` and `alias_of` are not in OpenAI's API.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -383,6 +386,9 @@ class Model(BaseModel):
     owned_by: str
     license: str
     limits: list[str]
+    loras: Annotated[
+        list[str] | None, Field(description="The LoRAs in the model's weights, as NAME:WEIGHT, if any.")
+    ] = None
     alias_of: Annotated[str | None, Field(description="The served model, if `id` only stands for it.")] = None
 
 

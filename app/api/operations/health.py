@@ -38,6 +38,7 @@ class Readiness(BaseModel):
     warm: bool
     model: str | None
     vae: Annotated[str | None, Field(description="The VAE that replaces the model's own, if any.")]
+    loras: Annotated[list[str], Field(description="The LoRAs in the model's weights, as NAME:WEIGHT.")]
     modes: list[Mode]
     device: str | None
     dtype: str | None
@@ -83,6 +84,7 @@ def _readiness(context: ApiContext) -> Readiness:
         warm=warm,
         model=loaded and loaded.model,
         vae=loaded and loaded.vae,
+        loras=[str(lora) for lora in loaded.loras] if loaded else [],
         modes=list(loaded.by_mode) if loaded else [],
         device=loaded and loaded.device_name,
         dtype=loaded and loaded.dtype,

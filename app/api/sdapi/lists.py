@@ -62,6 +62,13 @@ async def vaes(context: Context) -> list[dict[str, str]]:
     return [{"model_name": vae, "filename": vae}] if vae else []
 
 
+@router.get("/loras", operation_id="sdapi_loras", response_description="The LoRAs in the model's weights.")
+async def loras(context: Context) -> list[schemas.FusedLora]:
+    """List the LoRAs of `TURBO_LORA`. They are in the model's weights: a prompt cannot change them."""
+    fused = context.registry.loaded.loras
+    return [schemas.FusedLora(name=one.name, alias=one.name, path=one.name, weight=one.weight) for one in fused]
+
+
 @router.get("/embeddings", operation_id="sdapi_embeddings", response_description="None.")
 async def embeddings() -> schemas.Embeddings:
     """List the textual inversions."""
@@ -93,7 +100,6 @@ def memory() -> schemas.Memory:
 _EMPTY = {
     "sd-modules": "VAEs and text encoders",
     "latent-upscale-modes": "upscalers of latents",
-    "loras": "LoRAs",
     "hypernetworks": "hypernetworks",
     "face-restorers": "models that restore faces",
     "realesrgan-models": "upscaling models",

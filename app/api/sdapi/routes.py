@@ -121,6 +121,7 @@ def _read(
         model,
         models=context.models,
         settings=context.settings,
+        loras=context.registry.loaded.loras,
         check_size=context.generation.check_size,
     )
 

@@ -42,7 +42,7 @@ from app.modes.img2img import img2img_params
 from app.modes.inpaint import DEFAULT_STEPS, MAX_FEATHER, Fill, inpaint_params, read_area
 from app.modes.prompt_fields import check_emphasis
 from app.modes.txt2img import Txt2ImgParams, txt2img_params
-from app.pipelines.base import GenerationParams
+from app.pipelines.base import GenerationParams, Lora
 from app.pipelines.prompt_options import PromptOptions
 from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, Settings
 
@@ -58,7 +58,7 @@ _SCHEDULERS: Final = ("automatic", "normal", "none")
 _NUMBERS: Final = ("batch_size", "denoising_strength", "height", "n_iter", "seed", "steps", "width")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,11})(?:\.\d{1,12})?")
 
-_EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>,?\s*")
+_EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):([^<>:]*)[^<>]*>,?\s*")
 """A tag in a prompt. That server loads weights for it; the model would read it as words."""
 
 _NO_MASK: Final = (None, "", "None")
@@ -325,6 +325,7 @@ def read(
     *,
     models: ModelNames,
     settings: Settings,
+    loras: Sequence[Lora],
     check_size: Callable[[Size, str], None],
 ) -> tuple[AnyRequest, Told]:
     """Return a request's fields, and what became of the parameters without effect here.
@@ -338,7 +339,7 @@ def read(
     _ignore(reading, model)
     _read_overrides(reading, models)
     _read_sampling(reading)
-    _read_prompt(reading)
+    _read_prompt(reading, loras)
     _read_sizes(reading, model)
     _read_number(reading)
     if model is SdInpaintRequest:
@@ -450,11 +451,15 @@ def _read_sampling(reading: Reading) -> None:
     reading.limit_steps("steps")
 
 
-def _read_prompt(reading: Reading) -> None:
+def _read_prompt(reading: Reading, loras: Sequence[Lora]) -> None:
     prompt = reading.fields.get("prompt")
-    if isinstance(prompt, str) and (plain := _EXTRA_NETWORK.sub("", prompt)) != prompt:
-        reading.tell_ignored("lora", "No further networks can be loaded.")
-        reading.fields["prompt"] = plain
+    if isinstance(prompt, str) and (names := set(_EXTRA_NETWORK.findall(prompt))):
+        fused = [str(lora) for lora in loras if lora.name in names]
+        reasons = [f"Fused into the model already, with this weight: {', '.join(fused)}."] if fused else []
+        if names.difference(lora.name for lora in loras):
+            reasons.append("No further networks can be loaded.")
+        reading.tell_ignored("lora", " ".join(reasons))
+        reading.fields["prompt"] = _EXTRA_NETWORK.sub("", prompt)
     reading.shorten("prompt")
 
 
@@ -577,6 +582,16 @@ class Options(BaseModel):
 def options_of(models: ModelNames, vae: str | None) -> Options:
     """Return the options as they are."""
     return Options(sd_model_checkpoint=models.served, sd_vae=vae or "Automatic")
+
+
+class FusedLora(BaseModel):
+    """A LoRA in the model's weights. `weight` is not in that server's API."""
+
+    name: str
+    alias: str
+    path: Annotated[str, Field(description="Its name again, because the path is the operator's.")]
+    metadata: dict[str, str] = {}
+    weight: float
 
 
 class Named(BaseModel):

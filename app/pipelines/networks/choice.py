@@ -90,6 +90,7 @@ def _facts(pipe: Any, settings: Settings, fused: FusedOperators, model: str) -> 
         "dtypes": (pipe.unet.dtype, pipe.vae.dtype),
         "chip": npu.chip(pipe.unet.device),
         "operators": fused.used,
+        "loras": settings.lora,
         "settings": (settings.channels_last, settings.allow_tf32),
         "CANN": cann_version(os.environ),
         "python": sys.version_info[:2],

@@ -20,6 +20,7 @@ async def test_a_warm_service_is_live_and_ready_and_says_what_it_runs(client: ht
         "warm": True,
         "model": "fake",
         "vae": None,
+        "loras": [],
         "modes": ["txt2img", "img2img"],
         "device": "none",
         "dtype": "none",
