@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from app import errors
 from app.api.gate import body_limits as limits
-from app.api.native.routes import Img2ImgForm
+from app.api.native.routes import Img2ImgForm, InpaintForm
 from app.api.openai.schemas import EditsForm, GenerationsRequest
 from app.cli import commands as command_line
 from app.cli import generate
@@ -24,7 +24,7 @@ from app.modes.fields import MAX_PROMPT_CHARACTERS
 from app.modes.txt2img import Txt2ImgRequest
 from app.pipelines.base import MAX_PROMPT_TOKENS
 from app.server import connections, process
-from app.settings import MAX_SIDE, MIN_SIDE, PREFIX, SIDE_MULTIPLE, Settings
+from app.settings import DEFAULT_MAX_STEPS, MAX_SIDE, MIN_SIDE, MOST_STEPS, PREFIX, SIDE_MULTIPLE, Settings
 
 ROOT = Path(__file__).parents[2]
 README, OPERATING, PROMISES = "README.md", "docs/operating.md", "docs/promises.md"
@@ -120,16 +120,19 @@ def bounds(field: dict[str, Any]) -> list[float]:
 @pytest.mark.parametrize(
     ("document", "head"),
     [
-        (README, "| field | `/txt2img` | `/img2img` | |"),
-        ("README.zh-CN.md", "| 字段 | `/txt2img` | `/img2img` | |"),
+        (README, "| field | `/txt2img` | `/img2img` | `/inpaint` | |"),
+        ("README.zh-CN.md", "| 字段 | `/txt2img` | `/img2img` | `/inpaint` | |"),
     ],
 )
 def test_the_table_of_fields_has_the_defaults_and_bounds_of_the_wire_models(document: str, head: str) -> None:
-    schemas = [model.model_json_schema()["properties"] for model in (Txt2ImgRequest, Img2ImgForm)]
+    schemas = [model.model_json_schema()["properties"] for model in (Txt2ImgRequest, Img2ImgForm, InpaintForm)]
     rows = {re.findall(r"`(\w+)`", row)[0]: row for row in table(document, head)}
-    assert rows.keys() | {"height", "guidance_scale", "negative_prompt"} == schemas[0].keys() | schemas[1].keys()
+    assert rows.keys() | {"height", "guidance_scale", "negative_prompt"} == set().union(*schemas)
     # For `width`: the largest aspect ratio that the service can keep, and the default size.
     others = {"prompt": [MAX_PROMPT_TOKENS], "width": [MAX_SIDE // MIN_SIDE, 1, 512, 512]}
+    for schema in schemas:
+        schema["num_inference_steps"]["maximum"] = DEFAULT_MAX_STEPS
+    others["num_inference_steps"] = [MOST_STEPS]
     for name, row in rows.items():
         fields = [schema[name] for schema in schemas if name in schema]
         defaults = [field["default"] for field in fields if isinstance(field.get("default"), int | float)]
