@@ -5,17 +5,19 @@ import io
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 from PIL import ExifTags, Image, ImageChops, ImageCms, ImageFile, ImageOps, _imaging
 
 from app.errors import ImageTooLargeError, InvalidImageError
 from app.images.containers import Contents, damaged, unpack
-from app.images.memory import reserve
+from app.images.memory import reserve, waiting_array
+from app.images.scaling import Rows, bands, covering_box, is_large, scale_rows
 from app.images.sizes import Size, preferred_size
 from app.pipelines.host_memory import return_freed_memory
 from app.settings import Settings
@@ -34,18 +36,13 @@ transparent colour, which is decoded twice, 0.3 to 0.9 s, and more if they are m
 
 _FIRST_TURNED = 5  # the first EXIF orientation in which the file's columns are the upright picture's rows
 _LAST_ROW_FIRST = (3, 4, 7, 8)  # EXIF orientations in which the file has the upright picture's last row first
-_WHOLE_PIXELS = 1 << 22  # pixels up to which a picture is scaled as a whole
-
-_BAND_PIXELS = 1 << 20
-"""Pixels that are converted in one call, in up to five copies. Pillow blends 4 megapixels in 25 ms, holding the GIL."""
-
-_LANCZOS_SUPPORT = 3
 _OPAQUE = 255
 
 _MUCH_MEMORY = 16 << 20  # bytes, of the file and for decoding it, from which freed memory is returned to the system
 
 
 T = TypeVar("T")
+Pixels = npt.NDArray[np.uint8]
 
 
 def decode_image(data: bytes | memoryview, size: Size | None, settings: Settings) -> Image.Image:
@@ -72,23 +69,24 @@ def decode_image(data: bytes | memoryview, size: Size | None, settings: Settings
     return _decode(data, fit, settings)
 
 
-def decode_whole(data: bytes | memoryview, settings: Settings) -> tuple[Image.Image, Image.Image | None]:
+def decode_whole(data: bytes | memoryview, settings: Settings, *, grey: bool = False) -> tuple[Pixels, Pixels | None]:
     """Decode an uploaded file at its own size. Blocks; call it in a thread.
 
     Returns:
-        The upright picture as `decode_image` converts it, in RGB, and its opacity in mode L. None if all is opaque.
+        The upright picture, converted as by `decode_image`, of shape (height, width, 3), or if `grey` (height, width);
+        and its opacity, of shape (height, width), or None if all of it is opaque.
 
     Raises:
         TurboError: As `decode_image`.
     """
 
-    def whole(picture: "_Picture") -> tuple[Image.Image, Image.Image | None]:
-        rgb = picture.join("RGB", picture.rgb_rows)
-        if picture.contents.profile is not None:
-            rgb = _as_srgb(rgb, picture.contents.profile)
-        opacity = picture.join("L", picture.opacity_rows) if picture.has_opacity else None
-        is_opaque = opacity is None or opacity.getextrema()[0] == _OPAQUE
-        return rgb, None if is_opaque else opacity
+    def whole(picture: "_Picture") -> tuple[Pixels, Pixels | None]:
+        if grey:
+            pixels = picture.join(lambda start, end: picture.rgb_rows(start, end).convert("L"))
+        else:
+            pixels = picture.join(picture.srgb_rows, 3)
+        opacity = picture.join(picture.opacity_rows) if picture.has_opacity else None
+        return pixels, None if opacity is None or opacity.min() == _OPAQUE else opacity
 
     return _decode(data, whole, settings)
 
@@ -205,7 +203,7 @@ def _match_low_bytes(contents: Contents) -> Image.Image | None:
         _load(low_bytes)
         width, height = low_bytes.size
         mask = Image.new("1", low_bytes.size, None)
-        for start, end in _bands(width, 0, height):
+        for start, end in bands(width, 0, height):
             rows = low_bytes.crop((0, start, width, end))
             mask.paste(_match(rows, contents.transparent.low_bytes), (0, start))
         return mask
@@ -218,35 +216,14 @@ def _match(image: Image.Image, levels: Sequence[int]) -> Image.Image:
     return Image.fromarray(np.logical_and.reduce(matches))
 
 
-def _bands(width: int, first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Divide rows of a picture into bands; return each band's first row and the row behind its last."""
-    rows = max(1, _BAND_PIXELS // width)
-    return ((start, min(start + rows, last)) for start in range(first, last, rows))
-
-
-def _fit(rgb_rows: Callable[[int, int], Image.Image], upright: Size, target: Size) -> Image.Image:
-    """Make the upright RGB picture of the target's size: scaled to cover it, cropped about its centre.
-
-    Bands of rows are converted one after another. So that a large picture is never in memory twice, each band is scaled
-    across before the next is converted, and the result is scaled down. Pillow scales in this order too: the pixels are
-    the same, or are rounded in another order.
-    """
-    if upright.pixels <= _WHOLE_PIXELS:
-        whole = _join("RGB", upright, rgb_rows)
-        return ImageOps.fit(whole, (target.width, target.height), Image.Resampling.LANCZOS)
-    scale = min(upright.width / target.width, upright.height / target.height)
-    left = max(0.0, (upright.width - target.width * scale) / 2)
-    top = max(0.0, (upright.height - target.height * scale) / 2)
-    right, bottom = upright.width - left, upright.height - top
-    reach = _LANCZOS_SUPPORT * max(1.0, scale)
-    first, last = max(0, int(top - reach)), min(upright.height, math.ceil(bottom + reach))
-    across = Image.new("RGB", (target.width, last - first))
-    for start, end in _bands(upright.width, first, last):
-        band = rgb_rows(start, end)
-        box = (left, 0, right, band.height)
-        across.paste(band.resize((target.width, band.height), Image.Resampling.LANCZOS, box), (0, start - first))
-    within = (0, top - first, target.width, bottom - first)
-    return across.resize((target.width, target.height), Image.Resampling.LANCZOS, within)
+def _fit(rows: Rows, upright: Size, target: Size) -> Image.Image:
+    """Make the upright RGB picture of the target's size: scaled to cover it, cropped about its centre."""
+    if is_large(upright):
+        return scale_rows(rows, upright, covering_box(upright, target), target)
+    whole = Image.new("RGB", (upright.width, upright.height), None)
+    for start, end in bands(upright.width, 0, upright.height):
+        whole.paste(rows(start, end), (0, start))
+    return ImageOps.fit(whole, (target.width, target.height), Image.Resampling.LANCZOS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,9 +245,13 @@ class _Picture:
     def has_opacity(self) -> bool:
         return self.contents.transparent is not None or self.image.has_transparency_data
 
-    def join(self, mode: str, rows: Callable[[int, int], Image.Image]) -> Image.Image:
-        """Return the whole picture in this mode, converted in bands of rows."""
-        return _join(mode, self.upright, rows)
+    def join(self, rows: Rows, *channels: int) -> Pixels:
+        """Return the whole upright picture, converted in bands of rows; `channels` is 3 for RGB."""
+        size = self.upright
+        whole = waiting_array((size.height, size.width, *channels))
+        for start, end in bands(size.width, 0, size.height):
+            whole[start:end] = np.asarray(rows(start, end))
+        return whole
 
     def rgb_rows(self, start: int, end: int) -> Image.Image:
         """Return rows of the upright picture from `start` to before `end`, as RGB blended with white."""
@@ -279,6 +260,11 @@ class _Picture:
         if self.contents.transparent is not None:
             rgb.paste("white", (0, 0), self._clear(rows, start, end))
         return rgb
+
+    def srgb_rows(self, start: int, end: int) -> Image.Image:
+        """Return these rows in sRGB."""
+        rows = self.rgb_rows(start, end)
+        return rows if self.contents.profile is None else _as_srgb(rows, self.contents.profile)
 
     def opacity_rows(self, start: int, end: int) -> Image.Image:
         """Return the opacity of these rows, in mode L."""
@@ -306,13 +292,6 @@ class _Picture:
 
 def _upright_size(stored: Size, contents: Contents) -> Size:
     return stored if contents.orientation < _FIRST_TURNED else Size(stored.height, stored.width)
-
-
-def _join(mode: str, size: Size, rows: Callable[[int, int], Image.Image]) -> Image.Image:
-    whole = Image.new(mode, (size.width, size.height), None)
-    for start, end in _bands(size.width, 0, size.height):
-        whole.paste(rows(start, end), (0, start))
-    return whole
 
 
 def _upright_rows(image: Image.Image, orientation: int, start: int, end: int) -> Image.Image:

@@ -3,17 +3,17 @@
 A mask is a picture in mode L: white (255) is drawn, black (0) stays, grey blends.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageChops, ImageFilter
 
 from app.errors import InvalidImageError, TurboError
-from app.images.decoding import decode_whole
+from app.images.decoding import Pixels, decode_whole
+from app.images.memory import waiting_array
+from app.images.scaling import bands
 from app.images.sizes import Size
 from app.settings import MIN_SIDE, SIDE_MULTIPLE, Settings
 
@@ -25,9 +25,6 @@ _NEARLY = 8
 
 _MAX_ASPECT = 4
 """Longer side of a region divided by its shorter side, at most, if the picture is large enough."""
-
-_BAND_PIXELS = 1 << 20
-"""Pixels that are blended in one call: Pillow holds the GIL meanwhile."""
 
 
 class MaskReading(StrEnum):
@@ -51,27 +48,29 @@ def decode_mask(
         TurboError: The file is not a usable picture.
     """
     try:
-        rgb, opacity = decode_whole(data, settings)
+        grey, opacity = decode_whole(data, settings, grey=True)
     except TurboError as error:
         error.param = "mask"
         raise
-    if abs(rgb.width * size.height - rgb.height * size.width) > max(rgb.size) + max(size.width, size.height):
-        found = Size(*rgb.size)
+    found = Size(grey.shape[1], grey.shape[0])
+    if abs(found.width * size.height - found.height * size.width) > max(
+        found.width, found.height, size.width, size.height
+    ):
         raise InvalidImageError(
             f"The mask has {found} pixels, and the picture has {size}. Both must have the same aspect.", param="mask"
         )
-    mask = _read(rgb, opacity, reading)
-    return clean(mask.resize((size.width, size.height), Image.Resampling.BILINEAR))
+    mask = _read(Image.fromarray(grey), None if opacity is None else Image.fromarray(opacity), reading)
+    return clean(mask if found == size else mask.resize((size.width, size.height), Image.Resampling.BILINEAR))
 
 
-def _read(rgb: Image.Image, opacity: Image.Image | None, reading: MaskReading) -> Image.Image:
+def _read(grey: Image.Image, opacity: Image.Image | None, reading: MaskReading) -> Image.Image:
     if opacity is None:
-        return rgb.convert("L")
+        return grey
     if reading is MaskReading.OPACITY:
         return opacity
     if reading is MaskReading.TRANSPARENCY:
         return ImageChops.invert(opacity)
-    return ImageChops.subtract(rgb.convert("L"), ImageChops.invert(opacity))  # it is blended with white
+    return ImageChops.subtract(grey, ImageChops.invert(opacity))  # it is blended with white
 
 
 def clean(mask: Image.Image) -> Image.Image:
@@ -138,19 +137,20 @@ class Paste:
     """How a drawn region is put back.
 
     Attributes:
-        onto: The RGB picture that keeps its pixels where nothing is drawn. Several pictures share it; it never changes.
+        onto: The RGB picture that keeps its pixels where nothing is drawn, of shape (height, width, 3). Several
+            pictures share it; it never changes.
         region: The part of it that was drawn.
-        share: How much of each pixel is new, of 255, in mode L: a part of the picture that begins at `corner`.
+        share: How much of each pixel is new, of 255, in a part of the picture that begins at `corner`.
         corner: Left and top of `share`.
     """
 
-    onto: Image.Image
+    onto: Pixels
     region: Box
-    share: Image.Image
+    share: Pixels
     corner: tuple[int, int]
 
     @classmethod
-    def of(cls, onto: Image.Image, mask: Image.Image, region: Box, *, feather: int) -> Self:
+    def of(cls, onto: Pixels, mask: Image.Image, region: Box, *, feather: int) -> Self:
         """Return how to put back what the mask draws in this region, with a soft edge of `feather` pixels outside."""
         left, top, right, bottom = drawn_box(mask)
         box = (
@@ -159,21 +159,25 @@ class Paste:
             min(region[2], right + feather),
             min(region[3], bottom + feather),
         )
-        return cls(onto=onto, region=region, share=feathered(mask.crop(box), feather), corner=box[:2])
+        soft = feathered(mask.crop(box), feather)
+        share = waiting_array((soft.height, soft.width))
+        for start, end in bands(soft.width, 0, soft.height):
+            share[start:end] = np.asarray(soft.crop((0, start, soft.width, end)))
+        return cls(onto=onto, region=region, share=share, corner=box[:2])
 
-    def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def __call__(self, pixels: Pixels) -> Pixels:
         """Return the whole picture, of shape (height, width, 3), with the drawn region put back. Blocks."""
         left, top, right, bottom = self.region
         drawn = Image.fromarray(pixels)
-        if drawn.size != (right - left, bottom - top):
-            drawn = drawn.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
+        across, down = drawn.width / (right - left), drawn.height / (bottom - top)
         whole = self.onto.copy()
-        x, y = self.corner
-        for start, end in _bands(self.share):
-            share = self.share.crop((0, start, self.share.width, end))
-            part = drawn.crop((x - left, y - top + start, x - left + share.width, y - top + end))
-            whole.paste(part, (x, y + start), share)
-        return np.asarray(whole)
+        (height, width), (x, y) = self.share.shape, self.corner
+        for start, end in bands(width, 0, height):
+            box = ((x - left) * across, (y + start - top) * down, (x + width - left) * across, (y + end - top) * down)
+            part = drawn.resize((width, end - start), Image.Resampling.LANCZOS, box)
+            below = whole[y + start : y + end, x : x + width]
+            below[:] = np.asarray(Image.composite(part, Image.fromarray(below), Image.fromarray(self.share[start:end])))
+        return whole
 
 
 def feathered(mask: Image.Image, width: int) -> Image.Image:
@@ -189,7 +193,7 @@ def feathered(mask: Image.Image, width: int) -> Image.Image:
     return ImageChops.lighter(soft, mask)
 
 
-def _grown(levels: npt.NDArray[np.uint8], by: int) -> npt.NDArray[np.uint8]:
+def _grown(levels: Pixels, by: int) -> Pixels:
     """Return for each pixel the largest level that is at most `by` rows and columns away."""
     for axis in (0, 1):
         reach, most = 0, min(by, levels.shape[axis] - 1)
@@ -200,15 +204,10 @@ def _grown(levels: npt.NDArray[np.uint8], by: int) -> npt.NDArray[np.uint8]:
     return levels
 
 
-def _largest(levels: npt.NDArray[np.uint8], step: int, axis: int) -> npt.NDArray[np.uint8]:
+def _largest(levels: Pixels, step: int, axis: int) -> Pixels:
     """Return for each pixel the largest of its level and of the levels `step` pixels before and after it."""
     rows = levels if axis == 0 else levels.T
     largest = rows.copy()
     np.maximum(largest[step:], rows[:-step], out=largest[step:])
     np.maximum(largest[:-step], rows[step:], out=largest[:-step])
     return largest if axis == 0 else largest.T
-
-
-def _bands(image: Image.Image) -> Iterator[tuple[int, int]]:
-    rows = max(1, _BAND_PIXELS // image.width)
-    return ((start, min(start + rows, image.height)) for start in range(0, image.height, rows))

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageChops
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from app.errors import ImageTooLargeError, InvalidRequestError
-from app.images.decoding import decode_whole
+from app.images.decoding import Pixels, decode_whole
 from app.images.masks import MaskReading, Paste, choose_region, clean, decode_mask, whole_blocks
+from app.images.scaling import covering_box, scale
 from app.images.sizes import Size, preferred_size
 from app.modes.fields import WHOLE, Steps, Strength, Uploads, seeds_from
 from app.modes.img2img import PictureRequest
@@ -47,7 +47,7 @@ class Area:
     @classmethod
     def of(
         cls,
-        picture: Image.Image,
+        picture: Pixels,
         mask: Image.Image,
         size: Size | None,
         *,
@@ -55,21 +55,21 @@ class Area:
         padding: int | None,
         max_pixels: int,
     ) -> Self:
-        """Choose the area of an RGB picture that a mask of the same size draws.
+        """Choose the area of an RGB picture, of shape (height, width, 3), that a mask of the same size draws.
 
         `size` is the size to draw at. If it is None, it follows from the area's aspect, and has at most `max_pixels`.
 
         Raises:
             InvalidImageError: The mask is black, or the picture's aspect is beyond 32:1.
         """
-        region = 0, 0, picture.width, picture.height
+        region = 0, 0, mask.width, mask.height
         if padding is not None:
             aspect = None if size is None else size.width / size.height
             region = choose_region(mask, margin=max(padding, feather), aspect=aspect)
         left, top, right, bottom = region
         drawn_at = size or preferred_size(Size(right - left, bottom - top), max_pixels=max_pixels)
         return cls(
-            image=picture.resize((drawn_at.width, drawn_at.height), Image.Resampling.LANCZOS, region),
+            image=scale(picture, region, drawn_at),
             mask=whole_blocks(mask.crop(region), drawn_at),
             paste=Paste.of(picture, mask, region, feather=feather),
             feather=feather,
@@ -110,9 +110,10 @@ class InpaintParams(GenerationParams):
 
     @property
     def finished_size(self) -> tuple[int, int]:
-        return self.area.paste.onto.size
+        height, width, _ = self.area.paste.onto.shape
+        return width, height
 
-    def finish(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def finish(self, pixels: Pixels) -> Pixels:
         return self.area.paste(pixels)
 
     @property
@@ -126,7 +127,7 @@ class InpaintParams(GenerationParams):
 
     @classmethod
     def sample(cls, size: tuple[int, int], *, prompt: str, seed: int) -> Self:
-        picture = Image.linear_gradient("L").resize(size).convert("RGB")
+        picture = np.asarray(Image.linear_gradient("L").resize(size).convert("RGB"))
         mask = Image.new("L", size)
         mask.paste(255, (0, 0, size[0] // 2, size[1]))
         area = Area.of(picture, mask, Size(*size), feather=DEFAULT_FEATHER, padding=None, max_pixels=0)
@@ -184,40 +185,40 @@ def read_area(
     picture, opacity = decode_whole(uploads["image"](), settings)
     mask = None
     if "mask" in uploads:
-        mask = decode_mask(uploads["mask"](), Size(*picture.size), settings, reading=reading)
+        size_of_mask = Size(picture.shape[1], picture.shape[0])
+        mask = decode_mask(uploads["mask"](), size_of_mask, settings, reading=reading)
     elif opacity is not None:
-        mask = clean(ImageChops.invert(opacity))
+        mask = clean(ImageChops.invert(Image.fromarray(opacity)))
     if mask is not None and invert:
         mask = ImageChops.invert(mask)
     if any(extend):
-        picture, mask = _extended(picture, mask or Image.new("L", picture.size), extend, settings)
+        picture, mask = _extended(picture, mask, extend, settings)
     if mask is None:
         raise InvalidRequestError(
             "Send a mask whose white parts are drawn anew, or a picture with transparent parts.", param="mask"
         )
     if size is not None and padding is None:
-        picture, mask = (
-            ImageOps.fit(layer, (size.width, size.height), Image.Resampling.LANCZOS) for layer in (picture, mask)
-        )
-        mask = clean(mask)
+        box = covering_box(Size(*mask.size), size)
+        picture = np.asarray(scale(picture, box, size))
+        mask = clean(mask.resize((size.width, size.height), Image.Resampling.LANCZOS, box))
     return Area.of(picture, mask, size, feather=feather, padding=padding, max_pixels=settings.max_pixels)
 
 
 def _extended(
-    picture: Image.Image, mask: Image.Image, extend: Extend, settings: Settings
-) -> tuple[Image.Image, Image.Image]:
+    picture: Pixels, mask: Image.Image | None, extend: Extend, settings: Settings
+) -> tuple[Pixels, Image.Image]:
     """Return a larger picture and its mask. The margins mirror the picture, to start from, and are drawn."""
     top, right, bottom, left = extend
-    size = Size(picture.width + left + right, picture.height + top + bottom)
+    height, width, _ = picture.shape
+    size = Size(width + left + right, height + top + bottom)
     if size.pixels > settings.max_upload_pixels:
         raise ImageTooLargeError(
             f"The extended picture has {size} pixels, and at most {settings.max_upload_pixels} are allowed.",
             param="extend",
         )
-    margins = (top, bottom), (left, right)
-    mirrored = np.pad(np.asarray(picture), (*margins, (0, 0)), mode="symmetric")
-    drawn = np.pad(np.asarray(mask), margins, constant_values=255)
-    return Image.fromarray(mirrored), Image.fromarray(drawn)
+    drawn = Image.new("L", (size.width, size.height), 255)
+    drawn.paste(0 if mask is None else mask, (left, top, left + width, top + height))
+    return np.pad(picture, ((top, bottom), (left, right), (0, 0)), mode="symmetric"), drawn
 
 
 _EXTEND = r"\d{1,4}(?:,\d{1,4}){0,3}"

@@ -173,8 +173,8 @@ def test_every_block_that_the_mask_touches_is_drawn_and_no_other(scale: int) -> 
     assert (drawn == expected).all()
 
 
-def noise(size: tuple[int, int], seed: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+def noise(size: tuple[int, int], seed: int) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("feather", [0, 5, 16])
@@ -182,16 +182,17 @@ def test_pasting_keeps_every_pixel_beyond_the_soft_edge_and_replaces_what_is_whi
     onto, mask = noise((300, 200), 1), with_box((300, 200), (80, 60, 180, 120))
     paste = Paste.of(onto, mask, (40, 30, 240, 170), feather=feather)
     drawn = noise((200, 140), 2)
-    pasted, before = paste(np.asarray(drawn)), np.asarray(onto)
-    assert (pasted[60:120, 80:180] == np.asarray(drawn)[30:90, 40:140]).all()
+    before = onto.copy()
+    pasted = paste(drawn)
+    assert (pasted[60:120, 80:180] == drawn[30:90, 40:140]).all()
     beyond = np.ones((200, 300), bool)
     beyond[60 - feather : 120 + feather, 80 - feather : 180 + feather] = False
     assert (pasted[beyond] == before[beyond]).all()
-    assert (np.asarray(onto) == before).all()
+    assert (onto == before).all()
 
 
 def test_grey_blends_the_drawn_part_with_the_picture() -> None:
-    onto, mask = Image.new("RGB", (64, 64), (100, 100, 100)), with_box((64, 64), (16, 16, 48, 48), 128)
+    onto, mask = np.full((64, 64, 3), 100, np.uint8), with_box((64, 64), (16, 16, 48, 48), 128)
     pasted = Paste.of(onto, mask, (0, 0, 64, 64), feather=0)(np.full((64, 64, 3), 200, np.uint8))
     assert (pasted[16:48, 16:48] == 150).all()
 

@@ -73,7 +73,7 @@ def inpaint(
     mask: Image.Image = MASK,
     fill: Fill = "original",
 ) -> InpaintParams:
-    area = Area.of(START, mask, Size(96, 64), feather=8, padding=None, max_pixels=1 << 20)
+    area = Area.of(np.asarray(START), mask, Size(96, 64), feather=8, padding=None, max_pixels=1 << 20)
     (params,) = inpaint_params(prompt, [seed], steps=steps, strength=strength, area=area, fill=fill)
     return params
 

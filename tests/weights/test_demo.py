@@ -9,10 +9,11 @@ from typing import Any
 
 import httpx
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import app.weights.store
 from app.modes.txt2img import Txt2ImgParams
@@ -139,6 +140,59 @@ def test_image_to_image_at_full_strength_follows_the_prompt_alone(client: httpx.
     changed = change(client, picture, "a green square on a yellow background", strength=1.0, num_inference_steps=1)
     results = check(changed, Scene("shape", shape="square", colour="green", background="yellow"))
     assert all(results.values()), results
+
+
+def inpaint(client: httpx.Client, image: Image.Image, mask: Image.Image, prompt: str, **fields: object) -> Image.Image:
+    files = {}
+    for name, picture in (("image", image), ("mask", mask)):
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        files[name] = file.getvalue()
+    data = {"prompt": prompt, "seed": "7", **{name: str(value) for name, value in fields.items()}}
+    response = client.post("/inpaint", data=data, files=files)
+    assert response.status_code == 200, response.text
+    return opened(response.content)
+
+
+def steepest(image: Image.Image, where: npt.NDArray[np.bool_]) -> float:
+    """The 99th percentile of the difference between neighbouring pixels there, in levels."""
+    levels = np.asarray(image).astype(float)
+    across = np.zeros(where.shape)
+    for axis in (0, 1):
+        step = np.abs(np.diff(levels, axis=axis)).mean(-1)
+        across += np.pad(step, [(0, 1), (0, 0)] if axis == 0 else [(0, 0), (0, 1)])
+    return float(np.percentile(across[where], 99))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "scene"),
+    [
+        (
+            "a red circle on a blue background",
+            "a yellow star on a blue background",
+            Scene("shape", shape="star", colour="yellow", background="blue"),
+        ),
+        (
+            "a green square on a yellow background",
+            "a red circle on a yellow background",
+            Scene("shape", shape="circle", colour="red", background="yellow"),
+        ),
+    ],
+)
+def test_a_part_that_is_drawn_anew_shows_the_prompt_and_no_seam(
+    client: httpx.Client, before: str, after: str, scene: Scene
+) -> None:
+    """Around the mask, neighbouring pixels differ by at most 2 of 255 levels more than in the picture itself."""
+    picture = paint(client, before, num_inference_steps=4)
+    mask = Image.new("L", picture.size)
+    ImageDraw.Draw(mask).ellipse((110, 110, 402, 402), fill=255)
+    rows, columns = np.mgrid[:512, :512]
+    away = np.hypot(rows - 256, columns - 256)
+    seam = (away > 146 - 4) & (away < 146 + 16 + 4)
+    soft, hard = inpaint(client, picture, mask, after), inpaint(client, picture, mask, after, feather=0)
+    assert all(check(soft, scene).values()), check(soft, scene)
+    assert steepest(soft, seam) <= steepest(picture, seam) + 2
+    assert steepest(hard, seam) > steepest(picture, seam) + 3
 
 
 def test_a_raccoon_stays_a_raccoon_when_the_model_card_s_second_prompt_is_painted_over_it(client: httpx.Client) -> None:
