@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from app.modes.img2img import Img2ImgParams
 from app.modes.txt2img import Txt2ImgParams
-from app.pipelines.base import (GenerationParams)
+from app.pipelines.base import GenerationParams
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
 from app.settings import Settings
 from training.captions import caption_of
