@@ -119,7 +119,7 @@ def proxy(service: Service, with_wrong_key: Service, tmp_path_factory: pytest.Te
         subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder) as process,
     ):
         try:
-            wait_until(lambda: process.poll() is not None or answers(address), within_s=100)
+            wait_until(lambda: process.poll() is not None or answers(address), within_s=240)
             assert process.poll() is None, (folder / "log").read_text()
             yield Service(url=address, key=key)
         finally:
