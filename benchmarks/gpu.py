@@ -31,7 +31,7 @@ import torch
 
 from benchmarks.full_size import FOLDER, FULL, NANO, build_missing, tiny_vae_beside
 from benchmarks.support.contestants import ROOT, free_port
-from benchmarks.support.pictures import Edit, Picture, Prompts, Supply
+from benchmarks.support.pictures import Edit, MaskedEdit, Picture, Prompts, Supply
 
 _BUILD = ROOT / "build" / "bench"
 _OK = 200
@@ -56,7 +56,7 @@ class Part:
         max_batch: The largest batch that the service warms up.
         tiny_vae: Whether the tiny VAE replaces the model's own.
         stages: Whether the process is `bench` instead of the service.
-        crowd: Whether concurrent clients and image to image are measured too.
+        crowd: Whether concurrent clients, image to image and inpainting are measured too.
         stock: Whether the networks are diffusers' own, instead of those with fewer operations.
         compiled: Whether the networks are compiled into CUDA graphs.
     """
@@ -322,6 +322,10 @@ def _over_http(part: Part, plan: Plan) -> dict[str, Any]:
         asks = [_from_picture(picture, upload.body) for picture in pictures]
         _closed_loop(port, asks[: plan.warm], clients=1)
         result["img2img, one client, kept prompts"] = _figures(*_closed_loop(port, asks[plan.warm :], clients=1))
+        pictures = supply.take(plan.warm + plan.requests, part.side, Prompts.KEPT)
+        asks = [_with_mask(picture, upload.body) for picture in pictures]
+        _closed_loop(port, asks[: plan.warm], clients=1)
+        result["inpaint, one client, kept prompts"] = _figures(*_closed_loop(port, asks[plan.warm :], clients=1))
         for prompts in Prompts:
             # A CUDA graph is recorded at the second call of a batch size, so each size must occur before measuring.
             _closed_loop(port, texts(plan.warm * plan.clients, prompts), clients=plan.clients)
@@ -339,6 +343,11 @@ def _from_text(picture: Picture) -> Ask:
 def _from_picture(picture: Picture, png: bytes) -> Ask:
     edit = Edit(picture.side, picture.prompts, picture.number, png)
     return Ask("/img2img", edit.content_type, edit.body)
+
+
+def _with_mask(picture: Picture, png: bytes) -> Ask:
+    edit = MaskedEdit(picture.side, picture.prompts, picture.number, png)
+    return Ask("/inpaint", edit.content_type, edit.body)
 
 
 def _closed_loop(port: int, asks: Sequence[Ask], *, clients: int) -> tuple[list[Answer], float]:

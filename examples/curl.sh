@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Text to image, then image to image, with curl:  [SERVICE_KEY=KEY] examples/curl.sh [URL]
+# Text to image, image to image and inpainting, with curl:  [SERVICE_KEY=KEY] examples/curl.sh [URL]
 set -euo pipefail
 
 url=${1:-${SERVICE_URL:-http://127.0.0.1:8000}}
@@ -27,3 +27,8 @@ ask one.png /txt2img --header 'Content-Type: application/json' --data '{"prompt"
 # The same fox on another background. The form has the fields of the JSON body, and the file.
 ask two.png /img2img --form image=@one.png --form prompt='a fox on a blue background' \
   --form strength=0.5 --form num_inference_steps=2 --form seed=1
+
+# The same picture, 256 pixels wider on both sides (top, right, bottom, left). To draw a part of a picture anew, send
+# --form mask=@mask.png, which is white there.
+ask three.png /inpaint --form image=@two.png --form prompt='a fox in a wide blue room' \
+  --form extend=0,256,0,256 --form seed=1

@@ -1,4 +1,4 @@
-// Text to image, then image to image, with fetch:  [SERVICE_KEY=KEY] node examples/javascript.mjs [URL]
+// Text to image, image to image and inpainting, with fetch:  [SERVICE_KEY=KEY] node examples/javascript.mjs [URL]
 //
 // A web page can import `ask` and show a picture with URL.createObjectURL(await answer.blob()). If the page's origin is not the
 // service's own, name it in TURBO_CORS_ORIGINS.
@@ -39,8 +39,20 @@ async function main(url, key) {
   form.append("num_inference_steps", "2");
   form.append("seed", "1");
   const changed = await ask(`${url}/img2img`, { headers, body: form });
-  await writeFile("two.png", Buffer.from(await changed.arrayBuffer()));
+  const edited = await changed.blob();
+  await writeFile("two.png", Buffer.from(await edited.arrayBuffer()));
   console.log("two.png,", changed.headers.get("Server-Timing"));
+
+  // The same picture, 256 pixels wider on both sides (top, right, bottom, left). To draw a part of a picture anew, append a
+  // `mask` instead, which is white there.
+  const wider = new FormData();
+  wider.append("image", edited, "two.png");
+  wider.append("prompt", "a fox in a wide blue room");
+  wider.append("extend", "0,256,0,256");
+  wider.append("seed", "1");
+  const extended = await ask(`${url}/inpaint`, { headers, body: wider });
+  await writeFile("three.png", Buffer.from(await extended.arrayBuffer()));
+  console.log("three.png,", extended.headers.get("X-Image-Size"));
 }
 
 if (globalThis.process?.argv[1]?.endsWith("javascript.mjs")) {

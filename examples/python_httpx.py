@@ -1,4 +1,7 @@
-"""Text to image, then image to image, with httpx:  [SERVICE_KEY=KEY] python examples/python_httpx.py [URL]."""
+"""Text to image, image to image and inpainting, with httpx.
+
+[SERVICE_KEY=KEY] python examples/python_httpx.py [URL]
+"""
 
 import os
 import sys
@@ -42,3 +45,14 @@ with httpx.Client(base_url=URL, timeout=120, headers={"X-API-Key": KEY} if KEY e
     )
     Path("two.png").write_bytes(changed.content)
     print("two.png,", changed.headers["Server-Timing"])
+
+    # The same picture, 256 pixels wider on both sides (top, right, bottom, left). To draw a part of a picture anew,
+    # send a second file `mask`, which is white there.
+    extended = ask(
+        client,
+        "/inpaint",
+        files={"image": ("two.png", changed.content)},
+        data={"prompt": "a fox in a wide blue room", "extend": "0,256,0,256", "seed": "1"},
+    )
+    Path("three.png").write_bytes(extended.content)
+    print("three.png,", extended.headers["X-Image-Size"])

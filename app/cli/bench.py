@@ -31,7 +31,7 @@ T = TypeVar("T")
 _CELL_S, _MIN_CALLS, _MAX_CALLS = 3.0, 3, 50
 """Seconds spent on each row, within the bounds of its calls."""
 
-_STEPS = {Mode.TXT2IMG: (1, 2, 3, 4), Mode.IMG2IMG: (2, 4)}
+_STEPS = {Mode.TXT2IMG: (1, 2, 3, 4), Mode.IMG2IMG: (2, 4), Mode.INPAINT: (4,)}
 """Measured steps; batches are measured at the first, the default of a request."""
 
 _WORTH = 1.03

@@ -59,7 +59,7 @@ class Finding:
 
 
 Pictures = dict[Mode, npt.NDArray[np.uint8]]
-"""The pixels of a picture in each mode, of shape (height, width, 3)."""
+"""The pixels of a finished picture in each mode, of shape (height, width, 3)."""
 
 Findings = Generator[Finding, None, T]
 """Yields findings, and returns a value for later checks."""
@@ -377,7 +377,7 @@ def _picture(pipeline: Any, params: GenerationParams, pictures: Pictures) -> Fin
         times_s.append(time.monotonic() - started)
     with pipeline.timed_stages() as stages_s:
         (made,) = pipeline([params])
-    pictures[params.mode] = made.pixels
+    pictures[params.mode] = params.finish(made.pixels)
     stages = ", ".join(f"{name} {seconds:.3f}" for name, seconds in stages_s.items())
     cold_s, warm_s = times_s
     detail = f"{params.width}x{params.height} in {warm_s:.3f} s ({stages}); the first in {cold_s:.2f} s."

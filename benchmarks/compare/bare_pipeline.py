@@ -4,7 +4,8 @@ import os
 from typing import Any
 
 import torch
-from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image
+from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting, AutoPipelineForText2Image
+from PIL import Image
 
 
 def main() -> None:
@@ -20,6 +21,10 @@ def main() -> None:
     other: Any = AutoPipelineForImage2Image.from_pipe(pipe, add_watermarker=False)
     other.set_progress_bar_config(disable=True)
     other("", image=image, num_inference_steps=2, strength=0.5, guidance_scale=0.0)
+    third: Any = AutoPipelineForInpainting.from_pipe(pipe, add_watermarker=False)
+    third.set_progress_bar_config(disable=True)
+    mask = Image.new("L", (512, 512), "white")
+    third("", image=image, mask_image=mask, num_inference_steps=4, strength=1.0, guidance_scale=0.0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The soak's load: requests in both modes, clients with persistent connections, and the outcome of each request."""
+"""The soak's load: requests in all modes, clients with persistent connections, and the outcome of each request."""
 
 import asyncio
 import io
@@ -18,7 +18,7 @@ from benchmarks.support.pictures import Picture, Prompts
 OK, TOO_MANY_REQUESTS, INTERNAL_ERROR, GATEWAY_TIMEOUT = 200, 429, 500, 504
 
 _BOUNDARY = "soak-boundary"
-_IMG2IMG_EVERY = 4
+_UPLOAD_EVERY, _MASK_EVERY = 4, 8
 _IDLE_S = 2
 """A connection that was idle for longer is not reused: uvicorn closes it after 5 s, perhaps during a request."""
 
@@ -63,26 +63,46 @@ class Outcome:
 
 
 def make_requests(count: int, side: int) -> list[Request]:
-    """Make requests for different pictures. Every fourth request uploads a picture, a different one each time."""
+    """Make requests for different pictures.
+
+    Every fourth request uploads a picture, a different one each time. Every eighth uploads a mask too.
+    """
     pictures = [Picture(side, Prompts.FRESH, number) for number in range(count)]
     return [
-        Request("/txt2img", "application/json", picture.body) if number % _IMG2IMG_EVERY else _img2img(picture)
+        _with_upload(picture, masked=number % _MASK_EVERY == 0)
+        if number % _UPLOAD_EVERY == 0
+        else Request("/txt2img", "application/json", picture.body)
         for number, picture in enumerate(pictures)
     ]
 
 
-def _img2img(picture: Picture) -> Request:
+def _with_upload(picture: Picture, *, masked: bool) -> Request:
     fields = {"prompt": picture.prompt, "seed": picture.seed, "width": picture.side, "height": picture.side}
     form = b"".join(
         f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
         for name, value in fields.items()
     )
-    form += (
-        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="{picture.number}.png"\r\n'
+    form += _file("image", picture, _png(picture))
+    if masked:
+        form += _file("mask", picture, _mask(picture))
+    form += f"--{_BOUNDARY}--\r\n".encode()
+    return Request("/inpaint" if masked else "/img2img", f"multipart/form-data; boundary={_BOUNDARY}", form)
+
+
+def _file(name: str, picture: Picture, content: bytes) -> bytes:
+    head = (
+        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"; filename="{picture.number}.png"\r\n'
         "Content-Type: image/png\r\n\r\n"
-    ).encode()
-    form += _png(picture) + f"\r\n--{_BOUNDARY}--\r\n".encode()
-    return Request("/img2img", f"multipart/form-data; boundary={_BOUNDARY}", form)
+    )
+    return head.encode() + content + b"\r\n"
+
+
+def _mask(picture: Picture) -> bytes:
+    """Draw a mask that is white in a quarter of the picture, which is drawn anew."""
+    mask, file = Image.new("L", (picture.side, picture.side)), io.BytesIO()
+    mask.paste(255, (0, 0, picture.side // 2, picture.side // 2))
+    mask.save(file, "PNG")
+    return file.getvalue()
 
 
 def _png(picture: Picture) -> bytes:

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -69,6 +70,11 @@ class Edit(Picture):
     """A PNG."""
 
     @property
+    def files(self) -> Mapping[str, bytes]:
+        """The form's files by field; all are PNGs."""
+        return {"image": self.upload}
+
+    @property
     def body(self) -> bytes:
         """The request's form."""
         fields = {"prompt": self.prompt, "seed": self.seed, "width": self.side, "height": self.side}
@@ -76,15 +82,30 @@ class Edit(Picture):
             f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
             for name, value in fields.items()
         ]
-        head = (
-            f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="image.png"\r\n'
-            "Content-Type: image/png\r\n\r\n"
-        )
-        return "".join([*parts, head]).encode() + self.upload + f"\r\n--{_BOUNDARY}--\r\n".encode()
+        form = "".join(parts).encode()
+        for name, file in self.files.items():
+            head = (
+                f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}.png"\r\n'
+                "Content-Type: image/png\r\n\r\n"
+            )
+            form += head.encode() + file + b"\r\n"
+        return form + f"--{_BOUNDARY}--\r\n".encode()
 
     @property
     def content_type(self) -> str:
         return f"multipart/form-data; boundary={_BOUNDARY}"
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedEdit(Edit):
+    """One picture by inpainting with the service's defaults: the model runs 4 steps, and draws the left half."""
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        mask, file = Image.new("L", (self.side, self.side)), io.BytesIO()
+        mask.paste(255, (0, 0, self.side // 2, self.side))
+        mask.save(file, "PNG")
+        return {"image": self.upload, "mask": file.getvalue()}
 
 
 @dataclass

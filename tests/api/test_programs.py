@@ -44,6 +44,9 @@ def transparent_png() -> bytes:
     return file.getvalue()
 
 
+PICTURES = {"<PNG>": png, "<RGBA PNG>": transparent_png}
+"""What stands for these words in a form."""
+
 FILLED = {
     "<served model>": MODEL,
     "<short name>": "sdxl-turbo",
@@ -94,7 +97,7 @@ def send(url: str, request: Json) -> Answer:
 
 
 def _part(value: str, media_type: str | None = None, file_name: str | None = None) -> tuple[str | None, bytes, str]:
-    content = png() if value == "<PNG>" else filled(value).encode()
+    content = PICTURES[value]() if value in PICTURES else filled(value).encode()
     return (file_name, content, media_type) if media_type else (file_name, content)  # type: ignore[return-value] # httpx takes both
 
 

@@ -20,7 +20,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measured(batch: int, images_per_s: float, *, mode: Mode = Mode.TXT2IMG) -> Measurement:
-    steps = 1 if mode is Mode.TXT2IMG else 2
+    steps = {Mode.TXT2IMG: 1, Mode.IMG2IMG: 2, Mode.INPAINT: 4}[mode]
     return Measurement(
         mode=mode,
         width=64,
@@ -53,8 +53,9 @@ def test_the_recommended_batch_is_the_smallest_beyond_which_none_is_notably_fast
     assert recommended_batch([measured(batch, rate) for batch, rate in rates.items()], (64, 64)) == best
 
 
-def test_the_recommended_batch_is_enough_for_both_modes_and_of_its_own_size() -> None:
-    rows = [measured(1, 10), measured(2, 10), measured(1, 10, mode=Mode.IMG2IMG), measured(2, 20, mode=Mode.IMG2IMG)]
+@pytest.mark.parametrize("mode", [Mode.IMG2IMG, Mode.INPAINT])
+def test_the_recommended_batch_is_enough_for_every_mode_and_of_its_own_size(mode: Mode) -> None:
+    rows = [measured(1, 10), measured(2, 10), measured(1, 10, mode=mode), measured(2, 20, mode=mode)]
     assert recommended_batch(rows, (64, 64)) == 2
     assert recommended_batch(rows, (128, 64)) == 1
 
@@ -97,7 +98,8 @@ def test_it_measures_every_mode_size_steps_and_batch_and_says_how_far_a_batch_is
     output = capfd.readouterr()
     report = json.loads(output.out)
     kinds = {(row["mode"], row["width"], row["num_inference_steps"], row["batch"]) for row in report["measurements"]}
-    batches = [("txt2img", 1, batch) for batch in (1, 2, 4)] + [("img2img", 2, batch) for batch in (1, 2, 4)]
+    defaults = (("txt2img", 1), ("img2img", 2), ("inpaint", 4))
+    batches = [(mode, step, batch) for mode, step in defaults for batch in (1, 2, 4)]
     steps = [("txt2img", 2, 1), ("txt2img", 3, 1), ("txt2img", 4, 1), ("img2img", 4, 1)]
     assert kinds == {(mode, width, step, batch) for mode, step, batch in batches + steps for width in (64, 72)}
     for row in report["measurements"]:
@@ -141,7 +143,7 @@ def test_stdout_has_the_figures_alone_whatever_libraries_write_there(tiny_folder
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["measurements"]) == 6
+    assert len(json.loads(done.stdout)["measurements"]) == 7
     assert "from C" in done.stderr
     assert "from a library" in done.stderr
 
@@ -173,7 +175,7 @@ def test_for_people_it_prints_a_line_for_each_kind_and_the_recommendation(
     assert bench(Settings.model_validate(settings), as_json=False) == 0
     lines = capfd.readouterr().out.splitlines()
     assert "TURBO_BATCHING=exact" in lines[0]
-    assert sum(line.startswith(("txt2img", "img2img")) for line in lines) == 6
+    assert sum(line.startswith(("txt2img", "img2img", "inpaint")) for line in lines) == 7
     assert lines[-2] == "For 64x64: TURBO_MAX_BATCH=1"
 
 

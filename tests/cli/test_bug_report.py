@@ -29,15 +29,25 @@ def test_one_file_has_checks_versions_settings_and_a_picture_of_each_mode(tiny_f
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Look at it before you pass it on" in done.stderr
     with zipfile.ZipFile(tmp_path / "report.zip") as archive:
-        assert set(archive.namelist()) == {"report.md", "report.json", "txt2img.png", "img2img.png"}
-        assert Image.open(io.BytesIO(archive.read("txt2img.png"))).size == (64, 96)
+        modes = {"txt2img", "img2img", "inpaint"}
+        assert set(archive.namelist()) == {"report.md", "report.json", *(f"{mode}.png" for mode in modes)}
+        images = {mode: Image.open(io.BytesIO(archive.read(f"{mode}.png"))) for mode in modes}
+        assert {image.size for image in images.values()} == {(64, 96)}
+        assert _has_the_kept_part(images["inpaint"])
         text, facts = archive.read("report.md").decode(), json.loads(archive.read("report.json"))
-    assert {finding["check"] for finding in facts["findings"]} >= {"python", "weights", "load", "txt2img", "img2img"}
+    assert {finding["check"] for finding in facts["findings"]} >= {"python", "weights", "load", *modes}
     assert "unet" in text, "the times of the stages"
     assert {"torch", "diffusers"} <= set(facts["packages"])
     assert facts["settings"]["TURBO_WARM_UP_SIZES"] == "64x96"
     assert "TURBO_MAX_QUEUE" not in facts["settings"], "a default"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.zip"]
+
+
+def _has_the_kept_part(inpainted: Image.Image) -> bool:
+    """Whether the picture is finished: its right edge, which the mask does not draw, has the sample's pixels."""
+    kept = (inpainted.width - 8, 0, *inpainted.size)
+    sample = Image.linear_gradient("L").resize(inpainted.size).convert("RGB")
+    return inpainted.crop(kept).tobytes() == sample.crop(kept).tobytes()
 
 
 def test_no_secret_and_no_home_folder_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,11 +38,13 @@ def test_on_a_sound_machine_everything_is_examined_and_nothing_fails(tiny_folder
         "load",
         "txt2img",
         "img2img",
+        "inpaint",
     ]
     assert failed(found) == []
     assert "VAE in float32" in found["load"].detail
     assert "unet 0." in found["txt2img"].detail
     assert "vae encode 0." in found["img2img"].detail
+    assert "vae encode 0." in found["inpaint"].detail
 
 
 def test_what_has_failed_is_not_built_upon(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from app.cli.commands import main
@@ -17,6 +18,7 @@ from app.cli.tuning.picture_difference import Difference, difference_of
 from app.cli.tuning.trial_process import TrialError, TrialProcess
 from app.cli.tuning.tune import Options, tune
 from app.cli.tuning.tuned_file import is_tuned, read_table, write_tuned
+from app.pipelines.base import Mode
 from app.settings import FUSED_OPERATORS, Settings, read_env_file
 from tests.conftest import wait_until
 
@@ -79,6 +81,13 @@ def test_a_faster_setting_is_kept_verified_against_the_reference_and_written(tun
     lines = (tmp_path / "turbo.env").read_text().splitlines()
     assert {"TURBO_FUSED_OPERATORS=auto", "TURBO_NPU_GRAPHS=true", "TURBO_BATCHING=off"} <= set(lines)
     assert not any(line.startswith(("TURBO_MODEL", "TURBO_COMPILE", "TURBO_THREADS")) for line in lines)
+
+
+def test_the_two_fast_modes_are_timed_and_inpainting_is_not(tuned: Tune, tmp_path: Path) -> None:
+    report = tuned({"npu_graphs=true": {"seconds": 0.5}})
+    assert report["trials"]["npu_graphs=true"]["img2img_ratio"] == pytest.approx(0.5)
+    timed = {json.loads(line) for line in (tmp_path / "notes" / "timed.jsonl").read_text().splitlines()}
+    assert timed == {"txt2img", "img2img"}
 
 
 def test_a_slower_setting_is_not_chosen_and_neither_is_one_without_a_gain(tuned: Tune) -> None:
@@ -378,6 +387,8 @@ def test_a_trial_of_a_real_pipeline_answers_every_command(tiny_folder: Path, tmp
         assert difference_of(*files[:2]) == Difference()
         process.ask("batch", pictures=3, alone=str(files[2]), together=str(files[3]), limit_s=60)
         assert difference_of(*files[2:]).largest <= 1
+        with np.load(files[0]) as made:
+            assert {name.partition(" ")[0] for name in made.files} == set(Mode)
         seconds = process.ask("time", mode="img2img", calls=3, limit_s=60)["seconds"]
         assert len(seconds) == 3
         assert min(seconds) > 0

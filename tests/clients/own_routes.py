@@ -37,6 +37,19 @@ def seed_of(file: bytes) -> int:
     return int(text.partition("Seed: ")[2].partition(",")[0])
 
 
+class Masks(NamedTuple):
+    """The files with masks of one part of a picture, in the forms that programs send. They lie beside the picture."""
+
+    white_is_drawn: Path
+    black_is_drawn: Path
+    clear_is_drawn: Path
+
+
+def masks_of(picture: Path) -> Masks:
+    """Return the masks' paths. The scripts know their names too."""
+    return Masks(*(picture.with_name(f"{name}.png") for name in ("white", "black", "clear")))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Service:
     """The service's address, and the key that programs send it."""
@@ -52,6 +65,12 @@ class Service:
         """Make a picture from a picture with `/img2img`, of a fox if `fields` has no prompt."""
         form = {"prompt": "a fox", "seed": seed, **fields}
         return self._drawn("img2img", media_type, data=form, files={"image": picture.read_bytes()})
+
+    def from_mask(self, picture: Path, seed: int, media_type: str = "image/png", /, **fields: Any) -> Drawing:
+        """Draw what the mask of a picture shows with `/inpaint`, as a fox if `fields` has no prompt."""
+        form = {"prompt": "a fox", "seed": seed, **fields}
+        files = {"image": picture.read_bytes(), "mask": masks_of(picture).white_is_drawn.read_bytes()}
+        return self._drawn("inpaint", media_type, data=form, files=files)
 
     def _drawn(self, route: str, media_type: str, **body: Any) -> Drawing:
         headers = {"X-API-Key": self.key, "Accept": media_type}

@@ -136,10 +136,17 @@ def test_the_ai_sdk_edits_a_picture(service: Service, picture: Path) -> None:
     assert report["ignored"] == "input_fidelity"
 
 
-def test_the_ai_sdk_shows_why_a_mask_is_refused(service: Service, picture: Path) -> None:
-    report = run_node("ai_sdk.mjs", "openai_mask", service, picture)
+@pytest.mark.parametrize("provider", ["openai", "compatible"])
+def test_the_ai_sdk_sends_a_mask(service: Service, picture: Path, provider: str) -> None:
+    report = run_node("ai_sdk.mjs", f"{provider}_mask", service, picture)
+    (seed,) = seeds(report)
+    assert drawn(report) == [service.from_mask(picture, seed)]
+
+
+def test_the_ai_sdk_shows_why_a_transparent_background_is_refused(service: Service, picture: Path) -> None:
+    report = run_node("ai_sdk.mjs", "openai_transparent", service, picture)
     assert report["status"] == 422
-    assert "mask: SDXL-Turbo changes the whole picture" in report["error"]
+    assert "SDXL-Turbo's pictures are opaque." in report["error"]
 
 
 def test_the_ai_sdks_compatible_provider_reads_the_urls_of_dall_e_3(service: Service, picture: Path) -> None:

@@ -59,6 +59,11 @@ def test_of_the_parameters_of_other_models_those_that_count_are_used_for_edits(
     assert drawn(report) == [service.from_picture(picture, 7, **fields)]
 
 
+def test_a_mask_draws_its_part_of_a_picture(run: Run, service: Service, picture: Path) -> None:
+    report = run("image_to_image_with_mask", service, picture)
+    assert drawn(report) == [service.from_mask(picture, 7, padding=16)]
+
+
 def test_the_user_reads_why_a_request_is_refused(run: Run, service: Service, picture: Path) -> None:
     error = run("refused", service, picture)["error"]
     assert "width: Input should be less than or equal to 2048" in error

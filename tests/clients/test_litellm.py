@@ -55,10 +55,15 @@ def test_the_sdk_keeps_a_pictures_aspect_by_default(ask: Ask, service: Service, 
     assert drawing == service.from_picture(picture, seed)
 
 
-def test_the_sdk_shows_why_a_mask_is_refused(ask: Ask) -> None:
-    report = ask("edit_with_mask")
+def test_the_sdk_sends_a_mask(ask: Ask, service: Service, picture: Path) -> None:
+    fields = {"num_inference_steps": 3, "strength": 0.75}
+    assert drawn(ask("edit_with_mask")) == [service.from_mask(picture, 7, **fields)]
+
+
+def test_the_sdk_shows_why_a_request_is_refused(ask: Ask) -> None:
+    report = ask("edit_with_wrong_size")
     assert (report["kind"], report["status"]) == ("BadRequestError", 422)
-    assert "mask: SDXL-Turbo changes the whole picture" in report["error"]
+    assert "size: The size is auto, or WIDTHxHEIGHT" in report["error"]
 
 
 def test_the_sdk_shows_that_a_key_is_wrong(with_wrong_key: Service, picture: Path) -> None:
@@ -114,7 +119,7 @@ def proxy(service: Service, with_wrong_key: Service, tmp_path_factory: pytest.Te
         subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder) as process,
     ):
         try:
-            wait_until(lambda: process.poll() is not None or answers(address), within_s=100)
+            wait_until(lambda: process.poll() is not None or answers(address), within_s=240)
             assert process.poll() is None, (folder / "log").read_text()
             yield Service(url=address, key=key)
         finally:
@@ -157,10 +162,16 @@ def test_the_proxy_cannot_stream(ask_proxy: Ask) -> None:
     assert "'str' object has no attribute 'model_dump'" in report["error"]  # LiteLLM reads the events as one answer
 
 
-def test_the_proxy_forwards_the_reason_why_a_mask_is_refused(ask_proxy: Ask) -> None:
-    report = ask_proxy("edit_with_mask")
+def test_the_proxy_forwards_a_mask(ask_proxy: Ask, service: Service, picture: Path) -> None:
+    report = ask_proxy("edit_with_mask_and_parameters")
+    fields = {"width": 1024, "height": 1024, "num_inference_steps": 3, "strength": 0.75}
+    assert drawn(report) == [service.from_mask(picture, seed, "image/webp", **fields) for seed in (7, 8)]
+
+
+def test_the_proxy_forwards_the_reason_why_a_request_is_refused(ask_proxy: Ask) -> None:
+    report = ask_proxy("transparent")
     assert report["status"] == 422
-    assert "mask: SDXL-Turbo changes the whole picture" in report["error"]
+    assert "SDXL-Turbo's pictures are opaque." in report["error"]
 
 
 def test_the_proxy_forwards_that_its_key_is_wrong(ask_proxy: Ask) -> None:

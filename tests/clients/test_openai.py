@@ -66,11 +66,19 @@ def test_an_edit_without_a_size_keeps_the_pictures_aspect(run: Run, service: Ser
     assert drawing == service.from_picture(picture, report["seeds"][0])
 
 
-def test_a_mask_is_refused(run: Run, service: Service, picture: Path) -> None:
+def test_a_mask_draws_its_part_and_keeps_the_rest_with_its_size(run: Run, service: Service, picture: Path) -> None:
     report = run("edit_with_mask", service, picture)
-    assert report["status"] == 422
-    assert report["param"] == "mask"
-    assert "mask: SDXL-Turbo changes the whole picture" in report["error"]
+    (drawing,) = drawn(report)
+    assert drawing.size == (320, 192)
+    assert report["seeds"] == seeds(report)
+    assert drawing == service.from_mask(picture, report["seeds"][0])
+
+
+def test_edits_with_a_mask_are_those_of_the_services_own_route(run: Run, service: Service, picture: Path) -> None:
+    report = run("edit_with_mask_and_parameters", service, picture)
+    fields = {"width": 1024, "height": 1024, "num_inference_steps": 3, "strength": 0.75}
+    assert drawn(report) == [service.from_mask(picture, seed, "image/webp", **fields) for seed in (7, 8)]
+    assert report["seeds"] == [7, 8]
 
 
 def test_a_wrong_key_is_refused_with_the_reason(run: Run, with_wrong_key: Service, picture: Path) -> None:

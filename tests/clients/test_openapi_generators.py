@@ -86,6 +86,13 @@ def test_a_generated_client_keeps_a_pictures_aspect_by_default(run: Run, service
     assert drawing == service.from_picture(picture, seed)
 
 
+def test_a_generated_client_sends_a_mask_with_its_parameters(run: Run, service: Service, picture: Path) -> None:
+    fields = {"padding": 16, "feather": 8, "extend": "8,0,16,0", "num_inference_steps": 3}
+    (drawing,) = drawn(run("inpaint", service, picture))
+    assert drawing.size == (320, 216)
+    assert drawing == service.from_mask(picture, 7, **fields)
+
+
 def test_a_generated_client_reads_why_a_request_is_refused(run: Run, service: Service, picture: Path) -> None:
     report = run("wrong_size", service, picture)
     assert report["status"] == 422

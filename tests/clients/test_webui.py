@@ -49,10 +49,26 @@ def test_a_picture_becomes_pictures_of_a_given_size(ask: Ask, service: Service, 
     assert report["info"]["all_seeds"] == [7, 8]
 
 
-def test_a_mask_is_refused(ask: Ask) -> None:
+def test_a_mask_draws_its_part_with_the_clients_defaults(ask: Ask, service: Service, picture: Path) -> None:
+    report = ask("img2img_with_mask")
+    (drawing,), info = drawn(report), report["info"]
+    assert drawing.size == (320, 192)
+    fields = {"width": 512, "height": 512, "num_inference_steps": 4, "strength": 0.75, "padding": 0, "feather": 8}
+    assert drawing == service.from_mask(picture, info["seed"], **fields)
+    assert info["adjusted"]["inpainting_fill"] == "0->1"
+
+
+def test_a_mask_is_used_with_all_its_parameters(ask: Ask, service: Service, picture: Path) -> None:
+    report = ask("img2img_with_mask_and_all_parameters")
+    fields = {"width": 256, "height": 384, "num_inference_steps": 3, "strength": 0.9, "feather": 24, "fill": "noise"}
+    assert drawn(report) == [service.from_mask(picture, seed, **fields) for seed in (7, 8)]
+    assert report["info"]["all_seeds"] == [7, 8]
+
+
+def test_a_script_is_refused_with_the_reason(ask: Ask) -> None:
     report = ask("refused")
     assert report["status"] == 422
-    assert "mask: SDXL-Turbo changes the whole picture" in report["error"]
+    assert "script_name: There are no scripts here." in report["error"]
 
 
 def test_a_wrong_key_is_refused_with_the_reason(with_wrong_key: Service, picture: Path) -> None:

@@ -438,7 +438,7 @@ def test_every_example_is_tried() -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_waits_for_a_busy_service_and_then_makes_both_its_pictures(name: str, tmp_path: Path) -> None:
+def test_an_example_waits_for_a_busy_service_and_then_uses_every_mode(name: str, tmp_path: Path) -> None:
     pipeline = GatedPipeline()
     app = create_app(Settings(model="fake", max_queue=0), load_pipelines=pipeline.load)
     with serving(app) as url, ThreadPoolExecutor() as threads:
@@ -453,8 +453,18 @@ def test_an_example_waits_for_a_busy_service_and_then_makes_both_its_pictures(na
         _, complaints = example.communicate(timeout=60)
         assert other.result().status_code == 200
     assert example.returncode == 0, complaints
-    assert pipeline.prompts == ["somebody else's", "a fox with a scarf", "a fox on a blue background"]
-    assert [opened((tmp_path / file).read_bytes()).size for file in ("one.png", "two.png")] == [(512, 512)] * 2
+    *prompts, last = pipeline.prompts
+    assert prompts == ["somebody else's", "a fox with a scarf", "a fox on a blue background"]
+    one, two, three = (opened((tmp_path / f"{file}.png").read_bytes()) for file in ("one", "two", "three"))
+    assert one.size == two.size == (512, 512)
+    if name == "python_openai.py":
+        assert last == "a fox with a red coat"
+        size, kept, kept_before = (512, 512), (0, 0, 512, 240), (0, 0, 512, 240)  # above the mask and its soft edge
+    else:
+        assert last == "a fox in a wide blue room"
+        size, kept, kept_before = (1024, 512), (272, 0, 752, 512), (16, 0, 496, 512)  # within the soft edges
+    assert three.size == size
+    assert three.crop(kept).tobytes() == two.crop(kept_before).tobytes()
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -475,6 +485,7 @@ def test_an_example_sends_the_key_that_it_is_given(name: str, tmp_path: Path) ->
         _, complaints = example.communicate(timeout=60)
     assert (refused.returncode, example.returncode) == (1, 0), complaints
     assert opened((tmp_path / "two.png").read_bytes()).size == (512, 512)
+    assert (tmp_path / "three.png").exists()
 
 
 # Links and names.

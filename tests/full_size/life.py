@@ -41,8 +41,10 @@ REQUESTS: Mapping[str, Mapping[str, Any]] = {
         "num_inference_steps": 2,
         "strength": 0.5,
     },
+    "inpainting, 512 px": {"image": 512, "mask": 64},
 }
-"""Requests by name. `image` is the side of the picture that image to image starts from."""
+"""Requests by name. `image` is the side of the picture that image to image and inpainting start from; `mask`
+is the width of the frame that inpainting keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,9 @@ class Life:
         began = time.monotonic()
         if side is None:
             response = self._client.post("/txt2img", json=fields, headers=headers)
+        elif (frame := fields.pop("mask", None)) is not None:
+            files = {"image": _gradient(side), "mask": _mask(side, frame)}
+            response = self._client.post("/inpaint", data=fields, files=files)
         else:
             response = self._client.post("/img2img", data=fields, files={"image": _gradient(side)})
         return Made(response, time.monotonic() - began)
@@ -201,4 +206,12 @@ def _gradient(side: int) -> bytes:
     pixels = np.stack([*np.meshgrid(ramp, ramp), np.full((side, side), 90, np.uint8)], axis=-1)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def _mask(side: int, frame: int) -> bytes:
+    """A PNG that is white within a black frame."""
+    mask, file = Image.new("L", (side, side)), io.BytesIO()
+    mask.paste(255, (frame, frame, side - frame, side - frame))
+    mask.save(file, "PNG")
     return file.getvalue()

@@ -27,6 +27,7 @@ EXPECTED = {
     "image to image, 512 px": (512, 1),
     "image to image, 512 px, 4 steps": (512, 4),
     "image to image, 1024 px": (1024, 1),
+    "inpainting, 512 px": (512, 4),
 }
 """Side in pixels and effective steps of each request."""
 

@@ -48,6 +48,10 @@ class Service:
         form = {"prompt": "a green square", "seed": 1, "width": 128, "height": 128, **fields}
         return self.client.post("/img2img", data=form, files={"image": image})
 
+    def inpaint(self, image: bytes, mask: bytes, **fields: object) -> httpx.Response:
+        form = {"prompt": "a green square", "seed": 1, "width": 128, "height": 128, **fields}
+        return self.client.post("/inpaint", data=form, files={"image": image, "mask": mask})
+
     def health(self) -> tuple[int, int, str]:
         """The status codes of liveness and readiness, and the name of the state."""
         live, ready = self.client.get("/healthz/live"), self.client.get("/healthz/ready")

@@ -115,10 +115,16 @@ def ours(npu: Npu, loaded: LoadedPipelines, mode: Mode, *, steps: int, pictures:
 def theirs(npu: Npu, pipe: Any, mode: Mode, *, steps: int, pictures: int) -> Count:
     """Count one call of diffusers' own pipeline, as the model's card has it."""
     arguments: dict[str, Any] = {"width": SIZE[0], "height": SIZE[1]}
+    image = Image.linear_gradient("L").resize(SIZE).convert("RGB")
     if mode is Mode.IMG2IMG:
         pipe = diffusers.AutoPipelineForImage2Image.from_pipe(pipe)
-        pipe.set_progress_bar_config(disable=True)
-        arguments = {"image": [Image.linear_gradient("L").resize(SIZE).convert("RGB")] * pictures, "strength": 0.5}
+        arguments = {"image": [image] * pictures, "strength": 0.5}
+    elif mode is Mode.INPAINT:
+        pipe = diffusers.AutoPipelineForInpainting.from_pipe(pipe)
+        mask = Image.new("L", SIZE)
+        mask.paste(255, (0, 0, SIZE[0] // 2, SIZE[1]))
+        arguments |= {"image": [image] * pictures, "mask_image": [mask] * pictures, "strength": 1.0}
+    pipe.set_progress_bar_config(disable=True)
     prompts = [f"a cat {number}" for number in range(pictures)]
     generators = [torch.Generator("cpu").manual_seed(number) for number in range(pictures)]
     call = partial(
@@ -141,6 +147,7 @@ CASES: Mapping[str, tuple[Mode, int, int, bool]] = {
     "text to image, 4 steps, new prompt": (Mode.TXT2IMG, 4, 1, False),
     "image to image, 1 of 2 steps, new prompt": (Mode.IMG2IMG, 2, 1, False),
     "image to image, 2 of 4 steps, new prompt": (Mode.IMG2IMG, 4, 1, False),
+    "inpainting, 4 of 4 steps, new prompt": (Mode.INPAINT, 4, 1, False),
     "text to image, 1 step, 4 pictures, new prompts": (Mode.TXT2IMG, 1, 4, False),
     "image to image, 1 of 2 steps, 4 pictures, new prompts": (Mode.IMG2IMG, 2, 4, False),
 }

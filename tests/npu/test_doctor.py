@@ -71,6 +71,7 @@ def test_a_sound_npu_is_found_sound(findings: Examine) -> None:
             "operators",
             "txt2img",
             "img2img",
+            "inpaint",
         ],
         "OK",
     )
@@ -242,7 +243,7 @@ def test_weights_that_do_not_fit_fail_the_load(findings: Examine, npu: Npu) -> N
 def test_a_picture_that_is_none_fails_in_its_mode(findings: Examine, npu: Npu, value: float) -> None:
     npu.picture_value = value
     found = findings()
-    assert failed(found) == ["txt2img", "img2img"]
+    assert failed(found) == ["txt2img", "img2img", "inpaint"]
     assert "not a picture" in found["txt2img"].detail
 
 

@@ -13,7 +13,7 @@ from app.settings import Settings
 from tests.npu.conftest import service_on_npu
 from tests.npu.launches import count
 from tests.npu.simulator import Npu
-from tests.npu.test_service import load
+from tests.npu.test_service import half_white, load
 
 NETWORKS = 5
 """Two text encoders, the UNet, and the VAE's encoder and decoder."""
@@ -22,12 +22,14 @@ NETWORKS = 5
 def test_every_network_is_compiled_while_warming_up_and_none_in_a_request_whatever_its_size(npu: Npu) -> None:
     with service_on_npu(npu_graphs=True, warm_up_sizes="64x64") as service:
         compiled = npu.calls["npugraph_ex"]
-        assert compiled == NETWORKS, "both modes share the UNet"
+        assert compiled == NETWORKS, "all modes share the UNet"
         for width in (64, 96, 128):
             for steps in (1, 4):
-                made = service.txt2img(width=width, height=64, num_inference_steps=steps)
-                changed = service.img2img(made.content, width=width, height=64, num_inference_steps=steps, strength=1)
-                assert (made.status_code, changed.status_code) == (200, 200)
+                kind = {"width": width, "height": 64, "num_inference_steps": steps}
+                made = service.txt2img(**kind)
+                changed = service.img2img(made.content, strength=1, **kind)
+                inpainted = service.inpaint(made.content, half_white((width, 64)), **kind)
+                assert {response.status_code for response in (made, changed, inpainted)} == {200}
         long = service.txt2img(prompt="fox " * 100, prompt_mode="chunked", width=64, height=64)
         assert (long.status_code, long.headers["x-prompt-tokens"]) == (200, "104")
         assert npu.calls["npugraph_ex"] == compiled

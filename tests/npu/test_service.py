@@ -1,5 +1,6 @@
 """The whole service over HTTP, with the demo model on the simulated NPU."""
 
+import io
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 
 from app.errors import DeviceUnavailableError
 from app.modes.txt2img import Txt2ImgParams
@@ -23,15 +25,27 @@ from tests.npu.simulator import Npu
 
 
 def pictures(service: Service) -> list[bytes]:
-    """Pictures of both modes with different numbers of steps."""
+    """Pictures of all modes with different numbers of steps."""
     made = [service.txt2img(num_inference_steps=steps) for steps in (1, 2, 3, 4)]
     made += [
         service.img2img(made[0].content, num_inference_steps=steps, strength=strength)
         for steps, strength in ((1, 1.0), (2, 0.5), (4, 0.6))
     ]
+    made += [
+        service.inpaint(made[0].content, half_white(), **fields)
+        for fields in ({}, {"num_inference_steps": 2, "strength": 0.5, "fill": "noise", "padding": 16})
+    ]
     for response in made:
         assert response.status_code == 200, response.text
     return [response.content for response in made]
+
+
+def half_white(size: tuple[int, int] = (128, 128)) -> bytes:
+    """A mask whose left half is drawn."""
+    mask, file = Image.new("L", size), io.BytesIO()
+    mask.paste(255, (0, 0, size[0] // 2, size[1]))
+    mask.save(file, "PNG")
+    return file.getvalue()
 
 
 def test_in_fp32_every_picture_is_the_cpu_s_byte_for_byte(npu: Npu, start_server: StartServer) -> None:
@@ -124,7 +138,7 @@ def test_every_component_is_on_the_npu_that_was_asked_for(npu: Npu) -> None:
 def test_the_second_npu_serves_too_and_is_the_device_thread_s_current_one(npu: Npu) -> None:
     npu.count = 2
     with service_on_npu(device="npu:1") as service:
-        assert len(pictures(service)) == 7
+        assert len(pictures(service)) == 9
     [thread] = npu.set_device_threads
     assert thread.startswith("device")
 

@@ -19,6 +19,7 @@ from prometheus_client import Metric
 
 from app.main import create_app
 from app.observability.metrics import PICTURES_BUCKETS, SECONDS_BUCKETS
+from app.pipelines.base import Mode
 from app.settings import Settings
 from tests.conftest import StartServer, png, program, running, until
 from tests.support.crowd import free_port
@@ -42,11 +43,13 @@ EMPTY_IN_HEALTH = {"Errors, by code"}
 
 @pytest.fixture
 async def families() -> list[Metric]:
-    """What the registry of a service shows that has been asked for pictures of both kinds."""
+    """What the registry of a service shows that has been asked for pictures in every mode."""
     app = create_app(Settings(model="fake"))
     async with running(app) as client:
         assert (await client.post("/txt2img", json={"prompt": "a"})).status_code == 200
         sent = await client.post("/img2img", data={"prompt": "a"}, files={"image": png()})
+        assert sent.status_code == 200
+        sent = await client.post("/inpaint", data={"prompt": "a"}, files={"image": png(), "mask": png(color="white")})
         assert sent.status_code == 200
         return list(app.state.context.observability.metrics.registry.collect())
 
@@ -60,6 +63,15 @@ def shown_name(family: Metric) -> str:
 
 
 # What is measured.
+
+
+def test_pictures_are_counted_by_mode_and_the_guide_names_the_modes(families: list[Metric]) -> None:
+    by_mode = {family.name: family for family in families if "mode" in labels_of(family)}
+    counted = [sample for sample in by_mode["turbo_pictures"].samples if sample.name == "turbo_pictures_total"]
+    assert {sample.labels["mode"]: sample.value for sample in counted} == dict.fromkeys(Mode, 1)
+    for family in by_mode.values():
+        assert {sample.labels["mode"] for sample in family.samples} == set(Mode), family.name
+    assert f"`mode` is {', '.join(f'`{mode}`' for mode in list(Mode)[:-1])} or `{list(Mode)[-1]}`" in DOCUMENT
 
 
 def test_the_table_of_metrics_is_what_the_service_shows(families: list[Metric]) -> None:
@@ -427,6 +439,8 @@ def test_prometheus_scrapes_the_service_loads_the_alerts_and_answers_the_dashboa
             while not over.wait(0.02):
                 client.post("/txt2img", json={"prompt": "a", "width": 64, "height": 64}).raise_for_status()
                 client.post("/img2img", data={"prompt": "a"}, files={"image": png()}).raise_for_status()
+                files = {"image": png(), "mask": png(color="white")}
+                client.post("/inpaint", data={"prompt": "a"}, files=files).raise_for_status()
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -442,6 +456,7 @@ def test_prometheus_scrapes_the_service_loads_the_alerts_and_answers_the_dashboa
                 assert result or panel["title"] in EMPTY_IN_HEALTH, f"{panel['title']} shows nothing"
         shown = {panel["title"]: prometheus.query(filled_in(panel["targets"][0]["expr"])) for panel in PANELS}
         assert {one["metric"]["status"] for one in shown["Status"]} == {"ready"}
+        assert {one["metric"]["mode"] for one in shown["Pictures a second, by mode"]} == set(Mode)
         assert shown["What runs"][0]["metric"]["model"] == "fake"
         assert 0 < float(shown["p95 of successful requests"][0]["value"][1]) < 10
         assert float(shown["Failed requests"][0]["value"][1]) == 0

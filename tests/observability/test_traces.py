@@ -239,6 +239,19 @@ def test_a_client_that_leaves_is_why_its_stage_ended(collector: Collector, pipel
     )
 
 
+async def test_of_an_inpainted_picture_the_request_says_the_finished_size_and_the_stages_the_drawn_one(
+    collector: Collector,
+) -> None:
+    form = {"prompt": "a", "width": "128", "height": "128", "padding": "0"}
+    files = {"image": png((96, 80)), "mask": png((96, 80), "white")}
+    async with running(create_app(Settings(model="fake"))) as client:
+        assert (await client.post("/inpaint", data=form, files=files)).status_code == 200
+    (span,) = collector.wait_for(1)
+    inference = attributes(collector.stages(span)["inference"])
+    assert (attributes(span)["turbo.mode"], attributes(span)["turbo.size"]) == ("inpaint", "96x80")
+    assert (inference["turbo.mode"], inference["turbo.size"], inference["turbo.steps"]) == ("inpaint", "128x128", 4)
+
+
 async def test_a_stage_that_fails_says_with_what(collector: Collector, pipeline: GatedPipeline) -> None:
     async with running(create_app(Settings(model="fake"), load_pipelines=pipeline.load)) as client:
         await client.post("/img2img", data={"prompt": "a"}, files={"image": png()[:60]})

@@ -16,9 +16,11 @@ import torch
 from PIL import Image
 
 from app.errors import DeviceOutOfMemoryError
+from app.images.sizes import Size
 from app.inference.batching_lock import BatchingLock
 from app.inference.registry import PipelineRegistry
 from app.modes.img2img import Img2ImgParams
+from app.modes.inpaint import Area, Fill, InpaintParams
 from app.modes.txt2img import Txt2ImgParams
 from app.pipelines.base import GenerationParams, LoadedPipelines, Mode
 from app.pipelines.batch_sizes import BatchSizes
@@ -28,6 +30,10 @@ from tests.support.processor import needs_int8
 
 SIDES = (64, 72, 80, 96)
 """Multiples of 8 that are multiples of what the UNet halves its sides by, and that are not."""
+
+SAME_NOISE = 256
+"""At a multiple of so many pixels, a seed gives nearly the same noise in bf16 as in fp32. At others torch draws other
+numbers, because it draws latents in groups of 16."""
 
 
 def load(folder: Path, **options: Any) -> LoadedPipelines:
@@ -53,12 +59,26 @@ def random_batch(mode: Mode, chance: random.Random) -> list[GenerationParams]:
         seed = chance.randrange(1 << 32)
         if mode is Mode.TXT2IMG:
             batch.append(Txt2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, width=width, height=height))
+            continue
+        start = Image.effect_noise((width, height), chance.randint(1, 100)).convert("RGB")
+        fields: dict[str, Any] = {"prompt": prompt, "seed": seed, "num_inference_steps": steps, "strength": strength}
+        if mode is Mode.IMG2IMG:
+            batch.append(Img2ImgParams(image=start, **fields))
         else:
-            start = Image.effect_noise((width, height), chance.randint(1, 100)).convert("RGB")
-            batch.append(
-                Img2ImgParams(prompt=prompt, seed=seed, num_inference_steps=steps, strength=strength, image=start)
-            )
+            fill: Fill = chance.choice(("original", "noise"))
+            batch.append(InpaintParams(area=random_area(start, chance), fill=fill, **fields))
     return batch
+
+
+def random_area(picture: Image.Image, chance: random.Random) -> Area:
+    """A rectangle of the picture to draw; often only that and its surroundings are drawn, at the picture's size."""
+    mask, size = Image.new("L", picture.size), Size(*picture.size)
+    (left, right), (top, bottom) = (sorted(chance.sample(range(side + 1), 2)) for side in picture.size)
+    mask.paste(255, (left, top, right, bottom))
+    padding = chance.choice((None, 0, 16))
+    return Area.of(
+        np.asarray(picture), mask, size, feather=chance.choice((0, 8)), padding=padding, max_pixels=size.pixels
+    )
 
 
 @pytest.mark.long
@@ -87,13 +107,16 @@ def test_in_many_random_mixes_every_picture_has_the_bytes_that_it_has_alone(
 def test_in_other_number_formats_a_picture_has_the_same_bytes_in_a_batch_too_and_shows_the_same(
     exact: LoadedPipelines, tiny_folder: Path, mode: Mode, dtype: str
 ) -> None:
-    chance, other = random.Random(6), load(tiny_folder, dtype=dtype)
+    chance, other, compared = random.Random(6), load(tiny_folder, dtype=dtype), 0
     for _ in range(4):
         batch = random_batch(mode, chance)
         for params, picture in zip(batch, pixels(other, batch), strict=True):
             assert np.array_equal(picture, pixels(other, [params])[0]), params
-            difference = np.abs(picture.astype(int) - pixels(exact, [params])[0])
-            assert 0 < difference.mean() < 8
+            if params.width * params.height % SAME_NOISE == 0:
+                difference = np.abs(picture.astype(int) - pixels(exact, [params])[0])
+                assert 0 < difference.mean() < 8
+                compared += 1
+    assert compared > 1
 
 
 def test_the_bytes_are_the_same_where_the_processor_has_no_avx512(tiny_folder: Path) -> None:
@@ -101,7 +124,7 @@ def test_the_bytes_are_the_same_where_the_processor_has_no_avx512(tiny_folder: P
     code = f"""
 import random
 from pathlib import Path
-from app.pipelines.base import (Mode)
+from app.pipelines.base import Mode
 from app.pipelines.batch_sizes import BatchSizes
 from tests.pipelines.test_batching import load, pixels, random_batch
 BatchSizes.limit = lambda self, key: max(self._allowed(key))

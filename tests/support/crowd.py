@@ -1,6 +1,7 @@
 """A crowd of clients that send requests and know the correct pictures of each."""
 
 import base64
+import io
 import socket
 import threading
 import time
@@ -14,9 +15,11 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from app.images.sizes import Size
 from app.modes.img2img import Img2ImgParams
+from app.modes.inpaint import DEFAULT_FEATHER, Area, InpaintParams
 from app.modes.txt2img import Txt2ImgParams
-from app.pipelines.base import GenerationParams
+from app.pipelines.base import GenerationParams, Mode
 from app.pipelines.fake import FakePipeline
 from tests.conftest import ServerProcess, opened, png
 
@@ -25,12 +28,16 @@ CLIENTS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """The content of one request: pictures from a prompt, and from a picture of `color` if it is set."""
+    """The content of one request: pictures from a prompt, and from a picture of `color` if it is set.
+
+    Of a picture with a mask, the left `masked` pixels are drawn.
+    """
 
     prompt: str
     seed: int
     num_images: int = 1
     color: str | None = None
+    masked: int = 0
     side: int = 64
 
     @property
@@ -43,7 +50,11 @@ class Wish:
         if self.color is None:
             return httpx.Request("POST", url.join("txt2img"), json=fields)
         files = {"image": png((self.side, self.side), self.color)}
-        return httpx.Request("POST", url.join("img2img"), data=fields, files=files)
+        if self.masked:
+            mask = io.BytesIO()
+            self._mask().save(mask, "PNG")
+            files["mask"] = mask.getvalue()
+        return httpx.Request("POST", url.join("inpaint" if self.masked else "img2img"), data=fields, files=files)
 
     def send(self, client: httpx.Client) -> httpx.Response:
         return client.send(self.request(client.base_url))
@@ -56,13 +67,31 @@ class Wish:
                 Txt2ImgParams(prompt=self.prompt, seed=seed, num_inference_steps=1, width=self.side, height=self.side)
                 for seed in self.seeds
             ]
-        else:
+        elif not self.masked:
             image = Image.new("RGB", (self.side, self.side), self.color)
             batch = [
                 Img2ImgParams(prompt=self.prompt, seed=seed, num_inference_steps=2, strength=0.5, image=image)
                 for seed in self.seeds
             ]
-        return [Image.fromarray(made.pixels) for made in FakePipeline()(batch)]
+        else:
+            area = self._area()
+            batch = [
+                InpaintParams(prompt=self.prompt, seed=seed, num_inference_steps=4, strength=1.0, area=area)
+                for seed in self.seeds
+            ]
+        made = zip(batch, FakePipeline()(batch), strict=True)
+        return [Image.fromarray(params.finish(image.pixels)) for params, image in made]
+
+    def _mask(self) -> Image.Image:
+        mask = Image.new("L", (self.side, self.side))
+        mask.paste(255, (0, 0, self.masked, self.side))
+        return mask
+
+    def _area(self) -> Area:
+        image, size = Image.new("RGB", (self.side, self.side), self.color or "black"), Size(self.side, self.side)
+        return Area.of(
+            np.asarray(image), self._mask(), size, feather=DEFAULT_FEATHER, padding=None, max_pixels=size.pixels
+        )
 
 
 def pictures(response: httpx.Response) -> list[Image.Image]:
@@ -84,13 +113,14 @@ def alike(ours: Sequence[Image.Image], theirs: Sequence[Image.Image], *, levels:
 
 
 def wishes(first: int, number: int, *, side: int = 64) -> list[Wish]:
-    """Different wishes of both modes, some for several pictures. Seeds begin at 10 * `first`."""
+    """Different wishes of all modes, some for several pictures. Seeds begin at 10 * `first`."""
     return [
         Wish(
             prompt=f"a house number {i}",
             seed=10 * i,
             num_images=3 if i % 7 == 0 else 1,
             color="teal" if i % 3 == 0 else None,
+            masked=8 + 8 * (i % 5) if i % 6 == 0 else 0,
             side=side,
         )
         for i in range(first, first + number)
@@ -150,7 +180,7 @@ def answered(url: str) -> Counter[int]:
     """The number of requests for pictures by the status of the response."""
     counted: Counter[int] = Counter()
     for name, value in _metrics(url, "turbo_requests_total"):
-        if 'route="/txt2img"' in name or 'route="/img2img"' in name:
+        if any(f'route="/{mode}"' in name for mode in Mode):
             counted[int(name.rpartition('status="')[2].partition('"')[0])] += int(value)
     return counted
 

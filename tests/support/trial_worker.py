@@ -7,7 +7,8 @@ batched: the same for pictures of a batch; dead: pictures that are dead; end: `s
 process; hang: the same, which never answers; error: the code of an error at the start; alone: an error of memory unless
 the worker is alone; at_once: batch size that pays; kind: of device.
 
-Workers write their settings to `starts.jsonl` in the folder of the variable `NOTES`, and lock a file there.
+Workers write their settings to `starts.jsonl` in the folder of the variable `NOTES`, the modes that they time to
+`timed.jsonl`, and lock a file there.
 """
 
 import fcntl
@@ -95,6 +96,8 @@ def _answer(effect: dict[str, Any], command: str, request: dict[str, Any]) -> di
             _save(request["together"], effect["batched"], 0)
             return {}
         case "time":
+            with (Path(os.environ["NOTES"]) / "timed.jsonl").open("a", encoding="utf-8") as file:
+                file.write(f"{json.dumps(request['mode'])}\n")
             return {"seconds": [effect["seconds"] * CALL_S] * request["calls"]}
         case "learn":
             return {"at_once": effect["at_once"]}

@@ -32,6 +32,10 @@ _FASTER, _NOT_SLOWER = 0.97, 1.03
 """A change is accepted if text to image takes at most the first share of the time, and image to image at most the
 second. Two processes with the same settings differed by up to 2% on a machine with two cores."""
 
+_TIMED = (Mode.TXT2IMG, Mode.IMG2IMG)
+"""The modes that are timed. Inpainting is not: it calls the same networks as these, with the same shapes. Its four
+steps would make the rounds several times as long."""
+
 _MORE, _NOT_SLOWER_ALONE = 1.03, 1.1
 """Batching is accepted if it makes at least the first times the pictures per second, and a single picture takes at most
 the second share of the time. A single picture is computed as without batching, so most of a difference is noise."""
@@ -427,19 +431,19 @@ class Tuner:
 
     def _time_rounds(self, row: Row, process: TrialProcess, best: TrialProcess | None, *, short: bool = False) -> None:
         """Time single pictures in rounds, in alternation with the best settings if their process runs."""
-        rounds = {mode: PairedRounds() for mode in Mode}
+        rounds = {mode: PairedRounds() for mode in _TIMED}
 
         def blocks_s(each: TrialProcess) -> dict[Mode, float]:
-            return {mode: self._block_s(each, mode) for mode in Mode}
+            return {mode: self._block_s(each, mode) for mode in _TIMED}
 
         def measure(*, candidate_first: bool) -> Sequence[PairedRounds]:
             candidate_s, best_s = _in_turn(process, best, blocks_s, candidate_first=candidate_first)
-            for mode in Mode:
+            for mode in _TIMED:
                 rounds[mode].add(candidate_s[mode], None if best_s is None else best_s[mode])
             return list(rounds.values())
 
         alternate(measure, short=short or best is None)
-        results = {mode: rounds[mode].result for mode in Mode}
+        results = {mode: rounds[mode].result for mode in _TIMED}
         p50_s = {mode: result.seconds for mode, result in results.items()}
         row.txt2img_ms, row.img2img_ms = p50_s[Mode.TXT2IMG] * 1000, p50_s[Mode.IMG2IMG] * 1000
         row.pictures_per_s = 1 / p50_s[Mode.TXT2IMG]

@@ -44,8 +44,9 @@ _PROMPTS = (
     "a castle on a hill at sunset",
     "an oil painting of a bowl of fruit",
 )
-_COMPARED = ((Mode.TXT2IMG, 1, 4), (Mode.TXT2IMG, 4, 2), (Mode.IMG2IMG, 2, 2))
-"""The pictures that trials compare: mode, steps and how many of the prompts."""
+_COMPARED = ((Mode.TXT2IMG, 1, 4), (Mode.TXT2IMG, 4, 2), (Mode.IMG2IMG, 2, 2), (Mode.INPAINT, 2, 1))
+"""The pictures that trials compare: mode, steps and how many of the prompts. Inpainting calls the networks of image to
+image, and only blends latents besides, so one picture is enough."""
 
 _PACKAGES = ("torch", "torch_npu", "diffusers", "transformers", "numpy")
 

@@ -46,8 +46,11 @@ const cases = {
 
   openai_edit_by_default: (service, picture) => report(openai(service), { prompt: { text: "a fox", images: [picture] } }),
 
-  openai_mask: (service, picture) =>
-    report(openai(service), { prompt: { text: "a fox", images: [picture], mask: picture } }),
+  openai_mask: async (service, picture, beside) =>
+    report(openai(service), { prompt: { text: "a fox", images: [picture], mask: await beside("clear.png") } }),
+
+  openai_transparent: (service) =>
+    report(openai(service), { providerOptions: { openai: { background: "transparent" } } }),
 
   compatible_by_default: (service) => report(compatible(service)),
 
@@ -66,6 +69,9 @@ const cases = {
       size: "512x512",
       providerOptions: { turbo: { strength: 0.75, num_inference_steps: 3, seed: 7 } },
     }),
+
+  compatible_mask: async (service, picture, beside) =>
+    report(compatible(service), { prompt: { text: "a fox", images: [picture], mask: await beside("clear.png") } }),
 
   compatible_edit_by_default: (service, picture) =>
     report(compatible(service), { prompt: { text: "a fox", images: [picture] } }),

@@ -60,6 +60,15 @@ const cases = {
       }),
     ),
 
+  // The mask is a further parameter, which the client passes on.
+  image_to_image_with_mask: async (service, picture, beside) =>
+    report(
+      await client(service).imageToImage({
+        inputs: blobOf(picture),
+        parameters: { prompt: "a fox", mask_image: encoded(await beside("white.png")), padding: 16, seed: 7 },
+      }),
+    ),
+
   refused: async (service) =>
     report(await client(service).textToImage({ inputs: "a fox", parameters: { width: 100000, height: 64 } })),
 };

@@ -81,9 +81,26 @@ const cases = {
     return report(await client(service).images.edit({ image: file(picture), prompt: "a fox" }));
   },
 
-  async edit_with_mask(service, picture) {
-    const image = file(picture);
-    return report(await client(service).images.edit({ model: "gpt-image-1", image, mask: image, prompt: "a fox" }));
+  async edit_with_mask(service, picture, beside) {
+    const [image, mask] = [file(picture), file(await beside("clear.png"))];
+    return report(await client(service).images.edit({ model: "gpt-image-1", image, mask, prompt: "a fox" }));
+  },
+
+  async edit_with_mask_and_parameters(service, picture, beside) {
+    return report(
+      await client(service).images.edit({
+        model: "gpt-image-1",
+        image: file(picture),
+        mask: file(await beside("clear.png")),
+        prompt: "a fox",
+        n: 2,
+        size: "1024x1024",
+        output_format: "webp",
+        seed: 7,
+        num_inference_steps: 3,
+        strength: 0.75,
+      }),
+    );
   },
 };
 

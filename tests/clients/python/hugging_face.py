@@ -61,6 +61,12 @@ def image_to_image_with_all_parameters(service: Service, picture: Path) -> Repor
     return report(image)
 
 
+def image_to_image_with_mask(service: Service, picture: Path) -> Report:
+    """Send the mask as a further parameter, which the client passes on."""
+    mask = encoded(picture.with_name("white.png").read_bytes())
+    return report(client(service).image_to_image(picture, prompt="a fox", mask_image=mask, padding=16, seed=7))
+
+
 def refused(service: Service, picture: Path) -> Report:
     return report(client(service).text_to_image("a fox", width=100000, height=64))
 
@@ -71,6 +77,7 @@ main(
     image_to_image,
     image_to_image_with_seed,
     image_to_image_with_all_parameters,
+    image_to_image_with_mask,
     refused,
     refusal=HfHubHTTPError,
 )

@@ -72,8 +72,12 @@ def edit_by_default(service: Service, picture: Path) -> Report:
 
 
 def edit_with_mask(service: Service, picture: Path) -> Report:
-    with picture.open("rb") as mask:
-        return edition(service, picture, mask=mask)
+    with picture.with_name("clear.png").open("rb") as mask:
+        return edition(service, picture, mask=mask, num_inference_steps=3, strength=0.75, seed=7)
+
+
+def edit_with_wrong_size(service: Service, picture: Path) -> Report:
+    return edition(service, picture, size="100000x64")
 
 
 def told(error: litellm.exceptions.APIError) -> Report:
@@ -89,6 +93,7 @@ main(
     edit,
     edit_by_default,
     edit_with_mask,
+    edit_with_wrong_size,
     refusal=(litellm.BadRequestError, litellm.AuthenticationError),
     told=told,
 )

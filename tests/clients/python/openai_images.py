@@ -108,7 +108,23 @@ def edit_by_default(service: Service, picture: Path) -> Report:
 
 
 def edit_with_mask(service: Service, picture: Path) -> Report:
-    return report(client(service).images.edit(model="gpt-image-1", image=picture, mask=picture, prompt="a fox"))
+    mask = picture.with_name("clear.png")
+    return report(client(service).images.edit(model="gpt-image-1", image=picture, mask=mask, prompt="a fox"))
+
+
+def edit_with_mask_and_parameters(service: Service, picture: Path) -> Report:
+    with picture.open("rb") as file, picture.with_name("clear.png").open("rb") as mask:
+        answer = client(service).images.edit(
+            model="gpt-image-1",
+            image=file,
+            mask=mask,
+            prompt="a fox",
+            n=2,
+            size="1024x1024",
+            output_format="webp",
+            extra_body={"seed": 7, "num_inference_steps": 3, "strength": 0.75},
+        )
+        return report(answer)
 
 
 def edit_two_pictures(service: Service, picture: Path) -> Report:
@@ -133,6 +149,7 @@ main(
     edit,
     edit_by_default,
     edit_with_mask,
+    edit_with_mask_and_parameters,
     edit_two_pictures,
     transparent,
     refusal=openai.APIStatusError,

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from generated.api.generation import img2img as img2img_route
+from generated.api.generation import inpaint as inpaint_route
 from generated.api.generation import txt2img as txt2img_route
 from generated.client import AuthenticatedClient
 from generated.errors import UnexpectedStatus
-from generated.models import Envelope, Img2ImgBody, Problem, Txt2ImgBody
+from generated.models import Envelope, Img2ImgBody, InpaintBody, Problem, Txt2ImgBody
 from generated.types import File
 from report import Report, Service, main
 
@@ -57,8 +58,23 @@ def img2img_by_default(service: Service, picture: Path) -> Report:
     return edited(service, picture)
 
 
+def inpaint(service: Service, picture: Path) -> Report:
+    with picture.open("rb") as file, picture.with_name("white.png").open("rb") as mask:
+        body = InpaintBody(
+            prompt="a fox",
+            image=File(payload=file, file_name="picture.png", mime_type="image/png"),
+            mask=File(payload=mask, file_name="mask.png", mime_type="image/png"),
+            padding=16,
+            feather=8,
+            extend="8,0,16,0",
+            num_inference_steps=3,
+            seed=7,
+        )
+        return report(inpaint_route.sync(client=client(service), body=body))
+
+
 def wrong_size(service: Service, picture: Path) -> Report:
     return made(service, Txt2ImgBody(prompt="a fox", width=100000))
 
 
-main(txt2img, txt2img_by_default, img2img, img2img_by_default, wrong_size, refusal=UnexpectedStatus)
+main(txt2img, txt2img_by_default, img2img, img2img_by_default, inpaint, wrong_size, refusal=UnexpectedStatus)

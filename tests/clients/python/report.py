@@ -1,6 +1,7 @@
 """Shared by the scripts: run the case that the command line names, and print its report as one line of JSON.
 
-Each script is called with the service's URL, a key, the path of a picture and the name of a case.
+Each script is called with the service's URL, a key, the path of a picture and the name of a case. Beside the picture
+are masks of one part of it: clear.png is transparent there, as OpenAI's API wants it, and white.png is white.
 """
 
 import base64

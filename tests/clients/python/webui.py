@@ -69,9 +69,36 @@ def img2img_with_all_parameters(service: Service, picture: Path) -> Report:
     return report(result)
 
 
+def img2img_with_mask(service: Service, picture: Path) -> Report:
+    """Send what the client sends with a mask by default: the masked part alone is drawn, at 512x512."""
+    mask = Image.open(picture.with_name("white.png"))
+    return report(client(service).img2img(images=[Image.open(picture)], mask_image=mask, prompt="a fox"))
+
+
+def img2img_with_mask_and_all_parameters(service: Service, picture: Path) -> Report:
+    result = client(service).img2img(
+        images=[Image.open(picture)],
+        mask_image=Image.open(picture.with_name("black.png")),
+        mask_blur=12,
+        inpainting_fill=2,
+        inpaint_full_res=False,
+        inpaint_full_res_padding=32,
+        inpainting_mask_invert=1,
+        prompt="a fox",
+        denoising_strength=0.9,
+        seed=7,
+        batch_size=2,
+        steps=3,
+        cfg_scale=1.0,
+        width=256,
+        height=384,
+    )
+    return report(result)
+
+
 def refused(service: Service, picture: Path) -> Report:
-    image = Image.open(picture)
-    return report(client(service).img2img(images=[image], mask_image=image, prompt="a fox"))
+    """Ask for a script, which the service does not have."""
+    return report(client(service).txt2img(prompt="a fox", script_name="x/y/z plot"))
 
 
 def lists(service: Service, picture: Path) -> Report:
@@ -125,6 +152,8 @@ main(
     txt2img_with_all_parameters,
     img2img,
     img2img_with_all_parameters,
+    img2img_with_mask,
+    img2img_with_mask_and_all_parameters,
     refused,
     lists,
     options,
