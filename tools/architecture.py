@@ -74,7 +74,7 @@ def draw() -> str:
             f"<style>{_STYLE}</style>",
             f'<rect class="page" width="{_WIDTH}" height="{height}" rx="8"/>',
             _text(20, 30, "The packages of app/: imports point down", "head"),
-            _text(_STEPS_LEFT, 30, "POST /txt2img or /img2img, there and back", "head"),
+            _text(_STEPS_LEFT, 30, "POST /txt2img, /img2img or /inpaint, there and back", "head"),
             _text(20, 52, "main puts the parts together; settings and errors are read by all"),
             *_rooms(),
             *_steps(),
