@@ -12,7 +12,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 _MERGES = Path(__file__).parent / "sdxl_turbo" / "merges.txt.gz"
 _SHA256 = "9fd691f7c8039210e0fced15865466c65820d09b63988b0174bfe25de299051a"
-"""Of the unpacked file: that of tokenizer/merges.txt in stabilityai/sdxl-turbo."""
+"""Of the unpacked file, whose merges are those of the vocabulary in open_clip_torch 3.3."""
 
 
 def read_merges(path: Path = _MERGES) -> list[tuple[str, str]]:
