@@ -52,7 +52,7 @@ from app.weights.store import locate
 
 _log = logging.getLogger(__name__)
 
-_DESCRIPTION = """Text to image and image to image with SDXL-Turbo: 1 to 4 steps, no guidance, 512x512 at best.
+_DESCRIPTION = """Text to image, image to image and inpainting with SDXL-Turbo: few steps, no guidance, 512x512 at best.
 
 The model is for research use unless you hold a licence for more. It does not draw true pictures of people or events.
 """

@@ -29,7 +29,7 @@ DEFAULT_SIDE = 512
 """Default width and height of a picture, in pixels: SDXL-Turbo's best size (model card)."""
 
 DEFAULT_MAX_STEPS, MOST_STEPS = 4, 10
-"""Denoising steps of a request: at most, by default (SDXL-Turbo's model card), and at most whatever the setting."""
+"""The maximum of a request's denoising steps: by default (SDXL-Turbo's model card), and the highest setting."""
 
 FUSED_OPERATORS = ("attention", "group_norm_silu", "geglu", "gelu", "quick_gelu", "add_layer_norm")
 """Names in TURBO_FUSED_OPERATORS."""

@@ -31,11 +31,11 @@ class MaskReading(StrEnum):
     """What a mask file with transparency means. Without transparency, all are `LUMINANCE`."""
 
     LUMINANCE = "luminance"
-    """White is drawn; what is transparent stays."""
+    """White is drawn; transparent parts stay."""
     OPACITY = "opacity"
-    """What is opaque is drawn, whatever its colour."""
+    """Opaque parts are drawn, in any colour."""
     TRANSPARENCY = "transparency"
-    """What is transparent is drawn, whatever its colour."""
+    """Transparent parts are drawn, in any colour."""
 
 
 def decode_mask(
@@ -125,11 +125,22 @@ def whole_blocks(mask: Image.Image, size: Size) -> Image.Image:
 
     The result has the levels 0 and 255 only.
     """
-    scaled = mask.resize((size.width, size.height), Image.Resampling.BOX)
-    rows, columns = size.height // SIDE_MULTIPLE, size.width // SIDE_MULTIPLE
-    blocks = np.asarray(scaled).reshape(rows, SIDE_MULTIPLE, columns, SIDE_MULTIPLE).max((1, 3)) > 0
-    drawn = (blocks * np.uint8(255)).repeat(SIDE_MULTIPLE, 0).repeat(SIDE_MULTIPLE, 1)
-    return Image.fromarray(drawn)
+    blocks = np.asarray(mask)
+    for axis, side in enumerate((size.height, size.width)):
+        blocks = _largest_of_each(blocks, side // SIDE_MULTIPLE, axis)
+    drawn = (blocks > 0) * np.uint8(255)
+    return Image.fromarray(drawn.repeat(SIDE_MULTIPLE, 0).repeat(SIDE_MULTIPLE, 1))
+
+
+def _largest_of_each(levels: Pixels, parts: int, axis: int) -> Pixels:
+    """Divide an axis into equal parts, and return the largest level of each; rows on an edge belong to both parts."""
+    length = levels.shape[axis]
+    edges = np.arange(parts + 1) * length / parts
+    first, last = np.floor(edges[:-1]).astype(int), np.ceil(edges[1:]).astype(int)
+    bounds = np.stack([first, np.minimum(last, length - 1)], 1).ravel()  # each second result is dropped
+    largest: Pixels = np.maximum.reduceat(levels, bounds, axis=axis).take(range(0, 2 * parts, 2), axis)
+    ends: Pixels = levels.take(last - 1, axis)
+    return np.maximum(largest, ends)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 _SPOOLED_BYTES = 12 << 20
-"""Arrays from this size on are kept in a file. Smaller ones add up to little: the queue's places bound their number."""
+"""Arrays of this size and more are kept in a file. Smaller ones stay in memory: the queue bounds their number."""
 
 
 def reserve(size_bytes: int) -> mmap.mmap:

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
 
-from app.errors import InvalidRequestError
+from app.errors import InvalidRequestError, TurboError
 from app.images.encoding import MediaType, encode_image
 from app.images.provenance import parameters_text, provenance_of
 from app.images.sizes import Size
@@ -23,6 +23,9 @@ from app.pipelines.base import GenerationParams, Mode, PipelineImage
 from app.settings import Settings
 
 T = TypeVar("T")
+
+_MOST_UPLOADS = 2
+"""Pixels of an answer's pictures that are larger than `TURBO_MAX_PIXELS`, as a multiple of the largest upload's."""
 
 
 class Fields(Protocol):
@@ -42,7 +45,12 @@ class TextFields(Fields, Protocol):
 
 
 class UploadFields(Fields, Protocol):
-    """The fields of a request with files. `to_params` decodes them, and returns one params object per picture."""
+    """The fields of a request with files. `to_params` decodes them, and returns one params object per picture.
+
+    `upload_params` has the names of the fields with files that are not called as in `Uploads`.
+    """
+
+    upload_params: ClassVar[Mapping[str, str]]
 
     def to_params(self, uploads: Uploads, settings: Settings, /) -> Sequence[GenerationParams]: ...
 
@@ -156,7 +164,11 @@ class Generation:
         async with self.engine.admission.admit(interruptible_by=observer.interruptible_by) as place:
             seconds: dict[str, float] = {}
             with _stage("decode", observer, seconds):
-                params = await self._in_thread(lambda: fields.to_params(uploads, self.settings))
+                try:
+                    params = await self._in_thread(lambda: fields.to_params(uploads, self.settings))
+                except TurboError as error:
+                    error.param = fields.upload_params.get(error.param or "", error.param)
+                    raise
             return await self._make(params, place, encoding, observer, seconds)
 
     def check_pixels(self, fields: Fields) -> None:
@@ -183,6 +195,7 @@ class Generation:
     async def _make(
         self, params: Request, place: Place, encoding: Encoding, observer: Observer, seconds: dict[str, float]
     ) -> Generated:
+        self._check_answer(params)
         observer.on_params(params)
         made = await self._on_device(params, place, observer)
         seconds.update(queue=made.queue_s, inference=made.inference_s)
@@ -204,6 +217,17 @@ class Generation:
         )
         observer.on_result(result)
         return result
+
+    def _check_answer(self, params: Request) -> None:
+        """Bound the pixels of an answer: an inpainted picture has the upload's size, and all are in memory at once.
+
+        Raises:
+            InvalidRequestError: There are too many.
+        """
+        width, height = params[0].finished_size
+        most = max(1, _MOST_UPLOADS * self.settings.max_upload_pixels // (width * height))
+        if len(params) > most and width * height > self.settings.max_pixels:
+            raise InvalidRequestError(f"Of pictures of {width}x{height}, a request makes at most {most}.")
 
     async def _on_device(self, params: Request, place: Place, observer: Observer) -> GenerationResult:
         """Wait for the device and its call, and report both as stages, also if they fail."""

@@ -80,16 +80,22 @@ def context_of(max_steps: int) -> dict[str, Any]:
 
 
 def describe_max_steps(schema: Any, max_steps: int) -> None:
-    """Put `TURBO_MAX_STEPS` into a JSON schema, in place, wherever it has a number of steps."""
-    if isinstance(schema, dict):
-        if schema.get("maximum") == MOST_STEPS and schema.get("type") == "integer":
-            schema["maximum"] = max_steps
-        for part in schema.values():
-            describe_max_steps(part, max_steps)
-    elif isinstance(schema, list):
+    """Put `TURBO_MAX_STEPS` into a JSON schema, in place, wherever it has a field with a number of steps."""
+    if isinstance(schema, list):
         for part in schema:
             describe_max_steps(part, max_steps)
+    elif isinstance(schema, dict):
+        for name, part in schema.items():
+            if name in _STEPS_NAMES and isinstance(part, dict):
+                for described in (part, *part.get("anyOf", ())):
+                    if described.get("maximum") == MOST_STEPS:
+                        described["maximum"] = max_steps
+            else:
+                describe_max_steps(part, max_steps)
 
+
+_STEPS_NAMES = ("num_inference_steps", "steps")
+"""Fields with a number of steps."""
 
 Steps = Annotated[
     int,

@@ -1,6 +1,6 @@
 """Image to image: a picture from a prompt and a picture to start from."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Self
 
@@ -89,6 +89,7 @@ class PictureRequest(BaseModel):
         json_schema_extra={"dependentRequired": {"width": ["height"], "height": ["width"]}},
     )
     size_param: ClassVar[str] = "width"
+    upload_params: ClassVar[Mapping[str, str]] = {}
 
     prompt: Prompt
     strength: Strength = 0.5

@@ -7,12 +7,13 @@ from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from PIL import Image, ImageChops
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from app.errors import ImageTooLargeError, InvalidRequestError
+from app.errors import ImageTooLargeError, InvalidImageError, InvalidRequestError
 from app.images.decoding import Pixels, decode_whole
-from app.images.masks import MaskReading, Paste, choose_region, clean, decode_mask, whole_blocks
+from app.images.masks import MaskReading, Paste, choose_region, clean, decode_mask, drawn_box, whole_blocks
+from app.images.memory import waiting_array
 from app.images.scaling import covering_box, scale
 from app.images.sizes import Size, preferred_size
 from app.modes.fields import WHOLE, Steps, Strength, Uploads, seeds_from
@@ -67,7 +68,7 @@ class Area:
             aspect = None if size is None else size.width / size.height
             region = choose_region(mask, margin=max(padding, feather), aspect=aspect)
         left, top, right, bottom = region
-        drawn_at = size or preferred_size(Size(right - left, bottom - top), max_pixels=max_pixels)
+        drawn_at = size or _size_to_draw_at(Size(right - left, bottom - top), max_pixels)
         return cls(
             image=scale(picture, region, drawn_at),
             mask=whole_blocks(mask.crop(region), drawn_at),
@@ -134,6 +135,15 @@ class InpaintParams(GenerationParams):
         return cls(prompt=prompt, seed=seed, num_inference_steps=DEFAULT_STEPS, strength=DEFAULT_STRENGTH, area=area)
 
 
+def _size_to_draw_at(region: Size, max_pixels: int) -> Size:
+    try:
+        return preferred_size(region, max_pixels=max_pixels)
+    except InvalidImageError as error:
+        raise InvalidImageError(
+            f"The part to draw has {region} pixels, and its aspect is too long. Crop the picture first.", param="image"
+        ) from error
+
+
 def inpaint_params(
     prompt: str,
     seeds: Iterable[int],
@@ -197,10 +207,17 @@ def read_area(
         raise InvalidRequestError(
             "Send a mask whose white parts are drawn anew, or a picture with transparent parts.", param="mask"
         )
+    drawn_box(mask)
     if size is not None and padding is None:
         box = covering_box(Size(*mask.size), size)
         picture = np.asarray(scale(picture, box, size))
         mask = clean(mask.resize((size.width, size.height), Image.Resampling.LANCZOS, box))
+        if mask.getbbox() is None:
+            raise InvalidImageError(
+                f"The mask's white parts are not within {size} of the picture: it is cropped about its centre to this "
+                "size. Omit the size to keep the whole picture.",
+                param="mask",
+            )
     return Area.of(picture, mask, size, feather=feather, padding=padding, max_pixels=settings.max_pixels)
 
 
@@ -218,23 +235,30 @@ def _extended(
         )
     drawn = Image.new("L", (size.width, size.height), 255)
     drawn.paste(0 if mask is None else mask, (left, top, left + width, top + height))
-    return np.pad(picture, ((top, bottom), (left, right), (0, 0)), mode="symmetric"), drawn
+    mirrored = waiting_array((size.height, size.width, 3))
+    mirrored[:] = np.pad(picture, ((top, bottom), (left, right), (0, 0)), mode="symmetric")
+    return mirrored, drawn
 
 
-_EXTEND = r"\d{1,4}(?:,\d{1,4}){0,3}"
+_EXTEND = r"\d{1,4}(?:,\d{1,4},\d{1,4},\d{1,4})?"
 
 
-def _parse_extend(value: object) -> object:
-    """Read one number for all sides, or four numbers, in the order of CSS: top, right, bottom, left."""
-    text = str(value).replace(" ", "") if isinstance(value, int | str) and not isinstance(value, bool) else ""
-    sides = tuple(map(int, text.split(","))) if re.fullmatch(_EXTEND, text, re.ASCII) else ()
-    if len(sides) not in (1, 4) or max(sides) > MAX_SIDE:
+def _margins_of(text: str) -> Extend:
+    """Return the margins that `extend` asks for: one number for all sides, or four in the order of CSS."""
+    sides = [int(number) for number in text.split(",")]
+    top, right, bottom, left = sides * 4 if len(sides) == 1 else sides
+    return top, right, bottom, left
+
+
+def _check_extend(text: str) -> str:
+    tidy = ",".join(map(str.strip, text.split(",")))
+    if not re.fullmatch(_EXTEND, tidy, re.ASCII) or max(_margins_of(tidy)) > MAX_SIDE:
         raise PydanticCustomError(
             "extend_parsing",
             "Send one number of pixels for all sides, or four: top,right,bottom,left, each at most {most}.",
             {"most": MAX_SIDE},
         )
-    return sides * 4 if len(sides) == 1 else sides
+    return tidy
 
 
 class InpaintRequest(PictureRequest):
@@ -264,16 +288,15 @@ class InpaintRequest(PictureRequest):
         Field(description="What the masked part starts from: what it shows, or noise. With strength 1 always noise."),
     ] = "original"
     extend: Annotated[
-        Extend,
-        BeforeValidator(_parse_extend),
-        WithJsonSchema(
-            {"type": "string", "pattern": f"^{_EXTEND}$", "default": "0", "examples": ["128", "0,256,0,256"]}
-        ),
+        str,
         Field(
             description="Pixels to add to the picture and to draw: one number for all sides, or four, "
-            "top,right,bottom,left."
+            "top,right,bottom,left.",
+            examples=["128", "0,256,0,256"],
+            json_schema_extra={"pattern": f"^{_EXTEND}$"},
         ),
-    ] = (0, 0, 0, 0)
+        AfterValidator(_check_extend),
+    ] = "0"
 
     def to_params(self, uploads: Uploads, settings: Settings) -> list[InpaintParams]:
         """Return one params object per picture. `uploads` has the picture, and the mask if there is one. Blocks.
@@ -285,7 +308,7 @@ class InpaintRequest(PictureRequest):
             uploads,
             self.chosen_size,
             settings,
-            extend=self.extend,
+            extend=_margins_of(self.extend),
             feather=self.feather,
             padding=self.padding,
         )

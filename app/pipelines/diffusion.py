@@ -62,7 +62,7 @@ class SdxlTurboPipeline:
         self._vae_channels: int = (vae.get("block_out_channels") or vae["decoder_block_out_channels"])[0]
         self._stages_s: dict[str, float] | None = None
         self._decoded = torch.empty(0)
-        self._schedule = functools.cache(  # for 1 to 4 steps
+        self._schedule = functools.cache(  # for each number of steps
             lambda steps: Schedule(self.pipe.scheduler, steps, self.device.torch_device)
         )
         self._time_ids = functools.lru_cache(64)(self._make_time_ids)  # each is a copy to the device

@@ -7,7 +7,7 @@ The word BREAK in capitals ends a section. Prompt editing (`[from:to:when]`, `[o
 
 Source: `parse_prompt_attention` of AUTOMATIC1111/stable-diffusion-webui (modules/prompt_parser.py) and of
 lllyasviel/stable-diffusion-webui-forge (backend/text_processing/parsing.py), which allows spaces about the number. Only
-BREAK inside of brackets differs: there these servers read the word BREAK with a negative weight.
+BREAK inside of brackets differs: these servers then read it as a word with a negative weight.
 """
 
 import re
@@ -19,7 +19,7 @@ import numpy as np
 from app.pipelines.prompt_options import PromptSyntax
 
 MAX_WEIGHT = 10.0
-"""Bound of a weight's size, with all its brackets. In fp16, far larger ones would overflow."""
+"""Bound of a weight's size, with all its brackets. In fp16, far larger weights would overflow."""
 
 _FACTORS = {"(": 1.1, "[": 1 / 1.1}
 _OPENING = {")": "(", "]": "["}

@@ -20,6 +20,10 @@ _COMMA = ",</w>"
 """The comma in the vocabulary of CLIP's tokenizers."""
 
 
+_MAX_FACTOR = 10.0
+"""Bound of the factor that restores a mean. Negative weights can make the mean almost 0; the states would overflow."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EncodedPrompt:
     """What the UNet is conditioned on.
@@ -128,7 +132,8 @@ class PromptEncoder:
             weights[1 : len(window) + 1] = torch.tensor([token.weight for token in window])
             state = states[place].float()
             weighted = state * self._receive(weights)[None, :, None]
-            emphasized[place] = (weighted * (state.mean() / weighted.mean())).to(states[place].dtype)
+            factor = (state.mean() / weighted.mean()).clamp(-_MAX_FACTOR, _MAX_FACTOR)
+            emphasized[place] = (weighted * factor).to(states[place].dtype)
         return emphasized
 
 

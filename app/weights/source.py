@@ -44,7 +44,8 @@ class LocalSource:
     @property
     def name(self) -> str:
         """The name without its path, because clients see it."""
-        return self.path.resolve().name.removesuffix(SUFFIX)
+        path = self.path if self.path.name not in ("", "..") else self.path.resolve()
+        return path.name.removesuffix(SUFFIX)
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,3 +202,16 @@ def test_a_drawn_region_is_scaled_to_the_picture_s_own_resolution() -> None:
     pasted = Paste.of(onto, mask, (100, 100, 300, 300), feather=0)(np.full((64, 64, 3), 77, np.uint8))
     assert pasted.shape == (400, 400, 3)
     assert (pasted[100:300, 100:300] == 77).all()
+
+
+@given(
+    marks=st.lists(st.tuples(st.integers(0, 999), st.integers(0, 699)), min_size=1, max_size=4),
+    size=st.sampled_from([Size(64, 64), Size(512, 360), Size(1504, 1000)]),
+)
+def test_no_pixel_of_a_mask_is_lost_whatever_the_size_to_draw_at(marks: list[tuple[int, int]], size: Size) -> None:
+    mask = Image.new("L", (1000, 700))
+    for mark in marks:
+        mask.putpixel(mark, 9)
+    drawn = levels(whole_blocks(mask, size))
+    for x, y in marks:
+        assert drawn[int((y + 0.5) * size.height / 700), int((x + 0.5) * size.width / 1000)] == 255

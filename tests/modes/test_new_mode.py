@@ -64,6 +64,7 @@ class Mirrored:
     """The fields of a request."""
 
     size_param: ClassVar[str] = "width"
+    upload_params: ClassVar[Mapping[str, str]] = {}
     chosen_size = Size(128, 64)
 
     def to_params(self, uploads: Uploads, settings: Settings) -> list[MirroredParams]:

@@ -14,6 +14,7 @@ from app.api.errors import ProblemWithText
 from app.api.gate.generation_route import GenerationRoute, media_type_of
 from app.api.generation import MakePictures
 from app.api.hugging_face.schemas import (
+    INPAINTING,
     HuggingFaceRequest,
     InpaintParameters,
     PictureParameters,
@@ -62,9 +63,10 @@ async def generate(request: Request, context: Context) -> Response:
     if "prompt" in parameters.fields or inputs.lstrip().startswith(_PICTURE_STARTS):
         uploads = {"image": take_picture(inputs, texts, param="inputs")}
         fields: PictureParameters | InpaintParameters
-        if "mask_image" in parameters.fields:
+        if not INPAINTING.isdisjoint(parameters.fields):
             fields = read_parameters(parameters, InpaintParameters, check_size=check_size)
-            uploads["mask"] = take_picture(fields.mask_image, texts, param="mask_image")
+            if fields.mask_image is not None:
+                uploads["mask"] = take_picture(fields.mask_image, texts, param="mask_image")
         else:
             fields = read_parameters(parameters, PictureParameters, check_size=check_size)
         make = partial(context.generation.from_uploads, fields, uploads)

@@ -1,7 +1,7 @@
 """Wire models of Hugging Face's inference API, and what becomes of the parameters that its clients send."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, ClassVar, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
@@ -40,21 +40,29 @@ class PictureParameters(Img2ImgRequest):
     """The parameters of a request with a picture in `inputs`."""
 
     model_config = ConfigDict(strict=True)
+    upload_params: ClassVar[Mapping[str, str]] = {"image": "inputs"}
 
     prompt: Prompt = ""
     num_images: ManyImages = 1
 
 
 class InpaintParameters(InpaintRequest):
-    """The parameters of a request with a picture in `inputs` and its mask."""
+    """The parameters of a request with a picture in `inputs`, of which a part is drawn."""
 
     model_config = ConfigDict(strict=True)
 
     prompt: Prompt = ""
     num_images: ManyImages = 1
+    upload_params: ClassVar[Mapping[str, str]] = {"image": "inputs", "mask": "mask_image"}
+
     mask_image: Annotated[
-        str, Field(description="The picture's mask, a file in base64: white is drawn anew, black stays, grey blends.")
-    ]
+        str | None,
+        Field(description="The picture's mask, a file in base64: white is drawn anew, black stays, grey blends."),
+    ] = None
+
+
+INPAINTING: Final = InpaintParameters.model_fields.keys() - PictureParameters.model_fields.keys()
+"""Parameters of inpainting alone."""
 
 
 def _parameters_schema() -> dict[str, Any]:

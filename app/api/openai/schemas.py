@@ -58,7 +58,7 @@ _IGNORED: Final = {
 _REFUSED: Final = {
     "frame_count": "Pictures are still: there are no frames.",
     "frame_duration_ms": "Pictures are still: there are no frames.",
-    "markup": "SDXL-Turbo changes the whole picture and cannot use marks.",
+    "markup": "Marks in a picture have no meaning here: send a mask.",
     "svg": "Pictures are made of pixels, not drawn as SVG.",
 }
 """Parameters that ask for another kind of picture than this service makes, with the reason."""
@@ -213,6 +213,7 @@ class EditsForm(ImagesRequest):
 
     model_config = ConfigDict(json_schema_extra=_describe_edits)
     event: ClassVar[str] = "image_edit.completed"
+    upload_params: ClassVar[Mapping[str, str]] = {}
 
     image: Upload
     mask: Annotated[

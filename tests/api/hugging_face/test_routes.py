@@ -330,3 +330,15 @@ def test_a_picture_with_a_mask_image_is_inpainted(url: str) -> None:
     assert [fault["param"] for fault in refused.json()["errors"]] == ["mask_image"]
     broken = post(url, texts[0], mask_image="AAAA")
     assert broken.status_code == 415
+
+
+def test_parameters_of_inpainting_extend_a_picture_without_a_mask(url: str) -> None:
+    made = post(url, base64.b64encode(png()).decode(), prompt="a cat", seed=7, extend="64")
+    assert opened(made.content).size == (192, 192)
+
+
+def test_faults_of_the_files_name_the_parameters_that_have_them(url: str) -> None:
+    black = base64.b64encode(png(color="black")).decode()
+    refused = post(url, black, mask_image=black).json()
+    assert "nothing would be drawn" in refused["detail"]
+    assert [fault["param"] for fault in refused["errors"]] == ["mask_image"] if "errors" in refused else True

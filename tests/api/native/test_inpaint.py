@@ -158,7 +158,7 @@ async def test_extending_adds_margins_around_the_picture_s_own_pixels(
     assert (made[y : y + 200, x : x + 300] == pixels(PHOTO)).all()
 
 
-@pytest.mark.parametrize("extend", ["-1", "1,2", "1,2,3", "1,2,3,4,5", "x", "3000", "1e2", "٣"])
+@pytest.mark.parametrize("extend", ["-1", "1 2", "1,2", "1,2,3", "1,2,3,4,5", "x", "3000", "1e2", "٣"])
 async def test_an_extend_that_is_no_margin_is_rejected(client: httpx.AsyncClient, extend: str) -> None:
     response = await inpaint(client, extend=extend)
     assert (response.status_code, response.json()["error"]["param"]) == (422, "extend")
@@ -211,3 +211,21 @@ async def test_the_file_says_how_the_part_was_drawn(client: httpx.AsyncClient) -
     text = opened(response.content).info["parameters"]
     assert "Size: 300x200, Model: fake, Denoising strength: 0.75, Mask blur: 8, Masked content: latent noise" in text
     assert text.endswith("Inpaint area: Only masked, Masked area padding: 32")
+
+
+async def test_a_white_part_that_a_size_crops_away_is_said_to_be_outside(client: httpx.AsyncClient) -> None:
+    mask = mask_of((400, 100), (0, 0, 20, 100))
+    response = await inpaint(client, png((400, 100)), mask, width=64, height=64)
+    assert (response.status_code, response.json()["error"]["param"]) == (422, "mask")
+    assert "not within 64x64" in response.json()["detail"]
+
+
+async def test_more_pixels_than_an_answer_may_have_are_refused_before_they_are_drawn() -> None:
+    async with running(create_app(Settings(model="fake", max_upload_pixels=1 << 22, max_pixels=1 << 20))) as client:
+        image, mask = png((2048, 1024)), mask_of((2048, 1024), (0, 0, 64, 64))
+        response = await inpaint(client, image, mask, num_images=4, headers={"Accept": "application/json"})
+        assert response.status_code == 200
+        image, mask = png((2048, 2048)), mask_of((2048, 2048), (0, 0, 64, 64))
+        response = await inpaint(client, image, mask, num_images=3, headers={"Accept": "application/json"})
+        assert response.status_code == 422
+        assert "at most 2" in response.json()["detail"]

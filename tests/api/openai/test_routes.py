@@ -256,7 +256,7 @@ def test_a_generation_is_refused_with_the_parameter_and_the_reason(
 @pytest.mark.parametrize(
     ("fields", "param", "reason"),
     [
-        ({"markup": png()}, "markup", "cannot use marks"),
+        ({"markup": png()}, "markup", "no meaning here"),
         ({"extra_body": {"strength": 0}}, "strength", "greater than 0"),
         ({"background": "transparent"}, "background", "opaque"),
         ({"extra_body": {"denoising_strength": 0.5}}, "denoising_strength", "say strength"),

@@ -1156,6 +1156,7 @@ async def test_a_mask_gives_the_picture_that_the_native_route_gives(client: http
         ({"steps": 2, "denoising_strength": 0.5}, {"num_inference_steps": 2, "strength": 0.5}),
         ({"inpaint_full_res": False, "width": 128, "height": 128}, {"padding": None, "width": 128, "height": 128}),
         ({"mask_round": False, "mask_blur_x": 4, "mask_blur_y": 4}, {}),
+        ({"mask_blur_x": 16, "mask_blur_y": 16}, {"feather": 32}),
     ],
 )
 async def test_parameters_of_inpainting_have_their_effect(client: httpx.AsyncClient, sent: Json, native: Json) -> None:
@@ -1202,3 +1203,19 @@ async def test_a_wrong_parameter_of_inpainting_is_refused(client: httpx.AsyncCli
     response = await img2img(client, **{"mask": text_of(mask_file()), **fields})
     assert response.status_code == 422, response.text
     assert name in {fault["param"] for fault in response.json().get("errors", [response.json()["error"]])}
+
+
+async def test_a_blur_that_differs_by_axis_is_told(client: httpx.AsyncClient) -> None:
+    response = await img2img(client, mask=text_of(mask_file()), mask_blur=4, mask_blur_x=4, mask_blur_y=30)
+    assert response.headers["x-ignored-parameters"] == "mask_blur_y"
+
+
+async def test_a_fault_of_a_file_names_the_parameter_that_has_it(client: httpx.AsyncClient) -> None:
+    response = await img2img(client, init_images=["AAAA"])
+    assert response.json()["error"]["param"] == "init_images"
+
+
+async def test_a_tag_that_never_ends_is_text(client: httpx.AsyncClient) -> None:
+    """A pattern that tried every division of it would take minutes for 60 KB."""
+    response = await txt2img(client, prompt="<lora:" + "a" * 60_000)
+    assert response.status_code == 200
