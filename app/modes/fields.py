@@ -99,7 +99,11 @@ _STEPS_NAMES = ("num_inference_steps", "steps")
 
 Steps = Annotated[
     int,
-    Field(ge=1, le=MOST_STEPS, description="Denoising steps. One is enough, four are better."),
+    Field(
+        ge=1,
+        description="Denoising steps. One is enough, four are better.",
+        json_schema_extra={"maximum": MOST_STEPS},  # a fault names the operator's limit
+    ),
     AfterValidator(_at_most),
     WHOLE,
 ]

@@ -109,7 +109,8 @@ def parse_place(text: str, *, setting: str) -> LocalSource | HubSource:
     if match := REPOSITORY.fullmatch(text):
         return HubSource(cast("HubName", match["hub"]), match["repo_id"], match["revision"] or "main", match["file"])
     if text.startswith(("openmind:", "hf:")):
-        raise WeightsError(f"{setting}={text} is not HUB:OWNER/NAME[:FILE{SUFFIX}][@REVISION].")
+        file = "" if setting == "TURBO_VAE" else f"[:FILE{SUFFIX}]"
+        raise WeightsError(f"{setting}={text} is not HUB:OWNER/NAME{file}[@REVISION].")
     try:
         return LocalSource(Path(text).expanduser())
     except RuntimeError as error:

@@ -157,7 +157,7 @@ def test_the_port_is_closed_until_the_service_is_warm(start_server: StartServer)
         ({"vae": "hf:madebyollin/taesdxl"}, "Run `python -m app pull` with the same TURBO_VAE and TURBO_WEIGHTS_DIR"),
         ({"vae": "hf:taesdxl"}, "TURBO_VAE=hf:taesdxl is not HUB:OWNER/NAME[@REVISION]."),
         ({"vae": "/nowhere"}, "There is no folder /nowhere. Check TURBO_VAE."),
-        ({"model": "hf:sdxl-turbo"}, "TURBO_MODEL=hf:sdxl-turbo is not HUB:OWNER/NAME[@REVISION]."),
+        ({"model": "hf:sdxl-turbo"}, "TURBO_MODEL=hf:sdxl-turbo is not HUB:OWNER/NAME[:FILE.safetensors][@REVISION]."),
         ({"model": "fake:0.3", "deadline_s": "0.1"}, "s on this device, and TURBO_DEADLINE_S is 0.1."),
     ],
 )
