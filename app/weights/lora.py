@@ -87,7 +87,8 @@ def lora_file(place: Path) -> Path:
         raise WeightsError(f"There is no file or folder {place}. Check {_SETTING}.")
     names = _choose(path.name for path in place.iterdir())
     if not names:
-        raise WeightsError(f"{place} has not one {SUFFIX} file. Name the file in {_SETTING}.")
+        number = "several" if any(path.suffix == SUFFIX for path in place.iterdir()) else "no"
+        raise WeightsError(f"{place} has {number} {SUFFIX} files. Name one file in {_SETTING}.")
     return place / names.pop()
 
 

@@ -100,7 +100,7 @@ def test_of_a_folder_the_only_file_or_the_one_with_diffusers_name_is_taken(tmp_p
     [
         ("nowhere", r"There is no file or folder .*nowhere\. Check TURBO_LORA"),
         ("nowhere.safetensors", r"There is no file .*nowhere\.safetensors"),
-        ("two", r"two has not one \.safetensors file\. Name the file in TURBO_LORA"),
+        ("two", r"two has several \.safetensors files\. Name one file in TURBO_LORA"),
         ("pickle.ckpt", r"pickle\.ckpt is not a \.safetensors file\. Pickles can run code"),
     ],
 )
