@@ -22,6 +22,7 @@ from app.inference.device_watch import unless_hung
 from app.inference.registry import PipelineRegistry
 from app.inference.samples import sample_pictures
 from app.main import make_registry
+from app.modes.inpaint import DEFAULT_STRENGTH
 from app.pipelines.base import GenerationParams, Mode, PipelineImage, buckets
 from app.settings import Settings
 from app.weights.source import FakeSource, parse_source
@@ -136,7 +137,9 @@ class _Bench:
         rows: list[Measurement] = []
         too_large: set[tuple[Mode, tuple[int, int]]] = set()
         for number, (mode, size, steps, batch) in enumerate(cells, start=1):
-            pictures = [replace(params, num_inference_steps=steps) for params in sample_pictures(mode, size, batch)]
+            default: dict[str, Any] = {"strength": DEFAULT_STRENGTH} if mode is Mode.INPAINT else {}
+            samples = sample_pictures(mode, size, batch)
+            pictures = [replace(params, num_inference_steps=steps, **default) for params in samples]
             worth = self._registry.loaded.by_mode[mode].batch_limit(pictures[0].batch_key)  # learned from smaller ones
             if batch > worth or ((mode, size) in too_large and batch > 1):
                 continue

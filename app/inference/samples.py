@@ -9,7 +9,7 @@ from app.pipelines.base import GenerationParams, LoadedPipelines, Mode
 def sample_pictures(
     mode: Mode, size: tuple[int, int], count: int, *, prompt: str = "a red circle on a blue background"
 ) -> list[GenerationParams]:
-    """Return pictures with a request's default steps, and a different prompt and seed each."""
+    """Return pictures that take one step, with a different prompt and seed each."""
     return [MODES[mode].sample(size, prompt=f"{prompt} {seed}", seed=seed) for seed in range(count)]
 
 

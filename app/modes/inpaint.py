@@ -132,7 +132,7 @@ class InpaintParams(GenerationParams):
         mask = Image.new("L", size)
         mask.paste(255, (0, 0, size[0] // 2, size[1]))
         area = Area.of(picture, mask, Size(*size), feather=DEFAULT_FEATHER, padding=None, max_pixels=0)
-        return cls(prompt=prompt, seed=seed, num_inference_steps=DEFAULT_STEPS, strength=DEFAULT_STRENGTH, area=area)
+        return cls(prompt=prompt, seed=seed, num_inference_steps=2, strength=0.5, area=area)
 
 
 def _size_to_draw_at(region: Size, max_pixels: int) -> Size:

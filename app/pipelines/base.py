@@ -119,7 +119,7 @@ class GenerationParams(ABC):
     @classmethod
     @abstractmethod
     def sample(cls, size: tuple[int, int], *, prompt: str, seed: int) -> Self:
-        """Return a picture with a request's default steps, to warm up, check and measure pipelines."""
+        """Return a picture that takes one step, to warm up, check and measure pipelines."""
 
 
 def effective_steps(num_inference_steps: int, strength: float) -> int:

@@ -24,7 +24,7 @@ def main() -> None:
     third: Any = AutoPipelineForInpainting.from_pipe(pipe, add_watermarker=False)
     third.set_progress_bar_config(disable=True)
     mask = Image.new("L", (512, 512), "white")
-    third("", image=image, mask_image=mask, num_inference_steps=4, strength=1.0, guidance_scale=0.0)
+    third("", image=image, mask_image=mask, num_inference_steps=2, strength=0.5, guidance_scale=0.0)
 
 
 if __name__ == "__main__":

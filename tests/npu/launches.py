@@ -95,8 +95,9 @@ def loaded_pipelines(npu: Npu, **options: Any) -> LoadedPipelines:
 
 def ours(npu: Npu, loaded: LoadedPipelines, mode: Mode, *, steps: int, pictures: int, cached: bool) -> Count:
     """Count one call of the service, with the device's check after it."""
+    full: dict[str, Any] = {"strength": 1.0} if mode is Mode.INPAINT else {}
     batch = [
-        replace(params, num_inference_steps=steps, prompt=f"{params.prompt}, {steps} steps, {pictures}")
+        replace(params, **full, num_inference_steps=steps, prompt=f"{params.prompt}, {steps} steps, {pictures}")
         for params in sample_pictures(mode, SIZE, pictures)
     ]
     pipeline: Any = loaded.by_mode[mode]
