@@ -293,9 +293,10 @@ def test_a_call_that_never_returns_ends_the_process_and_everybody_who_waits_is_t
         asked = [pool.submit(service.txt2img, seed=seed) for seed in range(4)]
         told = [future.result() for future in asked]
     assert {(response.status_code, response.json()["code"]) for response in told} == {(503, "device_lost")}
-    assert re.search(r"did not return within [\d.]+ s", told[0].json()["detail"])  # 3 s, or more on a busy machine
+    within = re.search(r"did not return within [\d.]+ s", told[0].json()["detail"])  # 3 s, or more on a busy machine
+    assert within
     assert server.wait(10) == DEVICE_LOST
-    assert "did not return within 3 s" in server.log
+    assert within[0] in server.log
 
 
 @pytest.mark.parametrize("fault", ["error", "hang"])
