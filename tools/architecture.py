@@ -17,6 +17,7 @@ ROOMS: Sequence[Sequence[str]] = (
     ("api/sdapi", "api/mcp"),
     ("mcp", "observability"),
     ("inference",),
+    ("modes",),
     ("images",),
     ("pipelines",),
     ("pipelines/networks", "pipelines/npu"),
@@ -29,9 +30,9 @@ STEPS = (
     (2, "request id, origin, key, type, capacity, rate; then read the body"),
     (3, "check the fields: wire model to params"),
     (6, "generation takes a place and has the upload decoded; engine and batching_lock wait for the turn"),
-    (7, "decode the upload in a codec thread"),
-    (8, "ONE call on the device thread makes the pictures of the whole batch"),
-    (7, "encode the files in codec threads; the device is free"),
+    (8, "decode the upload in a codec thread"),
+    (9, "ONE call on the device thread makes the pictures of the whole batch"),
+    (8, "encode the files in codec threads; the device is free"),
     (3, "headers; a bare picture, or JSON"),
 )
 """The path of a request: a row of `ROOMS`, and the work in it."""
