@@ -32,7 +32,7 @@ def test_the_service_keeps_to_its_openapi_document_whatever_is_sent(
             f"--exclude-path-regex={LISTS}",
             "--phases=examples,coverage,fuzzing,stateful",
             "--mode=all",
-            f"--max-examples={rounds(60, 3000)}",
+            f"--max-examples={rounds(40, 3000)}",
             "--seed=3",
             "--report=json",
             "--report-json-path=report.json",

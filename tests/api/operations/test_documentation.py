@@ -62,7 +62,7 @@ async def test_the_page_s_document_is_the_app_s_own(client: httpx.AsyncClient) -
     document = (await client.get("/openapi.json")).json()
     paths = {path for path in document["paths"] if not path.startswith("/sdapi/v1/")}
     assert paths == {
-        *("/", "/txt2img", "/img2img", "/healthz/live", "/healthz/ready"),
+        *("/", "/txt2img", "/img2img", "/inpaint", "/healthz/live", "/healthz/ready"),
         *("/v1/images/generations", "/v1/images/edits", "/v1/models", "/v1/models/{model}"),
     }
 

@@ -21,7 +21,7 @@ async def test_a_warm_service_is_live_and_ready_and_says_what_it_runs(client: ht
         "model": "fake",
         "vae": None,
         "loras": [],
-        "modes": ["txt2img", "img2img"],
+        "modes": ["txt2img", "img2img", "inpaint"],
         "device": "none",
         "dtype": "none",
         "queue": {"waiting": 0, "limit": 32, "running_s": 0.0},
