@@ -21,7 +21,7 @@ from app.images.sizes import Size
 from app.inference.field_names import UNKNOWN_REASON, meant, similar, unknown_reason
 from app.modes.fields import MAX_PROMPT_CHARACTERS, context_of, smallest_strength
 from app.pipelines.base import effective_steps
-from app.settings import DEFAULT_MAX_STEPS, MAX_SIDE
+from app.settings import DEFAULT_MAX_STEPS, MAX_SIDE, Settings
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
@@ -126,24 +126,23 @@ NOTHING_TOLD = Told()
 class Reading:
     """A request of a dialect while it is read: first its habits, then its fields.
 
-    `sent` has the fields as they came; null, and in a form an empty text, is left out. If `strict`, what would be
-    ignored or adjusted is a fault. All faults come in one answer. At most `max_steps` denoising steps run.
+    `sent` has the fields as they came; null, and in a form an empty text, is left out. With `TURBO_STRICT`,
+    a parameter that would be ignored or adjusted is a fault. All faults come in one answer.
     """
 
-    def __init__(self, sent: Mapping[str, Any], *, strict: bool, max_steps: int, is_form: bool = False) -> None:
+    def __init__(self, sent: Mapping[str, Any], settings: Settings, *, is_form: bool = False) -> None:
         self.fields = {name: value for name, value in sent.items() if value is not None}
         if is_form:
             self.fields = {name: value for name, value in self.fields.items() if value != "" or name == "prompt"}
         self.faults: list[dict[str, Any]] = []
-        self._strict = strict
-        self._max_steps = max_steps
+        self._settings = settings
         self._is_form = is_form
         self._ignored: dict[str, str] = {}
         self._adjusted: dict[str, tuple[str, str]] = {}
 
     def inner(self, sent: Mapping[str, Any]) -> "Reading":
         """Begin to read a nested object, with what was found in the outer one."""
-        reading = Reading(sent, strict=self._strict, max_steps=self._max_steps)
+        reading = Reading(sent, self._settings)
         reading.faults, reading._ignored, reading._adjusted = self.faults, self._ignored, self._adjusted
         return reading
 
@@ -165,7 +164,7 @@ class Reading:
 
     def tell_ignored(self, name: str, reason: str) -> None:
         """Tell of a parameter, or a part of one, that was left out."""
-        if self._strict:
+        if self._settings.strict:
             self.refuse(name, reason)
         else:
             self._ignored[name[:MAX_NAME_CHARACTERS]] = reason
@@ -194,7 +193,7 @@ class Reading:
     def shorten(self, name: str) -> None:
         """Cut a prompt that has too many characters."""
         prompt = self.fields.get(name)
-        if self._strict or not isinstance(prompt, str) or FILLER in prompt:
+        if self._settings.strict or not isinstance(prompt, str) or FILLER in prompt:
             return
         if len(prompt) > MAX_PROMPT_CHARACTERS:
             change = f"{len(prompt)}->{MAX_PROMPT_CHARACTERS} characters"
@@ -204,8 +203,9 @@ class Reading:
     def limit_steps(self, name: str = "num_inference_steps") -> None:
         """Make the maximum of more denoising steps."""
         steps = self.number(name)
-        if steps is not None and steps > self._max_steps:
-            self.adjust(name, self._max_steps, f"Pictures are made in 1 to {self._max_steps} steps here.")
+        most = self._settings.max_steps
+        if steps is not None and steps > most:
+            self.adjust(name, most, f"Pictures are made in 1 to {most} steps here.")
 
     def fit_strength(
         self, model: type[BaseModel], *, steps_name: str = "num_inference_steps", strength_name: str = "strength"
@@ -214,18 +214,19 @@ class Reading:
 
         The wire model has the defaults of both.
         """
+        most = self._settings.max_steps
         sent_steps, sent_strength = self.number(steps_name), self.number(strength_name)
         used_steps = model.model_fields[steps_name].default if sent_steps is None else sent_steps
         used_strength = model.model_fields[strength_name].default if sent_strength is None else sent_strength
-        if self._strict or not (1 <= used_steps <= self._max_steps and 0 < used_strength <= 1):
+        if self._settings.strict or not (1 <= used_steps <= most and 0 < used_strength <= 1):
             return  # as it is, or a fault
         if effective_steps(int(used_steps), used_strength) >= 1:
             return
         reason = "At least one step must run: int(steps * strength)."
-        if used_strength < (smallest := smallest_strength(self._max_steps)):
+        if used_strength < (smallest := smallest_strength(most)):
             self.adjust(strength_name, smallest, reason)
             used_strength = smallest
-        needed = next(many for many in range(1, self._max_steps + 1) if effective_steps(many, used_strength) >= 1)
+        needed = next(many for many in range(1, most + 1) if effective_steps(many, used_strength) >= 1)
         if sent_steps is None:
             self.fields[steps_name] = needed
         elif needed != sent_steps:
@@ -234,7 +235,7 @@ class Reading:
     def part(self, name: str, model: type[Fields]) -> Fields | None:
         """Take a nested object out of the fields, as its wire model; None if it is missing or invalid."""
         sent = self.fields.pop(name, None)
-        return None if sent is None else _check(model, sent, (name,), self.faults, self._max_steps)
+        return None if sent is None else _check(model, sent, (name,), self.faults, self._settings.max_steps)
 
     def size(self, default: int | None) -> Size | None:
         """Return the size that `width` and `height` ask for, if they are sides; a missing one has the default."""
@@ -265,7 +266,7 @@ class Reading:
 
     def attempt(self, model: type[Fields]) -> Fields | None:
         """Return the fields as their wire model, or note their faults."""
-        return _check(model, self.fields, (), self.faults, self._max_steps)
+        return _check(model, self.fields, (), self.faults, self._settings.max_steps)
 
     def checked(self, model: type[Fields]) -> Fields:
         """Return the fields as their wire model.
@@ -286,7 +287,7 @@ class Reading:
         return fields
 
     def _adjust(self, name: str, used: Any, change: str, reason: str) -> None:
-        if self._strict:
+        if self._settings.strict:
             self.refuse(name, reason)
         else:
             self._adjusted[name] = (change, reason)

@@ -28,7 +28,7 @@ _MAX_ASPECT = 4
 
 
 class MaskReading(StrEnum):
-    """What a mask file with transparency means. Without transparency, all are `LUMINANCE`."""
+    """The meaning of a mask file with transparency. A file without transparency is always read as `LUMINANCE`."""
 
     LUMINANCE = "luminance"
     """White is drawn; transparent parts stay."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, LiteralString, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from app.pipelines.base import effective_steps
+from app.pipelines.base import GenerationParams, effective_steps
 from app.settings import DEFAULT_MAX_STEPS, MAX_SIDE, MIN_SIDE, MOST_STEPS, SIDE_MULTIPLE
 
 Uploads = Mapping[str, Callable[[], bytes | memoryview]]
@@ -16,6 +16,7 @@ Uploads = Mapping[str, Callable[[], bytes | memoryview]]
 once, on a codec thread, and may block."""
 
 T = TypeVar("T")
+Params = TypeVar("Params", bound=GenerationParams)
 
 MAX_SEED = 2**32 - 1
 """Largest seed that every common tool accepts."""
@@ -213,3 +214,8 @@ def seeds_from(seed: int | None, num_images: int) -> range:
     """Return one seed per picture; a missing first seed is drawn here."""
     first = secrets.randbelow(MAX_SEED - num_images + 2) if seed is None else seed
     return range(first, first + num_images)
+
+
+def for_each_seed(make: Callable[..., Params], seed: int | None, num_images: int) -> list[Params]:
+    """Return one params object per picture; `make` takes its seed. A missing first seed is drawn here."""
+    return [make(seed=each) for each in seeds_from(seed, num_images)]

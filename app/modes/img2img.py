@@ -1,7 +1,9 @@
 """Image to image: a picture from a prompt and a picture to start from."""
 
-from collections.abc import Iterable, Mapping
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar, Self
 
 from PIL import Image
@@ -22,30 +24,40 @@ from app.modes.fields import (
     check_effective_steps,
     check_seed_range,
     check_size_complete,
-    seeds_from,
+    for_each_seed,
 )
 from app.modes.prompt_fields import PromptModeField, PromptSyntaxField, check_emphasis
 from app.pipelines.base import GenerationParams, Mode
-from app.pipelines.prompt_options import DEFAULT_PROMPT_OPTIONS, PromptOptions
+from app.pipelines.prompt_options import PromptOptions
 from app.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Img2ImgParams(GenerationParams):
-    """One picture to be made from a prompt and an RGB picture of the output's size (sides multiples of 8)."""
-
-    mode: ClassVar[Mode] = Mode.IMG2IMG
+class PictureParams(GenerationParams):
+    """One picture to be made from an RGB picture, `start`, whose size (sides multiples of 8) it has."""
 
     strength: float
-    image: Image.Image
+
+    @property
+    @abstractmethod
+    def start(self) -> Image.Image: ...
 
     @property
     def width(self) -> int:
-        return self.image.width
+        return self.start.width
 
     @property
     def height(self) -> int:
-        return self.image.height
+        return self.start.height
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Img2ImgParams(PictureParams):
+    """One picture to be made from a prompt and a picture."""
+
+    mode: ClassVar[Mode] = Mode.IMG2IMG
+
+    image: Image.Image
 
     @property
     def start(self) -> Image.Image:
@@ -55,29 +67,6 @@ class Img2ImgParams(GenerationParams):
     def sample(cls, size: tuple[int, int], *, prompt: str, seed: int) -> Self:
         image = Image.linear_gradient("L").resize(size).convert("RGB")
         return cls(prompt=prompt, seed=seed, num_inference_steps=2, strength=0.5, image=image)
-
-
-def img2img_params(
-    prompt: str,
-    seeds: Iterable[int],
-    *,
-    steps: int,
-    strength: float,
-    image: Image.Image,
-    options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
-) -> list[Img2ImgParams]:
-    """Return one params object per picture, each starting from `image` (RGB, of the output's size)."""
-    return [
-        Img2ImgParams(
-            prompt=prompt,
-            prompt_options=options,
-            seed=seed,
-            num_inference_steps=steps,
-            strength=strength,
-            image=image,
-        )
-        for seed in seeds
-    ]
 
 
 class PictureRequest(BaseModel):
@@ -134,11 +123,12 @@ class Img2ImgRequest(PictureRequest):
         Raises:
             TurboError: The file is not a usable picture.
         """
-        return img2img_params(
-            self.prompt,
-            seeds_from(self.seed, self.num_images),
-            steps=self.num_inference_steps,
+        make = partial(
+            Img2ImgParams,
+            prompt=self.prompt,
+            prompt_options=self.prompt_options,
+            num_inference_steps=self.num_inference_steps,
             strength=self.strength,
             image=decode_image(uploads["image"](), self.chosen_size, settings),
-            options=self.prompt_options,
         )
+        return for_each_seed(make, self.seed, self.num_images)

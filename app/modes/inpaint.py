@@ -1,8 +1,9 @@
 """Inpainting: a part of a picture is drawn anew from a prompt, and the rest keeps its pixels."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
@@ -16,10 +17,9 @@ from app.images.masks import MaskReading, Paste, choose_region, clean, decode_ma
 from app.images.memory import waiting_array
 from app.images.scaling import covering_box, scale
 from app.images.sizes import Size, preferred_size
-from app.modes.fields import WHOLE, Steps, Strength, Uploads, seeds_from
-from app.modes.img2img import PictureRequest
-from app.pipelines.base import GenerationParams, Mode
-from app.pipelines.prompt_options import DEFAULT_PROMPT_OPTIONS, PromptOptions
+from app.modes.fields import WHOLE, Steps, Strength, Uploads, for_each_seed
+from app.modes.img2img import PictureParams, PictureRequest
+from app.pipelines.base import Mode
 from app.settings import MAX_SIDE, Settings
 
 DEFAULT_STEPS, DEFAULT_STRENGTH = 4, 1.0
@@ -79,23 +79,14 @@ class Area:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class InpaintParams(GenerationParams):
+class InpaintParams(PictureParams):
     """One picture of which an area is drawn anew. With `fill` noise, what the area showed has no influence."""
 
     mode: ClassVar[Mode] = Mode.INPAINT
     is_composite: ClassVar[bool] = True
 
-    strength: float
     area: Area
     fill: Fill = "original"
-
-    @property
-    def width(self) -> int:
-        return self.area.image.width
-
-    @property
-    def height(self) -> int:
-        return self.area.image.height
 
     @property
     def start(self) -> Image.Image:
@@ -142,31 +133,6 @@ def _size_to_draw_at(region: Size, max_pixels: int) -> Size:
         raise InvalidImageError(
             f"The part to draw has {region} pixels, and its aspect is too long. Crop the picture first.", param="image"
         ) from error
-
-
-def inpaint_params(
-    prompt: str,
-    seeds: Iterable[int],
-    *,
-    steps: int,
-    strength: float,
-    area: Area,
-    fill: Fill = "original",
-    options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
-) -> list[InpaintParams]:
-    """Return one params object per picture, each with `area` drawn anew."""
-    return [
-        InpaintParams(
-            prompt=prompt,
-            prompt_options=options,
-            seed=seed,
-            num_inference_steps=steps,
-            strength=strength,
-            area=area,
-            fill=fill,
-        )
-        for seed in seeds
-    ]
 
 
 Extend = tuple[int, int, int, int]
@@ -312,12 +278,13 @@ class InpaintRequest(PictureRequest):
             feather=self.feather,
             padding=self.padding,
         )
-        return inpaint_params(
-            self.prompt,
-            seeds_from(self.seed, self.num_images),
-            steps=self.num_inference_steps,
+        make = partial(
+            InpaintParams,
+            prompt=self.prompt,
+            prompt_options=self.prompt_options,
+            num_inference_steps=self.num_inference_steps,
             strength=self.strength,
             area=area,
             fill=self.fill,
-            options=self.prompt_options,
         )
+        return for_each_seed(make, self.seed, self.num_images)

@@ -1,7 +1,7 @@
 """Text to image: a picture from a prompt alone."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -16,11 +16,11 @@ from app.modes.fields import (
     Side,
     Steps,
     check_seed_range,
-    seeds_from,
+    for_each_seed,
 )
 from app.modes.prompt_fields import PromptModeField, PromptSyntaxField, check_emphasis
 from app.pipelines.base import GenerationParams, Mode
-from app.pipelines.prompt_options import DEFAULT_PROMPT_OPTIONS, PromptOptions
+from app.pipelines.prompt_options import PromptOptions
 from app.settings import DEFAULT_SIDE
 
 
@@ -36,28 +36,6 @@ class Txt2ImgParams(GenerationParams):
     @classmethod
     def sample(cls, size: tuple[int, int], *, prompt: str, seed: int) -> Self:
         return cls(prompt=prompt, seed=seed, num_inference_steps=1, width=size[0], height=size[1])
-
-
-def txt2img_params(
-    prompt: str,
-    seeds: Iterable[int],
-    *,
-    steps: int,
-    size: Size,
-    options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
-) -> list[Txt2ImgParams]:
-    """Return one params object per picture."""
-    return [
-        Txt2ImgParams(
-            prompt=prompt,
-            prompt_options=options,
-            seed=seed,
-            num_inference_steps=steps,
-            width=size.width,
-            height=size.height,
-        )
-        for seed in seeds
-    ]
 
 
 class Txt2ImgRequest(BaseModel):
@@ -88,7 +66,12 @@ class Txt2ImgRequest(BaseModel):
         return Size(self.width, self.height)
 
     def to_params(self) -> list[Txt2ImgParams]:
-        seeds = seeds_from(self.seed, self.num_images)
-        options = PromptOptions(mode=self.prompt_mode, syntax=self.prompt_syntax)
-        steps, size = self.num_inference_steps, self.chosen_size
-        return txt2img_params(self.prompt, seeds, steps=steps, size=size, options=options)
+        make = partial(
+            Txt2ImgParams,
+            prompt=self.prompt,
+            prompt_options=PromptOptions(mode=self.prompt_mode, syntax=self.prompt_syntax),
+            num_inference_steps=self.num_inference_steps,
+            width=self.width,
+            height=self.height,
+        )
+        return for_each_seed(make, self.seed, self.num_images)

@@ -17,7 +17,7 @@ MAX_PROMPT_TOKENS = 77
 
 
 class Mode(StrEnum):
-    """What a picture is made from; `app/modes/` has a module for each."""
+    """The ways to make a picture; `app/modes/` has a module for each mode."""
 
     TXT2IMG = "txt2img"
     IMG2IMG = "img2img"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 PromptMode = Literal["cut", "chunked"]
-"""`cut`: one window. `chunked`: up to `MAX_PROMPT_WINDOWS` windows. What lies beyond is cut in both."""
+"""`cut`: one window. `chunked`: up to `MAX_PROMPT_WINDOWS` windows. Both cut the tokens beyond."""
 
 PromptSyntax = Literal["plain", "webui"]
 """`plain`: every character is text. `webui`: the brackets and BREAK of Stable Diffusion WebUI."""

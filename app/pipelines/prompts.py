@@ -19,7 +19,6 @@ EncodeText = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 _COMMA = ",</w>"
 """The comma in the vocabulary of CLIP's tokenizers."""
 
-
 _MAX_FACTOR = 10.0
 """Bound of the factor that restores a mean. Negative weights can make the mean almost 0; the states would overflow."""
 

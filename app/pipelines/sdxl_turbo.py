@@ -89,9 +89,10 @@ def load_sdxl_turbo(
         checkpoint = open_checkpoint(place, own_models, configs=configs)
         parameters = checkpoint.parameters("unet")
         deltas = LoraDeltas()
+        blanks = {name: checkpoint.blank(name) for name in LORA_MODELS} if loras else {}
         for lora in loras:
             with weights_errors(f"The LoRA's weights in {lora.path}"):
-                deltas.read(lora.path, lora.weight, {name: checkpoint.blank(name) for name in LORA_MODELS})
+                deltas.read(lora.path, lora.weight, blanks)
     dtype, dtype_reason = choose_dtype(settings.dtype, device.torch_device, parameters=parameters)
     npu.check_options(settings, device.torch_device)
     if settings.compile == "on" and kind != "cuda":

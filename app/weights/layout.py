@@ -85,7 +85,7 @@ def _choose_model(paths: Iterable[str]) -> set[str]:
 
 
 def _is_plain(folder: str) -> bool:
-    """Return whether a path's folder is in the top folder. Others could lead out of it."""
+    """Return whether a path's folder is in the top folder. Deeper folders and `..` could lead out of it."""
     return "/" not in folder and folder not in ("", ".", "..")
 
 

@@ -19,7 +19,7 @@ from app.inference.engine import Engine
 from app.inference.generation import Encoding, Generated, Generation, Observer
 from app.main import make_registry
 from app.modes.fields import Uploads
-from app.modes.img2img import img2img_params
+from app.modes.img2img import Img2ImgParams, PictureParams
 from app.pipelines.base import GenerationParams, Mode
 from app.settings import Settings
 from tests.conftest import opened
@@ -28,21 +28,12 @@ PICTURE = Image.effect_mandelbrot((128, 64), (-2, -1, 1, 1), 30).convert("RGB")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MirroredParams(GenerationParams):
+class MirroredParams(PictureParams):
     """A picture drawn in a mirror, from a picture: it starts mirrored, and is mirrored back."""
 
     mode: ClassVar[Mode] = Mode.IMG2IMG
 
-    strength: float
     image: Image.Image
-
-    @property
-    def width(self) -> int:
-        return self.image.width
-
-    @property
-    def height(self) -> int:
-        return self.image.height
 
     @property
     def start(self) -> Image.Image:
@@ -77,7 +68,7 @@ class Plain(Mirrored):
 
     def to_params(self, uploads: Uploads, settings: Settings) -> list[GenerationParams]:  # type: ignore[override] # another mode
         image = ImageOps.mirror(decode_image(uploads["image"](), self.chosen_size, settings))
-        return [*img2img_params("a cat", [7], steps=2, strength=0.5, image=image)]
+        return [Img2ImgParams(prompt="a cat", seed=7, num_inference_steps=2, strength=0.5, image=image)]
 
 
 async def test_a_new_mode_is_queued_drawn_finished_and_described_by_its_params(tiny_folder: Path) -> None:

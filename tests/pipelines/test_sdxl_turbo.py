@@ -33,7 +33,7 @@ from app.errors import (
 )
 from app.images.sizes import Size
 from app.modes.img2img import Img2ImgParams
-from app.modes.inpaint import Area, Fill, InpaintParams, inpaint_params
+from app.modes.inpaint import Area, Fill, InpaintParams
 from app.modes.txt2img import Txt2ImgParams
 from app.pipelines.base import GenerationParams, LoadedPipelines, Mode, PipelineImage
 from app.pipelines.checkpoint import count_parameters, weights_errors
@@ -74,8 +74,7 @@ def inpaint(
     fill: Fill = "original",
 ) -> InpaintParams:
     area = Area.of(np.asarray(START), mask, Size(96, 64), feather=8, padding=None, max_pixels=1 << 20)
-    (params,) = inpaint_params(prompt, [seed], steps=steps, strength=strength, area=area, fill=fill)
-    return params
+    return InpaintParams(prompt=prompt, seed=seed, num_inference_steps=steps, strength=strength, area=area, fill=fill)
 
 
 def make(pipelines: LoadedPipelines, params: GenerationParams) -> PipelineImage:

@@ -106,7 +106,7 @@ AnyParameters = TypeVar("AnyParameters", bound=BaseModel)
 
 def read_request(sent: Mapping[str, Any], settings: Settings) -> tuple[str, Reading]:
     """Return the `inputs` of a request, and the reading of its parameters, with the faults found so far."""
-    reading = Reading(sent, strict=settings.strict, max_steps=settings.max_steps)
+    reading = Reading(sent, settings)
     reading.ignore("options", "Nothing is cached, and the model is always loaded.")
     reading.ignore_unknown(HuggingFaceRequest)
     request = reading.attempt(HuggingFaceRequest)

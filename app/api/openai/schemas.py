@@ -5,6 +5,7 @@ null for None, so every parameter may be null.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -34,12 +35,12 @@ from app.modes.fields import (
     Uploads,
     check_effective_steps,
     check_seed_range,
-    seeds_from,
+    for_each_seed,
 )
-from app.modes.img2img import img2img_params
-from app.modes.inpaint import DEFAULT_STEPS, DEFAULT_STRENGTH, inpaint_params, read_area
+from app.modes.img2img import Img2ImgParams
+from app.modes.inpaint import DEFAULT_STEPS, DEFAULT_STRENGTH, InpaintParams, read_area
 from app.modes.prompt_fields import PromptModeField, PromptSyntaxField, check_emphasis
-from app.modes.txt2img import Txt2ImgParams, txt2img_params
+from app.modes.txt2img import Txt2ImgParams
 from app.pipelines.base import GenerationParams
 from app.pipelines.prompt_options import PromptOptions
 from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, Settings, parse_sizes
@@ -157,6 +158,11 @@ class ImagesRequest(BaseModel):
         return self
 
     @property
+    def prompt_options(self) -> PromptOptions:
+        """How the prompt is read."""
+        return PromptOptions(mode=self.prompt_mode, syntax=self.prompt_syntax)
+
+    @property
     def num_images(self) -> int:
         return self.n or 1
 
@@ -191,10 +197,16 @@ class GenerationsRequest(ImagesRequest):
         return super().chosen_size or Size(DEFAULT_SIDE, DEFAULT_SIDE)
 
     def to_params(self) -> list[Txt2ImgParams]:
-        seeds = seeds_from(self.seed, self.num_images)
-        options = PromptOptions(mode=self.prompt_mode, syntax=self.prompt_syntax)
-        steps, size = self.num_inference_steps or 1, self.chosen_size
-        return txt2img_params(self.prompt, seeds, steps=steps, size=size, options=options)
+        size = self.chosen_size
+        make = partial(
+            Txt2ImgParams,
+            prompt=self.prompt,
+            prompt_options=self.prompt_options,
+            num_inference_steps=self.num_inference_steps or 1,
+            width=size.width,
+            height=size.height,
+        )
+        return for_each_seed(make, self.seed, self.num_images)
 
 
 _OF_MASKED_EDITS: Final = {"strength": DEFAULT_STRENGTH, "num_inference_steps": DEFAULT_STEPS}
@@ -237,14 +249,20 @@ class EditsForm(ImagesRequest):
         Raises:
             TurboError: A file is not a usable picture, or the mask draws nothing.
         """
-        seeds = seeds_from(self.seed, self.num_images)
-        steps, strength = self.num_inference_steps, self.strength
-        options = PromptOptions(mode=self.prompt_mode, syntax=self.prompt_syntax)
+        make: Callable[..., GenerationParams]
         if "mask" in uploads:
             area = read_area(uploads, self.chosen_size, settings, reading=MaskReading.TRANSPARENCY)
-            return inpaint_params(self.prompt, seeds, steps=steps, strength=strength, area=area, options=options)
-        image = decode_image(uploads["image"](), self.chosen_size, settings)
-        return img2img_params(self.prompt, seeds, steps=steps, strength=strength, image=image, options=options)
+            make = partial(InpaintParams, area=area)
+        else:
+            make = partial(Img2ImgParams, image=decode_image(uploads["image"](), self.chosen_size, settings))
+        make = partial(
+            make,
+            prompt=self.prompt,
+            prompt_options=self.prompt_options,
+            num_inference_steps=self.num_inference_steps,
+            strength=self.strength,
+        )
+        return for_each_seed(make, self.seed, self.num_images)
 
 
 AnyRequest = TypeVar("AnyRequest", bound=ImagesRequest)
@@ -265,7 +283,7 @@ def read(
         ModelNotFoundError: The only fault is the model's name.
     """
     is_form = model is EditsForm
-    reading = Reading(sent, strict=settings.strict, max_steps=settings.max_steps, is_form=is_form)
+    reading = Reading(sent, settings, is_form=is_form)
     _ignore(reading)
     _refuse(reading)
     reading.shorten("prompt")

@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -36,19 +37,19 @@ from app.modes.fields import (
     Uploads,
     check_effective_steps,
     check_seed_range,
-    seeds_from,
+    for_each_seed,
 )
-from app.modes.img2img import img2img_params
-from app.modes.inpaint import DEFAULT_STEPS, MAX_FEATHER, Fill, inpaint_params, read_area
+from app.modes.img2img import Img2ImgParams
+from app.modes.inpaint import DEFAULT_STEPS, MAX_FEATHER, Fill, InpaintParams, read_area
 from app.modes.prompt_fields import check_emphasis
-from app.modes.txt2img import Txt2ImgParams, txt2img_params
+from app.modes.txt2img import Txt2ImgParams
 from app.pipelines.base import GenerationParams, Lora
 from app.pipelines.prompt_options import PromptOptions
 from app.settings import DEFAULT_SIDE, MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE, Settings
 
 _ORIGINAL, _NOISE = 1, 2
 _FILLS: Final = {0: _ORIGINAL, 3: _NOISE}
-"""What that server has beside: 0 fills the masked part with blurred colours around it, 3 with grey."""
+"""That server's other values, each with the nearest one: 0 starts from blurred surroundings, 3 from grey."""
 
 SAMPLER: Final = "Euler a"
 SCHEDULER: Final = "Automatic"
@@ -133,7 +134,7 @@ _OVERRIDES: Final[Mapping[str, Sequence[Any]]] = {
     "token_merging_ratio": (),
 }
 """Keys of `override_settings` that programs send always, with the values, beside 0, false and empty, that change
-nothing. KoboldAI Lite sends nine of them. What switches emphasis off is read before: see `_has_emphasis`."""
+nothing. KoboldAI Lite sends nine of them. `_has_emphasis` reads the values that switch emphasis off."""
 
 
 _REFUSED: Final = {
@@ -218,9 +219,15 @@ class SdTxt2ImgRequest(SdRequest):
         return Size(self.width, self.height)
 
     def to_params(self) -> list[Txt2ImgParams]:
-        seeds = seeds_from(self.seed, self.num_images)
-        options = self.prompt_options
-        return txt2img_params(self.prompt, seeds, steps=self.steps, size=self.chosen_size, options=options)
+        make = partial(
+            Txt2ImgParams,
+            prompt=self.prompt,
+            prompt_options=self.prompt_options,
+            num_inference_steps=self.steps,
+            width=self.width,
+            height=self.height,
+        )
+        return for_each_seed(make, self.seed, self.num_images)
 
 
 class SdImg2ImgRequest(SdRequest):
@@ -253,9 +260,18 @@ class SdImg2ImgRequest(SdRequest):
             TurboError: The file is not a usable picture.
         """
         image = decode_image(uploads["image"](), self.chosen_size, settings)
-        seeds = seeds_from(self.seed, self.num_images)
-        steps, strength, options = self.steps, self.denoising_strength, self.prompt_options
-        return img2img_params(self.prompt, seeds, steps=steps, strength=strength, image=image, options=options)
+        return self._params_of(partial(Img2ImgParams, image=image))
+
+    def _params_of(self, make: Callable[..., GenerationParams]) -> Sequence[GenerationParams]:
+        """Return one params object per picture, with the fields that all modes with a picture share."""
+        make = partial(
+            make,
+            prompt=self.prompt,
+            prompt_options=self.prompt_options,
+            num_inference_steps=self.steps,
+            strength=self.denoising_strength,
+        )
+        return for_each_seed(make, self.seed, self.num_images)
 
 
 def _describe_inpainting(schema: dict[str, Any]) -> None:
@@ -305,17 +321,8 @@ class SdInpaintRequest(SdImg2ImgRequest):
             feather=2 * self.mask_blur,
             padding=self.inpaint_full_res_padding if self.inpaint_full_res else None,
         )
-        seeds = seeds_from(self.seed, self.num_images)
         fill: Fill = "noise" if self.inpainting_fill == _NOISE else "original"
-        return inpaint_params(
-            self.prompt,
-            seeds,
-            steps=self.steps,
-            strength=self.denoising_strength,
-            area=area,
-            fill=fill,
-            options=self.prompt_options,
-        )
+        return self._params_of(partial(InpaintParams, area=area, fill=fill))
 
 
 AnyRequest = TypeVar("AnyRequest", bound=SdRequest)
@@ -335,7 +342,7 @@ def read(
     Raises:
         RequestValidationError: All faults.
     """
-    reading = Reading(sent, strict=settings.strict, max_steps=settings.max_steps)
+    reading = Reading(sent, settings)
     _read_numbers(reading)
     _refuse(reading)
     if model is SdInpaintRequest:
@@ -508,7 +515,7 @@ def read_options(sent: Mapping[str, Any], current: Mapping[str, Any], models: Mo
     Raises:
         RequestValidationError: The model is another than the served one.
     """
-    reading = Reading(sent, strict=settings.strict, max_steps=settings.max_steps)
+    reading = Reading(sent, settings)
     name = "sd_model_checkpoint"
     _check_checkpoint(reading, name, reading.fields.pop(name, None), models)
     for option, value in current.items():

@@ -4,6 +4,7 @@ import contextlib
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from report import Report, Service, encoded, main
@@ -53,20 +54,20 @@ def img2img(service: Service, picture: Path) -> Report:
     return report(client(service).img2img(images=[Image.open(picture)], prompt="a fox"))
 
 
+_FIELDS: dict[str, Any] = {
+    "prompt": "a fox",
+    "denoising_strength": 0.9,
+    "seed": 7,
+    "batch_size": 2,
+    "steps": 3,
+    "cfg_scale": 1.0,
+    "width": 256,
+    "height": 384,
+}
+
+
 def img2img_with_all_parameters(service: Service, picture: Path) -> Report:
-    result = client(service).img2img(
-        images=[Image.open(picture)],
-        prompt="a fox",
-        negative_prompt="blurry",
-        denoising_strength=0.9,
-        seed=7,
-        batch_size=2,
-        steps=3,
-        cfg_scale=1.0,
-        width=256,
-        height=384,
-    )
-    return report(result)
+    return report(client(service).img2img(images=[Image.open(picture)], negative_prompt="blurry", **_FIELDS))
 
 
 def img2img_with_mask(service: Service, picture: Path) -> Report:
@@ -84,14 +85,7 @@ def img2img_with_mask_and_all_parameters(service: Service, picture: Path) -> Rep
         inpaint_full_res=False,
         inpaint_full_res_padding=32,
         inpainting_mask_invert=1,
-        prompt="a fox",
-        denoising_strength=0.9,
-        seed=7,
-        batch_size=2,
-        steps=3,
-        cfg_scale=1.0,
-        width=256,
-        height=384,
+        **_FIELDS,
     )
     return report(result)
 
