@@ -96,7 +96,6 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.callback(codec_threads.shutdown, wait=False, cancel_futures=True)
-            app.openapi()  # made and kept now: it takes a tenth of a second, for which no request should wait
             watch = DeviceWatch(engine, idle_check_s=settings.idle_check_s)
             stack.callback(asyncio.create_task(watch.run()).cancel)
             try:
@@ -121,7 +120,7 @@ def create_app(
         title="SDXL-Turbo server",
         version=__version__,
         description=_DESCRIPTION,
-        openapi_url="/openapi.json" if settings.docs else None,
+        openapi_url=None,  # a route of app.api.operations.documentation has it
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import httpx
+import hypothesis
 import pytest
 from fastapi import FastAPI
 from PIL import Image
@@ -27,6 +28,10 @@ from tests.support.gated_pipeline import GatedPipeline
 
 # With several processes on few cores, OpenMP threads that spin while waiting slow all of them down many times.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+
+# Examples take longer where other processes keep the processors busy.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
@@ -131,8 +136,15 @@ class ServerProcess:
     """The service as an operator starts it: `python -m app`, with settings as environment variables."""
 
     def __init__(self, log: Path, *, prelude: str | None = None, **settings: object) -> None:
-        """Start the service. `prelude` is Python code that the process runs first."""
-        environment = {**os.environ, **{f"TURBO_{name.upper()}": str(value) for name, value in settings.items()}}
+        """Start the service, by default without MCP, whose import takes as long as all others of the fake.
+
+        `prelude` is Python code that the process runs first.
+        """
+        environment = {
+            "TURBO_MCP": "false",
+            **os.environ,
+            **{f"TURBO_{name.upper()}": str(value) for name, value in settings.items()},
+        }
         environment.setdefault("TURBO_PORT", "0")
         self._log = log
         with log.open("wb") as file:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import structlog
 from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
@@ -91,7 +92,7 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
     problems: dict[int, TurboError] = {
         400: errors.MalformedBodyError("The body cannot be parsed."),
         404: errors.NotFoundError(
-            f"There is no such route{'; /docs lists the routes' if request.app.openapi_url else ''}."
+            f"There is no such route{'; /docs lists the routes' if request.app.state.context.settings.docs else ''}."
         ),
         405: errors.MethodNotAllowedError(f"This route does not accept {request.method}."),
     }
@@ -100,7 +101,8 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         # Starlette lists the methods of the first route with this path only, and none for files.
-        documented = request.app.openapi()["paths"].get(request.scope["path"], {})
+        document = await run_in_threadpool(request.app.openapi)  # takes a tenth of a second if it is not made yet
+        documented = document["paths"].get(request.scope["path"], {})
         allowed = {"OPTIONS", *headers.get("Allow", "GET").split(", "), *map(str.upper, documented)}
         headers["Allow"] = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
         if request.method == "OPTIONS":

@@ -30,9 +30,10 @@ _MAX_BYTES_PER_PIXEL = 9
 _MAX_SCANS = 12
 """Scans that the largest upload may have; smaller uploads may have more in proportion. libjpeg writes 10."""
 
-_MAX_READ_S = 1.0
+_MAX_READ_S = 3.0
 """Processor time that decoding may take. 16 megapixels of 16 bits and alpha take up to 0.7 s; of 16-bit RGB with a
-transparent colour, which is decoded twice, 0.3 to 0.9 s, and more if they are mostly noise."""
+transparent colour, which is decoded twice, 0.3 to 0.9 s, and more if they are mostly noise. Slow processors take more
+than twice as long."""
 
 _FIRST_TURNED = 5  # the first EXIF orientation in which the file's columns are the upright picture's rows
 _LAST_ROW_FIRST = (3, 4, 7, 8)  # EXIF orientations in which the file has the upright picture's last row first

@@ -206,7 +206,8 @@ def _extended(
     return mirrored, drawn
 
 
-_EXTEND = r"\d{1,4}(?:,\d{1,4},\d{1,4},\d{1,4})?"
+_SIDE = r"(?:[01]?\d{1,3}|20[0-3]\d|204[0-8])"  # up to MAX_SIDE, so that the schema says so too
+_EXTEND = rf"{_SIDE}(?:,{_SIDE},{_SIDE},{_SIDE})?"
 
 
 def _margins_of(text: str) -> Extend:
@@ -218,7 +219,7 @@ def _margins_of(text: str) -> Extend:
 
 def _check_extend(text: str) -> str:
     tidy = ",".join(map(str.strip, text.split(",")))
-    if not re.fullmatch(_EXTEND, tidy, re.ASCII) or max(_margins_of(tidy)) > MAX_SIDE:
+    if not re.fullmatch(_EXTEND, tidy, re.ASCII):
         raise PydanticCustomError(
             "extend_parsing",
             "Send one number of pixels for all sides, or four: top,right,bottom,left, each at most {most}.",

@@ -26,6 +26,9 @@ _RIGHT_SOMEWHERE = {
 WRONG_NAMES = {*MEANT} - _RIGHT_SOMEWHERE - {"denoising_strength", "num_inference_steps", "strength"}
 """Names of other services for fields of this one, which the document would have to list for every route."""
 
+WHITE = png((64, 64), "white")
+"""A mask that is not refused, as a black one is."""
+
 PICTURES = st.sampled_from([png((64, 64)), png((200, 100), "blue")])
 for media_type in ("image/png", "image/webp", "image/jpeg", "application/octet-stream"):
     schemathesis.openapi.media_type(media_type, PICTURES)
@@ -90,6 +93,12 @@ def _mend(case: schemathesis.Case[Any]) -> None:
     if "init_images" in body:
         body["init_images"] = [base64.b64encode(png()).decode()]
         body.update(width=None, height=None)
+        if body.get("mask"):
+            body["mask"] = base64.b64encode(WHITE).decode()
+    elif "mask" in body or case.path == "/inpaint":
+        body["image"] = body["mask"] = WHITE
+    if "extend" in body:
+        body["extend"] = "0"  # several pictures may be too large together
     if case.path.endswith("/png-info"):
         body["image"] = base64.b64encode(png()).decode()
         return
@@ -109,6 +118,8 @@ def _mend_for_hugging_face(body: dict[str, Any]) -> None:
     parameters = body.get("parameters") or {}
     for name in ("strength", "target_size", "width", "height"):
         parameters.pop(name, None)
+    if {"extend", "feather", "fill", "mask_image", "padding"} & parameters.keys():
+        parameters.update(prompt="a cat", mask_image=base64.b64encode(WHITE).decode(), extend="0")
     body["inputs"] = base64.b64encode(png()).decode() if "prompt" in parameters else "a cat"
     if parameters.get("num_inference_steps") == 1:
         parameters["num_inference_steps"] = 2

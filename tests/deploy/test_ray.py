@@ -65,23 +65,26 @@ def application(name: str, settings: dict[str, str], *, npus: int = 0, **replica
     }
 
 
-def applications(**fast: str) -> list[dict[str, Any]]:
-    """The shipped application on the fake with at least two replicas, and three others beside it."""
+def applications(*, all_of_them: bool, **fast: str) -> list[dict[str, Any]]:
+    """The shipped application on the fake with at least two replicas, and one or three others beside it."""
     (shipped,) = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["applications"]
     shipped["deployments"][0]["autoscaling_config"]["min_replicas"] = 2
-    return [
+    some = [
         shipped | {"runtime_env": {"env_vars": FAST | fast}},
-        application("demo", DEMO, npus=1, num_replicas=2),
         application("slow", SLOW, num_replicas=1),
+    ]
+    more = [
+        application("demo", DEMO, npus=1, num_replicas=2),
         application("growing", GROWING, autoscaling_config=AUTOSCALING),
     ]
+    return some + more if all_of_them else some
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with ray_cluster() as cluster:
         cluster.wait_until_started()
-        cluster.deploy(*applications())
+        cluster.deploy(*applications(all_of_them=request.config.getoption("--long")))
         yield cluster
 
 
@@ -139,6 +142,8 @@ class Crowd:
                 assert alike(pictures(response), wish.painted())
 
 
+@pytest.mark.long
+@pytest.mark.only_long
 def test_both_replicas_make_the_pictures_of_a_single_process_each_on_a_device_of_its_own(
     single: ServerProcess, cluster: Cluster
 ) -> None:
@@ -212,6 +217,8 @@ def test_ray_s_limits_follow_from_the_settings_and_a_misspelt_one_is_warned_of(c
     assert "TURBO_MAX_QUEU is not a setting; did you mean TURBO_MAX_QUEUE?" in cluster.logs()
 
 
+@pytest.mark.long
+@pytest.mark.only_long
 def test_a_second_replica_comes_with_the_load_and_goes_with_it_and_nothing_is_lost(cluster: Cluster) -> None:
     cluster.wait_for_replicas("growing", 1)
     url = f"{cluster.url}/growing"
@@ -246,11 +253,13 @@ def test_a_killed_replica_is_replaced_and_no_answer_is_wrong(cluster: Cluster) -
     assert crowd.statuses[200] > 40
 
 
+@pytest.mark.long
+@pytest.mark.only_long
 def test_a_rolling_update_under_load_loses_nothing(cluster: Cluster) -> None:
     before = cluster.wait_for_replicas(SHIPPED, 2)
     with Crowd(cluster.url) as crowd:
         cluster.wait_for(lambda: len(crowd.answers) > 20)
-        cluster.deploy(*applications(TURBO_LOG_LEVEL="warning"))
+        cluster.deploy(*applications(all_of_them=True, TURBO_LOG_LEVEL="warning"))
         cluster.wait_for_replicas(SHIPPED, 2, but=before)
         answered = len(crowd.answers)
         cluster.wait_for(lambda: len(crowd.answers) > answered + 20)
@@ -274,6 +283,8 @@ def test_a_replica_whose_device_is_lost_tells_who_waits_and_is_replaced(cluster:
     cluster.wait_for(lambda: cluster.details("slow")["replicas"][0]["state"] == "STARTING")
 
 
+@pytest.mark.long
+@pytest.mark.only_long
 def test_a_replica_that_is_not_ready_is_replaced(cluster: Cluster) -> None:
     before = cluster.wait_for_replicas("demo", 2)
     unready = int(httpx.get(f"{cluster.url}/demo/unready").headers["x-pid"])

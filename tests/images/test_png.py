@@ -120,7 +120,7 @@ def test_every_kind_of_picture_comes_back_at_every_size(kind: Kind, size: tuple[
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(height=st.integers(64, 600), width=st.integers(64, 600))
 def test_every_kind_of_picture_comes_back_at_any_size(kind: Kind, height: int, width: int) -> None:
     pixels = kind(height, width)

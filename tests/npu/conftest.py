@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -41,15 +42,15 @@ class Service:
         self.losses: list[None] = []
 
     def txt2img(self, **fields: object) -> httpx.Response:
-        body = {"prompt": "a red circle on a blue background", "seed": 1, "width": 128, "height": 128, **fields}
+        body = {"prompt": "a red circle on a blue background", "seed": 1, "width": 64, "height": 64, **fields}
         return self.client.post("/txt2img", json=body)
 
     def img2img(self, image: bytes, **fields: object) -> httpx.Response:
-        form = {"prompt": "a green square", "seed": 1, "width": 128, "height": 128, **fields}
+        form = {"prompt": "a green square", "seed": 1, "width": 64, "height": 64, **fields}
         return self.client.post("/img2img", data=form, files={"image": image})
 
     def inpaint(self, image: bytes, mask: bytes, **fields: object) -> httpx.Response:
-        form = {"prompt": "a green square", "seed": 1, "width": 128, "height": 128, **fields}
+        form = {"prompt": "a green square", "seed": 1, "width": 64, "height": 64, **fields}
         return self.client.post("/inpaint", data=form, files={"image": image, "mask": mask})
 
     def health(self) -> tuple[int, int, str]:
@@ -67,11 +68,11 @@ def asking(url: str) -> Iterator[Service]:
 
 @contextlib.contextmanager
 def service_on_npu(**settings: object) -> Iterator[Service]:
-    """Serve the demo model on the simulated NPU.
+    """Serve a model, by default the demo model, on the simulated NPU.
 
     It runs in fp32, because a CPU is slow in fp16. The warm-up is one small picture.
     """
-    all_settings = {"device": "npu", "dtype": "fp32", "warm_up_sizes": "128x128", "max_batch": 1, **settings}
+    all_settings = {"device": "npu", "dtype": "fp32", "warm_up_sizes": "64x64", "max_batch": 1, **settings}
     losses: list[None] = []
     app = create_app(Settings.model_validate(all_settings), on_device_lost=lambda: losses.append(None))
     with serving(app) as url, asking(url) as client:
@@ -80,7 +81,8 @@ def service_on_npu(**settings: object) -> Iterator[Service]:
 
 
 @pytest.fixture
-def service(npu: Npu) -> Iterator[Service]:
-    with service_on_npu() as service:
+def service(npu: Npu, tiny_folder: Path) -> Iterator[Service]:
+    """The tiny model on the simulated NPU."""
+    with service_on_npu(model=str(tiny_folder)) as service:
         npu.calls.clear()
         yield service

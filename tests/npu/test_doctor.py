@@ -35,7 +35,7 @@ def findings(root: Path, npu: Npu, monkeypatch: pytest.MonkeyPatch) -> Examine:
     put_npu_smi(root / "bin")
 
     def run(before: str = "", **settings: object) -> dict[str, Finding]:
-        all_settings = {"device": "npu", "port": 0, "dtype": "fp32", "warm_up_sizes": "128x128", **settings}
+        all_settings = {"device": "npu", "port": 0, "dtype": "fp32", "warm_up_sizes": "64x64", **settings}
         found: dict[str, Finding] = {}
         for finding in examine(Settings.model_validate(all_settings), root=root):
             if finding.check == before:

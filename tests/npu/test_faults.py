@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import httpx
 import pytest
@@ -72,12 +73,12 @@ def test_a_picture_too_large_for_the_device_is_refused_and_a_smaller_one_is_made
     refused = service.txt2img(width=512, height=512)
     assert (refused.status_code, refused.json()["code"]) == (503, "out_of_memory")
     assert service.txt2img().status_code == 200
-    assert service.img2img(png((128, 128))).status_code == 200
+    assert service.img2img(png((64, 64))).status_code == 200
 
 
 def test_of_several_pictures_in_one_request_none_is_lost_when_memory_is_short_once(service: Service, npu: Npu) -> None:
     def envelope() -> list[str]:
-        body = {"prompt": "a cat", "seed": 5, "num_images": 3, "width": 128, "height": 128}
+        body = {"prompt": "a cat", "seed": 5, "num_images": 3, "width": 64, "height": 64}
         response = service.client.post("/txt2img", json=body, headers={"Accept": "application/json"})
         assert response.status_code == 200, response.text
         return [image["b64"] for image in response.json()["images"]]
@@ -104,7 +105,7 @@ def test_of_several_pictures_in_one_request_none_is_lost_when_memory_is_short_on
 @pytest.mark.parametrize("mode", ["txt2img", "img2img"])
 def test_any_other_error_loses_the_device(service: Service, npu: Npu, error: Exception, mode: str) -> None:
     npu.error = error
-    response = service.txt2img() if mode == "txt2img" else service.img2img(png((128, 128)))
+    response = service.txt2img() if mode == "txt2img" else service.img2img(png((64, 64)))
     assert_lost(service, response)
 
 
@@ -135,7 +136,7 @@ def test_what_is_refused_on_the_host_is_this_request_s_error_and_the_next_is_ser
     service: Service, npu: Npu, text: str, code: str, said: str
 ) -> None:
     before = service.txt2img().content
-    for ask in (partial(service.txt2img, seed=2), partial(service.img2img, png((128, 128)))):
+    for ask in (partial(service.txt2img, seed=2), partial(service.img2img, png((64, 64)))):
         npu.error = RuntimeError(text)
         refused = ask()
         assert (refused.status_code, refused.json()["code"]) == (500, code)
@@ -204,7 +205,7 @@ def test_an_error_that_a_library_has_swallowed_does_not_hide_the_death(service: 
     with pytest.raises(RuntimeError, match="Inner error"):
         torch.ones(3, device="npu").add(1)
     assert vars(npu)["queue"] == "dead"
-    assert_lost(service, service.img2img(png((128, 128))))
+    assert_lost(service, service.img2img(png((64, 64))))
 
 
 def test_an_error_of_the_request_s_own_is_followed_by_a_check(service: Service, npu: Npu) -> None:
@@ -236,7 +237,7 @@ def test_a_picture_that_is_none_is_500_once_and_not_to_be_tried_again(
 ) -> None:
     counted = errors_counted(service, "dead_picture")
     npu.picture_value = value
-    refused = service.txt2img() if mode == "txt2img" else service.img2img(png((128, 128)))
+    refused = service.txt2img() if mode == "txt2img" else service.img2img(png((64, 64)))
     assert (refused.status_code, refused.json()["code"]) == (500, "dead_picture")
     assert refused.headers["x-should-retry"] == "false"
     assert errors_counted(service, "dead_picture") == counted + 1
@@ -252,16 +253,14 @@ Failing = Callable[..., tuple[ServerProcess, Service]]
 
 
 @pytest.fixture
-def failing(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing]:
+def failing(start_server: StartServer, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> Iterator[Failing]:
     """Start servers in their own processes, on a simulated NPU that fails at SIGUSR1 as `fault` says."""
     with contextlib.ExitStack() as clients:
 
         def start(fault: str, **settings: object) -> tuple[ServerProcess, Service]:
             monkeypatch.setenv("NPU_FAULT", fault)
-            sizes = {"dtype": "fp32", "warm_up_sizes": "128x128"}
-            server = start_server(
-                prelude=CHILD, model="demo", device="npu", max_batch=1, drain_s=10, **sizes, **settings
-            )
+            small = {"model": tiny_folder, "dtype": "fp32", "warm_up_sizes": "64x64", "max_batch": 1}
+            server = start_server(prelude=CHILD, device="npu", drain_s=10, **small, **settings)
             return server, clients.enter_context(asking(server.wait_until_started()))
 
         yield start

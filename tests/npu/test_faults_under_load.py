@@ -44,7 +44,7 @@ def painted_by(url: str) -> dict[Wish, list[Image.Image]]:
 def test_whatever_the_process_outlives_everybody_gets_their_pictures_or_is_told_and_all_is_as_before(
     npu: Npu, tiny_folder: Path
 ) -> None:
-    with service_on_npu(model=str(tiny_folder), batching="fast", max_batch=4, warm_up_sizes="64x64") as service:
+    with service_on_npu(model=str(tiny_folder), batching="fast", max_batch=4) as service:
         url = str(service.client.base_url)
         painted = painted_by(url)
         held = threading.Event()

@@ -20,7 +20,7 @@ NETWORKS = 5
 
 
 def test_every_network_is_compiled_while_warming_up_and_none_in_a_request_whatever_its_size(npu: Npu) -> None:
-    with service_on_npu(npu_graphs=True, warm_up_sizes="64x64") as service:
+    with service_on_npu(npu_graphs=True) as service:
         compiled = npu.calls["npugraph_ex"]
         assert compiled == NETWORKS, "all modes share the UNet"
         for width in (64, 96, 128):
@@ -39,7 +39,7 @@ def test_a_graph_that_cannot_be_compiled_costs_a_log_line_and_not_the_start(
     npu: Npu, caplog: pytest.LogCaptureFixture
 ) -> None:
     npu.graph_fault = "raise"
-    with service_on_npu(npu_graphs=True, warm_up_sizes="64x64") as service:
+    with service_on_npu(npu_graphs=True) as service:
         assert service.txt2img(width=64, height=64).status_code == 200
     assert caplog.text.count("unet at 1x4x8x8 works without a graph") == 1
     assert "the networks have 0 graphs" in caplog.text

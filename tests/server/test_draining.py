@@ -246,7 +246,7 @@ class Crowd:
 
 def served(log: list[dict[str, object]]) -> int:
     """How many requests for pictures a part of the log says were served."""
-    return sum(entry.get("path") in ("/txt2img", "/img2img") and entry["status"] == 200 for entry in log)
+    return sum(entry.get("path") in ("/txt2img", "/img2img", "/inpaint") and entry["status"] == 200 for entry in log)
 
 
 @pytest.mark.long
