@@ -140,11 +140,8 @@ class ServerProcess:
 
         `prelude` is Python code that the process runs first.
         """
-        environment = {
-            "TURBO_MCP": "false",
-            **os.environ,
-            **{f"TURBO_{name.upper()}": str(value) for name, value in settings.items()},
-        }
+        variables = {f"TURBO_{name.upper()}": str(value) for name, value in settings.items()}
+        environment = {"TURBO_MCP": "false", **os.environ, **variables}
         environment.setdefault("TURBO_PORT", "0")
         self._log = log
         with log.open("wb") as file:

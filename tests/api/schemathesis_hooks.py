@@ -90,15 +90,7 @@ def _mend(case: schemathesis.Case[Any]) -> None:
         body["size"] = "512x768"  # the pattern takes sides that are no multiples of 8
     if body.get("output_compression") is not None:
         body["output_format"] = "webp"  # a PNG has none
-    if "init_images" in body:
-        body["init_images"] = [base64.b64encode(png()).decode()]
-        body.update(width=None, height=None)
-        if body.get("mask"):
-            body["mask"] = base64.b64encode(WHITE).decode()
-    elif "mask" in body or case.path == "/inpaint":
-        body["image"] = body["mask"] = WHITE
-    if "extend" in body:
-        body["extend"] = "0"  # several pictures may be too large together
+    _mend_mask(case.path, body)
     if case.path.endswith("/png-info"):
         body["image"] = base64.b64encode(png()).decode()
         return
@@ -111,6 +103,19 @@ def _mend(case: schemathesis.Case[Any]) -> None:
     content = getattr(body["image"], "data", body["image"])
     if not (isinstance(content, bytes) and content.startswith(PNG_MAGIC)):
         body["image"] = png()
+
+
+def _mend_mask(path: str, body: dict[str, Any]) -> None:
+    """Give a picture and its mask the same size, and a mask to what needs one."""
+    if "init_images" in body:
+        body["init_images"] = [base64.b64encode(png()).decode()]
+        body.update(width=None, height=None)
+        if body.get("mask"):
+            body.update(mask=base64.b64encode(WHITE).decode(), inpainting_mask_invert=0)
+    elif "mask" in body or path == "/inpaint":
+        body["image"] = body["mask"] = WHITE
+    if "extend" in body:
+        body["extend"] = "0"  # several pictures may be too large together
 
 
 def _mend_for_hugging_face(body: dict[str, Any]) -> None:
