@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import httpx
 import hypothesis
@@ -25,6 +25,7 @@ from app.main import create_app
 from app.server.draining import DrainingServer
 from app.settings import Settings
 from tests.support.gated_pipeline import GatedPipeline
+from tests.support.warm_process import WarmProcess
 
 # With several processes on few cores, OpenMP threads that spin while waiting slow all of them down many times.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
@@ -135,18 +136,26 @@ def serving(app: FastAPI) -> Iterator[str]:
 class ServerProcess:
     """The service as an operator starts it: `python -m app`, with settings as environment variables."""
 
-    def __init__(self, log: Path, *, prelude: str | None = None, **settings: object) -> None:
+    def __init__(
+        self, log: Path, *, prelude: str | None = None, warm: bool = False, on_npu: bool = False, **settings: object
+    ) -> None:
         """Start the service, by default without MCP, whose import takes as long as all others of the fake.
 
-        `prelude` is Python code that the process runs first.
+        `prelude` is Python code that the process runs first. A `warm` process has the large libraries already, with
+        `on_npu` on the simulated NPU.
         """
         variables = {f"TURBO_{name.upper()}": str(value) for name, value in settings.items()}
         environment = {"TURBO_MCP": "false", **os.environ, **variables}
         environment.setdefault("TURBO_PORT", "0")
         self._log = log
+        start = f"{prelude or ''}\nfrom app.cli.commands import main\nmain([])"
+        self.process: subprocess.Popen[bytes] | WarmProcess
+        log.write_bytes(b"")
+        if warm or on_npu:
+            self.process = WarmProcess(start, environment, stderr=log, on_npu=on_npu)
+            return
+        command = ["-m", "app"] if prelude is None else ["-c", start]
         with log.open("wb") as file:
-            start = f"{prelude}\nfrom app.cli.commands import main\nmain([])"
-            command = ["-m", "app"] if prelude is None else ["-c", start]
             self.process = subprocess.Popen(
                 [sys.executable, *command], env=environment, stderr=file, stdin=subprocess.DEVNULL
             )
@@ -188,8 +197,8 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
     """Start services, and kill them when the test ends."""
     servers: list[ServerProcess] = []
 
-    def start(*, prelude: str | None = None, **settings: object) -> ServerProcess:
-        servers.append(ServerProcess(tmp_path / f"server-{len(servers)}.log", prelude=prelude, **settings))
+    def start(**options: Any) -> ServerProcess:
+        servers.append(ServerProcess(tmp_path / f"server-{len(servers)}.log", **options))
         return servers[-1]
 
     yield start

@@ -85,6 +85,7 @@ def test_it_measures_every_mode_size_steps_and_batch_and_says_how_far_a_batch_is
     tiny_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, batching: str
 ) -> None:
     monkeypatch.setattr("app.pipelines.batch_sizes._WORTHWHILE", float("inf"))  # every size pays
+    monkeypatch.setattr("app.cli.bench._CELL_S", 0)
     settings = Settings.model_validate(
         {
             "model": str(tiny_folder),

@@ -40,7 +40,8 @@ def ask_in_background(url: str, **fields: object) -> "Future[httpx.Response]":
 
 
 def run(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **{f"TURBO_{name.upper()}": str(value) for name, value in settings.items()}}
+    variables = {f"TURBO_{name.upper()}": str(value) for name, value in settings.items()}
+    environment = {"TURBO_MCP": "false", **os.environ, **variables}
     return subprocess.run(
         [sys.executable, "-m", "app", *arguments],
         env=environment,
@@ -66,8 +67,8 @@ def errors(log: str) -> list[str]:
 
 def test_both_modes_paint_and_paint_the_same_after_a_restart(start_server: StartServer) -> None:
     pictures = []
-    for _ in range(2):
-        server = start_server(model="demo")
+    for warm in (False, True):
+        server = start_server(model="demo", warm=warm)
         url = server.wait_until_started()
         made = ask(url)
         assert made.status_code == 200
@@ -84,7 +85,7 @@ def test_both_modes_paint_and_paint_the_same_after_a_restart(start_server: Start
 
 
 def test_health_answers_within_50_ms_while_a_real_picture_is_made(start_server: StartServer) -> None:
-    url = start_server(model="demo").wait_until_started()
+    url = start_server(model="demo", warm=True).wait_until_started()
     with httpx.Client(base_url=url) as client:
         picture = ask_in_background(url, width=1024, height=1024, num_inference_steps=4)
         durations_s = []
@@ -106,7 +107,7 @@ def refuse(self, address):
     raise OSError("no network")
 socket.socket.connect = socket.socket.connect_ex = refuse
 """
-    server = start_server(prelude=refuse, model="demo")
+    server = start_server(prelude=refuse, warm=True, model="demo")
     assert ask(server.wait_until_started()).status_code == 200
     assert "NETWORK" not in server.log
 
@@ -251,7 +252,7 @@ def test_prompts_are_logged_when_that_is_asked_for(start_server: StartServer) ->
 
 
 def test_a_prompt_that_is_cut_does_not_leak_through_the_libraries_warnings(start_server: StartServer) -> None:
-    server = start_server(model="demo")
+    server = start_server(model="demo", warm=True)
     response = ask(server.wait_until_started(), prompt="secret " * 50)
     assert response.headers["x-prompt-truncated"] == "true"
     assert "secret" not in server.log

@@ -7,7 +7,7 @@ prints the table of docs/performance.md. Weights and results are hollow: shapes 
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -82,11 +82,11 @@ def hollow_pipeline(npu: Npu) -> Any:
     return pipe
 
 
-def loaded_pipelines(npu: Npu, **options: Any) -> LoadedPipelines:
-    """Return the service's pipelines in SDXL-Turbo's shapes, warm, with default settings unless `options` differ."""
+def loaded_pipelines(npu: Npu, *, modes: Iterable[Mode] = Mode, **options: Any) -> LoadedPipelines:
+    """Return the service's pipelines in SDXL-Turbo's shapes, warm in the modes, with default settings and `options`."""
     settings = Settings.model_validate({"device": "npu", "batching": "fast", "max_batch": 4, **options})
     loaded = assemble(hollow_pipeline(npu), open_device("npu"), settings, model="SDXL-Turbo")
-    for mode in Mode:
+    for mode in modes:
         for pictures in {1, loaded.warm_up_batches[-1]}:
             loaded.by_mode[mode](sample_pictures(mode, SIZE, pictures))
     loaded.on_warm()
@@ -155,24 +155,29 @@ CASES: Mapping[str, tuple[Mode, int, int, bool]] = {
 """Mode, steps, pictures, and whether the prompts are cached. diffusers caches none."""
 
 
-def measure(npu: Npu) -> dict[str, tuple[Count, Count]]:
-    """Count every case; return diffusers' count and the service's."""
+def measure(npu: Npu, names: Iterable[str] = CASES) -> dict[str, tuple[Count, Count]]:
+    """Count the cases; return diffusers' count and the service's."""
+    cases = {name: CASES[name] for name in names}
     pipe = hollow_pipeline(npu)
     stock = {
         name: theirs(npu, pipe, mode, steps=steps, pictures=pictures)
-        for name, (mode, steps, pictures, _) in CASES.items()
+        for name, (mode, steps, pictures, _) in cases.items()
     }
-    loaded = loaded_pipelines(npu)
+    loaded = loaded_pipelines(npu, modes={mode for mode, _, _, _ in cases.values()})
     return {
         name: (stock[name], ours(npu, loaded, mode, steps=steps, pictures=pictures, cached=cached))
-        for name, (mode, steps, pictures, cached) in CASES.items()
+        for name, (mode, steps, pictures, cached) in cases.items()
     }
+
+
+HEAD = (
+    "| one call, 512x512 | launches | with hidden ones | ratio | copies | waits |",
+    "| --- | --- | --- | --- | --- | --- |",
+)
 
 
 def rows(counts: Mapping[str, tuple[Count, Count]]) -> Iterator[str]:
     """Yield the rows of the table."""
-    yield "| one call, 512x512 | launches | with hidden ones | ratio | copies | waits |"
-    yield "| --- | --- | --- | --- | --- | --- |"
     for name, (stock, own) in counts.items():
         sums = [f"{one.launches + one.hidden:,}" for one in (stock, own)]
         yield (
@@ -182,4 +187,4 @@ def rows(counts: Mapping[str, tuple[Count, Count]]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n".join([*rows(measure(install())), ""]))
+    sys.stdout.write("\n".join([*HEAD, *rows(measure(install())), ""]))

@@ -260,7 +260,7 @@ def failing(start_server: StartServer, monkeypatch: pytest.MonkeyPatch, tiny_fol
         def start(fault: str, **settings: object) -> tuple[ServerProcess, Service]:
             monkeypatch.setenv("NPU_FAULT", fault)
             small = {"model": tiny_folder, "dtype": "fp32", "warm_up_sizes": "64x64", "max_batch": 1}
-            server = start_server(prelude=CHILD, device="npu", drain_s=10, **small, **settings)
+            server = start_server(prelude=CHILD, on_npu=True, device="npu", drain_s=10, **small, **settings)
             return server, clients.enter_context(asking(server.wait_until_started()))
 
         yield start
@@ -298,15 +298,13 @@ def test_a_call_that_never_returns_ends_the_process_and_everybody_who_waits_is_t
     assert within[0] in server.log
 
 
-@pytest.mark.parametrize("fault", ["error", "hang"])
+@pytest.mark.parametrize("fault", ["error", pytest.param("hang", marks=[pytest.mark.long, pytest.mark.only_long])])
 def test_a_device_that_fails_while_the_service_starts_ends_it_to_be_replaced(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setenv("NPU_FAULT", fault)
-    sizes = ",".join(["256x256"] * 20)
-    server = start_server(
-        prelude=CHILD, model="demo", device="npu", dtype="fp32", hang_limit_s=4, max_batch=1, warm_up_sizes=sizes
-    )
+    long = {"model": "demo", "dtype": "fp32", "warm_up_sizes": ",".join(["256x256"] * 20), "max_batch": 1}
+    server = start_server(prelude=CHILD, on_npu=True, device="npu", hang_limit_s=4, **long)
     server.wait_for_log("loaded demo")
     os.kill(server.process.pid, signal.SIGUSR1)
     assert server.wait(30) == DEVICE_LOST

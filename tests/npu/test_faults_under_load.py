@@ -94,7 +94,7 @@ def test_under_a_supervisor_everybody_is_served_in_the_end_by_a_sound_process(
     port, persist = free_port(), Persistence()
     url = f"http://127.0.0.1:{port}"
     settings = {"model": str(tiny_folder), "device": "npu", "dtype": "fp32", "warm_up_sizes": "64x64", "max_batch": 1}
-    with supervised(lambda: start_server(prelude=CHILD, port=port, drain_s=5, **settings)) as supervisor:
+    with supervised(lambda: start_server(prelude=CHILD, on_npu=True, port=port, drain_s=5, **settings)) as supervisor:
         first = supervisor.server
         first.wait_until_started()
         painted = painted_by(url)

@@ -13,14 +13,16 @@ from app.settings import Settings
 from tests.npu.conftest import service_on_npu
 from tests.npu.launches import count
 from tests.npu.simulator import Npu
-from tests.npu.test_service import half_white, load
+from tests.npu.test_service import half_white
 
 NETWORKS = 5
 """Two text encoders, the UNet, and the VAE's encoder and decoder."""
 
 
-def test_every_network_is_compiled_while_warming_up_and_none_in_a_request_whatever_its_size(npu: Npu) -> None:
-    with service_on_npu(npu_graphs=True) as service:
+def test_every_network_is_compiled_while_warming_up_and_none_in_a_request_whatever_its_size(
+    npu: Npu, tiny_folder: Path
+) -> None:
+    with service_on_npu(model=str(tiny_folder), npu_graphs=True) as service:
         compiled = npu.calls["npugraph_ex"]
         assert compiled == NETWORKS, "all modes share the UNet"
         for width in (64, 96, 128):
@@ -31,26 +33,30 @@ def test_every_network_is_compiled_while_warming_up_and_none_in_a_request_whatev
                 inpainted = service.inpaint(made.content, half_white((width, 64)), **kind)
                 assert {response.status_code for response in (made, changed, inpainted)} == {200}
         long = service.txt2img(prompt="fox " * 100, prompt_mode="chunked", width=64, height=64)
-        assert (long.status_code, long.headers["x-prompt-tokens"]) == (200, "104")
+        assert int(long.raise_for_status().headers["x-prompt-tokens"]) > 77
         assert npu.calls["npugraph_ex"] == compiled
 
 
+@pytest.mark.long
+@pytest.mark.only_long
 def test_a_graph_that_cannot_be_compiled_costs_a_log_line_and_not_the_start(
-    npu: Npu, caplog: pytest.LogCaptureFixture
+    npu: Npu, tiny_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     npu.graph_fault = "raise"
-    with service_on_npu(npu_graphs=True) as service:
+    with service_on_npu(model=str(tiny_folder), npu_graphs=True) as service:
         assert service.txt2img(width=64, height=64).status_code == 200
     assert caplog.text.count("unet at 1x4x8x8 works without a graph") == 1
     assert "the networks have 0 graphs" in caplog.text
 
 
+@pytest.mark.long
+@pytest.mark.only_long
 @pytest.mark.usefixtures("npu")
 def test_more_graphs_than_the_limit_are_not_compiled(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, tiny_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("app.pipelines.networks.choice.CAPTURE_LIMIT", 1)
-    loaded = load(dtype="fp32", npu_graphs=True)
+    loaded = load_sdxl_turbo(tiny_folder, Settings(device="npu", dtype="fp32", npu_graphs=True), model="tiny")
     for width in (64, 96):
         picture = Txt2ImgParams(prompt="a cat", seed=0, num_inference_steps=1, width=width, height=64)
         assert loaded.by_mode[Mode.TXT2IMG]([picture])

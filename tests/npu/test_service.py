@@ -55,7 +55,7 @@ def test_in_fp32_every_picture_is_the_cpu_s_byte_for_byte(npu: Npu, start_server
         "choice.fit_to_cpu = lambda pipe: lean.make_lean(pipe.unet, pipe.vae, operators.Operators())"
     )
     settings = {"model": "demo", "device": "cpu", "channels_last": "off"}
-    url = start_server(prelude=same_networks, **settings).wait_until_started()
+    url = start_server(prelude=same_networks, warm=True, **settings).wait_until_started()
     with asking(url) as cpu, service_on_npu() as service:
         assert service.client.get("/healthz/ready").json()["device"] == "npu:0"
         assert pictures(service) == pictures(cpu)

@@ -92,7 +92,7 @@ def test_in_many_random_mixes_every_picture_has_the_bytes_that_it_has_alone(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for _ in range(rounds(6, 100)):
+        for _ in range(rounds(3, 100)):
             batch = random_batch(mode, chance)
             together = pixels(exact, batch)
             for params, picture in zip(batch, together, strict=True):
@@ -108,7 +108,7 @@ def test_in_other_number_formats_a_picture_has_the_same_bytes_in_a_batch_too_and
     exact: LoadedPipelines, tiny_folder: Path, mode: Mode, dtype: str
 ) -> None:
     chance, other, compared = random.Random(6), load(tiny_folder, dtype=dtype), 0
-    for _ in range(4):
+    for _ in range(3):
         batch = random_batch(mode, chance)
         for params, picture in zip(batch, pixels(other, batch), strict=True):
             assert np.array_equal(picture, pixels(other, [params])[0]), params
@@ -129,7 +129,7 @@ from app.pipelines.batch_sizes import BatchSizes
 from tests.pipelines.test_batching import load, pixels, random_batch
 BatchSizes.limit = lambda self, key: max(self._allowed(key))
 pipelines, chance = load(Path({str(tiny_folder)!r})), random.Random(5)
-for _ in range(15):
+for _ in range(6):
     batch = random_batch(Mode.TXT2IMG, chance)
     for params, picture in zip(batch, pixels(pipelines, batch), strict=True):
         assert (picture == pixels(pipelines, [params])[0]).all()

@@ -43,6 +43,8 @@ def test_all_pairs_count_and_the_worst_is_shown() -> None:
     assert differences.cells == ["1", "1.50", "4", "4", "25.00 %", "0.00 %", "48.1 dB", "36.1 dB", "1 / 1"]
 
 
+@pytest.mark.long
+@pytest.mark.only_long
 def test_bf16_changes_every_kind_of_picture_a_little_in_each_part_of_the_model(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

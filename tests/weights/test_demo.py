@@ -71,7 +71,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    server = ServerProcess(tmp_path_factory.mktemp("demo") / "log", model="demo")
+    server = ServerProcess(tmp_path_factory.mktemp("demo") / "log", model="demo", warm=True)
     with httpx.Client(base_url=server.wait_until_started(), timeout=60) as client:
         yield client
     server.kill()

@@ -70,10 +70,10 @@ def test_a_service_without_the_hub_decodes_with_the_pulled_vae_and_names_it(
     pull_both: StartPull, vae: HubSource, weights: Path, tiny_vae: Path, start_server: StartServer
 ) -> None:
     pull_both().succeeds()
-    settings = {"device": "cpu", "warm_up_sizes": "64x64"}
+    settings = {"device": "cpu", "warm_up_sizes": "64x64", "weights_dir": weights}
     model = f"{vae.hub}:{REPOSITORY}"
     prelude = "import socket; socket.socket.connect = socket.socket.connect_ex = None"
-    server = start_server(prelude=prelude, model=model, vae=f"{vae.hub}:{NAME}", weights_dir=weights, **settings)
+    server = start_server(warm=True, prelude=prelude, model=model, vae=f"{vae.hub}:{NAME}", **settings)
     url = server.wait_until_started()
     assert f"loaded {REPOSITORY} with the VAE {NAME} on cpu" in server.log
     made = picture(url)
@@ -82,7 +82,7 @@ def test_a_service_without_the_hub_decodes_with_the_pulled_vae_and_names_it(
     for path in ("/healthz/ready", "/metrics", "/v1/models"):
         assert str(weights) not in httpx.get(f"{url}{path}").raise_for_status().text
     for folder in (str(tiny_vae), ""):
-        own = Settings.model_validate({**settings, "model": model, "weights_dir": weights, "vae": folder})
+        own = Settings.model_validate({**settings, "model": model, "vae": folder})
         with serving(create_app(own)) as other:
             assert (picture(other).tobytes() == made.tobytes()) == bool(folder)
 
@@ -135,7 +135,7 @@ def test_a_harmed_vae_ends_the_start_with_the_file_s_name_and_a_pull_mends_it(
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     else:
         path.unlink()
-    server = start_server(vae=f"hf:{NAME}", weights_dir=weights)
+    server = start_server(warm=True, vae=f"hf:{NAME}", weights_dir=weights)
     assert server.wait() == 3
     reasons = [line for line in server.log.splitlines() if "cannot start" in line]
     assert len(reasons) == 1
