@@ -141,6 +141,8 @@ def test_a_second_build_changes_nothing(whole: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in whole.parent.rglob("*")} == before
 
 
+@pytest.mark.long
+@pytest.mark.only_long
 def test_a_killed_build_leaves_no_folder_of_that_name_and_the_next_one_completes_it(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     command = [sys.executable, "-m", "benchmarks.full_size", "--nano", "--folder", str(folder)]

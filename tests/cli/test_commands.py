@@ -174,11 +174,11 @@ def test_a_start_that_cannot_succeed_ends_with_one_clear_line(
     assert rest == ["Application startup failed. Exiting."]
 
 
-def test_a_device_that_is_not_there_ends_the_start() -> None:
-    done = run(model="demo", device="npu")
-    assert done.returncode == 3
-    assert "torch_npu cannot be loaded" in errors(done.stderr)[0]
-    assert "Traceback" not in done.stderr
+def test_a_device_that_is_not_there_ends_the_start(start_server: StartServer) -> None:
+    server = start_server(model="demo", device="npu", warm=True)
+    assert server.wait() == 3
+    assert "torch_npu cannot be loaded" in errors(server.log)[0]
+    assert "Traceback" not in server.log
 
 
 def test_a_library_that_cannot_be_imported_ends_the_start_with_its_reason(start_server: StartServer) -> None:

@@ -82,6 +82,8 @@ def test_graphs_are_kept_for_the_next_start_of_the_same_service(npu: Npu, tmp_pa
     assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
 
 
+@pytest.mark.long
+@pytest.mark.only_long
 def test_a_folder_that_cannot_be_written_costs_the_cache_only(
     npu: Npu, tmp_path: Path, tiny_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -229,6 +229,8 @@ def test_a_stopped_or_killed_stage_goes_on_where_it_was_saved(
     assert (tmp_path / "toy.png").stat().st_size > 1000
 
 
+@pytest.mark.long
+@pytest.mark.only_long
 @pytest.mark.timeout(300)  # slow on a busy machine
 def test_the_stages_make_a_pipeline_that_computes_what_they_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -164,6 +164,8 @@ def test_the_limit_of_sizes_is_the_service_s_own_not_torch_s() -> None:
     assert warm.count == len(compiled) == 11
 
 
+@pytest.mark.long
+@pytest.mark.only_long
 def test_only_what_a_picture_depends_on_is_an_input_of_a_graph(tiny_folder: Path) -> None:
     """A graph copies its inputs before each call, and leaves weights where they are."""
     inputs: list[list[str]] = []
