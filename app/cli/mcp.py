@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from app.inference.registry import PipelineRegistry
 from app.main import make_registry
 from app.mcp.local_pictures import FORMS, read_picture
 from app.mcp.tools import Make, make_server
+from app.modes.fields import Uploads
 from app.server.process import DEVICE_LOST, START_FAILED, exit_now
 from app.settings import Settings
 
@@ -49,8 +50,10 @@ class _Stdio:
     async def run(self, make: Make, encoding: Encoding, _: Any) -> Generated:
         return await make(encoding=encoding, observer=Observer())
 
-    def picture_reader(self, text: str, _: Any) -> Callable[[], bytes]:
-        return partial(read_picture, text, max_bytes=self.max_bytes)
+    def uploads(self, pictures: Mapping[str, str], _: Any) -> Uploads:
+        return {
+            name: partial(read_picture, text, max_bytes=self.max_bytes, param=name) for name, text in pictures.items()
+        }
 
     def on_refused(self, code: str, _: Any) -> None:
         _log.info("a call was answered with %s", code)

@@ -33,6 +33,8 @@ MEANT: Mapping[str, Sequence[str]] = {
 }
 """Other services' names for the fields of this one's routes. The first that a route has is the right one."""
 
+_OF_INPAINTING = frozenset({"extend", "feather", "fill", "mask", "mask_image", "padding"})
+
 
 def meant(name: str, model: type[BaseModel]) -> str | None:
     """Return the field that another service calls by this name, if the model has it."""
@@ -47,5 +49,7 @@ def similar(name: str, model: type[BaseModel]) -> str | None:
 
 def unknown_reason(name: str, model: type[BaseModel]) -> str:
     """Return why a name is rejected, with the right one if there is one."""
+    if name in _OF_INPAINTING:
+        return f"{UNKNOWN_REASON}; it belongs to inpainting."
     right = meant(name, model) or similar(name, model)
     return f"{UNKNOWN_REASON}; say {right}." if right else f"{UNKNOWN_REASON}."

@@ -1,4 +1,4 @@
-"""The MCP server with its two tools, whose results are pictures.
+"""The MCP server with its three tools, whose results are pictures.
 
 Built on the low-level server of the official SDK (mcp 2.3): its decorated functions would ignore unknown arguments,
 accept "7" as a number, and put addresses of Pydantic's documentation into errors.
@@ -7,7 +7,7 @@ accept "7" as a number, and put addresses of Pydantic's documentation into error
 import base64
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal, Protocol
 
@@ -21,8 +21,9 @@ from app.errors import InvalidRequestError, TurboError
 from app.images.encoding import MediaType
 from app.inference.field_names import unknown_reason
 from app.inference.generation import Encoding, Generated, Generation
-from app.modes.fields import context_of, describe_max_steps
+from app.modes.fields import Uploads, context_of, describe_max_steps
 from app.modes.img2img import Img2ImgRequest
+from app.modes.inpaint import InpaintRequest
 from app.modes.txt2img import Txt2ImgRequest
 
 _log = logging.getLogger(__name__)
@@ -54,6 +55,35 @@ class _ImageToImage(Img2ImgRequest):
     format: _Format = "webp"
 
 
+class _Inpaint(InpaintRequest):
+    """The arguments of `inpaint`."""
+
+    image: Annotated[str, Field(description="The picture to change: a PNG, JPEG or WebP file")]
+    mask: Annotated[
+        str | None,
+        Field(
+            description="A picture of the same aspect, white where the picture is drawn anew. If omitted, its "
+            "transparent parts and what `extend` adds are drawn. A file"
+        ),
+    ] = None
+    format: _Format = "webp"
+
+
+_TOOLS: Mapping[str, tuple[str, str, type[_TextToImage | _ImageToImage | _Inpaint]]] = {
+    "text_to_image": ("Text to image", "Draw pictures from a prompt.", _TextToImage),
+    "image_to_image": ("Image to image", "Draw pictures from a prompt and a picture.", _ImageToImage),
+    "inpaint": (
+        "Inpainting",
+        "Draw a part of a picture anew from a prompt, or extend it. The rest keeps its pixels.",
+        _Inpaint,
+    ),
+}
+"""Title, description and arguments of each tool."""
+
+_PICTURES = ("image", "mask")
+"""The arguments that are pictures."""
+
+
 class Transport(Protocol):
     """What HTTP and stdio do differently. `context` is the SDK's request context."""
 
@@ -71,8 +101,8 @@ class Transport(Protocol):
     async def run(self, make: Make, encoding: Encoding, context: Any) -> Generated:
         """Make the pictures of a call."""
 
-    def picture_reader(self, text: str, context: Any) -> Callable[[], bytes | memoryview]:
-        """Return a function that reads the picture of an argument. It blocks, and is called once, in a thread."""
+    def uploads(self, pictures: Mapping[str, str], context: Any) -> Uploads:
+        """Return functions that read the pictures of arguments. They block, and are called once each, in a thread."""
 
     def on_refused(self, code: str, context: Any) -> None:
         """Note the machine code of a call that was refused or failed."""
@@ -88,17 +118,12 @@ def make_server(generation: Generation, transport: Transport) -> Server[Any]:
     limit = f" width x height may be at most {generation.settings.max_pixels}."
     tools = [
         _tool(
-            "text_to_image",
-            "Text to image",
-            f"Draw pictures from a prompt.{limit}",
-            _schema_of(_TextToImage, max_steps=max_steps),
-        ),
-        _tool(
-            "image_to_image",
-            "Image to image",
-            f"Draw pictures from a prompt and a picture.{limit}",
-            _schema_of(_ImageToImage, max_steps=max_steps, picture_forms=transport.picture_forms),
-        ),
+            name,
+            title,
+            f"{description}{limit}",
+            _schema_of(model, max_steps=max_steps, picture_forms=transport.picture_forms),
+        )
+        for name, (title, description, model) in _TOOLS.items()
     ]
 
     async def list_tools(_: Any, __: Any) -> types.ListToolsResult:
@@ -129,7 +154,8 @@ def make_server(generation: Generation, transport: Transport) -> Server[Any]:
         "sdxl-turbo-server",
         version=__version__,
         title="SDXL-Turbo server",
-        instructions="Makes pictures from a prompt, or from a prompt and a picture. 512x512 is best.",
+        instructions="Makes pictures from a prompt, or from a prompt and a picture, or changes a part of a picture. "
+        "512x512 is best.",
         on_list_tools=list_tools,
         on_call_tool=call_tool,
         get_tool_input_schema={tool.name: tool.input_schema for tool in tools}.get,
@@ -143,7 +169,7 @@ def _tool(name: str, title: str, description: str, input_schema: dict[str, Any])
     return types.Tool(name=name, title=title, description=description, input_schema=input_schema, annotations=_HINTS)
 
 
-def _schema_of(model: type[BaseModel], *, max_steps: int, picture_forms: str = "") -> dict[str, Any]:
+def _schema_of(model: type[BaseModel], *, max_steps: int, picture_forms: str) -> dict[str, Any]:
     """Return the flat schema that language models read best: without null, titles and fields that must be empty."""
     schema = model.model_json_schema()
     describe_max_steps(schema, max_steps)
@@ -156,8 +182,8 @@ def _schema_of(model: type[BaseModel], *, max_steps: int, picture_forms: str = "
         if properties[name].get("default", 0) is None:
             del properties[name]["default"]
         properties[name].pop("title", None)
-    if "image" in properties:
-        properties["image"]["description"] += f", as {picture_forms}."
+    for name in properties.keys() & _PICTURES:
+        properties[name]["description"] += f", as {picture_forms}."
     return {
         "type": "object",
         "properties": properties,
@@ -168,20 +194,20 @@ def _schema_of(model: type[BaseModel], *, max_steps: int, picture_forms: str = "
 
 def _request(
     generation: Generation, transport: Transport, params: types.CallToolRequestParams, context: Any
-) -> tuple[_TextToImage | _ImageToImage, Make]:
-    arguments, limits = params.arguments or {}, context_of(generation.settings.max_steps)
-    if params.name == "text_to_image":
-        text = _TextToImage.model_validate(arguments, context=limits)
-        return text, partial(generation.from_text, text)
-    if params.name != "image_to_image":
+) -> tuple[_TextToImage | _ImageToImage | _Inpaint, Make]:
+    if params.name not in _TOOLS:
         raise MCPError(types.INVALID_PARAMS, f"There is no tool {params.name[:100]}.")
-    picture = _ImageToImage.model_validate(arguments, strict=True, context=limits)
-    uploads = {"image": transport.picture_reader(picture.image, context)}
-    return picture, partial(generation.from_uploads, picture, uploads)
+    _, _, model = _TOOLS[params.name]
+    limits = context_of(generation.settings.max_steps)
+    fields = model.model_validate(params.arguments or {}, strict=True, context=limits)
+    if isinstance(fields, _TextToImage):
+        return fields, partial(generation.from_text, fields)
+    pictures = {name: text for name in _PICTURES if (text := getattr(fields, name, None)) is not None}
+    return fields, partial(generation.from_uploads, fields, transport.uploads(pictures, context))
 
 
 def _reasons(error: ValidationError, tool: str) -> str:
-    model = _TextToImage if tool == "text_to_image" else _ImageToImage
+    _, _, model = _TOOLS[tool]
     reasons = []
     for fault in error.errors(include_url=False, include_input=False)[:_MAX_REASONS]:
         name = fault.get("ctx", {}).get("param") or ".".join(map(str, fault["loc"]))[:100]

@@ -38,7 +38,7 @@ def detail_of(result: Any) -> str:
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_both_tools_draw_and_a_picture_may_be_a_local_file(mode: Any, tmp_path: Path) -> None:
+async def test_all_tools_draw_and_a_picture_may_be_a_local_file(mode: Any, tmp_path: Path) -> None:
     file = tmp_path / "a fox.png"
     file.write_bytes(png((320, 160)))
     encoded = base64.b64encode(file.read_bytes()).decode()
@@ -51,6 +51,12 @@ async def test_both_tools_draw_and_a_picture_may_be_a_local_file(mode: Any, tmp_
         ]
         assert len({pictures_of(result)[0] for result in results}) == 1
         assert opened(pictures_of(results[0])[0]).size == (728, 360)
+        mask = tmp_path / "mask.png"
+        mask.write_bytes(png((320, 160), "white"))
+        changed = await client.call_tool("inpaint", {"prompt": "a cat", "image": str(file), "mask": str(mask)})
+        assert opened(pictures_of(changed)[0]).size == (320, 160)
+        missing = await client.call_tool("inpaint", {"prompt": "a cat", "image": str(file), "mask": "/no.png"})
+        assert detail_of(missing).startswith("mask: There is no such file on this machine")
 
 
 async def test_what_is_wrong_with_a_call_is_told(tmp_path: Path) -> None:
@@ -79,7 +85,8 @@ async def test_what_is_wrong_with_a_call_is_told(tmp_path: Path) -> None:
 
 async def test_a_model_that_cannot_be_loaded_is_told_by_every_call(tmp_path: Path) -> None:
     async with started(model=str(tmp_path / "nothing")) as client:
-        assert [tool.name for tool in (await client.list_tools()).tools] == ["text_to_image", "image_to_image"]
+        tools = [tool.name for tool in (await client.list_tools()).tools]
+        assert tools == ["text_to_image", "image_to_image", "inpaint"]
         for _ in range(2):
             result = await client.call_tool("text_to_image", {"prompt": "a cat"})
             assert result.is_error

@@ -7,7 +7,7 @@ gets 405, as the protocol allows.
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -26,6 +26,7 @@ from app.api.openapi import JSON
 from app.errors import ClientDisconnectedError, InvalidRequestError, TurboError, UnsupportedMediaTypeError
 from app.inference.generation import Encoding, Generated
 from app.mcp.tools import Make, make_server
+from app.modes.fields import Uploads
 
 _SERVER_ERROR = -32000
 """The JSON-RPC code of errors of this service."""
@@ -102,11 +103,11 @@ class _Endpoint:
     async def run(self, make: Make, encoding: Encoding, context: Any) -> Generated:
         return await make_while_connected(make, encoding, context.request)  # type: ignore[arg-type]
 
-    def picture_reader(self, text: str, context: Any) -> Callable[[], memoryview]:
+    def uploads(self, pictures: Mapping[str, str], context: Any) -> Uploads:
         texts: Texts = context.request.state.texts
-        reader = take_picture(text, texts, param="image")
+        readers = {name: take_picture(text, texts, param=name) for name, text in pictures.items()}
         texts.clear()
-        return reader
+        return readers
 
     def on_refused(self, code: str, context: Any) -> None:
         context.request.state.observer.on_error(code)

@@ -34,6 +34,7 @@ CALL = {
     "method": "tools/call",
     "params": {"name": "text_to_image", "arguments": {"prompt": "a cat", "seed": 7}},
 }
+PICTURE = base64.b64encode(png((64, 64))).decode()
 HEADERS = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": "2025-11-25"}
 
 
@@ -96,6 +97,21 @@ async def test_a_picture_becomes_a_picture(url: str, mode: Any) -> None:
             assert pictures_of(result) == [expected]
 
 
+async def test_a_part_of_a_picture_is_drawn_anew(url: str, mode: Any) -> None:
+    image, mask = png((320, 160)), png((320, 160), "white")
+    form = {"prompt": "a cat", "seed": "7", "padding": "8"}
+    files = {"image": image, "mask": mask}
+    expected = (await post(f"{url}/inpaint", data=form, files=files)).content
+    encoded = {name: base64.b64encode(file).decode() for name, file in files.items()}
+    arguments = {"prompt": "a cat", "seed": 7, "padding": 8, "format": "png", **encoded}
+    async with connected(url, mode=mode) as client:
+        assert pictures_of(await client.call_tool("inpaint", arguments)) == [expected]
+        extended = await client.call_tool("inpaint", {"prompt": "a", "image": encoded["image"], "extend": "0,64"})
+        assert extended.is_error
+        extended = await client.call_tool("inpaint", {"prompt": "a", "image": encoded["image"], "extend": "0,64,0,64"})
+        assert opened(pictures_of(extended)[0]).size == (448, 160)
+
+
 async def test_pictures_are_webp_unless_another_format_is_asked_for(url: str) -> None:
     async with connected(url) as client:
         for arguments, found in (({}, "webp"), ({"format": "png"}, "png"), ({"format": "jpeg"}, "jpeg")):
@@ -107,8 +123,8 @@ async def test_pictures_are_webp_unless_another_format_is_asked_for(url: str) ->
 
 async def test_the_tools_say_what_they_take(url: str, mode: Any) -> None:
     async with connected(url, mode=mode) as client:
-        text, picture = (await client.list_tools()).tools
-    assert (text.name, picture.name) == ("text_to_image", "image_to_image")
+        text, picture, part = (await client.list_tools()).tools
+    assert (text.name, picture.name, part.name) == ("text_to_image", "image_to_image", "inpaint")
     properties = text.input_schema["properties"]
     assert properties["num_inference_steps"] == {
         "default": 1,
@@ -120,7 +136,10 @@ async def test_the_tools_say_what_they_take(url: str, mode: Any) -> None:
     assert "negative_prompt" not in properties
     assert text.input_schema["required"] == ["prompt"]
     assert set(picture.input_schema["required"]) == {"prompt", "image"}
-    assert "anyOf" not in json.dumps([text.input_schema, picture.input_schema])
+    assert set(part.input_schema["required"]) == {"prompt", "image"}
+    for name in ("image", "mask"):
+        assert "base64" in part.input_schema["properties"][name]["description"]
+    assert "anyOf" not in json.dumps([text.input_schema, picture.input_schema, part.input_schema])
     assert text.annotations is not None
     assert text.annotations.read_only_hint
 
@@ -141,6 +160,9 @@ async def test_the_tools_say_what_they_take(url: str, mode: Any) -> None:
         ("image_to_image", {"prompt": "a", "image": "/etc/hostname"}, "image: The "),
         ("image_to_image", {"prompt": "a", "image": "AAAA"}, "image: The file is not a PNG, JPEG or WebP picture."),
         ("image_to_image", {"prompt": "a", "image": "AAAA", "strength": 0.1}, "strength: "),
+        ("inpaint", {"prompt": "a", "image": PICTURE}, "mask: Send a mask whose white parts are drawn anew"),
+        ("inpaint", {"prompt": "a", "image": PICTURE, "mask": "no"}, "mask: The picture is not base64."),
+        ("inpaint", {"prompt": "a", "image": PICTURE, "feather": "2"}, "feather: Input should be a valid integer"),
     ],
 )
 async def test_a_call_that_is_refused_tells_the_agent_why(
@@ -281,8 +303,10 @@ def test_a_picture_of_megabytes_is_taken(url: str) -> None:
     encoded = base64.b64encode(file.getvalue()).decode()
     assert len(encoded) > 5 << 20
     body = call_with(f'{{"prompt": "a cat", "seed": 1, "format": "png", "image": "{encoded}"}}')
-    answer = httpx.post(f"{url}/mcp", content=body, headers={**HEADERS, "Content-Type": "application/json"})
-    expected = httpx.post(f"{url}/img2img", data={"prompt": "a cat", "seed": "1"}, files={"image": file.getvalue()})
+    headers = {**HEADERS, "Content-Type": "application/json"}
+    answer = httpx.post(f"{url}/mcp", content=body, headers=headers, timeout=60)
+    form, files = {"prompt": "a cat", "seed": "1"}, {"image": file.getvalue()}
+    expected = httpx.post(f"{url}/img2img", data=form, files=files, timeout=60)
     assert base64.b64decode(answer.json()["result"]["content"][0]["data"]) == expected.content
 
 

@@ -247,7 +247,7 @@ async def test_text_to_image_refuses_with_the_field_and_the_reason(
         ({"width": 2048, "height": 2048}, "width", "at most 2097152"),
         ({"guidance_scale": 1}, "guidance_scale", "does not use guidance"),
         ({"negative_prompt": "ugly"}, "negative_prompt", "does not use a negative prompt"),
-        ({"mask": "x"}, "mask", "There is no such parameter here."),
+        ({"mask": "x"}, "mask", "There is no such parameter here; it belongs to inpainting."),
         ({"denoising_strength": 0.5}, "denoising_strength", "say strength"),
         ({"seed": "1_0"}, "seed", "valid integer"),
     ],
@@ -413,7 +413,8 @@ def test_clients_that_hang_up_while_they_wait_cost_the_device_nothing(pipeline: 
     engine = app.state.context.engine
     with serving(app) as url:
         pipeline.close()
-        first = threading.Thread(target=httpx.post, args=(f"{url}/txt2img",), kwargs={"json": {"prompt": "first"}})
+        request = {"json": {"prompt": "first"}, "timeout": 60}
+        first = threading.Thread(target=httpx.post, args=(f"{url}/txt2img",), kwargs=request)
         first.start()
         assert pipeline.entered.acquire(timeout=10)
         for i in range(5):  # each waits behind the first and hangs up
