@@ -157,7 +157,6 @@ class ServerProcess:
         self._log = log
         start = f"{prelude or ''}\nfrom app.cli.commands import main\nmain([])"
         self.process: subprocess.Popen[bytes] | WarmProcess
-        log.write_bytes(b"")
         if warm or on_npu:
             self.process = WarmProcess(start, environment, stderr=log, on_npu=on_npu)
             return

@@ -1,7 +1,7 @@
 """Image to image: a picture from a prompt and a picture to start from."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar, Self
@@ -15,6 +15,7 @@ from app.modes.fields import (
     GuidanceScale,
     NegativePrompt,
     NumImages,
+    Params,
     Prompt,
     Seed,
     Side,
@@ -113,6 +114,17 @@ class PictureRequest(BaseModel):
         """The output's size, if the request names one."""
         return None if self.width is None or self.height is None else Size(self.width, self.height)
 
+    def _params_of(self, make: Callable[..., Params]) -> list[Params]:
+        """Return one params object per picture, with the fields that all modes with a picture share."""
+        make = partial(
+            make,
+            prompt=self.prompt,
+            prompt_options=self.prompt_options,
+            num_inference_steps=self.num_inference_steps,
+            strength=self.strength,
+        )
+        return for_each_seed(make, self.seed, self.num_images)
+
 
 class Img2ImgRequest(PictureRequest):
     """The fields of an image-to-image request beside the picture."""
@@ -123,12 +135,5 @@ class Img2ImgRequest(PictureRequest):
         Raises:
             TurboError: The file is not a usable picture.
         """
-        make = partial(
-            Img2ImgParams,
-            prompt=self.prompt,
-            prompt_options=self.prompt_options,
-            num_inference_steps=self.num_inference_steps,
-            strength=self.strength,
-            image=decode_image(uploads["image"](), self.chosen_size, settings),
-        )
-        return for_each_seed(make, self.seed, self.num_images)
+        image = decode_image(uploads["image"](), self.chosen_size, settings)
+        return self._params_of(partial(Img2ImgParams, image=image))

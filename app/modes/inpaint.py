@@ -17,7 +17,7 @@ from app.images.masks import MaskReading, Paste, choose_region, clean, decode_ma
 from app.images.memory import waiting_array
 from app.images.scaling import covering_box, scale
 from app.images.sizes import Size, preferred_size
-from app.modes.fields import WHOLE, Steps, Strength, Uploads, for_each_seed
+from app.modes.fields import WHOLE, Steps, Strength, Uploads
 from app.modes.img2img import PictureParams, PictureRequest
 from app.pipelines.base import Mode
 from app.settings import MAX_SIDE, Settings
@@ -279,13 +279,4 @@ class InpaintRequest(PictureRequest):
             feather=self.feather,
             padding=self.padding,
         )
-        make = partial(
-            InpaintParams,
-            prompt=self.prompt,
-            prompt_options=self.prompt_options,
-            num_inference_steps=self.num_inference_steps,
-            strength=self.strength,
-            area=area,
-            fill=self.fill,
-        )
-        return for_each_seed(make, self.seed, self.num_images)
+        return self._params_of(partial(InpaintParams, area=area, fill=self.fill))

@@ -29,6 +29,7 @@ class WarmProcess:
 
     def __init__(self, code: str, environment: Mapping[str, str], *, stderr: Path, on_npu: bool = False) -> None:
         """Run `code` in a new process. `on_npu`: the simulated NPU is installed before the libraries are imported."""
+        stderr.write_bytes(b"")
         forking = _start_forking(*(("tests.npu.simulator:install",) if on_npu else ()), *_LIBRARIES)
         assert forking.stdin
         assert forking.stdout
@@ -103,7 +104,7 @@ def _become(order: Mapping[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(order["environment"])
     nowhere = os.open(os.devnull, os.O_RDWR)
-    log = os.open(order["stderr"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(order["stderr"], os.O_WRONLY | os.O_APPEND)
     for new, old in ((nowhere, 0), (nowhere, 1), (log, 2)):
         os.dup2(new, old)
     sys.argv[:] = ["-c"]

@@ -26,8 +26,14 @@ async def first_page() -> RedirectResponse:
 
 @docs_router.get("/openapi.json")
 def openapi(request: Request) -> JSONResponse:
-    """Return the OpenAPI document. Making it takes a tenth of a second, so FastAPI runs this in a thread."""
-    return JSONResponse(request.app.openapi())
+    """Return the OpenAPI document. Making it takes a tenth of a second, so FastAPI runs this in a thread.
+
+    Under a prefix, such as Ray Serve's, the document names it, as FastAPI's own route does.
+    """
+    document = request.app.openapi()
+    if prefix := request.scope["root_path"]:
+        document = {**document, "servers": [{"url": prefix}]}
+    return JSONResponse(document)
 
 
 @docs_router.get("/docs")

@@ -118,6 +118,13 @@ def test_head_is_answered_as_get_is_without_the_body(path: str) -> None:
     assert int(asked.headers["content-length"]) > 0
 
 
+async def test_under_a_proxy_s_prefix_the_document_names_it(client: httpx.AsyncClient) -> None:
+    assert "servers" not in (await client.get("/openapi.json")).json()
+    transport = httpx.ASGITransport(app=create_app(Settings(model="fake")), root_path="/turbo")
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as behind:
+        assert (await behind.get("/turbo/openapi.json")).json()["servers"] == [{"url": "/turbo"}]
+
+
 async def test_what_takes_no_get_takes_no_head_and_says_what_it_takes(client: httpx.AsyncClient) -> None:
     refused = await client.head("/txt2img")
     assert (refused.status_code, refused.content, refused.headers["allow"]) == (405, b"", "OPTIONS, POST")
