@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.test_commands import IMG2IMG, TXT2IMG, ask, ask_in_background, errors
+from tests.cli.test_commands import IMG2IMG, TXT2IMG, ask, ask_in_background, errors, wait_for_queue
 from tests.conftest import ServerProcess, StartServer, png
 from tests.support.crowd import CLIENTS, Wish, alike, ask_all, pictures, wishes
 
@@ -90,11 +90,11 @@ def test_sigterm_ends_an_idle_service_with_0(start_server: StartServer) -> None:
 def test_after_sigterm_accepted_requests_are_answered_and_new_ones_told_to_go_elsewhere(
     start_server: StartServer,
 ) -> None:
-    server = start_server(model="fake:1.5")
+    server = start_server(model="fake:3")
     url = server.wait_until_started()
     running = ask_in_background(url)
     waiting = ThreadPoolExecutor(max_workers=1).submit(ask, url, seed=4)
-    time.sleep(0.2)
+    wait_for_queue(url, lambda queue: queue["waiting"] == 1)
     server.terminate()
     server.wait_for_log("draining, 2 requests in flight")
     ready = httpx.get(f"{url}/healthz/ready")
@@ -287,8 +287,7 @@ def test_when_the_drain_time_is_over_everybody_of_a_crowd_is_told(start_server: 
     asked = wishes(1, CLIENTS)
     with ThreadPoolExecutor(1) as background:
         crowd = background.submit(ask_all, url, asked)
-        while httpx.get(f"{url}/healthz/ready").json()["queue"]["waiting"] < CLIENTS // 2:
-            time.sleep(0.01)
+        wait_for_queue(url, lambda queue: queue["waiting"] >= CLIENTS // 2)
         started = time.monotonic()
         server.terminate()
         answers = crowd.result()
