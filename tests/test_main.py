@@ -51,7 +51,7 @@ from app.settings import Settings
 
 async def main():
     registry = make_registry(Settings(model="demo", device="cpu"), warm_up=False)
-    params = Txt2ImgParams(prompt="a cat", seed=1, num_inference_steps=1, width=1024, height=1024)
+    params = Txt2ImgParams(prompt="a cat", seed=1, num_inference_steps=1, width=512, height=512)
     async with registry:
         for _ in range(4):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -251,6 +251,8 @@ def test_bf16_keeps_the_vae_in_bf16(findings: Examine) -> None:
     assert "VAE in bfloat16" in findings(dtype="bf16")["load"].detail
 
 
+@pytest.mark.long
+@pytest.mark.only_long
 def test_graphs_are_timed_as_they_would_be_served(findings: Examine, npu: Npu, tiny_folder: Path) -> None:
     found = findings(model=str(tiny_folder), npu_graphs=True)
     assert failed(found) == []
