@@ -3,12 +3,14 @@
 import math
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, LiteralString, TypeVar
+from functools import partial
+from typing import Annotated, Any, LiteralString, Protocol, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from app.pipelines.base import GenerationParams, effective_steps
+from app.pipelines.prompt_options import PromptOptions
 from app.settings import DEFAULT_MAX_STEPS, MAX_SIDE, MIN_SIDE, MOST_STEPS, SIDE_MULTIPLE
 
 Uploads = Mapping[str, Callable[[], bytes | memoryview]]
@@ -216,6 +218,26 @@ def seeds_from(seed: int | None, num_images: int) -> range:
     return range(first, first + num_images)
 
 
-def for_each_seed(make: Callable[..., Params], seed: int | None, num_images: int) -> list[Params]:
-    """Return one params object per picture; `make` takes its seed. A missing first seed is drawn here."""
-    return [make(seed=each) for each in seeds_from(seed, num_images)]
+class PictureOrder(Protocol):
+    """What the requests of all modes and APIs have."""
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def prompt_options(self) -> PromptOptions: ...
+
+    @property
+    def seed(self) -> int | None: ...
+
+    @property
+    def num_images(self) -> int: ...
+
+
+def params_of(request: PictureOrder, make: Callable[..., Params], **fields: object) -> list[Params]:
+    """Return one params object per picture: `make` takes the prompt, a seed and the `fields`.
+
+    A missing first seed is drawn here.
+    """
+    make = partial(make, prompt=request.prompt, prompt_options=request.prompt_options, **fields)
+    return [make(seed=seed) for seed in seeds_from(request.seed, request.num_images)]

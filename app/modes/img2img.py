@@ -1,9 +1,8 @@
 """Image to image: a picture from a prompt and a picture to start from."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, ClassVar, Self
 
 from PIL import Image
@@ -15,7 +14,6 @@ from app.modes.fields import (
     GuidanceScale,
     NegativePrompt,
     NumImages,
-    Params,
     Prompt,
     Seed,
     Side,
@@ -25,7 +23,7 @@ from app.modes.fields import (
     check_effective_steps,
     check_seed_range,
     check_size_complete,
-    for_each_seed,
+    params_of,
 )
 from app.modes.prompt_fields import PromptModeField, PromptSyntaxField, check_emphasis
 from app.pipelines.base import GenerationParams, Mode
@@ -114,17 +112,6 @@ class PictureRequest(BaseModel):
         """The output's size, if the request names one."""
         return None if self.width is None or self.height is None else Size(self.width, self.height)
 
-    def _params_of(self, make: Callable[..., Params]) -> list[Params]:
-        """Return one params object per picture, with the fields that all modes with a picture share."""
-        make = partial(
-            make,
-            prompt=self.prompt,
-            prompt_options=self.prompt_options,
-            num_inference_steps=self.num_inference_steps,
-            strength=self.strength,
-        )
-        return for_each_seed(make, self.seed, self.num_images)
-
 
 class Img2ImgRequest(PictureRequest):
     """The fields of an image-to-image request beside the picture."""
@@ -136,4 +123,5 @@ class Img2ImgRequest(PictureRequest):
             TurboError: The file is not a usable picture.
         """
         image = decode_image(uploads["image"](), self.chosen_size, settings)
-        return self._params_of(partial(Img2ImgParams, image=image))
+        steps, strength = self.num_inference_steps, self.strength
+        return params_of(self, Img2ImgParams, num_inference_steps=steps, strength=strength, image=image)

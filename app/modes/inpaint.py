@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
@@ -17,7 +16,7 @@ from app.images.masks import MaskReading, Paste, choose_region, clean, decode_ma
 from app.images.memory import waiting_array
 from app.images.scaling import covering_box, scale
 from app.images.sizes import Size, preferred_size
-from app.modes.fields import WHOLE, Steps, Strength, Uploads
+from app.modes.fields import WHOLE, Steps, Strength, Uploads, params_of
 from app.modes.img2img import PictureParams, PictureRequest
 from app.pipelines.base import Mode
 from app.settings import MAX_SIDE, Settings
@@ -279,4 +278,11 @@ class InpaintRequest(PictureRequest):
             feather=self.feather,
             padding=self.padding,
         )
-        return self._params_of(partial(InpaintParams, area=area, fill=self.fill))
+        return params_of(
+            self,
+            InpaintParams,
+            num_inference_steps=self.num_inference_steps,
+            strength=self.strength,
+            area=area,
+            fill=self.fill,
+        )

@@ -1,7 +1,6 @@
 """Text to image: a picture from a prompt alone."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -16,7 +15,7 @@ from app.modes.fields import (
     Side,
     Steps,
     check_seed_range,
-    for_each_seed,
+    params_of,
 )
 from app.modes.prompt_fields import PromptModeField, PromptSyntaxField, check_emphasis
 from app.pipelines.base import GenerationParams, Mode
@@ -62,16 +61,19 @@ class Txt2ImgRequest(BaseModel):
         return self
 
     @property
+    def prompt_options(self) -> PromptOptions:
+        """How the prompt is read."""
+        return PromptOptions(mode=self.prompt_mode, syntax=self.prompt_syntax)
+
+    @property
     def chosen_size(self) -> Size:
         return Size(self.width, self.height)
 
     def to_params(self) -> list[Txt2ImgParams]:
-        make = partial(
+        return params_of(
+            self,
             Txt2ImgParams,
-            prompt=self.prompt,
-            prompt_options=PromptOptions(mode=self.prompt_mode, syntax=self.prompt_syntax),
             num_inference_steps=self.num_inference_steps,
             width=self.width,
             height=self.height,
         )
-        return for_each_seed(make, self.seed, self.num_images)

@@ -5,7 +5,6 @@ null for None, so every parameter may be null.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -35,7 +34,7 @@ from app.modes.fields import (
     Uploads,
     check_effective_steps,
     check_seed_range,
-    for_each_seed,
+    params_of,
 )
 from app.modes.img2img import Img2ImgParams
 from app.modes.inpaint import DEFAULT_STEPS, DEFAULT_STRENGTH, InpaintParams, read_area
@@ -198,15 +197,8 @@ class GenerationsRequest(ImagesRequest):
 
     def to_params(self) -> list[Txt2ImgParams]:
         size = self.chosen_size
-        make = partial(
-            Txt2ImgParams,
-            prompt=self.prompt,
-            prompt_options=self.prompt_options,
-            num_inference_steps=self.num_inference_steps or 1,
-            width=size.width,
-            height=size.height,
-        )
-        return for_each_seed(make, self.seed, self.num_images)
+        steps = self.num_inference_steps or 1
+        return params_of(self, Txt2ImgParams, num_inference_steps=steps, width=size.width, height=size.height)
 
 
 _OF_MASKED_EDITS: Final = {"strength": DEFAULT_STRENGTH, "num_inference_steps": DEFAULT_STEPS}
@@ -249,20 +241,12 @@ class EditsForm(ImagesRequest):
         Raises:
             TurboError: A file is not a usable picture, or the mask draws nothing.
         """
-        make: Callable[..., GenerationParams]
+        steps, strength = self.num_inference_steps, self.strength
         if "mask" in uploads:
             area = read_area(uploads, self.chosen_size, settings, reading=MaskReading.TRANSPARENCY)
-            make = partial(InpaintParams, area=area)
-        else:
-            make = partial(Img2ImgParams, image=decode_image(uploads["image"](), self.chosen_size, settings))
-        make = partial(
-            make,
-            prompt=self.prompt,
-            prompt_options=self.prompt_options,
-            num_inference_steps=self.num_inference_steps,
-            strength=self.strength,
-        )
-        return for_each_seed(make, self.seed, self.num_images)
+            return params_of(self, InpaintParams, num_inference_steps=steps, strength=strength, area=area)
+        image = decode_image(uploads["image"](), self.chosen_size, settings)
+        return params_of(self, Img2ImgParams, num_inference_steps=steps, strength=strength, image=image)
 
 
 AnyRequest = TypeVar("AnyRequest", bound=ImagesRequest)

@@ -8,7 +8,6 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -37,7 +36,7 @@ from app.modes.fields import (
     Uploads,
     check_effective_steps,
     check_seed_range,
-    for_each_seed,
+    params_of,
 )
 from app.modes.img2img import Img2ImgParams
 from app.modes.inpaint import DEFAULT_STEPS, MAX_FEATHER, Fill, InpaintParams, read_area
@@ -219,15 +218,7 @@ class SdTxt2ImgRequest(SdRequest):
         return Size(self.width, self.height)
 
     def to_params(self) -> list[Txt2ImgParams]:
-        make = partial(
-            Txt2ImgParams,
-            prompt=self.prompt,
-            prompt_options=self.prompt_options,
-            num_inference_steps=self.steps,
-            width=self.width,
-            height=self.height,
-        )
-        return for_each_seed(make, self.seed, self.num_images)
+        return params_of(self, Txt2ImgParams, num_inference_steps=self.steps, width=self.width, height=self.height)
 
 
 class SdImg2ImgRequest(SdRequest):
@@ -260,18 +251,8 @@ class SdImg2ImgRequest(SdRequest):
             TurboError: The file is not a usable picture.
         """
         image = decode_image(uploads["image"](), self.chosen_size, settings)
-        return self._params_of(partial(Img2ImgParams, image=image))
-
-    def _params_of(self, make: Callable[..., GenerationParams]) -> Sequence[GenerationParams]:
-        """Return one params object per picture, with the fields that all modes with a picture share."""
-        make = partial(
-            make,
-            prompt=self.prompt,
-            prompt_options=self.prompt_options,
-            num_inference_steps=self.steps,
-            strength=self.denoising_strength,
-        )
-        return for_each_seed(make, self.seed, self.num_images)
+        steps, strength = self.steps, self.denoising_strength
+        return params_of(self, Img2ImgParams, num_inference_steps=steps, strength=strength, image=image)
 
 
 def _describe_inpainting(schema: dict[str, Any]) -> None:
@@ -322,7 +303,8 @@ class SdInpaintRequest(SdImg2ImgRequest):
             padding=self.inpaint_full_res_padding if self.inpaint_full_res else None,
         )
         fill: Fill = "noise" if self.inpainting_fill == _NOISE else "original"
-        return self._params_of(partial(InpaintParams, area=area, fill=fill))
+        steps, strength = self.steps, self.denoising_strength
+        return params_of(self, InpaintParams, num_inference_steps=steps, strength=strength, area=area, fill=fill)
 
 
 AnyRequest = TypeVar("AnyRequest", bound=SdRequest)
