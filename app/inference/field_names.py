@@ -17,6 +17,8 @@ MEANT: Mapping[str, Sequence[str]] = {
     "init_image": ("image", "init_images"),
     "init_images": ("image",),
     "inputs": ("prompt",),
+    "mask": ("mask_image",),
+    "mask_image": ("mask",),
     "n": ("num_images",),
     "n_iter": ("num_images", "n"),
     "num_images": ("n",),
@@ -49,7 +51,8 @@ def similar(name: str, model: type[BaseModel]) -> str | None:
 
 def unknown_reason(name: str, model: type[BaseModel]) -> str:
     """Return why a name is rejected, with the right one if there is one."""
-    if name in _OF_INPAINTING:
+    right = meant(name, model)
+    if right is None and name in _OF_INPAINTING:
         return f"{UNKNOWN_REASON}; it belongs to inpainting."
-    right = meant(name, model) or similar(name, model)
+    right = right or similar(name, model)
     return f"{UNKNOWN_REASON}; say {right}." if right else f"{UNKNOWN_REASON}."

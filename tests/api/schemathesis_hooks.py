@@ -16,6 +16,8 @@ _RIGHT_SOMEWHERE = {
     "image",
     "init_images",
     "inputs",
+    "mask",
+    "mask_image",
     "n",
     "n_iter",
     "num_images",

@@ -192,6 +192,13 @@ async def test_a_field_out_of_bounds_is_rejected(client: httpx.AsyncClient, fiel
     assert (response.status_code, response.json()["error"]["param"]) == (422, field)
 
 
+async def test_the_mask_under_another_service_s_name_is_told_the_right_one(client: httpx.AsyncClient) -> None:
+    response = await inpaint(client, mask_image="x")
+    fault = response.json()["errors"][0]
+    assert (response.status_code, fault["param"]) == (422, "mask_image")
+    assert fault["detail"] == "There is no such parameter here; say mask."
+
+
 async def test_several_pictures_share_the_kept_pixels(client: httpx.AsyncClient) -> None:
     response = await inpaint(client, num_images=3, headers={"Accept": "application/json"})
     made = [pixels(base64.b64decode(image["b64"])) for image in response.json()["images"]]
