@@ -234,6 +234,16 @@ def wait_until(condition: Callable[[], object], *, within_s: float = 30) -> None
         time.sleep(0.001)
 
 
+def wait_for_queue(client: httpx.Client, *, waiting: int = 0) -> None:
+    """Wait until the service's device works and at least so many requests wait for it."""
+
+    def holds() -> bool:
+        queue: dict[str, float] = client.get("/healthz/ready").json()["queue"]
+        return queue["running_s"] > 0 and queue["waiting"] >= waiting
+
+    wait_until(holds)
+
+
 def png(size: tuple[int, int] = (64, 64), color: str = "red") -> bytes:
     """A PNG of one colour."""
     file = io.BytesIO()

@@ -7,7 +7,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from app.api.native.routes import Img2ImgForm
 from app.cli.commands import main
 from app.modes.txt2img import Txt2ImgRequest
 from app.settings import Settings
-from tests.conftest import ServerProcess, StartServer, opened
+from tests.conftest import ServerProcess, StartServer, opened, wait_for_queue
 
 TXT2IMG = {"prompt": "a red circle", "seed": 3, "width": 128, "height": 96, "num_inference_steps": 2}
 COMMANDS = ["serve", "generate", "pull", "doctor", "bench", "tune", "mcp"]
@@ -33,17 +32,9 @@ def ask(url: str, **fields: object) -> httpx.Response:
 def ask_in_background(url: str, **fields: object) -> "Future[httpx.Response]":
     """Send a request, and return when the device has begun with it."""
     future = ThreadPoolExecutor(max_workers=1).submit(ask, url, **fields)
-    wait_for_queue(url, lambda queue: queue["running_s"] > 0)
+    with httpx.Client(base_url=url) as client:
+        wait_for_queue(client)
     return future
-
-
-def wait_for_queue(url: str, holds: Callable[[dict[str, float]], bool]) -> None:
-    """Wait until something holds for the queue, as the service reports it."""
-    deadline = time.monotonic() + 20
-    with httpx.Client(base_url=url) as client:  # one: making a client takes a tenth of a second and more
-        while not holds(client.get("/healthz/ready").json()["queue"]):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
 
 
 def run(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import torch
 
-from tests.conftest import ServerProcess, StartServer, png
+from tests.conftest import ServerProcess, StartServer, png, wait_for_queue
 from tests.npu.conftest import Service, asking, service_on_npu
 from tests.npu.simulator import INNER_ERROR, Npu
 
@@ -172,8 +172,7 @@ def test_everybody_who_waits_behind_the_error_gets_503_and_nobody_a_picture(serv
     npu.hang = threading.Event()
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(service.txt2img, seed=seed) for seed in range(8)]
-        while service.client.get("/healthz/ready").json()["queue"]["waiting"] < 7:
-            time.sleep(0.01)
+        wait_for_queue(service.client, waiting=7)
         npu.error = RuntimeError("error code is 507018")
         npu.hang.set()
         npu.hang = None

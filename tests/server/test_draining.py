@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.test_commands import IMG2IMG, TXT2IMG, ask, ask_in_background, errors, wait_for_queue
-from tests.conftest import ServerProcess, StartServer, png
+from tests.cli.test_commands import IMG2IMG, TXT2IMG, ask, ask_in_background, errors
+from tests.conftest import ServerProcess, StartServer, png, wait_for_queue
 from tests.support.crowd import CLIENTS, Wish, alike, ask_all, pictures, wishes
 
 DRAIN_S = 20
@@ -94,7 +94,8 @@ def test_after_sigterm_accepted_requests_are_answered_and_new_ones_told_to_go_el
     url = server.wait_until_started()
     running = ask_in_background(url)
     waiting = ThreadPoolExecutor(max_workers=1).submit(ask, url, seed=4)
-    wait_for_queue(url, lambda queue: queue["waiting"] == 1)
+    with httpx.Client(base_url=url) as client:
+        wait_for_queue(client, waiting=1)
     server.terminate()
     server.wait_for_log("draining, 2 requests in flight")
     ready = httpx.get(f"{url}/healthz/ready")
@@ -285,9 +286,9 @@ def test_when_the_drain_time_is_over_everybody_of_a_crowd_is_told(start_server: 
     server = start_server(model="fake:0.5", drain_s=0.5)
     url = server.wait_until_started()
     asked = wishes(1, CLIENTS)
-    with ThreadPoolExecutor(1) as background:
+    with ThreadPoolExecutor(1) as background, httpx.Client(base_url=url) as client:
         crowd = background.submit(ask_all, url, asked)
-        wait_for_queue(url, lambda queue: queue["waiting"] >= CLIENTS // 2)
+        wait_for_queue(client, waiting=CLIENTS // 2)
         started = time.monotonic()
         server.terminate()
         answers = crowd.result()

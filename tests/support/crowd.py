@@ -21,7 +21,7 @@ from app.modes.inpaint import DEFAULT_FEATHER, Area, InpaintParams
 from app.modes.txt2img import Txt2ImgParams
 from app.pipelines.base import GenerationParams, Mode
 from app.pipelines.fake import FakePipeline
-from tests.conftest import ServerProcess, opened, png
+from tests.conftest import ServerProcess, opened, png, wait_for_queue
 
 CLIENTS = 16
 
@@ -202,9 +202,7 @@ def batches_of(
     with httpx.Client(base_url=url, timeout=60) as client, ThreadPoolExecutor(len(asked)) as threads:
         for number, wish in enumerate(asked):
             threads.submit(wish.send, client)
-            until = time.monotonic() + 20
-            while (queue := client.get("/healthz/ready").json()["queue"])["waiting"] < number or not queue["running_s"]:
-                assert time.monotonic() < until, queue
+            wait_for_queue(client, waiting=number)
         let_go()
     return Counter(dict(_metrics(url, "turbo_batch_pictures_bucket"))) - before
 
