@@ -121,25 +121,25 @@ def test_a_misspelt_variable_is_to_be_looked_at(monkeypatch: pytest.MonkeyPatch)
     )
 
 
-def test_the_command_prints_a_line_each_and_its_exit_code_tells(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["fake", "hf:nobody/nothing"])
+def test_the_command_prints_a_line_each_and_its_exit_code_tells(model: str, tmp_path: Path) -> None:
     environment = {**os.environ, "TURBO_WEIGHTS_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "app", "doctor", "--device", "cpu", "--port", "0", "--model"]
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*command, *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
-
-    plain, as_json, missing = run("fake"), run("fake", "--json"), run("hf:nobody/nothing", "--json")
+    command = [sys.executable, "-m", "app", "doctor", "--device", "cpu", "--port", "0", "--model", model]
+    plain = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    as_json = subprocess.run(
+        [*command, "--json"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     answer = json.loads(as_json.stdout)
     *lines, last = plain.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [
         [finding["level"], finding["check"]] for finding in answer["findings"]
     ]
-    assert (plain.returncode, as_json.returncode, answer["healthy"]) == (0, 0, True)
-    assert last == "0 failed, 1 to look at"
-    assert (missing.returncode, json.loads(missing.stdout)["healthy"]) == (1, False)
-    assert "python -m app pull" in missing.stdout
+    if model == "fake":
+        assert (plain.returncode, as_json.returncode, answer["healthy"]) == (0, 0, True)
+        assert last == "0 failed, 1 to look at"
+    else:
+        assert (plain.returncode, as_json.returncode, answer["healthy"]) == (1, 1, False)
+        assert any("python -m app pull" in line for line in lines)
 
 
 def test_an_address_of_another_machine_is_not_called_a_taken_port() -> None:

@@ -33,7 +33,7 @@ def test_every_network_is_compiled_while_warming_up_and_none_in_a_request_whatev
                 inpainted = service.inpaint(made.content, half_white((width, 64)), **kind)
                 assert {response.status_code for response in (made, changed, inpainted)} == {200}
         long = service.txt2img(prompt="fox " * 100, prompt_mode="chunked", width=64, height=64)
-        assert int(long.raise_for_status().headers["x-prompt-tokens"]) > 77
+        assert (long.status_code, long.headers["x-prompt-tokens"]) == (200, "308")
         assert npu.calls["npugraph_ex"] == compiled
 
 
