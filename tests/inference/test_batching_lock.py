@@ -11,9 +11,12 @@ from tests.conftest import until
 
 
 class Device:
-    """Counts the calls that are inside it at once, and the threads that they come on."""
+    """Counts the calls that are inside it at once, and the threads that they come on. Calls wait at a gate."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_open: bool = True) -> None:
+        self.gate = threading.Event()
+        if is_open:
+            self.gate.set()
         self.inside = self.peak = self.calls = 0
         self.threads: set[int] = set()
         self._mutex = threading.Lock()
@@ -24,6 +27,7 @@ class Device:
             self.inside += 1
             self.peak = max(self.peak, self.inside)
             self.threads.add(threading.get_ident())
+        assert self.gate.wait(30)
         time.sleep(seconds)
         with self._mutex:
             self.inside -= 1
@@ -40,10 +44,14 @@ async def lock() -> AsyncIterator[BatchingLock]:
 async def test_a_call_whose_waiter_is_cancelled_never_overlaps_the_next(lock: BatchingLock) -> None:
     device = Device()
     for _ in range(5):
+        device.gate.clear()
         abandoned = asyncio.create_task(lock.run(device.call))
         await until(lambda: device.inside)
         abandoned.cancel()
-        await lock.run(device.call)
+        following = asyncio.create_task(lock.run(device.call))
+        await asyncio.sleep(0)
+        device.gate.set()
+        await following
     assert device.peak == 1
 
 
@@ -77,25 +85,27 @@ async def test_waiters_are_served_in_the_order_they_came(lock: BatchingLock) -> 
 
 
 async def test_a_waiter_that_leaves_costs_the_device_nothing(lock: BatchingLock) -> None:
-    device = Device()
+    device = Device(is_open=False)
     running = asyncio.create_task(lock.run(device.call))
     await until(lambda: device.inside)
     waiting = asyncio.create_task(lock.run(device.call))
     await asyncio.sleep(0)
     waiting.cancel()
+    device.gate.set()
     await running
     await lock.run(device.call)
     assert device.calls == 2
 
 
 async def test_the_device_is_busy_until_the_abandoned_call_ends(lock: BatchingLock) -> None:
-    device = Device()
+    device = Device(is_open=False)
     abandoned = asyncio.create_task(lock.run(device.call))
     await until(lambda: device.inside)
     abandoned.cancel()
     await asyncio.sleep(0)
     assert lock.busy
     assert lock.running_s > 0
+    device.gate.set()
     await until(lambda: not lock.busy)
     assert not device.inside
     assert lock.running_s == 0

@@ -17,6 +17,11 @@ from app.settings import Settings
 from tests.conftest import program, serving
 from tests.support.gated_pipeline import GatedPipeline
 
+_PATIENCE_MS = 20_000
+"""How long pages and assertions wait: longer than usual, as other processes may keep the processors busy."""
+
+expect.set_options(timeout=_PATIENCE_MS)
+
 # Package scope, not session: while Playwright is open, no test with its own event loop can run.
 
 
@@ -109,7 +114,7 @@ def open_playground(browser: Browser, fake_service: str) -> Iterator[OpenPlaygro
             url = service if isinstance(service, str) else stack.enter_context(serving(service))
             opened = browser.new_context(**context)
             stack.callback(opened.close)
-            opened.set_default_timeout(10_000)
+            opened.set_default_timeout(_PATIENCE_MS)
             page = opened.new_page()
             visit = Visit(page, url)
             visits.append((visit, complaints))
