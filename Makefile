@@ -10,15 +10,18 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 WATERMARK := $(shell sed -n 's/^watermark = \["\(.*\)"\]$$/\1/p' pyproject.toml)
 TORCH := $(shell sed -n 's/^cpu = \["\(torch[^"]*\)"\]$$/\1/p' pyproject.toml)
-# Programs that some tests start, and their Debian packages. To skip these tests, set SYSTEM_PROGRAMS=
-SYSTEM_PROGRAMS ?= chromium curl docker-compose exiftool haproxy node openssl prometheus promtool systemd-analyze
-SYSTEM_PACKAGES := chromium curl docker-compose haproxy libimage-exiftool-perl nodejs openssl prometheus systemd
+# Programs that some tests and checks start, as program:package where Debian's package has another name. To skip the tests,
+# set SYSTEM_PROGRAMS=
+SYSTEM_PROGRAMS ?= chromium curl docker-compose exiftool:libimage-exiftool-perl firefox-esr haproxy node:nodejs npm openssl \
+  prometheus promtool:prometheus systemd-analyze:systemd
 # A folder. Until it is complete it has another name.
 FULL_SIZE := build/full-size/sdxl-turbo
 CLIENTS := build/clients
+PLAYGROUND := build/playground-node
+PLAYGROUND_TESTS := tests/playground/node
 
 .DEFAULT_GOAL := help
-.PHONY: help run system-programs pull test test-service test-cli test-models test-npu test-core test-api test-deploy test-playground test-long test-full-size test-clients coverage lint check-pins check-deploy audit sbom licences docs format full-size bench soak train-demo eval-demo clean
+.PHONY: help run system-programs pull test test-service test-cli test-models test-npu test-core test-api test-deploy test-playground test-long test-full-size test-clients coverage lint lint-playground check-pins check-deploy audit sbom licences docs format full-size bench soak train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -33,6 +36,7 @@ pull: $(VENV)/.run ## Set up, and download the weights that TURBO_MODEL (default
 # Threads of torch that wait in a busy loop would take the cores from the other parts.
 test: export OMP_WAIT_POLICY ?= PASSIVE
 test: $(VENV)/.test ## Set up, and run the tests: eight parts, three at once, which fits two cores
+	-@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(PLAYGROUND)/.made; fi
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-npu test-cli test-models test-service test-api test-deploy test-core test-playground
 
 MODELS := tests/benchmarks tests/pipelines tests/training tests/weights
@@ -94,12 +98,28 @@ coverage: $(VENV)/.test ## Run the tests, and report which lines of app/ they ru
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-lint: $(VENV)/.test ## Check style, types, layers and the Dockerfile
+# The programs find their packages in a folder that is beside their configuration or above it, so a link is there.
+$(PLAYGROUND)/.made: $(PLAYGROUND_TESTS)/package.json $(PLAYGROUND_TESTS)/package-lock.json | $(PLAYGROUND_TESTS)/node_modules
+	@command -v npm >/dev/null || { echo "npm is needed: apt-get install npm"; exit 1; }
+	@echo "==> installing the checks of the playground's JavaScript in $(@D)"
+	@mkdir -p $(@D) && cp $^ $(@D)
+	@npm ci --prefix $(@D) --silent --engine-strict
+	@touch $@
+
+$(PLAYGROUND_TESTS)/node_modules:
+	@ln -sfn ../../../$(PLAYGROUND)/node_modules $@
+
+lint: $(VENV)/.test lint-playground ## Check style, types, layers, the playground's JavaScript and the Dockerfile
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
+
+lint-playground: $(PLAYGROUND)/.made
+	$(PLAYGROUND)/node_modules/.bin/tsc --project $(PLAYGROUND_TESTS)/tsconfig.page.json
+	$(PLAYGROUND)/node_modules/.bin/tsc --project $(PLAYGROUND_TESTS)
+	$(PLAYGROUND)/node_modules/.bin/eslint --config $(PLAYGROUND_TESTS)/eslint.config.js --max-warnings 0 app/api/playground/static $(PLAYGROUND_TESTS)
 
 # uv does not read pip's configuration. So it gets pip's index (or uses its default), and trusts the system's certificates.
 check-pins test-clients: export UV_DEFAULT_INDEX ?= $(or $(PIP_INDEX_URL),$(shell $(BIN)/python -m pip config get global.index-url 2>/dev/null))
@@ -182,9 +202,11 @@ $(VENV)/.test: $(VENV)/.run
 
 # PyPI has no browser, ExifTool or Prometheus. Without root, this prints the command, and the tests that need them are skipped.
 system-programs:
-	@missing=; for program in $(SYSTEM_PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	@missing=; packages=; for entry in $(SYSTEM_PROGRAMS); do \
+	  program=$${entry%:*}; command -v $$program >/dev/null || { missing="$$missing $$program"; packages="$$packages $${entry#*:}"; }; \
+	done; \
 	test -z "$$missing" && exit 0; \
-	install="apt-get install --yes --no-install-recommends $(SYSTEM_PACKAGES)"; \
+	install="apt-get install --yes --no-install-recommends$$packages"; \
 	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
 	  echo "==> installing from Debian's packages:$$missing"; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$install >/dev/null; \

@@ -57,7 +57,7 @@ def test_a_field_that_the_service_refuses_is_marked_with_its_reason(open_playgro
     reason = "As the service says."
     body = {"detail": reason, "errors": [{"param": "num_inference_steps", "detail": reason}]}
     visit.page.route("**/txt2img", lambda route: route.fulfill(status=422, json=body))
-    visit.fill("a")
+    visit.fill("an ant")
     steps = visit.page.get_by_role("radiogroup", name="Steps")
     expect(steps).to_have_accessible_description(reason)
     expect(steps).to_have_attribute("aria-invalid", "true")
@@ -65,7 +65,7 @@ def test_a_field_that_the_service_refuses_is_marked_with_its_reason(open_playgro
     expect(visit["#notice"]).to_contain_text("Please look at the marked field.")
     expect(visit["#retry"]).to_be_hidden()
     visit.page.unroute("**/txt2img")
-    visit.make("b")
+    visit.make("a bee")
     expect(steps).to_have_accessible_description("")
     expect(visit["#faults"]).to_be_empty()
     expect(visit["#notice"]).to_be_hidden()
@@ -105,7 +105,7 @@ def test_an_answer_that_something_else_gave_is_said_and_not_asked_for_again(open
     answer_once(visit, headers={"X-Image-Size": "512x512"}, body=b"no picture")
     visit.fill("no picture")
     expect(visit["#notice-text"]).to_contain_text(foreign)
-    visit.make("a")
+    visit.make("an ant")
 
 
 def test_a_service_with_keys_gets_one_which_the_tab_alone_remembers(
@@ -113,7 +113,7 @@ def test_a_service_with_keys_gets_one_which_the_tab_alone_remembers(
 ) -> None:
     (tmp_path / "keys").write_text(f"page: {KEY}\n")
     visit = open_playground(create_app(Settings(model="fake", api_keys_file=tmp_path / "keys")), complaints="401")
-    visit.fill("a")
+    visit.fill("an ant")
     expect(visit["#key-fault"]).to_contain_text("Enter one of this service's API keys.")
     expect(visit["#notice"]).to_contain_text("The service needs an API key.")
     visit["#key"].fill("密钥")
@@ -125,19 +125,19 @@ def test_a_service_with_keys_gets_one_which_the_tab_alone_remembers(
     expect(visit["#key-fault"]).to_have_text("The service does not know this API key.")
     visit["#key"].fill(KEY)
     visit["#key"].press("Enter")
-    visit.expect_shown("a")
+    visit.expect_shown("an ant")
     expect(visit["#key-fault"]).to_be_empty()
     visit["#show-code"].click()
     expect(visit["#code-text"]).to_contain_text("Bearer YOUR_API_KEY")
     assert KEY in visit.page.evaluate("Object.values(sessionStorage)")
     assert KEY not in visit.page.evaluate("Object.values(localStorage)")
     visit.page.reload()
-    visit.make("b")
+    visit.make("a bee")
 
 
 def test_without_keys_there_is_no_field_for_one(open_playground: OpenPlayground) -> None:
     visit = open_playground()
-    visit.make("a")
+    visit.make("an ant")
     expect(visit["#key"]).to_be_hidden()
     assert "authorization" not in visit.asked[0].headers
 
@@ -165,11 +165,11 @@ def test_where_a_proxy_keeps_health_inside_pictures_follow_all_the_same(open_pla
 def test_when_the_network_is_back_one_need_not_wait(open_playground: OpenPlayground) -> None:
     visit = open_playground(complaints="ERR_INTERNET_DISCONNECTED")
     visit.page.context.set_offline(True)
-    visit.fill("a")
+    visit.fill("an ant")
     expect(visit["#notice"]).to_contain_text("The service cannot be reached.")
     visit.page.context.set_offline(False)
     visit["#retry"].press("Enter")
-    visit.expect_shown("a")
+    visit.expect_shown("an ant")
     expect(visit["#result"]).to_be_focused()  # else the focus returns to the top of the page
     expect(visit["#service"]).to_contain_text("fake model")
 
@@ -178,7 +178,7 @@ def test_a_service_that_drains_says_so(open_playground: OpenPlayground) -> None:
     app = create_app(Settings(model="fake"))
     visit = open_playground(app, complaints="503")
     app.state.context.engine.admission.drain()
-    visit.fill("a")
+    visit.fill("an ant")
     expect(visit["#notice"]).to_contain_text("The service is not available now: The service is shutting down.")
     expect(visit["#service"]).to_contain_text("(not ready: draining)")
 
@@ -186,10 +186,10 @@ def test_a_service_that_drains_says_so(open_playground: OpenPlayground) -> None:
 def test_a_request_past_its_deadline_is_tried_again(open_playground: OpenPlayground, make_busy: MakeBusy) -> None:
     busy = make_busy(deadline_s=0.2)
     visit = open_playground(busy.url, complaints="504")
-    visit.fill("a")
+    visit.fill("an ant")
     expect(visit["#notice"]).to_contain_text("The request took too long: The request was not done within 0.2 s.")
     busy.pipeline.gate.set()
-    visit.expect_shown("a")
+    visit.expect_shown("an ant")
 
 
 def test_what_is_wanted_meanwhile_is_tried_instead_of_what_failed(
@@ -213,12 +213,12 @@ def test_a_failure_is_said_and_tried_again_only_when_asked_for(
 ) -> None:
     visit = open_playground(create_app(Settings(model="fake"), load_pipelines=pipeline.load), complaints="500")
     pipeline.error = ValueError("of the pipeline")
-    visit.fill("a")
+    visit.fill("an ant")
     expect(visit["#notice"]).to_contain_text("The request failed: The pipeline failed on this request.")
     expect(visit["#notice-count"]).to_be_empty()
     pipeline.error = None
     visit["#retry"].click()
-    visit.expect_shown("a")
+    visit.expect_shown("an ant")
     assert len(visit.asked) == 2
 
 

@@ -38,7 +38,7 @@ def test_the_picture_follows_what_is_typed_and_is_the_service_s_own(open_playgro
     seed = visit.bodies[-1]["seed"]
     assert visit["#made"].inner_text() == f"seed {seed} · 1 step · 512×512"
     download = visit.download()
-    assert download.suggested_filename == f"turbo-{seed}.png"
+    assert download.suggested_filename == f"a-fox-with-a-scarf-{seed}.png"
     same = httpx.post(f"{visit.url}/txt2img", json={"prompt": "a fox with a scarf", "seed": seed})
     assert download.path().read_bytes() == same.content
 
@@ -82,7 +82,7 @@ def test_a_stale_request_keeps_its_place_in_the_queue_and_its_picture_is_shown(
 
 def test_who_types_without_a_pause_sees_a_stream_of_pictures(open_playground: OpenPlayground) -> None:
     visit = open_playground(create_app(Settings(model="fake:0.2")))
-    visit.make("x")
+    visit.make("an ox")
     visit.fill("")
     visit.watch_stage()
     text = "mountains and a house at sunset with snow"
@@ -112,14 +112,81 @@ def test_an_empty_prompt_asks_for_nothing_and_enter_asks_again(open_playground: 
     visit = open_playground()
     visit["#prompt"].press("Enter")
     visit["#lock"].click()
-    visit.make("a")
+    visit.make("an ant")
     visit.fill("  ")
     visit["#prompt"].press("Enter")
-    visit.make("b")
+    visit.make("a bee")
     with visit.page.expect_response("**/txt2img"):
         visit["#prompt"].press("Enter")
-    assert [body["prompt"] for body in visit.bodies] == ["a", "b", "b"]
+    assert [body["prompt"] for body in visit.bodies] == ["an ant", "a bee", "a bee"]
     assert len({body["seed"] for body in visit.bodies}) == 3
+
+
+def test_the_first_letter_alone_is_not_sent_while_the_device_s_speed_is_unknown(
+    open_playground: OpenPlayground,
+) -> None:
+    visit = open_playground()
+    visit.fill("a")
+    visit.page.wait_for_timeout(500)  # longer than the pause before the first request
+    assert visit.asked == []
+    visit.make("an ant")
+    visit.make("b")  # known now
+    visit.page.reload()
+    visit.fill("c")
+    visit["#prompt"].press("Enter")  # or asked for
+    visit.expect_shown("c")
+
+
+def test_enter_on_an_unchanged_prompt_draws_another_and_one_under_way_is_not_asked_for_again(
+    open_playground: OpenPlayground, pipeline: GatedPipeline
+) -> None:
+    visit = open_playground(create_app(Settings(model="fake"), load_pipelines=pipeline.load))
+    pipeline.close()
+    visit.fill("an owl")
+    visit["#prompt"].press("Enter")
+    assert pipeline.entered.acquire(timeout=10)
+    visit["#prompt"].press("Enter")
+    pipeline.gate.set()
+    visit.expect_shown("an owl")
+    assert len(visit.asked) == 1
+    expect(visit["#lock"]).to_have_attribute("aria-pressed", "true")
+    with visit.page.expect_response("**/txt2img"):
+        visit["#prompt"].press("Enter")
+    expect(visit["#history li"]).to_have_count(2)
+    assert len({body["seed"] for body in visit.bodies}) == 2
+
+
+def test_an_equal_result_is_one_entry_of_the_history(open_playground: OpenPlayground) -> None:
+    visit = open_playground()
+    visit["#seed"].fill("1")
+    for prompt in ("an owl", "a fox", "an owl"):
+        visit.make(prompt)
+    expect(visit["#history button"]).to_have_count(2)
+    expect(visit["#history button"].first).to_have_attribute("title", "an owl")
+
+
+def test_without_a_prompt_the_stage_is_empty(open_playground: OpenPlayground) -> None:
+    visit = open_playground()
+    visit.make("an owl")
+    visit.fill("")
+    expect(visit["#empty"]).to_be_visible()
+    expect(visit["#pictures img"]).to_have_count(0)
+    expect(visit["#actions"]).to_be_hidden()
+    visit["#history button"].click()
+    visit.expect_shown("an owl")
+
+
+def test_a_picture_that_is_late_dims_the_old_one(open_playground: OpenPlayground, pipeline: GatedPipeline) -> None:
+    visit = open_playground(create_app(Settings(model="fake"), load_pipelines=pipeline.load))
+    visit.make("an owl")
+    expect(visit["#stage"]).not_to_have_class("is-late")
+    pipeline.close()
+    visit.fill("a fox")
+    expect(visit["#stage.is-late .late"]).to_have_text("Updating")
+    expect(visit["#pictures"]).to_have_css("opacity", "0.45")
+    pipeline.gate.set()
+    visit.expect_shown("a fox")
+    expect(visit["#pictures"]).to_have_css("opacity", "1")
 
 
 def test_letters_that_an_input_method_has_not_finished_are_not_asked_for(open_playground: OpenPlayground) -> None:
@@ -128,7 +195,7 @@ def test_letters_that_an_input_method_has_not_finished_are_not_asked_for(open_pl
     keyboard = visit.page.context.new_cdp_session(visit.page)
     for letters in ("n", "ni"):
         keyboard.send("Input.imeSetComposition", {"text": letters, "selectionStart": 2, "selectionEnd": 2})
-        visit.page.wait_for_timeout(150)  # longer than the pause after which a first prompt is sent
+        visit.page.wait_for_timeout(400)  # longer than the pause after which a first prompt is sent
     keyboard.send("Input.insertText", {"text": "你"})
     visit.expect_shown("你")
     assert [body["prompt"] for body in visit.bodies] == ["你"]
@@ -137,8 +204,8 @@ def test_letters_that_an_input_method_has_not_finished_are_not_asked_for(open_pl
 def test_a_locked_seed_is_kept_and_an_open_one_drawn_for_each_picture(open_playground: OpenPlayground) -> None:
     visit = open_playground()
     visit["#seed"].fill("42")
-    visit.make("a")
-    visit.make("b")
+    visit.make("an ant")
+    visit.make("a bee")
     with visit.page.expect_response("**/txt2img"):
         visit["#dice"].click()
     visit.make("c")
@@ -157,10 +224,10 @@ def test_a_seed_that_is_none_is_explained_and_nothing_is_sent(open_playground: O
     visit = open_playground()
     for seed in ("", "x", "-1", "1.5", "4294967296"):
         visit["#seed"].fill(seed)
-        visit.fill("a")
+        visit.fill("an ant")
         expect(visit["#seed-fault"]).to_have_text("A seed is a whole number from 0 to 4294967295.")
     visit["#seed"].fill("4294967295")
-    visit.expect_shown("a")
+    visit.expect_shown("an ant")
     assert [body["seed"] for body in visit.bodies] == [4294967295]
 
 
@@ -172,8 +239,8 @@ def test_behind_a_proxy_the_service_may_be_anywhere(open_playground: OpenPlaygro
         lambda route: route.fulfill(response=route.fetch(url=route.request.url.replace(prefix, visit.url))),
     )
     visit.page.goto(f"{prefix}/")
-    visit.make("a")
+    visit.make("an ant")
     assert visit.asked[-1].url == f"{prefix}/txt2img"
     visit["#show-code"].click()
-    assert f"'{prefix}/txt2img'" in visit["#code-text"].inner_text()
+    expect(visit["#code-text"]).to_contain_text(f"'{prefix}/txt2img'")
     assert visit["#docs"].evaluate("link => link.href") == f"{prefix}/docs"

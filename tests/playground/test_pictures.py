@@ -13,7 +13,6 @@ import pytest
 from playwright.sync_api import expect
 
 from app.main import create_app
-from app.modes.fields import smallest_strength
 from app.modes.img2img import Img2ImgParams
 from app.pipelines.base import effective_steps
 from app.settings import Settings
@@ -49,14 +48,14 @@ def test_a_picture_starts_from_a_file_and_without_it_from_text_again(
     open_playground: OpenPlayground, pipeline: GatedPipeline
 ) -> None:
     visit = open_playground(create_app(Settings(model="fake"), load_pipelines=pipeline.load))
-    visit.make("a")
+    visit.make("an ant")
     with visit.page.expect_response("**/img2img"):
         start_from(visit, "red.png", png((96, 64)))
     expect(visit["#effective"]).to_have_text("int(2 × 0.50) = 1 step runs.")
     expect(visit["#file-name"]).to_have_text("red.png")
     (made,) = pipeline.calls[-1]
     assert isinstance(made, Img2ImgParams)
-    assert (made.prompt, made.strength, made.num_inference_steps) == ("a", 0.5, 2)
+    assert (made.prompt, made.strength, made.num_inference_steps) == ("an ant", 0.5, 2)
     assert made.width / made.height == pytest.approx(96 / 64, rel=0.02)
     assert made.image.getpixel((0, 0)) == (255, 0, 0)
     with visit.page.expect_response("**/txt2img"):
@@ -95,7 +94,7 @@ def test_a_picture_starts_from_what_is_dropped_or_pasted(open_playground: OpenPl
 
 def test_a_picture_starts_from_the_last_result(open_playground: OpenPlayground, pipeline: GatedPipeline) -> None:
     visit = open_playground(create_app(Settings(model="fake"), load_pipelines=pipeline.load))
-    visit.make("a")
+    visit.make("an ant")
     download = visit.download()
     with visit.page.expect_response("**/img2img"):
         visit["#reuse"].click()
@@ -105,50 +104,50 @@ def test_a_picture_starts_from_the_last_result(open_playground: OpenPlayground, 
     assert np.array_equal(np.asarray(made.image), np.asarray(opened(download.path().read_bytes())))
 
 
-def test_steps_that_cannot_run_are_explained_and_nothing_is_sent(open_playground: OpenPlayground) -> None:
+def test_every_strength_that_can_be_dragged_runs_with_as_many_steps_as_it_needs(
+    open_playground: OpenPlayground,
+) -> None:
     visit = open_playground()
     start_from(visit, "red.png", png())
-    visit.make("a")
-    asked = len(visit.asked)
-    visit["#strength"].fill("0.33")
-    visit["input[name=steps][value='3']"].check()
-    expect(visit["#strength-fault"]).to_have_text(
-        "At 0.33 no step would run: int(3 × 0.33) = 0. With 3 steps the smallest that works is 0.34."
-    )
-    visit.fill("b")
-    visit["input[name=steps][value='1']"].check()
-    expect(visit["#strength-fault"]).to_contain_text("With 1 step only 1.00 works.")
-    visit["input[name=steps][value='3']"].check()
-    assert len(visit.asked) == asked
-    visit["#mend"].click()
-    visit.expect_shown("b")
-    expect(visit["#effective"]).to_have_text("int(3 × 0.34) = 1 step runs.")
-    expect(visit["#strength-fault"]).to_be_empty()
-    assert len(visit.asked) == asked + 1
+    visit.make("an ant")
+    steps = visit["input[name=steps]:checked"]
+    shown = []
+    for stop in range(6):
+        visit["#strength"].fill(str(stop))
+        shown.append((visit["#strength-value"].inner_text(), steps.input_value(), visit["#effective"].inner_text()))
+    assert shown == [
+        ("25 %", "4", "int(4 × 0.25) = 1 step runs."),
+        ("34 %", "3", "int(3 × 0.34) = 1 step runs."),
+        ("50 %", "2", "int(2 × 0.50) = 1 step runs."),
+        ("67 %", "3", "int(3 × 0.67) = 2 steps run."),
+        ("75 %", "4", "int(4 × 0.75) = 3 steps run."),
+        ("100 %", "1", "int(1 × 1.00) = 1 step runs."),
+    ]
+    expect(visit["#strength"]).not_to_have_attribute("aria-invalid", "true")
+    visit["#strength"].fill("0")
+    visit["input[name=steps][value='1']"].check()  # the control that was moved last decides
+    expect(visit["#effective"]).to_have_text("int(1 × 1.00) = 1 step runs.")
+    visit["input[name=steps][value='4']"].check()
+    assert visit["#strength"].get_attribute("max") == "3"  # a third of four steps would draw what a quarter draws
 
 
-def test_steps_are_counted_as_the_service_counts_them(open_playground: OpenPlayground) -> None:
+def test_the_strengths_offered_are_all_that_differ_and_the_service_runs_them(open_playground: OpenPlayground) -> None:
     visit = open_playground()
-    counted, smallest = visit.page.evaluate(
-        """async () => {
-            const { effectiveSteps, smallestStrength } = await import("/playground/service.js");
-            const hundredths = [...Array(100).keys()].map((one) => one + 1);
-            const steps = [1, 2, 3, 4];
-            return [
-                steps.map((one) => hundredths.map((part) => effectiveSteps(one, Number((part / 100).toFixed(2))))),
-                steps.map(smallestStrength),
-            ];
-        }"""
+    offered = visit.page.evaluate(
+        "async () => { const { stopsOf } = await import('/playground/strength.js'); return [1, 2, 3, 4].map(stopsOf); }"
     )
-    expected = [[effective_steps(steps, float(f"{part / 100:.2f}")) for part in range(1, 101)] for steps in range(1, 5)]
-    assert counted == expected
-    for steps in range(1, 5):
-        assert smallest_strength(steps) <= smallest[steps - 1] < smallest_strength(steps) + 0.01
+    for wanted, stops in enumerate(offered, start=1):
+        runs = [(effective_steps(stop["steps"], stop["strength"]), stop["steps"]) for stop in stops]
+        assert all(run >= 1 and steps >= wanted for run, steps in runs)
+        shares = [run / steps for run, steps in runs]
+        assert shares == sorted(set(shares))
+        possible = {run / steps for steps in range(wanted, 5) for run in range(1, steps + 1)}
+        assert set(shares) == possible
 
 
 def test_a_file_that_cannot_be_taken_is_explained_and_not_sent(open_playground: OpenPlayground) -> None:
     visit = open_playground(create_app(Settings(model="fake", max_body_bytes=20_000, max_upload_pixels=10_000)))
-    visit.make("a")
+    visit.make("an ant")
     fault = visit["#image-fault"]
     start_from(visit, "letter.png", b"Dear Sir or Madam")
     expect(fault).to_have_text("letter.png is not a PNG, JPEG or WebP picture.")
@@ -173,13 +172,14 @@ def test_several_pictures_come_at_once_and_each_can_be_chosen(open_playground: O
     visit["input[name=number][value='4']"].check()
     visit["input[name=steps][value='3']"].check()
     visit["#size"].select_option("768x512")
-    visit.make("a")
+    visit.make("an ant")
     expect(visit["#pictures img"]).to_have_count(4)
     visit["#pictures button"].nth(2).click()
     expect(visit["#made"]).to_have_text("seed 9 · 3 steps · 768×512")
+    expect(visit["#seed"]).to_have_value("9")  # the next prompt goes on from it
     download = visit.download()
-    assert download.suggested_filename == "turbo-9.png"
-    alone = {"prompt": "a", "seed": 9, "num_inference_steps": 3, "width": 768, "height": 512}
+    assert download.suggested_filename == "an-ant-9.png"
+    alone = {"prompt": "an ant", "seed": 9, "num_inference_steps": 3, "width": 768, "height": 512}
     same = httpx.post(f"{visit.url}/txt2img", json=alone)
     assert download.path().read_bytes() == same.content
 
@@ -194,7 +194,7 @@ def test_a_result_of_before_comes_again_with_its_parameters_and_no_request(open_
     visit = open_playground()
     visit["#seed"].fill("1")
     start_from(visit, "red.png", png())
-    visit["#strength"].fill("0.8")
+    visit["#strength"].fill("3")
     visit["#size"].select_option("256x256")
     visit.make("first")
     first = visit.download().path().read_bytes()
@@ -208,9 +208,9 @@ def test_a_result_of_before_comes_again_with_its_parameters_and_no_request(open_
     assert visit.download().path().read_bytes() == first
     assert visit["#prompt"].input_value() == "first"
     assert visit["#seed"].input_value() == "1"
-    assert visit["#strength"].input_value() == "0.8"
+    expect(visit["#strength-value"]).to_have_text("67 %")
     assert visit["#size"].input_value() == "256x256"
-    assert visit["input[name=steps]:checked"].input_value() == "2"
+    assert visit["input[name=steps]:checked"].input_value() == "3"
     expect(visit["#chosen"]).to_be_visible()
     expect(visit["#file-name"]).to_have_text("red.png")
     expect(visit["#lock"]).to_have_attribute("aria-pressed", "true")
@@ -240,7 +240,7 @@ def run_copied(visit: Visit, language: str, folder: Path) -> list[bytes]:
     visit["#copy"].click()
     expect(visit["#copied"]).to_have_text("Copied.")
     code: str = visit.page.evaluate("navigator.clipboard.readText()")
-    visit["#close-code"].click()
+    visit["#code [data-close]"].click()
     program("curl" if language == "curl" else INTERPRETERS[language])
     script = folder / ("picture.mjs" if language == "javascript" else "picture.txt")
     script.write_text(code.replace("YOUR_API_KEY", "0123456789abcdef"), encoding="utf-8")
@@ -277,7 +277,7 @@ def test_the_copied_code_runs_and_gets_the_same_picture(
 
     from_result = tmp_path / "result"
     from_result.mkdir()
-    visit.download().save_as(from_result / "turbo-5.png")
+    visit.download().save_as(from_result / "a-red-one-type-text-plain-5.png")
     with visit.page.expect_response("**/img2img"):
         visit["#reuse"].click()
     visit["input[name=number][value='2']"].check()
@@ -291,9 +291,10 @@ def test_the_copied_code_runs_and_gets_the_same_picture(
 
 def test_where_there_is_no_clipboard_the_code_is_selected(open_playground: OpenPlayground) -> None:
     visit = open_playground()
-    visit.make("a")
+    visit.make("an ant")
     visit.page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
     visit["#show-code"].click()
+    expect(visit["#code-text"]).to_contain_text("curl")
     visit["#copy"].click()
     expect(visit["#copied"]).to_contain_text("Ctrl+C")
     assert visit.page.evaluate("getSelection().toString()") == visit["#code-text"].inner_text()

@@ -4,27 +4,33 @@ import { FACTS, requestOf } from "./service.js";
 
 const KEY = "YOUR_API_KEY"; // not the real key, as the code may be pasted anywhere
 
-/** Return the code for a state's pictures. */
+/**
+ * @typedef {ReturnType<typeof requestOf> & {url: string, name: string, file: string}} Call
+ *   `name` begins the names of the files that the code writes; `file` is the name of a single one.
+ */
+
+/** Return the code for a state's pictures. @param {import("./service.js").State} state @param {string} language */
 export function codeFor(state, language) {
   const request = requestOf(state);
-  request.url = new URL(request.path, document.baseURI).href;
-  request.name = state.start?.name.startsWith("turbo-") ? "next" : "turbo"; // the start picture may be a saved result
-  request.file = `${request.name}-${state.seed}.png`;
-  return { curl, python, javascript }[language](request);
+  const url = new URL(request.path, document.baseURI).href;
+  const name = state.start?.name.startsWith("turbo-") ? "next" : "turbo"; // the start picture may be a saved result
+  const write = { curl, python, javascript }[language] ?? curl;
+  return write({ ...request, url, name, file: `${name}-${state.seed}.png` });
 }
 
-const shell = (text) => `'${String(text).replaceAll("'", `'\\''`)}'`;
+const shell = (/** @type {unknown} */ text) => `'${String(text).replaceAll("'", `'\\''`)}'`;
 
 // A JSON string is also a valid string of Python and JavaScript.
 const quoted = JSON.stringify;
 
-function curl({ url, fields, start, several, file }) {
+/** @param {Call} call */
+function curl({ url, fields, files, several, file }) {
   const lines = [`curl --fail-with-body -o ${several ? "pictures.json" : file} ${shell(url)}`];
   if (FACTS.with_keys) lines.push(`-H 'Authorization: Bearer ${KEY}'`);
   if (several) lines.push("-H 'Accept: application/json'");
-  if (start) {
+  if (files.length) {
     // Quoted because curl ends a name at a comma or semicolon; --form-string because a prompt may begin with an @.
-    lines.push(`-F ${shell(`image=@"${start.name.replace(/["\\]/g, "\\$&")}"`)}`);
+    for (const [field, { name }] of files) lines.push(`-F ${shell(`${field}=@"${name.replace(/["\\]/g, "\\$&")}"`)}`);
     for (const [field, value] of Object.entries(fields)) lines.push(`--form-string ${shell(`${field}=${value}`)}`);
   } else {
     lines.push("-H 'Content-Type: application/json'", `--data-raw ${shell(JSON.stringify(fields))}`);
@@ -33,10 +39,12 @@ function curl({ url, fields, start, several, file }) {
   return several ? `${command}\n# The pictures are base64 in it: .images[].b64` : command;
 }
 
-function python({ url, fields, start, several, name, file }) {
-  const headers = [];
+/** @param {Call} call */
+function python({ url, fields, files, several, name, file }) {
+  const headers = /** @type {string[]} */ ([]);
   if (FACTS.with_keys) headers.push(`"Authorization": "Bearer ${KEY}"`);
   if (several) headers.push('"Accept": "application/json"');
+  const read = files.map(([field, upload]) => `${quoted(field)}: Path(${quoted(upload.name)}).read_bytes()`).join(", ");
   const said = Object.entries(fields).map(([field, value]) => `        ${quoted(field)}: ${quoted(value)},\n`);
   const save = several
     ? `for image in response.json()["images"]:
@@ -48,21 +56,27 @@ import httpx
 
 response = httpx.post(
     ${quoted(url)},
-${headers.length ? `    headers={${headers.join(", ")}},\n` : ""}    ${start ? "data" : "json"}={
+${headers.length ? `    headers={${headers.join(", ")}},\n` : ""}    ${read ? "data" : "json"}={
 ${said.join("")}    },
-${start ? `    files={"image": Path(${quoted(start.name)}).read_bytes()},\n` : ""}    timeout=120,
+${read ? `    files={${read}},\n` : ""}    timeout=120,
 )
 response.raise_for_status()
 ${save}
 `;
 }
 
-function javascript({ url, fields, start, several, name, file }) {
-  const headers = [];
+/** @param {Call} call */
+function javascript({ url, fields, files, several, name, file }) {
+  const headers = /** @type {string[]} */ ([]);
   if (FACTS.with_keys) headers.push(`Authorization: "Bearer ${KEY}"`);
   if (several) headers.push('Accept: "application/json"');
-  if (!start) headers.push('"Content-Type": "application/json"');
+  const isForm = files.length > 0;
+  if (!isForm) headers.push('"Content-Type": "application/json"');
   const form = Object.entries(fields).map(([field, value]) => `form.append(${quoted(field)}, ${quoted(value)});\n`);
+  for (const [field, upload] of files) {
+    const path = quoted(upload.name);
+    form.push(`form.append(${quoted(field)}, new Blob([await readFile(${path})]), ${path});\n`);
+  }
   const said = Object.entries(fields).map(([field, value]) => `    ${field}: ${quoted(value)},\n`);
   const save = several
     ? `for (const { b64, seed } of (await response.json()).images) {
@@ -70,18 +84,17 @@ function javascript({ url, fields, start, several, name, file }) {
 }`
     : `await writeFile("${file}", Buffer.from(await response.arrayBuffer()));`;
   return `// node picture.mjs
-import { ${start ? "readFile, " : ""}writeFile } from "node:fs/promises";
+import { ${isForm ? "readFile, " : ""}writeFile } from "node:fs/promises";
 ${
-  start
+  isForm
     ? `
 const form = new FormData();
-form.append("image", new Blob([await readFile(${quoted(start.name)})]), ${quoted(start.name)});
 ${form.join("")}`
     : ""
 }
 const response = await fetch(${quoted(url)}, {
   method: "POST",
-${headers.length ? `  headers: { ${headers.join(", ")} },\n` : ""}  body: ${start ? "form" : `JSON.stringify({\n${said.join("")}  })`},
+${headers.length ? `  headers: { ${headers.join(", ")} },\n` : ""}  body: ${isForm ? "form" : `JSON.stringify({\n${said.join("")}  })`},
 });
 if (!response.ok) throw new Error(await response.text());
 ${save}

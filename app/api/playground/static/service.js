@@ -2,51 +2,118 @@
 
 export const MAX_SEED = 2 ** 32 - 1;
 
+/**
+ * @typedef {object} Upload A picture to send. One that changes, such as a drawing, is taken when it is sent.
+ * @property {string} name
+ * @property {number} width
+ * @property {number} height
+ * @property {Blob} [file]
+ * @property {() => Promise<Blob>} [snapshot]
+ *
+ * @typedef {object} State What the page's pictures are made from.
+ * @property {string} prompt
+ * @property {number} steps
+ * @property {number} seed
+ * @property {string} size "WIDTHxHEIGHT", or "" for the start picture's own.
+ * @property {number} number
+ * @property {number} strength
+ * @property {Upload | null} start
+ * @property {Upload | null} mask Its white parts are drawn anew.
+ * @property {number} feather Pixels.
+ * @property {import("./address.js").Source} source
+ * @property {boolean} [isLive] It is changing at the moment.
+ *
+ * @typedef {{blob: Blob, url: string, seed: number, image: HTMLImageElement}} Picture
+ *
+ * @typedef {object} Result
+ * @property {State} state
+ * @property {Picture[]} pictures
+ * @property {string} size "WIDTHxHEIGHT"
+ * @property {number} steps That ran.
+ * @property {number} tokens
+ * @property {boolean} truncated
+ * @property {number} latencyMs
+ * @property {Record<string, number>} serverMs The time of each stage.
+ * @property {number} startedAt
+ */
+
 /** Facts of the service, which it writes into the page. */
-export const FACTS = JSON.parse(document.documentElement.dataset.facts);
+export const FACTS = JSON.parse(globalThis.document?.documentElement.dataset.facts ?? "{}");
 
-/** The steps that image to image runs, computed as the service does: int(num_inference_steps * strength). */
+/** The steps that image to image runs, as the service computes them. @param {number} steps @param {number} strength */
 export const effectiveSteps = (steps, strength) => Math.trunc(steps * strength);
-
-/** The smallest strength that runs one step, in hundredths as on the slider. */
-export function smallestStrength(steps) {
-  let hundredths = 1;
-  while (effectiveSteps(steps, hundredths / 100) < 1) hundredths += 1;
-  return hundredths / 100;
-}
 
 /**
  * Return the request for a state's pictures. The page sends it and the code to copy contains it, so they agree.
  *
- * @param state {prompt, steps, seed, size ("WIDTHxHEIGHT", or "" for the start picture's own), number, strength,
- *   start ({file, name}, or null)}
+ * @param {State} state
  */
-export function requestOf(state) {
-  const fields = { prompt: state.prompt, num_inference_steps: state.steps, seed: state.seed };
-  if (state.start) fields.strength = state.strength;
-  if (state.size) [fields.width, fields.height] = state.size.split("x").map(Number);
-  const several = state.number > 1;
-  if (several) fields.num_images = state.number;
-  return { path: state.start ? "img2img" : "txt2img", fields, start: state.start, several };
+export function requestOf({ prompt, steps, seed, size, number, strength, start, mask, feather }) {
+  /** @type {Record<string, string | number>} */
+  const fields = { prompt, num_inference_steps: steps, seed };
+  if (start) fields.strength = strength;
+  if (start && mask) fields.feather = feather;
+  if (size) [fields.width, fields.height] = size.split("x").map(Number);
+  const several = number > 1;
+  if (several) fields.num_images = number;
+  /** @type {[string, Upload][]} */
+  const files = [];
+  if (start) files.push(["image", start]);
+  if (start && mask) files.push(["mask", mask]);
+  return { path: ["txt2img", "img2img", "inpaint"][files.length], fields, files, several };
 }
 
-/** The name of a picture's file. */
-export const fileName = (seed) => `turbo-${seed}.png`;
+/** Return the state with the pictures of this moment. @param {State} state @returns {Promise<State>} */
+export async function fixed(state) {
+  const take = async (/** @type {Upload | null} */ upload) => {
+    if (!upload?.snapshot) return upload;
+    const { name, width, height } = upload;
+    return { name, width, height, file: await upload.snapshot() };
+  };
+  return { ...state, start: await take(state.start), mask: await take(state.mask) };
+}
+
+/** While a drawing or a camera changes, pictures are soon replaced: this type is the quickest to encode and decode. */
+const LIVE_TYPE = "image/jpeg";
+
+/** The longest part of a file's name that comes from the prompt. */
+const MOST_NAME = 60;
+
+/** The name of a picture's file. @param {string} prompt @param {{seed: number, blob: {type: string}}} picture */
+export function fileName(prompt, { seed, blob }) {
+  const words = prompt.normalize("NFC").toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [];
+  let name = "";
+  for (const word of words) if (name.length + word.length < MOST_NAME) name += `${word}-`;
+  return `${name || "turbo-"}${seed}.${blob.type === LIVE_TYPE ? "jpg" : "png"}`;
+}
 
 /** An error response, or no response. `fields` has the reasons of invalid fields. */
 export class Problem extends Error {
+  /**
+   * @param {{status?: number, code?: string, detail: string, fields?: Map<string, string>, retryAfterS?: number,
+   *   retryable?: boolean}} about
+   */
   constructor({ status = 0, code, detail, fields = new Map(), retryAfterS, retryable = false }) {
     super(detail);
-    Object.assign(this, { status, code, detail, fields, retryAfterS, retryable });
+    this.status = status;
+    this.code = code;
+    this.detail = detail;
+    this.fields = fields;
+    this.retryAfterS = retryAfterS;
+    this.retryable = retryable;
   }
 }
 
-/** The response is a success, but not from this service. */
+/** The response is a success, but not from this service. @param {unknown} error */
 const foreign = (error) => new Problem({ code: "foreign", detail: String(error) });
 
 const RETRYABLE = [429, 503, 504];
 
-/** Read an error response, any part of which a proxy may have written. */
+/**
+ * Read an error response, any part of which a proxy may have written.
+ *
+ * @param {Response} response @param {string} text
+ */
 function problemOf(response, text) {
   const { status, statusText, headers } = response;
   const said = parsed(text);
@@ -60,6 +127,7 @@ function problemOf(response, text) {
   return new Problem({ status, code: said?.code, detail, fields, retryable, retryAfterS });
 }
 
+/** @param {string} text */
 function parsed(text) {
   try {
     return JSON.parse(text);
@@ -71,18 +139,20 @@ function parsed(text) {
 /**
  * Make a state's pictures.
  *
- * @returns {state, pictures: [{blob, url, seed, image}], size, steps, tokens, truncated, latencyMs, serverMs, startedAt}
+ * @param {State} state As `fixed` returns it. @param {string} key @param {AbortSignal} signal
+ * @returns {Promise<Result>}
  * @throws Problem
  */
 export async function generate(state, key, signal) {
-  const { path, fields, start, several } = requestOf(state);
-  const headers = { Accept: several ? "application/json" : "image/png" };
+  const { path, fields, files, several } = requestOf(state);
+  /** @type {Record<string, string>} */
+  const headers = { Accept: several ? "application/json" : state.isLive ? LIVE_TYPE : "image/png" };
   if (key) headers.Authorization = `Bearer ${key}`;
   let body;
-  if (start) {
+  if (files.length) {
     body = new FormData();
-    for (const [name, value] of Object.entries(fields)) body.append(name, value);
-    body.append("image", start.file, start.name);
+    for (const [name, value] of Object.entries(fields)) body.append(name, String(value));
+    for (const [name, upload] of files) body.append(name, /** @type {Blob} */ (upload.file), upload.name);
   } else {
     headers["Content-Type"] = "application/json";
     body = JSON.stringify(fields);
@@ -100,9 +170,9 @@ export async function generate(state, key, signal) {
   if (!response.headers.has("X-Image-Size")) throw foreign("no X-Image-Size");
   let pictures;
   try {
-    const files = several ? filesOf(JSON.parse(await blob.text())) : [{ blob, seed: state.seed }];
+    const made = several ? filesOf(JSON.parse(await blob.text())) : [{ blob, seed: state.seed }];
     // Decoded before they are shown, because the stage would flash otherwise.
-    pictures = await Promise.all(files.map((file) => decoded(file, state.prompt)));
+    pictures = await Promise.all(made.map((file) => decoded(file, state.prompt)));
   } catch (error) {
     throw foreign(error);
   }
@@ -110,7 +180,7 @@ export async function generate(state, key, signal) {
   return {
     state,
     pictures,
-    size: response.headers.get("X-Image-Size"),
+    size: response.headers.get("X-Image-Size") ?? "",
     steps: Number(response.headers.get("X-Steps")),
     tokens: Number(response.headers.get("X-Prompt-Tokens")),
     truncated: response.headers.get("X-Prompt-Truncated") === "true",
@@ -120,6 +190,7 @@ export async function generate(state, key, signal) {
   };
 }
 
+/** @param {{images: {b64: string, seed: number, media_type: string}[]}} envelope */
 function filesOf({ images }) {
   return images.map(({ b64, seed, media_type: type }) => {
     const bytes = Uint8Array.from(atob(b64), (character) => character.charCodeAt(0));
@@ -127,7 +198,8 @@ function filesOf({ images }) {
   });
 }
 
-async function decoded({ blob, seed }, prompt) {
+/** @param {{blob: Blob, seed: number}} file @param {string} prompt @returns {Promise<Picture>} */
+export async function decoded({ blob, seed }, prompt) {
   const image = new Image();
   image.src = URL.createObjectURL(blob);
   image.alt = prompt;
@@ -143,13 +215,17 @@ async function decoded({ blob, seed }, prompt) {
 /** The stages that the service times; only uploads are decoded. A proxy may add other stages. */
 const STAGES = ["decode", "queue", "inference", "encode"];
 
-/** Read `queue;dur=1.2, inference;dur=3.4` as {queue: 1.2, inference: 3.4}: milliseconds. */
+/**
+ * Read `queue;dur=1.2, inference;dur=3.4` as {queue: 1.2, inference: 3.4}: milliseconds.
+ *
+ * @param {string} header @returns {Record<string, number>}
+ */
 function serverTiming(header) {
   const all = new Map([...header.matchAll(/(\w+);dur=([\d.]+)/g)].map(([, stage, ms]) => [stage, Number(ms)]));
-  return Object.fromEntries(STAGES.filter((stage) => all.has(stage)).map((stage) => [stage, all.get(stage)]));
+  return Object.fromEntries(STAGES.filter((stage) => all.has(stage)).map((stage) => [stage, all.get(stage) ?? 0]));
 }
 
-/** Free a result's pictures. */
+/** Free a result's pictures. @param {{pictures: Picture[]}} result */
 export function release(result) {
   for (const { url } of result.pictures) URL.revokeObjectURL(url);
 }

@@ -10,15 +10,19 @@ const SIGNATURES = [/^\x89PNG\r\n\x1a\n/, /^\xff\xd8\xff/, /^RIFF[^]{4}WEBP/];
 
 /** The reason why a file cannot be used: a text's key and its values. */
 export class UnfitFile extends Error {
+  /** @param {string} key @param {Record<string, string>} values */
   constructor(key, values) {
     super(key);
-    Object.assign(this, { key, values });
+    this.key = key;
+    this.values = values;
   }
 }
 
 /**
- * Check a file, and return {file, name, width, height}.
+ * Check a file before it is sent.
  *
+ * @param {Blob} file @param {string} name
+ * @returns {Promise<import("./service.js").Upload>}
  * @throws UnfitFile
  */
 export async function lookAt(file, name) {

@@ -1,245 +1,53 @@
-/** Every text of the page, in both languages, and the choice between them. `{name}` is filled in. */
+/** The page's texts, and the choice between its languages. The page comes with one; en.json and zh.json have all. */
 
-export const STRINGS = {
-  en: {
-    other_language: "中文",
-    switch_language: "切换到中文",
-    switch_theme: "Switch between light and dark",
-    title: "SDXL-Turbo playground",
-    prompt: "Prompt",
-    prompt_hint: "Describe a picture",
-    prompt_controls: "The prompt contains invisible control characters, which the service rejects.",
-    prompt_long: "The prompt has {length} characters; the service takes up to {most}.",
-    examples: "Examples",
-    invitation: "Type, and the picture follows.",
-    note_demo:
-      "This is the small demo model. It draws vector pictures of shapes, animals and landscapes from English prompts. Try one of the examples.",
-    note_fake: "No model is loaded. The service paints patterns, for tests of clients.",
-    note_model: "The model reads English. Try one of the examples.",
-    service: "{model} model on {device}, {dtype}",
-    service_unknown: "The service's status is unknown.",
-    service_status: "not ready: {status}",
-    tokens: "{used} of {most} tokens",
-    truncated: "The prompt is longer than the {most} tokens that the model reads. Its end was ignored.",
-    pictures: "Pictures",
-    history: "History",
-    history_item: "Show again: {prompt}, seed {seed}",
-    settings: "Settings",
-    result: "Result",
-    start: "Start picture",
-    choose: "Drop, paste or choose a picture to start from",
-    drop_here: "Drop the picture to start from it",
-    remove: "Remove",
-    pasted: "pasted",
-    strength: "Strength",
-    effective_one: "int({steps} × {strength}) = 1 step runs.",
-    effective: "int({steps} × {strength}) = {effective} steps run.",
-    too_weak_one: "At {strength} no step would run: int(1 × {strength}) = 0. With 1 step only {smallest} works.",
-    too_weak:
-      "At {strength} no step would run: int({steps} × {strength}) = 0. With {steps} steps the smallest that works is {smallest}.",
-    mend: "Use {smallest}",
-    steps: "Steps",
-    number: "Pictures",
-    size: "Size",
-    size_auto: "Aspect of the start picture",
-    size_best: "{size}, best",
-    seed: "Seed",
-    lock: "Keep the seed",
-    dice: "Draw another seed",
-    seed_kept: "The seed is kept. Several pictures use this seed and the next ones.",
-    seed_drawn: "A new seed is drawn for each picture.",
-    seed_wrong: "A seed is a whole number from 0 to {most}.",
-    key: "API key",
-    key_hint: "Kept until this tab is closed.",
-    key_missing: "Enter one of this service's API keys.",
-    key_unknown: "The service does not know this API key.",
-    key_wrong: "An API key contains only English letters, digits and symbols, and no spaces.",
-    download: "Download",
-    reuse: "Start from this",
-    code: "Code",
-    code_title: "The same picture from your code",
-    code_language: "Language of the code",
-    copy: "Copy",
-    copied: "Copied.",
-    copy_by_hand: "Selected: press Ctrl+C or ⌘C.",
-    close: "Close",
-    made: "seed {seed}",
-    made_steps_one: "1 step",
-    made_steps: "{steps} steps",
-    latency: "{ms} ms",
-    queue: "queue",
-    decode: "upload",
-    inference: "inference",
-    encode: "encode",
-    rest: "other",
-    meter: "Time of the last picture, in milliseconds",
-    rate: "{rate} images/s",
-    spoken: "Picture ready.",
-    busy: "The service is busy.",
-    rate_limited: "Too many requests: {detail}",
-    unauthorized: "The service needs an API key.",
-    forbidden: "The service rejects requests from this page: {detail}",
-    too_large: "The request is too large: {detail}",
-    refused: "The service rejects this request: {detail}",
-    unavailable: "The service is not available now: {detail}",
-    slow: "The request took too long: {detail}",
-    failed: "The request failed: {detail}",
-    offline: "The service cannot be reached.",
-    foreign: "The response is not the service's own. A proxy between the service and this page may have changed it.",
-    field_wrong: "Please look at the marked field.",
-    retry_in: "Trying again in {time} s.",
-    retry_in_min: "Trying again in {time} min.",
-    retry_in_h: "Trying again in {time} h.",
-    retrying: "The page retries automatically.",
-    try_now: "Try now",
-    not_a_picture: "{name} is not a PNG, JPEG or WebP picture.",
-    file_too_big: "{name} has {size} kB; the service takes up to {most} kB.",
-    too_many_pixels: "{name} has {size} pixels; the service takes up to {most}.",
-    damaged: "{name} cannot be opened; it seems to be damaged.",
-    licence_demo: "The demo model here is Apache 2.0; SDXL-Turbo itself has Stability AI's licence:",
-    licence: "SDXL-Turbo has Stability AI's licence:",
-    licence_terms: "research and non-commercial use unless licensed otherwise.",
-    limits:
-      "Not for true depictions of people or events; it writes no legible text, faces may come out wrong, and 512×512 is best.",
-    generated: "All pictures are AI-generated.",
-    model_card: "Model card",
-    use_policy: "Use policy",
-    docs: "API documentation",
-  },
-  zh: {
-    other_language: "English",
-    switch_language: "Switch to English",
-    switch_theme: "切换浅色与深色",
-    title: "SDXL-Turbo 在线体验页",
-    prompt: "提示词",
-    prompt_hint: "描述一幅画（英文）",
-    prompt_controls: "提示词中有看不见的控制字符，服务不接受。",
-    prompt_long: "提示词有 {length} 个字符，服务最多接受 {most} 个。",
-    examples: "示例",
-    invitation: "输入文字，画面随之而来。",
-    note_demo: "这里运行的是小型矢量画演示模型，只懂英文，会画图形、动物和风景。可以先试试示例。",
-    note_fake: "这里没有模型，只画色块，供测试客户端之用。",
-    note_model: "模型只懂英文，可以先试试示例。",
-    service: "{model} 模型，运行于 {device}，{dtype}",
-    service_unknown: "暂时无法得知服务状态。",
-    service_status: "未就绪：{status}",
-    tokens: "{used} / {most} 个词元",
-    truncated: "提示词超过模型可读的 {most} 个词元，末尾部分未被读取。",
-    pictures: "图片",
-    history: "历史",
-    history_item: "再次显示：{prompt}，种子 {seed}",
-    settings: "设置",
-    result: "结果",
-    start: "起始图片",
-    choose: "拖入、粘贴或选择一张起始图片",
-    drop_here: "松开即以此图片为起点",
-    remove: "移除",
-    pasted: "粘贴的图片",
-    strength: "强度",
-    effective_one: "运行 int({steps} × {strength}) = 1 步。",
-    effective: "运行 int({steps} × {strength}) = {effective} 步。",
-    too_weak_one: "强度为 {strength} 时一步也不会运行：int(1 × {strength}) = 0。步数为 1 时只能用 {smallest}。",
-    too_weak: "强度为 {strength} 时一步也不会运行：int({steps} × {strength}) = 0。步数为 {steps} 时强度至少为 {smallest}。",
-    mend: "改用 {smallest}",
-    steps: "步数",
-    number: "张数",
-    size: "尺寸",
-    size_auto: "同起始图片的宽高比",
-    size_best: "{size}，最佳",
-    seed: "种子",
-    lock: "固定种子",
-    dice: "换一个种子",
-    seed_kept: "保持不变；多张图片由此依次加一。",
-    seed_drawn: "每次都换新种子。",
-    seed_wrong: "种子是 0 到 {most} 之间的整数。",
-    key: "API 密钥",
-    key_hint: "只保留到关闭此标签页为止。",
-    key_missing: "请输入此服务的 API 密钥。",
-    key_unknown: "服务不认识这个 API 密钥。",
-    key_wrong: "API 密钥只含英文字母、数字和符号，不含空格。",
-    download: "下载",
-    reuse: "以此图为起点",
-    code: "代码",
-    code_title: "用代码得到同样的图片",
-    code_language: "代码语言",
-    copy: "复制",
-    copied: "已复制。",
-    copy_by_hand: "已选中，请按 Ctrl+C 或 ⌘C。",
-    close: "关闭",
-    made: "种子 {seed}",
-    made_steps_one: "1 步",
-    made_steps: "{steps} 步",
-    latency: "{ms} 毫秒",
-    queue: "排队",
-    decode: "读图",
-    inference: "推理",
-    encode: "编码",
-    rest: "其余",
-    meter: "最近一张图片所用的时间（毫秒）",
-    rate: "{rate} 张/秒",
-    spoken: "图片已生成。",
-    busy: "服务繁忙。",
-    rate_limited: "请求过于频繁：{detail}",
-    unauthorized: "服务需要 API 密钥。",
-    forbidden: "服务拒绝了此页面：{detail}",
-    too_large: "内容过大：{detail}",
-    refused: "服务拒绝了此请求：{detail}",
-    unavailable: "服务暂不可用：{detail}",
-    slow: "耗时过长：{detail}",
-    failed: "出错了：{detail}",
-    offline: "无法连接到服务。",
-    foreign: "收到的回答并非来自本服务，可能是中间的某个环节出了问题。",
-    field_wrong: "请检查标出的字段。",
-    retry_in: "{time} 秒后重试。",
-    retry_in_min: "{time} 分钟后重试。",
-    retry_in_h: "{time} 小时后重试。",
-    retrying: "将自动重试。",
-    try_now: "立即重试",
-    not_a_picture: "{name} 不是 PNG、JPEG 或 WebP 图片。",
-    file_too_big: "{name} 有 {size} kB，服务最多接受 {most} kB。",
-    too_many_pixels: "{name} 有 {size} 像素，服务最多接受 {most}。",
-    damaged: "{name} 无法打开，可能已损坏。",
-    licence_demo: "此处的演示模型采用 Apache 2.0 许可；SDXL-Turbo 本身采用 Stability AI 的许可：",
-    licence: "SDXL-Turbo 采用 Stability AI 的许可：",
-    licence_terms: "除另获授权外，仅限研究与非商业用途。",
-    limits: "不用于真实呈现人物或事件；不能写出可读的文字，人脸可能失真，512×512 效果最佳。",
-    generated: "所有图片均由 AI 生成。",
-    model_card: "模型卡",
-    use_policy: "使用政策",
-    docs: "API 文档",
-  },
-};
+import { $, all, remember } from "./dom.js";
 
 const HTML_LANG = { en: "en", zh: "zh-CN" };
 
-let language = "en";
+const { dataset } = document.documentElement;
 
-/** Use the language that was chosen before, else the browser's. */
-export function chooseLanguage(chosen) {
-  language = chosen in STRINGS ? chosen : navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
-  document.documentElement.lang = HTML_LANG[language];
-  document.title = t("title");
-  document.getElementById("language").lang = HTML_LANG[otherLanguage()];
-  for (const element of document.querySelectorAll("[data-text]")) element.textContent = t(element.dataset.text);
-  for (const element of document.querySelectorAll("[data-placeholder]")) {
-    element.placeholder = t(element.dataset.placeholder);
-  }
-  for (const element of document.querySelectorAll("[data-label]")) {
-    element.ariaLabel = t(element.dataset.label);
-    if (element.matches("button")) element.title = element.ariaLabel;
-  }
-  for (const element of document.querySelectorAll("[data-region]")) element.ariaLabel = t(element.dataset.region);
-}
+/** @type {"en" | "zh"} */
+let language = document.documentElement.lang === HTML_LANG.zh ? "zh" : "en";
+
+/** @type {Record<string, string>} `{name}` is filled in. */
+let texts = JSON.parse(dataset.strings ?? "{}");
 
 export const otherLanguage = () => (language === "en" ? "zh" : "en");
 
-/** Join sentences; Chinese has no space after a full stop. */
-export const sentences = (...texts) => texts.join(language === "zh" ? "" : " ");
+/** Load another language's texts, and keep the choice for the next visit: the service reads it from a cookie. */
+export async function switchLanguage() {
+  const other = otherLanguage();
+  const response = await fetch(`playground/${other}.json`);
+  if (!response.ok) return;
+  texts = await response.json();
+  language = other;
+  document.documentElement.lang = HTML_LANG[language];
+  remember("language", language);
+}
 
-/** Format a number in the current language. */
+/** Write the texts that the page always has. */
+export function describePage() {
+  document.title = t("title");
+  $("language").lang = HTML_LANG[otherLanguage()];
+  for (const element of all("[data-placeholder]")) {
+    element.setAttribute("placeholder", t(element.dataset.placeholder ?? ""));
+  }
+  for (const element of all("[data-text]")) element.textContent = t(element.dataset.text ?? "");
+  for (const element of all("[data-label]")) {
+    element.ariaLabel = t(element.dataset.label ?? "");
+    const key = element.dataset.key?.split(" ")[0].replace("ctrl+", "Ctrl ").toUpperCase();
+    if (element.matches("button")) element.title = key ? `${element.ariaLabel} (${key})` : element.ariaLabel;
+  }
+  for (const element of all("[data-region]")) element.ariaLabel = t(element.dataset.region ?? "");
+}
+
+/** Join sentences; Chinese has no space after a full stop. @param {...string} parts */
+export const sentences = (...parts) => parts.join(language === "zh" ? "" : " ");
+
+/** Format a number in the current language. @param {number} number */
 export const written = (number) => number.toLocaleString(HTML_LANG[language]);
 
-/** Return a text of the page. */
+/** Return a text of the page. @param {string} key @param {Record<string, string | number>} [values] */
 export function t(key, values = {}) {
-  return STRINGS[language][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+  return texts[key].replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
 }

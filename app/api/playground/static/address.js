@@ -1,0 +1,44 @@
+/** The page's address: prompt and settings in its fragment, which browsers do not send to servers. */
+
+export const SOURCES = /** @type {const} */ (["text", "picture", "draw", "retouch", "camera"]);
+
+/** @typedef {typeof SOURCES[number]} Source What a picture starts from. */
+/**
+ * @typedef {{prompt: string, seed: number, steps: number, size: string, number: number, strength: number,
+ *   source: Source}} Shared
+ */
+
+const MOST_SEED = 2 ** 32 - 1;
+
+/** @param {Shared} state @returns {string} "#prompt=..." */
+export function fragmentOf({ prompt, seed, steps, size, number, strength, source }) {
+  const fields = { prompt, seed, steps, size, number, mode: source, ...(source !== "text" && { strength }) };
+  const valid = Object.entries(fields).filter(([, value]) => !Number.isNaN(value));
+  return `#${new URLSearchParams(valid.map(([name, value]) => [name, String(value)]))}`;
+}
+
+/**
+ * Read an address. What it does not say, or what is invalid, is left out.
+ *
+ * @param {string} fragment @returns {Partial<Shared>}
+ */
+export function readFragment(fragment) {
+  const fields = new URLSearchParams(fragment.replace(/^#/, ""));
+  const whole = (/** @type {string} */ name, /** @type {number} */ least, /** @type {number} */ most) => {
+    const text = fields.get(name) ?? "";
+    return /^\d{1,10}$/.test(text) && Number(text) >= least && Number(text) <= most ? Number(text) : undefined;
+  };
+  const strength = Number(fields.get("strength"));
+  const size = fields.get("size");
+  /** @type {Partial<Shared>} */
+  const read = {
+    prompt: fields.get("prompt") ?? undefined,
+    seed: whole("seed", 0, MOST_SEED),
+    steps: whole("steps", 1, 4),
+    number: whole("number", 1, 4),
+    size: size !== null && /^(\d{2,4}x\d{2,4})?$/.test(size) ? size : undefined,
+    strength: strength > 0 && strength <= 1 ? strength : undefined,
+    source: SOURCES.find((source) => source === fields.get("mode")),
+  };
+  return Object.fromEntries(Object.entries(read).filter(([, value]) => value !== undefined));
+}
