@@ -9,7 +9,7 @@
 /** The thinnest part of a stroke, as a share of its size: at no pressure. */
 const THINNEST = 0.2;
 
-/** Colours that differ by up to this in each channel are filled as one: smooth edges would leave a seam otherwise. */
+/** Colours that differ by up to this in each channel are filled as one, such as the grain of a photograph. */
 const TOLERANCE = 48;
 
 /** @param {number} width @param {number} height */
@@ -111,6 +111,8 @@ function paintFill(context, { colour, at: [x, y] }, seen) {
     if (covered[index]) painted.data.set([red, green, blue, 255], index * 4);
   }
   context.putImageData(painted, 0, 0);
+  // One pixel further: between the fill and the smooth edge of a line a seam would be left.
+  for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) context.drawImage(context.canvas, dx, dy);
 }
 
 /** @param {string} colour "#rrggbb" */
