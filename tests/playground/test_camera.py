@@ -61,6 +61,55 @@ def test_the_camera_is_mirrored_as_it_is_shown_and_goes_out_with_its_tab(
     assert tracks(visit) == 0
 
 
+def test_a_camera_that_is_allowed_after_its_tab_was_left_stays_off(open_playground: OpenPlayground) -> None:
+    visit = open_playground(permissions=["camera"])
+    visit[".tabs [data-source=camera]"].click()
+    expect(visit["#camera-switch"]).to_have_text("Start")
+    visit.page.evaluate(
+        """() => {
+            const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+            navigator.mediaDevices.getUserMedia = async (...about) => {
+                await new Promise((resolve) => { window.allow = resolve; });
+                window.late = await ask(...about);
+                return window.late;
+            };
+        }"""
+    )
+    visit["#camera-switch"].click()
+    visit[".tabs [data-source=draw]"].click()
+    visit.page.evaluate("window.allow()")
+    visit.page.wait_for_function("window.late?.getTracks().every(({ readyState }) => readyState === 'ended')")
+    assert tracks(visit) == 0
+
+
+def test_a_camera_s_frame_is_not_stored_with_what_was_made_from_it(open_playground: OpenPlayground) -> None:
+    visit = open_playground(permissions=["camera"])
+    visit["#keep"].check()
+    start_camera(visit)
+    visit["#variations summary"].click()
+    visit["#four-seeds"].click()
+    expect(visit["#kept"]).to_contain_text("2 stored")
+    stored = visit.page.evaluate(
+        """async () => {
+            const { Store } = await import("/playground/store.js");
+            const store = new Store({ most: 10, mostBytes: 1e9 });
+            await store.open();
+            return (await store.all()).map(({ start }) => start);
+        }"""
+    )
+    assert stored == [None, None]
+
+
+def test_an_error_that_would_come_with_each_frame_stops_the_camera(open_playground: OpenPlayground) -> None:
+    visit = open_playground(permissions=["camera"], complaints="422")
+    visit.make("a robot")
+    visit.page.route("**/img2img", lambda route: route.fulfill(status=422, json={"detail": "No."}))
+    visit[".tabs [data-source=camera]"].click()
+    visit["#camera-switch"].click()
+    expect(visit["#notice-text"]).to_contain_text("No.")
+    expect(visit["#camera-switch"]).to_have_text("Start")
+
+
 def test_a_camera_that_is_refused_is_explained(open_playground: OpenPlayground) -> None:
     visit = open_playground(permissions=[])
     visit[".tabs [data-source=camera]"].click()

@@ -72,6 +72,7 @@ def test_the_mask_grows_inverts_and_is_shown_as_it_is_sent(
 ) -> None:
     visit = open_playground(create_app(Settings(model="fake"), load_pipelines=pipeline.load))
     retouch(visit)
+    expect(visit["#undo"]).to_be_disabled()  # the picture under the mask cannot be undone
     visit["#brush-size"].fill("20")
     plain = pixel(visit, 250, 125, canvas="#mask")
     with visit.page.expect_response("**/inpaint"):

@@ -2,6 +2,7 @@
 
 import { $, all, save, toast } from "./dom.js";
 import { MOST_STORED_BYTES } from "./history.js";
+import { part } from "./parts.js";
 import { MAX_SEED, fileName } from "./service.js";
 import { t, written } from "./strings.js";
 
@@ -11,11 +12,11 @@ import { t, written } from "./strings.js";
 const VARIATIONS = 4;
 
 /**
- * @param {{stage: import("./stage.js").Stage, sources: import("./sources.js").Sources,
+ * @param {{stage: import("./stage.js").Stage, sources: import("./sources.js").Sources, mayForget: () => boolean,
  *   draw: (state: Partial<import("./service.js").State>, options: {notches?: number, keepsCanvas?: boolean}) => void
  * }} page `draw` sets the form, moves the strength by a number of notches, and asks for the picture.
  */
-export function connectActions({ stage, sources, draw }) {
+export function connectActions({ stage, sources, mayForget, draw }) {
   /** The picture on the stage, to start from. @returns {Upload & {file: Blob}} */
   const chosen = () => {
     const { result, picture } = stage;
@@ -84,7 +85,7 @@ export function connectActions({ stage, sources, draw }) {
     stage.describe();
   });
   connectCode(stage);
-  connectHistory(stage);
+  connectHistory(stage, mayForget);
   for (const button of all("[data-close]")) {
     button.addEventListener("click", () => button.closest("dialog")?.close());
   }
@@ -103,9 +104,10 @@ async function pngOf(file) {
 function connectCode(stage) {
   const buttons = all("[data-code]");
   const show = async (/** @type {string} */ language) => {
-    const { codeFor } = await import("./code.js");
+    const code = await part(() => import("./code.js"));
+    if (!code) return;
     for (const button of buttons) button.ariaPressed = String(button.dataset.code === language);
-    if (stage.result) $("code-text").textContent = codeFor(stage.result.state, language);
+    if (stage.result) $("code-text").textContent = code.codeFor(stage.result.state, language);
     $("copied").textContent = "";
   };
   for (const button of buttons) button.addEventListener("click", () => show(button.dataset.code ?? "curl"));
@@ -124,19 +126,21 @@ function connectCode(stage) {
   });
 }
 
-/** @param {import("./stage.js").Stage} stage */
-function connectHistory(stage) {
+/** @param {import("./stage.js").Stage} stage @param {() => boolean} mayForget */
+function connectHistory(stage, mayForget) {
   const { history } = stage;
   history.onFull = () => toast(t("store_full", { most: written(MOST_STORED_BYTES / 1e6) }));
   $("save-all").addEventListener("click", async () => {
     const files = history.results.flatMap(({ state, pictures }) =>
       pictures.map((picture) => ({ blob: picture.blob, name: fileName(state.prompt, picture) })),
     );
-    const { zip } = await import("./zip.js");
-    save(await zip(files), "pictures.zip");
+    const loaded = await part(() => import("./zip.js"));
+    if (loaded) save(await loaded.zip(files), "pictures.zip");
   });
   $("forget").addEventListener("click", async () => {
+    if (!mayForget()) return;
     await history.forget(stage.result);
+    stage.describe();
     toast(t("forgotten"));
   });
 }

@@ -13,6 +13,8 @@ export class Camera {
   /** @type {MediaStream | null} */
   #stream = null;
   #source = "";
+  /** Counts starts and stops: a start that is waiting for the user is void after another one. */
+  #starts = 0;
   #canvas = document.createElement("canvas");
 
   /**
@@ -54,12 +56,16 @@ export class Camera {
    */
   async start(source) {
     this.stop();
+    const start = this.#starts;
     const devices = navigator.mediaDevices;
     const video = { width: { ideal: WIDTH }, ...(source ? { deviceId: { exact: source } } : { facingMode: "user" }) };
     const stream = await (source === SCREEN
       ? devices.getDisplayMedia({ video: { frameRate: { max: 15 } }, audio: false })
       : devices.getUserMedia({ video, audio: false }));
-    this.stop(); // another one may have begun while the browser asked
+    if (start !== this.#starts) { // stopped, or another one started, while the browser asked
+      for (const one of stream.getTracks()) one.stop();
+      return;
+    }
     this.#stream = stream;
     this.#source = source;
     const [track] = stream.getVideoTracks();
@@ -69,7 +75,7 @@ export class Camera {
       this.#onStop();
     });
     this.#video.srcObject = stream;
-    await this.#video.play();
+    await this.#video.play().catch(() => {}); // it rejects if it is stopped at once
     this.#watch(stream);
   }
 
@@ -91,6 +97,7 @@ export class Camera {
 
   /** Stop at once; the device's light goes out. */
   stop() {
+    this.#starts += 1;
     for (const track of this.#stream?.getTracks() ?? []) track.stop();
     this.#stream = null;
     this.#video.srcObject = null;
@@ -103,6 +110,7 @@ export class Camera {
    */
   snapshot(width, height) {
     const { videoWidth, videoHeight } = this.#video;
+    if (!videoWidth) return Promise.reject(new Error("The camera is off."));
     const scale = Math.max(width / videoWidth, height / videoHeight);
     Object.assign(this.#canvas, { width, height });
     const context = /** @type {CanvasRenderingContext2D} */ (this.#canvas.getContext("2d"));

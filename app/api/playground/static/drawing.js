@@ -8,7 +8,7 @@ const MOST_UNDO = 100;
  * @typedef {{size: number, colour: string, opacity: number}} Ink Size in pixels of the canvas, opacity from 0 to 1.
  * @typedef {Ink & {kind: "stroke", erases: boolean, points: Point[]}} Stroke
  * @typedef {Ink & {kind: "line" | "rectangle" | "ellipse", filled: boolean, from: Point, to: Point}} Shape
- * @typedef {Ink & {kind: "fill", at: Point}} Fill
+ * @typedef {Ink & {kind: "fill", at: Point, painted?: any}} Fill What it has covered stays, whatever the canvas's size.
  * @typedef {{kind: "picture", picture: any, x: number, y: number, width: number, height: number,
  *   isAlone: boolean}} Placed
  *   A picture under the ink; x and y are its corner. If it is alone, the ink before it goes.
@@ -28,9 +28,13 @@ export class Drawing {
   #isFinalEmpty = true;
   #onFinal;
 
-  /** @param {(operation: Operation) => void} [onFinal] Called with each operation that cannot be undone any more. */
-  constructor(onFinal = () => {}) {
+  /**
+   * @param {(operation: Operation) => void} [onFinal] Called with each operation that cannot be undone any more.
+   * @param {Placed | null} [picture] A picture under the ink from the beginning.
+   */
+  constructor(onFinal = () => {}, picture = null) {
     this.#onFinal = onFinal;
+    this.#finalPicture = picture;
   }
 
   /** The operations to draw, oldest first, without the live one and those that are final. */

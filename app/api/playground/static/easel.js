@@ -1,5 +1,6 @@
 /** A canvas that one draws on, with mouse, finger, pen or keys: the start picture, or the mask over a picture. */
 
+import { $ } from "./dom.js";
 import { Drawing, constrained } from "./drawing.js";
 import { colourOf, grow, layer, paint } from "./paint.js";
 
@@ -12,6 +13,12 @@ const MASK_ALPHA = 0.55;
 const PAPER = "#ffffff";
 const MOST_ZOOM = 8;
 
+/** Turns of the wheel within this time are one. */
+const BURST_MS = 400;
+
+/** How much a turn of the wheel scales, by its size: trackpads turn a little and often. @param {WheelEvent} event */
+const scaleOf = ({ deltaY }) => Math.exp(-Math.max(-100, Math.min(100, deltaY)) / 500);
+
 /** @typedef {"brush" | "eraser" | "fill" | "line" | "rectangle" | "ellipse" | "pick" | "move"} Tool */
 /** @typedef {import("./drawing.js").Point} Point */
 
@@ -22,9 +29,9 @@ export class Easel {
   colour = "#222222";
   opacity = 1;
   filled = true;
-  /** Pixels by which a mask is larger than what is painted. */
-  grown = 0;
   zoom = 1;
+  /** Pixels by which a mask is larger than what is painted. */
+  #grown = 0;
   #isMask;
   #screen;
   #on;
@@ -47,6 +54,7 @@ export class Easel {
   /** @type {[number, number]} The keyboard's pen. */
   #cursor = [0, 0];
   #isCursorShown = false;
+  #scaledAt = -Infinity;
   /** @type {[number, number]} From the pointer to the middle of the picture that it moves. */
   #grip = [0, 0];
 
@@ -114,7 +122,8 @@ export class Easel {
   /** Change the canvas's size. What is drawn stays where it is. @param {number} width @param {number} height */
   resize(width, height) {
     if (width === this.width && height === this.height) return;
-    const base = layer(width, height);
+    const { canvas } = this.#base; // never made smaller, so that nothing is lost
+    const base = layer(Math.max(width, canvas.width), Math.max(height, canvas.height));
     base.drawImage(this.#base.canvas, 0, 0);
     this.#base = base;
     [this.#ink, this.#shown, this.#scratch] = [0, 1, 2].map(() => layer(width, height));
@@ -124,15 +133,29 @@ export class Easel {
     this.#inkChanged();
   }
 
-  /** Begin anew, with nothing to undo. */
-  reset() {
-    this.#base.clearRect(0, 0, this.width, this.height);
-    this.#drawing = this.#newDrawing();
+  /**
+   * Begin a mask anew over a picture, with nothing to undo.
+   *
+   * @param {ImageBitmap} picture @param {ImageBitmap | null} ink A mask whose light parts are painted already.
+   */
+  open(picture, ink) {
+    const { width, height } = this;
+    this.#drawing = this.#newDrawing({ kind: "picture", picture, x: 0, y: 0, width, height, isAlone: false });
+    this.#base.clearRect(0, 0, width, height);
+    if (ink) {
+      this.#base.drawImage(ink, 0, 0, width, height);
+      const pixels = this.#base.getImageData(0, 0, width, height);
+      for (let index = 3; index < pixels.data.length; index += 4) pixels.data[index] = pixels.data[index - 1];
+      this.#base.putImageData(pixels, 0, 0);
+      this.grow(0); // it has grown already
+      $("grow").value = "0";
+    }
     this.#inkChanged();
   }
 
-  #newDrawing() {
-    return new Drawing((operation) => this.#paint(this.#base, operation));
+  /** @param {import("./drawing.js").Placed | null} [picture] */
+  #newDrawing(picture = null) {
+    return new Drawing((operation) => this.#paint(this.#base, operation), picture);
   }
 
   /**
@@ -141,22 +164,10 @@ export class Easel {
    * @param {ImageBitmap} picture @param {{isAlone?: boolean}} [options] Whether the ink goes.
    */
   place(picture, { isAlone = false } = {}) {
-    const scale = Math[this.#isMask ? "max" : "min"](this.width / picture.width, this.height / picture.height);
+    const scale = Math.min(this.width / picture.width, this.height / picture.height);
     const [width, height] = [picture.width * scale, picture.height * scale];
     const [x, y] = [(this.width - width) / 2, (this.height - height) / 2];
     this.#drawing.add({ kind: "picture", picture, x, y, width, height, isAlone });
-    this.#inkChanged();
-    this.#on.changed();
-  }
-
-  /** Take a picture's light parts as the ink of a mask. @param {ImageBitmap} picture */
-  paste(picture) {
-    const ink = layer(this.width, this.height);
-    ink.drawImage(picture, 0, 0, this.width, this.height);
-    const pixels = ink.getImageData(0, 0, this.width, this.height);
-    for (let index = 3; index < pixels.data.length; index += 4) pixels.data[index] = pixels.data[index - 1];
-    ink.putImageData(pixels, 0, 0);
-    this.#drawing.add({ kind: "paste", picture: ink.canvas });
     this.#inkChanged();
     this.#on.changed();
   }
@@ -185,8 +196,9 @@ export class Easel {
     this.#on.changed();
   }
 
-  /** Draw again, after a change of `grown`. */
-  refresh() {
+  /** Make a mask larger than what is painted. @param {number} pixels */
+  grow(pixels) {
+    this.#grown = pixels;
     this.#redraw();
     this.#on.changed();
   }
@@ -225,10 +237,10 @@ export class Easel {
   }
 
   #grownInk() {
-    if (!this.grown) return this.#shown;
+    if (!this.#grown) return this.#shown;
     const grown = layer(this.width, this.height);
     grown.drawImage(this.#shown.canvas, 0, 0);
-    grow(grown, this.grown, this.#scratch);
+    grow(grown, this.#grown, this.#scratch);
     return grown;
   }
 
@@ -388,6 +400,9 @@ export class Easel {
   #down(event) {
     if (event.button !== 0) return;
     event.preventDefault();
+    // Another pointer draws, such as a pen beside which the hand lies; two fingers zoom.
+    if (this.#pointer !== null && !this.#fingers.has(this.#pointer)) return;
+    if (this.isDrawing && this.#pointer === null) this.#end(); // the keyboard's pen
     this.canvas.focus({ preventScroll: true });
     this.#isCursorShown = false;
     this.canvas.setPointerCapture(event.pointerId);
@@ -399,14 +414,19 @@ export class Easel {
       return;
     }
     this.#pointer = event.pointerId;
-    this.#begin(this.#pointOf(event));
+    if (!this.#waits(event)) this.#begin(this.#pointOf(event));
+  }
+
+  /** Fill and eyedropper act when a finger is lifted: a second one may come. @param {PointerEvent} event */
+  #waits({ pointerType }) {
+    return pointerType === "touch" && (this.tool === "fill" || this.tool === "pick");
   }
 
   /** @param {PointerEvent} event */
   #move(event) {
     if (this.#fingers.size > 1 && this.#fingers.has(event.pointerId)) this.#pinch(event);
     if (event.pointerId !== this.#pointer) return;
-    if (this.tool === "pick") this.#begin(this.#pointOf(event));
+    if (this.tool === "pick" && !this.#waits(event)) this.#begin(this.#pointOf(event));
     if (!this.isDrawing) return;
     const all = event.getCoalescedEvents?.() ?? [];
     for (const one of all.length ? all : [event]) this.#extend(this.#pointOf(one), event.shiftKey);
@@ -417,6 +437,7 @@ export class Easel {
     this.#fingers.delete(event.pointerId);
     if (event.pointerId !== this.#pointer) return;
     this.#pointer = null;
+    if (this.#waits(event) && event.type === "pointerup") this.#begin(this.#pointOf(event));
     if (this.isDrawing) this.#end();
   }
 
@@ -436,10 +457,10 @@ export class Easel {
   #wheel(event) {
     if (this.tool === "move" && this.#drawing.picture) {
       event.preventDefault();
-      this.#scalePicture(1.1 ** -Math.sign(event.deltaY), this.#pointOf(/** @type {any} */ (event)));
+      this.#scalePicture(scaleOf(event), this.#pointOf(/** @type {any} */ (event)));
     } else if (event.ctrlKey) {
       event.preventDefault();
-      this.#zoomTo(this.zoom * 1.2 ** -Math.sign(event.deltaY), event.clientX, event.clientY);
+      this.#zoomTo(this.zoom * scaleOf(event), event.clientX, event.clientY);
     }
   }
 
@@ -447,6 +468,9 @@ export class Easel {
   #scalePicture(factor, [x, y]) {
     const under = this.#drawing.picture;
     if (!under || under.width * factor < 16 || under.width * factor > this.width * 16) return;
+    const now = performance.now();
+    if (now - this.#scaledAt < BURST_MS) this.#drawing.undo(); // one turn of the wheel is one operation
+    this.#scaledAt = now;
     const [left, top] = [x + (under.x - x) * factor, y + (under.y - y) * factor];
     const [width, height] = [under.width * factor, under.height * factor];
     this.#drawing.add({ ...under, x: left, y: top, width, height, isAlone: false });
@@ -498,6 +522,9 @@ export class Easel {
         this.#begin([...this.#cursor, 1]);
         this.#on.said(this.isDrawing ? "down" : "up");
       }
+    } else if ((event.key === "+" || event.key === "-") && this.tool === "move" && this.#drawing.picture) {
+      event.preventDefault();
+      this.#scalePicture(event.key === "+" ? 1.1 : 1 / 1.1, [...this.#cursor, 1]);
     } else if (event.key === "Escape" && this.isDrawing) {
       event.preventDefault();
       this.#drawing.cancel();

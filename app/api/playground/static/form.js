@@ -26,6 +26,8 @@ let kind = /** @type {"none" | "picture" | "mask"} */ ("none");
 const last = { picture: { steps: 1, strength: 0.5 }, mask: { steps: 4, strength: 1 } };
 /** Whether the size may follow the start picture's. */
 let hasOwnSize = false;
+/** The size of pictures that have no start picture. */
+let fixedSize = BEST_SIZE;
 
 export const isLocked = () => $("lock").ariaPressed === "true";
 
@@ -131,8 +133,9 @@ export function setStartKind(next, ownSize) {
     describeStrength();
   }
   if (ownSize !== hasOwnSize) {
+    if (ownSize) fixedSize = $("size").value;
     hasOwnSize = ownSize;
-    offerSizes(ownSize ? "" : BEST_SIZE);
+    offerSizes(ownSize ? "" : fixedSize);
   }
 }
 

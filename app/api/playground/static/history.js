@@ -1,14 +1,15 @@
 /** The strip of the last results, in memory, and in the browser's database if the user wants that. */
 
 import { buttonFor } from "./dom.js";
-import { decoded, release } from "./service.js";
+import { part } from "./parts.js";
+import { decoded, release, requestOf } from "./service.js";
 import { t } from "./strings.js";
 
 /** Results that are no favourites, in the strip. */
 const MOST = 30;
 
-/** In the browser's database. */
-export const MOST_STORED = 200;
+/** In the strip and in the browser's database, if results are kept there. */
+const MOST_STORED = 100;
 export const MOST_STORED_BYTES = 100e6;
 
 /** @typedef {import("./service.js").Result} Result */
@@ -20,7 +21,7 @@ const plainOf = ({ start: _start, mask: _mask, isLive: _isLive, ...plain }) => p
 /** Whether two states make the same pictures. @param {Result} one @param {Result} other */
 function isEqual({ state: one }, { state: other }) {
   if (one.start?.file !== other.start?.file || one.mask?.file !== other.mask?.file) return false;
-  const [fields, others] = [one, other].map((state) => JSON.stringify(Object.entries(plainOf(state)).sort()));
+  const [fields, others] = [one, other].map((state) => JSON.stringify(requestOf(state).fields));
   return fields === others;
 }
 
@@ -54,6 +55,10 @@ export class History {
     return this.#entries.length;
   }
 
+  get hasFavourites() {
+    return this.#entries.some(({ isFavourite }) => isFavourite);
+  }
+
   get results() {
     return this.#entries.map(({ result }) => result);
   }
@@ -73,9 +78,9 @@ export class History {
     const equal = this.#entries.find((entry) => isEqual(entry.result, result));
     const entry = this.#insert(result, Date.now(), equal?.isFavourite ?? false);
     if (equal) this.#drop(equal);
-    const old = this.#entries.filter(({ isFavourite }) => !isFavourite).slice(MOST);
-    // What the database has stays there: the strip shows it again after a reload, up to the database's own limit.
-    for (const one of old) this.#drop(one, { isStored: this.#isStoring });
+    const most = this.#isStoring ? MOST_STORED : MOST;
+    const old = this.#entries.filter((one) => !one.isFavourite).slice(most);
+    for (const one of old) this.#drop(one);
     this.#save(entry);
     this.#changed();
   }
@@ -97,12 +102,12 @@ export class History {
     return entry;
   }
 
-  /** @param {Entry} entry @param {{isStored?: boolean}} [options] Whether the database keeps it. */
-  #drop(entry, { isStored = false } = {}) {
+  /** @param {Entry} entry */
+  #drop(entry) {
     this.#entries.splice(this.#entries.indexOf(entry), 1);
     entry.item.remove();
     release(entry.result);
-    if (!isStored) this.#store?.remove(entry.id);
+    this.#store?.remove(entry.id);
   }
 
   /** Mark a result, or not any more. It joins the strip if it is not there. @param {Result} result */
@@ -144,11 +149,11 @@ export class History {
   /** Keep results in the database from now on, and show those that it has. Returns whether the browser allows it. */
   async keep() {
     const store = await this.#open();
-    if (!this.#isStoring) return false;
+    if (!store || !this.#isStoring) return false;
     const here = new Set(this.#entries.map(({ id }) => id));
     for (const entry of [...this.#entries]) await this.#save(entry);
     for (const stored of await store.all()) {
-      if (here.has(stored.id) || (this.#entries.length >= MOST && !stored.favourite)) continue;
+      if (here.has(stored.id)) continue;
       const result = await restored(stored).catch(() => null); // a browser may have lost the file
       if (result) this.#insert(result, stored.at, stored.favourite, stored.id);
     }
@@ -157,7 +162,9 @@ export class History {
   }
 
   async #open() {
-    const { Store } = await import("./store.js");
+    const loaded = await part(() => import("./store.js"));
+    if (!loaded) return null;
+    const { Store } = loaded;
     this.#store ??= new Store({ most: MOST_STORED, mostBytes: MOST_STORED_BYTES });
     this.#isStoring = await this.#store.open();
     return this.#store;
@@ -184,15 +191,11 @@ export class History {
   /** @param {Entry} entry */
   async #save({ id, at, result, isFavourite }) {
     if (!this.#isStoring || !this.#store) return;
-    if (!this.#store.isOpen) { // another tab has forgotten all
-      this.#isStoring = false;
-      this.#changed();
-      return;
-    }
+    if (!this.#store.isOpen) await this.#store.open(); // another tab has forgotten all, and this one goes on
     const { state, pictures, startedAt: _, ...facts } = result;
     const { start, mask } = state;
     // Frames of a camera are never stored.
-    const isCamera = state.source === "camera";
+    const isCamera = start?.isPrivate === true;
     const blobs = pictures.map(({ blob }) => blob);
     if (mask?.file && !isCamera) blobs.push(mask.file);
     const startFile = (!isCamera && start?.file) || null;

@@ -49,7 +49,7 @@ export function paint(ink, operation, scratch, seen) {
   scratch.lineWidth = operation.size;
   scratch.lineCap = scratch.lineJoin = "round";
   if (operation.kind === "stroke") paintStroke(scratch, operation.points, operation.size);
-  else if (operation.kind === "fill") paintFill(scratch, operation, seen());
+  else if (operation.kind === "fill") paintFill(scratch, operation, operation.painted ? null : seen());
   else paintShape(scratch, operation);
   const erases = operation.kind === "stroke" && operation.erases;
   blend(ink, erases ? "destination-out" : "source-over", operation.opacity, () => ink.drawImage(scratch.canvas, 0, 0));
@@ -74,6 +74,13 @@ function blend(context, operation, alpha, draw) {
  * @param {Context} context @param {Point[]} points @param {number} size
  */
 function paintStroke(context, points, size) {
+  const [first] = points;
+  if (points.every(([x, y]) => x === first[0] && y === first[1])) { // a path without length is not painted
+    context.beginPath();
+    context.arc(first[0], first[1], (size * (THINNEST + (1 - THINNEST) * first[2])) / 2, 0, 2 * Math.PI);
+    context.fill();
+    return;
+  }
   let [x, y] = points[0];
   for (const [index, [px, py, pressure]] of points.entries()) {
     const [nx, ny] = points[index + 1] ?? points[index];
@@ -82,7 +89,7 @@ function paintStroke(context, points, size) {
     context.beginPath();
     context.moveTo(x, y);
     context.quadraticCurveTo(px, py, mx, my);
-    context.stroke(); // a path without length is a dot, as the caps are round
+    context.stroke();
     [x, y] = [mx, my];
   }
 }
@@ -102,8 +109,13 @@ function paintShape(context, { kind, filled, from: [x0, y0], to: [x1, y1] }) {
   else context.stroke();
 }
 
-/** @param {Context} context @param {import("./drawing.js").Fill} fill @param {ImageData} seen */
-function paintFill(context, { colour, at: [x, y] }, seen) {
+/** @param {Context} context @param {import("./drawing.js").Fill} fill @param {ImageData | null} seen */
+function paintFill(context, fill, seen) {
+  const { colour, at: [x, y], painted: known } = fill;
+  if (known || !seen) {
+    context.drawImage(known, 0, 0);
+    return;
+  }
   const covered = flood(seen.data, seen.width, seen.height, Math.floor(x), Math.floor(y));
   const painted = context.createImageData(seen.width, seen.height);
   const [red, green, blue] = rgbOf(colour);
@@ -113,6 +125,9 @@ function paintFill(context, { colour, at: [x, y] }, seen) {
   context.putImageData(painted, 0, 0);
   // One pixel further: between the fill and the smooth edge of a line a seam would be left.
   for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) context.drawImage(context.canvas, dx, dy);
+  const kept = layer(seen.width, seen.height);
+  kept.drawImage(context.canvas, 0, 0);
+  fill.painted = kept.canvas;
 }
 
 /** @param {string} colour "#rrggbb" */

@@ -9,6 +9,7 @@ import {
 } from "./form.js";
 import { examplesOf, hasStyle, stylesOf, surprise, toggleStyle } from "./ideas.js";
 import { Notice } from "./notice.js";
+import { part } from "./parts.js";
 import { FACTS, fixed, generate, readiness, release } from "./service.js";
 import { describeShortcuts, switchShortcuts } from "./shortcuts.js";
 import { Sources } from "./sources.js";
@@ -56,10 +57,7 @@ const stage = new Stage({
 const sources = new Sources({
   changed: follow,
   switched() {
-    const { source, picture } = sources;
-    const hasStart = source === "retouch" || source === "camera" || source === "draw" || picture !== null;
-    setStartKind(source === "text" || !hasStart ? "none" : source === "retouch" ? "mask" : "picture",
-      source === "retouch" || (source === "picture" && picture !== null));
+    describeKind();
     sources.fit($("size").value);
     describeSource();
     writeAddress();
@@ -86,8 +84,32 @@ const follower = new Follower(
   },
 );
 
-/** Whether changes of form and sources are followed: not while several change at once. */
-let isFollowing = true;
+/** How many changes of several things at once are under way. They are not followed before their end. */
+let changing = 0;
+/** The last of them; the next one begins after it. */
+let lastChange = Promise.resolve();
+
+/**
+ * Change several things at once, after the changes that are under way.
+ *
+ * @param {() => Promise<void>} act
+ */
+function change(act) {
+  changing += 1;
+  lastChange = lastChange.then(act, act).finally(() => {
+    changing -= 1;
+  });
+  return lastChange;
+}
+
+/** Say what the picture starts from: it decides which settings apply. */
+function describeKind() {
+  const { source, picture } = sources;
+  const starts = source === "camera" || (source === "draw" && sources.easel?.isEmpty === false);
+  const hasPicture = source === "picture" && picture !== null;
+  const kind = source === "retouch" ? "mask" : starts || hasPicture ? "picture" : "none";
+  setStartKind(kind, source === "retouch" || hasPicture);
+}
 
 /** @returns {State} */
 const stateOf = () => {
@@ -97,7 +119,8 @@ const stateOf = () => {
 
 /** Request a picture of the form's state, if it is valid. @param {{now?: boolean}} [options] */
 function follow({ now = false } = {}) {
-  if (!isFollowing) return;
+  if (changing) return;
+  describeKind();
   $("undo").disabled = !sources.easel?.canUndo;
   $("redo").disabled = !sources.easel?.canRedo;
   describeStyles();
@@ -125,22 +148,26 @@ function follow({ now = false } = {}) {
  *   how many stops the strength changes, and whether the canvas in use stays as it is.
  */
 async function restore(state, { isQuiet = false, notches = 0, keepsCanvas = false } = {}) {
-  const { source, start, mask } = state;
-  const file = start?.file;
-  isFollowing = false;
-  try {
-    if (keepsCanvas && sources.easel && source === sources.source) {
-      // the canvas has what the state was made from, with its layers
-    } else if (start && mask?.file) await sources.retouch(start, mask.file);
-    else if (source === "draw" && file) await sources.drawOn(file, { isAlone: true });
-    else if (start && file) await sources.startFrom(start);
-    else if (source === "text" && sources.source !== "text") await sources.choose("text");
+  await change(async () => {
+    const { source, start, mask } = state;
+    const hasCanvas = keepsCanvas && sources.easel !== null && source === sources.source && sources.isReady;
+    if (source === "draw" && !hasCanvas) {
+      await sources.choose("draw");
+    } else if (!hasCanvas) {
+      if (start && mask?.file) await sources.retouch(start, mask.file);
+      else if (start?.file) await sources.startFrom(start);
+      else if (source === "text" && sources.source !== "text") await sources.choose("text");
+    }
+    describeKind();
     write(state);
     if (notches) moveStrength(notches);
     sources.fit($("size").value);
-  } finally {
-    isFollowing = true;
-  }
+    if (source !== "draw" || hasCanvas) return;
+    if (start?.file) await sources.drawOn(start.file, { isAlone: true });
+    else sources.clear();
+  });
+  if (changing) return;
+  describeKind();
   describeStyles();
   if (isQuiet) rememberAddress();
   else follow({ now: true });
@@ -156,6 +183,7 @@ function failed(error, retryAt) {
   const marked = [...(error.fields ?? [])].filter(([field, reason]) => fault(field, reason));
   if (marked.length) openSettings(true);
   notice.show(error, { retryAt, isMarked: marked.length > 0 });
+  if (retryAt === null && sources.source === "camera") sources.stop(); // or each frame would fail in the same way
   if (error.code === "offline" || error.status === 503) askService();
 }
 
@@ -312,8 +340,9 @@ function startFrom(picture) {
 
 /** A file that says how it was made restores that; another one is a start picture. @param {File} file */
 async function takeDropped(file) {
-  const { readParameters } = await import("./parameters.js");
-  const made = sources.source === "text" || sources.source === "picture" ? await readParameters(file) : null;
+  const reads = sources.source === "text" || sources.source === "picture";
+  const loaded = reads ? await part(() => import("./parameters.js")) : null;
+  const made = await loaded?.readParameters(file);
   if (!made) {
     take(file, file.name, startFrom);
     return;
@@ -411,12 +440,13 @@ function writeAddress() {
 async function readAddress() {
   const { source = "text", ...state } = readFragment(location.hash);
   if (!stage.result && $("prompt").value) delete state.prompt; // it was typed before the scripts were there
-  isFollowing = false;
-  if (source !== sources.source && (source !== "picture" || sources.picture)) await sources.choose(source);
-  write(state);
-  sources.fit($("size").value);
-  isFollowing = true;
-  if ($("prompt").value) follow({ now: true });
+  await change(async () => {
+    if (source !== sources.source && (source !== "picture" || sources.picture)) await sources.choose(source);
+    describeKind();
+    write(state);
+    sources.fit($("size").value);
+  });
+  follow({ now: true });
   if (source === "picture" && !sources.picture) fault("image", t("link_without_picture"));
 }
 
@@ -473,8 +503,15 @@ $("use-shortcuts").addEventListener("change", () => {
   keep("localStorage", "shortcuts", $("use-shortcuts").checked ? "" : "off");
 });
 
+/** Favourites are not deleted by one wrong click. */
+const mayForget = () => !stage.history.hasFavourites || confirm(t("forget_sure"));
+
 /** @param {boolean} isKept */
 async function keepHistory(isKept) {
+  if (!isKept && !mayForget()) {
+    $("keep").checked = true;
+    return;
+  }
   const keeps = isKept && (await stage.history.keep());
   if (!isKept) await stage.history.keepNot();
   if (isKept && !keeps) toast(t("store_none"));
@@ -490,7 +527,7 @@ $("docs").hidden = !FACTS.docs;
 $("use-shortcuts").checked = recall("localStorage", "shortcuts") !== "off";
 switchShortcuts($("use-shortcuts").checked);
 drawSeed();
-connectActions({ stage, sources, draw: restore });
+connectActions({ stage, sources, mayForget, draw: restore });
 describe();
 lay(recall("localStorage", "layout") ?? "split");
 if (recall("localStorage", "keep")) keepHistory(true);

@@ -9,6 +9,7 @@ export const MAX_SEED = 2 ** 32 - 1;
  * @property {number} height
  * @property {Blob} [file]
  * @property {() => Promise<Blob>} [snapshot]
+ * @property {boolean} [isPrivate] It is never stored.
  *
  * @typedef {object} State What the page's pictures are made from.
  * @property {string} prompt
@@ -67,8 +68,8 @@ export function requestOf({ prompt, steps, seed, size, number, strength, start, 
 export async function fixed(state) {
   const take = async (/** @type {Upload | null} */ upload) => {
     if (!upload?.snapshot) return upload;
-    const { name, width, height } = upload;
-    return { name, width, height, file: await upload.snapshot() };
+    const { snapshot, ...about } = upload;
+    return { ...about, file: await snapshot() };
   };
   return { ...state, start: await take(state.start), mask: await take(state.mask) };
 }

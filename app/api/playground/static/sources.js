@@ -1,6 +1,7 @@
 /** What a picture starts from: nothing, a picture, a drawing, a picture with a mask, or a camera. */
 
 import { $, all } from "./dom.js";
+import { part } from "./parts.js";
 import { t } from "./strings.js";
 
 /** @typedef {import("./address.js").Source} Source */
@@ -22,8 +23,6 @@ export class Sources {
   picture = null;
   /** Canvas, mask and camera, once one of them was used. @type {import("./tools.js").Tools | null} */
   #tools = null;
-  /** @type {Promise<void> | null} */
-  #loading = null;
   /** The source that was chosen last, while what it needs is loaded. @type {Source} */
   #chosen = "text";
   /** The size of the drawing. */
@@ -41,18 +40,22 @@ export class Sources {
     this.#on = on;
   }
 
+  /** Returns the tools, or null if they cannot be loaded now. */
   async #load() {
-    this.#loading ??= import("./tools.js").then(({ openTools }) => {
-      this.#tools = openTools({
+    const loaded = await part(() => import("./tools.js"));
+    if (loaded && !this.#tools) {
+      this.#tools = loaded.openTools({
         changed: () => this.#on.changed({ now: true }),
         said: (what) => this.#say(what),
-        stopped: () => this.#describeCamera(),
+        stopped: () => {
+          this.#describeCamera();
+          this.#on.changed();
+        },
         easel: () => this.easel,
       });
       this.fit(this.#size);
-    });
-    await this.#loading;
-    return /** @type {import("./tools.js").Tools} */ (this.#tools);
+    }
+    return this.#tools;
   }
 
   /** The canvas in use, or null. */
@@ -87,7 +90,8 @@ export class Sources {
     }
     if (source === "camera" && camera) {
       const [width, height] = (size || "512x512").split("x").map(Number);
-      read.start = { name: "camera.jpg", width, height, snapshot: () => camera.snapshot(width, height) };
+      const snapshot = () => camera.snapshot(width, height);
+      read.start = { name: "camera.jpg", width, height, snapshot, isPrivate: true };
     }
     return read;
   }
@@ -97,7 +101,7 @@ export class Sources {
     const hasPane = WITH_PANE.includes(source);
     if (source !== "camera") this.stop();
     this.#chosen = source;
-    if (hasPane) await this.#load();
+    if (hasPane && !(await this.#load())) return;
     if (this.#chosen !== source) return; // another one was chosen meanwhile
     this.source = source;
     const showsPicture = source === "picture" && this.picture !== null;
@@ -117,6 +121,7 @@ export class Sources {
   /** Stop the camera. */
   stop() {
     this.#tools?.camera.stop();
+    this.#describeCamera();
   }
 
   /** Show the whole canvas. */
@@ -145,23 +150,28 @@ export class Sources {
    * @param {Blob} file @param {{isAlone: boolean}} options Whether it replaces what is drawn, or lies under it.
    */
   async drawOn(file, { isAlone }) {
-    const [bitmap, { drawing }] = await Promise.all([createImageBitmap(file), this.#load()]);
+    const [bitmap, tools] = await Promise.all([createImageBitmap(file), this.#load()]);
+    if (!tools) return;
     if (this.source !== "draw") await this.choose("draw");
-    drawing.place(bitmap, { isAlone });
+    tools.drawing.place(bitmap, { isAlone });
   }
 
   /** Put a picture under the mask. @param {Upload} base @param {Blob | null} [mask] What is painted already. */
   async retouch(base, mask = null) {
     const { width, height } = base;
-    const tools = await this.#load();
     const [bitmap, ink] = await Promise.all([base.file, mask].map((file) => file && createImageBitmap(file)));
+    const tools = await this.#load();
+    if (!tools || !bitmap) return;
     const scale = Math.min(1, MOST_MASK_SIDE / Math.max(width, height));
     tools.mask.resize(Math.round(width * scale), Math.round(height * scale));
-    tools.mask.reset();
+    tools.mask.open(bitmap, ink ?? null);
     this.#base = base;
-    if (bitmap) tools.mask.place(bitmap);
-    if (ink) tools.mask.paste(ink);
     await this.choose("retouch");
+  }
+
+  /** Remove what is drawn; this can be undone. */
+  clear() {
+    this.#tools?.drawing.clear();
   }
 
   get isRetouching() {
@@ -180,7 +190,8 @@ export class Sources {
   // The camera.
 
   async switchCamera() {
-    const { camera } = await this.#load();
+    const camera = (await this.#load())?.camera;
+    if (!camera) return;
     if (camera.isOn) {
       camera.stop();
       this.#on.changed();
@@ -190,8 +201,9 @@ export class Sources {
         await this.#listDevices();
         this.#setMirror();
       } catch (error) {
-        const reason = error instanceof DOMException ? CAMERA_FAULTS[error.name] : undefined;
-        this.#on.failed(t(reason ?? "camera_failed"));
+        const name = error instanceof DOMException ? error.name : "";
+        const isCancelled = name === "NotAllowedError" && $("device").value === "screen";
+        if (!isCancelled) this.#on.failed(t(CAMERA_FAULTS[name] ?? "camera_failed"));
       }
     }
     this.#describeCamera();
@@ -217,7 +229,8 @@ export class Sources {
   }
 
   async #listDevices() {
-    const { camera } = await this.#load();
+    const camera = (await this.#load())?.camera;
+    if (!camera) return;
     const chosen = camera.source || $("device").value;
     const cameras = await camera.devices();
     const named = (/** @type {number} */ index) => t("camera_number", { number: index + 1 });

@@ -31,7 +31,13 @@ export async function lookAt(file, name) {
     const size = written(Math.ceil(file.size / 1000)); // rounded up, so that it is more than the limit
     throw new UnfitFile("file_too_big", { name, size, most: written(Math.floor(mostBytes / 1000)) });
   }
-  const head = String.fromCharCode(...new Uint8Array(await file.slice(0, 12).arrayBuffer()));
+  let bytes;
+  try {
+    bytes = await file.arrayBuffer(); // a copy: the file may change, and a folder has none
+  } catch {
+    throw new UnfitFile("damaged", { name });
+  }
+  const head = String.fromCharCode(...new Uint8Array(bytes.slice(0, 12)));
   if (!SIGNATURES.some((signature) => signature.test(head))) throw new UnfitFile("not_a_picture", { name });
   const image = new Image();
   image.src = URL.createObjectURL(file);
@@ -47,5 +53,5 @@ export async function lookAt(file, name) {
     const [size, most] = [width * height, FACTS.max_upload_pixels].map(written);
     throw new UnfitFile("too_many_pixels", { name, size, most });
   }
-  return { file, name, width, height };
+  return { file: new Blob([bytes], { type: file.type }), name, width, height };
 }

@@ -51,10 +51,7 @@ export function openTools(on) {
   };
   slide("brush-size", (value) => both.forEach((easel) => { easel.size = value; }));
   slide("opacity", (value) => { drawing.opacity = value / 100; });
-  slide("grow", (value) => {
-    mask.grown = value;
-    mask.refresh();
-  });
+  slide("grow", (value) => mask.grow(value));
   $("filled").addEventListener("click", () => {
     for (const easel of both) easel.filled = !easel.filled;
     $("filled").ariaPressed = String(drawing.filled);
