@@ -77,6 +77,7 @@ def test_light_and_dark_are_the_system_s_until_switched(open_playground: OpenPla
     expect(visit["html"]).to_have_css("background-color", dark)
     visit.page.reload()
     expect(visit["html"]).to_have_css("background-color", dark)
+    expect(visit["#examples button"].first).to_be_visible()
     visit["#theme"].click()
     expect(visit["html"]).to_have_css("background-color", light)
 

@@ -1,6 +1,7 @@
 """The mask brush: paint where a picture shall change, grow and feather it, invert it, and compare before and after."""
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -75,19 +76,21 @@ def test_the_mask_grows_inverts_and_is_shown_as_it_is_sent(
     expect(visit["#undo"]).to_be_disabled()  # the picture under the mask cannot be undone
     visit["#brush-size"].fill("20")
     plain = pixel(visit, 250, 125, canvas="#mask")
-    with visit.page.expect_response("**/inpaint"):
-        draw(visit, (100, 100), (400, 100), canvas="#mask")
+
+    def mask_after(act: Callable[[], object]) -> np.ndarray:
+        """Do something, and return the mask that was sent last."""
+        with visit.page.expect_response("**/inpaint"):
+            act()
+        visit.page.wait_for_timeout(200)
+        expect(visit["#stage:not(.busy)"]).to_be_visible()
+        return masks_of(pipeline)[-1]
+
+    drawn = mask_after(lambda: draw(visit, (100, 100), (400, 100), canvas="#mask"))
     assert pixel(visit, 250, 125, canvas="#mask") == plain
-    with visit.page.expect_response("**/inpaint"):
-        visit["#grow"].fill("30")
+    grown = mask_after(lambda: visit["#grow"].fill("30"))
     assert pixel(visit, 250, 125, canvas="#mask") != plain
-    with visit.page.expect_response("**/inpaint"):
-        visit["#invert"].click()
-    with visit.page.expect_response("**/inpaint"):
-        visit["#grow"].fill("0")
-    expect(visit["#stage:not(.busy)"]).to_be_visible()
-    masks = masks_of(pipeline)
-    drawn, grown, inverted = masks[-4], masks[-3], masks[-1]
+    mask_after(visit["#invert"].click)
+    inverted = mask_after(lambda: visit["#grow"].fill("0"))
     columns = [np.flatnonzero(mask[:, 250]) for mask in (drawn, grown)]
     assert len(columns[0]) == pytest.approx(20, abs=12)
     assert len(columns[1]) == pytest.approx(80, abs=12)

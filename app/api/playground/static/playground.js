@@ -183,7 +183,10 @@ function failed(error, retryAt) {
   const marked = [...(error.fields ?? [])].filter(([field, reason]) => fault(field, reason));
   if (marked.length) openSettings(true);
   notice.show(error, { retryAt, isMarked: marked.length > 0 });
-  if (retryAt === null && sources.source === "camera") sources.stop(); // or each frame would fail in the same way
+  if (retryAt === null && sources.source === "camera") { // or each frame would fail in the same way
+    sources.stop();
+    follower.drop();
+  }
   if (error.code === "offline" || error.status === 503) askService();
 }
 
