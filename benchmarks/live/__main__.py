@@ -29,15 +29,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from benchmarks.compare.results import quantile
 from benchmarks.support import machine, process_tree
-from benchmarks.support.contestants import ROOT, environment, free_port, launch
+from benchmarks.support.browser import chromium
+from benchmarks.support.contestants import ROOT, Contestant, RunningServer, interpreter, start
 
 _RESULTS = ROOT / "build" / "bench" / "live"
-_START_LIMIT_S = 120
 _WARM_UP_S = 0.5
 
 _WAYS: Mapping[str, Mapping[str, Any]] = {
@@ -100,44 +99,32 @@ def _counter(name: str, line: str) -> int:
 
 @contextmanager
 def _service(model: str) -> Iterator[_Service]:
-    """Run the service with the prototype, and wait until it is ready."""
-    port = free_port()
-    settings = {"TURBO_MODEL": model, "TURBO_PORT": str(port), "TURBO_MCP": "false"}
-    log = _RESULTS / f"{model}.log"
-    process = launch([sys.executable, "-m", "benchmarks.live.server"], environment(Path(model), settings), log)
+    """Run the service with the prototype, until the end of the block."""
+    prototype = Contestant(
+        key=model,
+        title="the service with a prototype of a WebSocket",
+        command=("-m", "benchmarks.live.server"),
+        path="/txt2img",
+        settings={"TURBO_MCP": "false"},
+    )
+    running = start(prototype, interpreter(), Path(model), _RESULTS)
+    assert isinstance(running, RunningServer)
     try:
-        until = time.monotonic() + _START_LIMIT_S
-        while not _ready(port):
-            if process.poll() is not None or time.monotonic() > until:
-                sys.exit(f"The service did not start; see {log}.")
-            time.sleep(0.05)
-        yield _Service(process.pid, port)
+        yield _Service(running.pid, running.port)
     finally:
-        process_tree.end(process.pid)
-
-
-def _ready(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/healthz/ready").is_success
-    except httpx.TransportError:
-        return False
+        running.stop()
 
 
 @contextmanager
 def _open_page(port: int) -> Iterator[Page]:
     """Open a browser on the service's origin, with the client's functions and canvases."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"),
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
+    with chromium() as browser:
         page = browser.new_context(bypass_csp=True).new_page()
         page.goto(f"http://127.0.0.1:{port}/healthz/live")
         page.add_script_tag(content=(Path(__file__).parent / "client.js").read_text(encoding="utf-8"))
         sizes = page.evaluate("drawCanvases()")
         print(f"canvases: {statistics.mean(sizes) / 1000:.0f} kB as JPEG", file=sys.stderr)
         yield page
-        browser.close()
 
 
 def _measure(page: Page, service: _Service, how: Mapping[str, Any], seconds: float) -> _Round:

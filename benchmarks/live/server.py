@@ -53,7 +53,7 @@ class _Observer(RequestObserver):
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What a client wants: `said` is the text frame."""
+    """A state that a client wants. `said` is its text frame."""
 
     said: Mapping[str, Any]
     picture: bytes | None

@@ -1,4 +1,4 @@
-"""What can be done with a result: variations, favourites, copies, files; and the page's address and keys."""
+"""Actions on a result: variations, favourites, copies, files; and the page's address and keys."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""What the page reads from pictures' files, and the archives it makes of them."""
+"""Parameters that the page reads from pictures' files, and archives that it makes of pictures."""
 
 import base64
 import io

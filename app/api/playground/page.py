@@ -94,15 +94,9 @@ def _filled(text: str, strings: Mapping[str, str]) -> str:
 
     So the first paint has them, and need not wait for the scripts, which write them again.
     """
-
-    def fill(match: re.Match[str]) -> str:
-        return f"{match[0]}{html.escape(strings[match[1]])}"
-
-    def place(match: re.Match[str]) -> str:
-        return f'{match[0]} placeholder="{html.escape(strings[match[1]])}"'
-
-    text = re.sub(r'<[^>]* data-text="(\w+)"[^>]*>(?=</)', fill, text)
-    return re.sub(r'data-placeholder="(\w+)"', place, text)
+    texts = {key: html.escape(string) for key, string in strings.items()}
+    text = re.sub(r'<[^>]* data-text="(\w+)"[^>]*>(?=</)', lambda tag: tag[0] + texts[tag[1]], text)
+    return re.sub(r'data-placeholder="(\w+)"', lambda said: f'{said[0]} placeholder="{texts[said[1]]}"', text)
 
 
 def _attribute(value: object) -> str:

@@ -1,4 +1,4 @@
-/** What can be done with the picture on the stage, and with the strip of results. */
+/** Actions on the picture on the stage, and on the strip of results. */
 
 import { $, all, save, toast } from "./dom.js";
 import { MOST_STORED_BYTES } from "./history.js";
@@ -61,7 +61,7 @@ export function connectActions({ stage, sources, mayForget, draw }) {
 
   // Views, and copies.
 
-  act("compare", () => stage.compare(!stage.isComparing));
+  act("compare", () => stage.toggleCompare());
   $("compare-at").addEventListener("input", () => {
     $("compare-view").style.setProperty("--share", `${$("compare-at").value}%`);
   });
@@ -105,15 +105,16 @@ function connectCode(stage) {
   const buttons = all("[data-code]");
   const show = async (/** @type {string} */ language) => {
     const code = await part(() => import("./code.js"));
-    if (!code) return;
+    if (!code) return false;
     for (const button of buttons) button.ariaPressed = String(button.dataset.code === language);
     if (stage.result) $("code-text").textContent = code.codeFor(stage.result.state, language);
     $("copied").textContent = "";
+    return true;
   };
   for (const button of buttons) button.addEventListener("click", () => show(button.dataset.code ?? "curl"));
   $("show-code").addEventListener("click", async () => {
-    await show(buttons.find((button) => button.ariaPressed === "true")?.dataset.code ?? "curl");
-    $("code").showModal();
+    const language = buttons.find((button) => button.ariaPressed === "true")?.dataset.code ?? "curl";
+    if (await show(language)) $("code").showModal();
   });
   $("copy").addEventListener("click", async () => {
     try {

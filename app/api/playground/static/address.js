@@ -1,14 +1,15 @@
 /** The page's address: prompt and settings in its fragment, which browsers do not send to servers. */
 
+import { MAX_SEED } from "./service.js";
+import { MOST_STEPS } from "./strength.js";
+
 export const SOURCES = /** @type {const} */ (["text", "picture", "draw", "retouch", "camera"]);
 
-/** @typedef {typeof SOURCES[number]} Source What a picture starts from. */
+/** @typedef {typeof SOURCES[number]} Source The start of a picture. */
 /**
  * @typedef {{prompt: string, seed: number, steps: number, size: string, number: number, strength: number,
  *   source: Source}} Shared
  */
-
-const MOST_SEED = 2 ** 32 - 1;
 
 /** @param {Shared} state @returns {string} "#prompt=..." */
 export function fragmentOf({ prompt, seed, steps, size, number, strength, source }) {
@@ -18,7 +19,7 @@ export function fragmentOf({ prompt, seed, steps, size, number, strength, source
 }
 
 /**
- * Read an address. What it does not say, or what is invalid, is left out.
+ * Read an address. Missing and invalid fields are left out.
  *
  * @param {string} fragment @returns {Partial<Shared>}
  */
@@ -33,8 +34,8 @@ export function readFragment(fragment) {
   /** @type {Partial<Shared>} */
   const read = {
     prompt: fields.get("prompt") ?? undefined,
-    seed: whole("seed", 0, MOST_SEED),
-    steps: whole("steps", 1, 4),
+    seed: whole("seed", 0, MAX_SEED),
+    steps: whole("steps", 1, MOST_STEPS),
     number: whole("number", 1, 4),
     size: size !== null && /^(\d{2,4}x\d{2,4})?$/.test(size) ? size : undefined,
     strength: strength > 0 && strength <= 1 ? strength : undefined,

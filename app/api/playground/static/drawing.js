@@ -1,4 +1,4 @@
-/** What is drawn on a canvas: a list of operations, and which of them are undone. Uses nothing of the browser. */
+/** A drawing: a list of operations, the last of which may be undone. Uses nothing of the browser. */
 
 /** Operations that can be undone. Older ones are final. */
 const MOST_UNDO = 100;
@@ -12,9 +12,8 @@ const MOST_UNDO = 100;
  * @typedef {{kind: "picture", picture: any, x: number, y: number, width: number, height: number,
  *   isAlone: boolean}} Placed
  *   A picture under the ink; x and y are its corner. If it is alone, the ink before it goes.
- * @typedef {{kind: "paste", picture: any}} Paste A picture of the ink itself, as large as the canvas.
- * @typedef {{kind: "clear"} | {kind: "invert"}} Whole
- * @typedef {Stroke | Shape | Fill | Placed | Paste | Whole} Operation
+ * @typedef {{kind: "clear"} | {kind: "wipe"} | {kind: "invert"}} Whole Wiping removes the ink, and leaves the picture.
+ * @typedef {Stroke | Shape | Fill | Placed | Whole} Operation
  */
 
 export class Drawing {

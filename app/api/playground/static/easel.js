@@ -119,7 +119,7 @@ export class Easel {
     return this.#cursor;
   }
 
-  /** Change the canvas's size. What is drawn stays where it is. @param {number} width @param {number} height */
+  /** Change the canvas's size. The drawing stays in place. @param {number} width @param {number} height */
   resize(width, height) {
     if (width === this.width && height === this.height) return;
     const { canvas } = this.#base; // never made smaller, so that nothing is lost
@@ -161,37 +161,37 @@ export class Easel {
   /**
    * Put a picture under the ink, as large as the canvas allows.
    *
-   * @param {ImageBitmap} picture @param {{isAlone?: boolean}} [options] Whether the ink goes.
+   * @param {ImageBitmap} picture @param {{isAlone: boolean}} options Whether the ink goes.
    */
-  place(picture, { isAlone = false } = {}) {
+  place(picture, { isAlone }) {
     const scale = Math.min(this.width / picture.width, this.height / picture.height);
     const [width, height] = [picture.width * scale, picture.height * scale];
     const [x, y] = [(this.width - width) / 2, (this.height - height) / 2];
     this.#drawing.add({ kind: "picture", picture, x, y, width, height, isAlone });
-    this.#inkChanged();
-    this.#on.changed();
+    this.#repaint();
   }
 
   undo() {
-    if (this.#drawing.undo()) this.#changedBack();
+    if (this.#drawing.undo()) this.#repaint();
   }
 
   redo() {
-    if (this.#drawing.redo()) this.#changedBack();
+    if (this.#drawing.redo()) this.#repaint();
   }
 
   clear() {
-    if (this.#isMask) this.#drawing.add({ kind: "paste", picture: layer(1, 1).canvas }); // the picture stays
+    if (this.#isMask) this.#drawing.add({ kind: "wipe" });
     else if (!this.#drawing.clear()) return;
-    this.#changedBack();
+    this.#repaint();
   }
 
   invert() {
     this.#drawing.add({ kind: "invert" });
-    this.#changedBack();
+    this.#repaint();
   }
 
-  #changedBack() {
+  /** The ink has changed otherwise than by the live operation. */
+  #repaint() {
     this.#inkChanged();
     this.#on.changed();
   }
@@ -199,8 +199,7 @@ export class Easel {
   /** Make a mask larger than what is painted. @param {number} pixels */
   grow(pixels) {
     this.#grown = pixels;
-    this.#redraw();
-    this.#on.changed();
+    this.#refresh();
   }
 
   /** Whether a mask has no ink. */
@@ -220,13 +219,9 @@ export class Easel {
     this.#update();
     const out = layer(this.width, this.height);
     if (this.#isMask) {
-      out.drawImage(this.#grownInk().canvas, 0, 0);
-      out.globalCompositeOperation = "source-in";
-      out.fillStyle = "#fff";
-      out.fillRect(0, 0, this.width, this.height);
-      out.globalCompositeOperation = "destination-over";
       out.fillStyle = "#000";
       out.fillRect(0, 0, this.width, this.height);
+      out.drawImage(this.#maskIn("#fff"), 0, 0);
     } else {
       this.#compose(out, this.#shown);
     }
@@ -236,12 +231,15 @@ export class Easel {
     });
   }
 
-  #grownInk() {
-    if (!this.#grown) return this.#shown;
-    const grown = layer(this.width, this.height);
-    grown.drawImage(this.#shown.canvas, 0, 0);
-    grow(grown, this.#grown, this.#scratch);
-    return grown;
+  /** The mask as it is sent, in one colour. @param {string} colour */
+  #maskIn(colour) {
+    const mask = layer(this.width, this.height);
+    mask.drawImage(this.#shown.canvas, 0, 0);
+    grow(mask, this.#grown, this.#scratch);
+    mask.globalCompositeOperation = "source-in";
+    mask.fillStyle = colour;
+    mask.fillRect(0, 0, this.width, this.height);
+    return mask.canvas;
   }
 
   // Layers.
@@ -285,26 +283,20 @@ export class Easel {
     });
   }
 
-  /** Paper, picture and ink. @param {CanvasRenderingContext2D} out @param {CanvasRenderingContext2D} ink */
+  /** Paper, picture and ink. @param {CanvasRenderingContext2D} out @param {CanvasRenderingContext2D | null} ink */
   #compose(out, ink) {
     const under = this.#drawing.picture;
     out.fillStyle = PAPER;
     out.fillRect(0, 0, this.width, this.height);
     if (under) out.drawImage(under.picture, under.x, under.y, under.width, under.height);
-    out.drawImage(ink.canvas, 0, 0);
+    if (ink) out.drawImage(ink.canvas, 0, 0);
   }
 
   #paintScreen() {
     if (this.#isMask) {
-      const tinted = layer(this.width, this.height);
-      tinted.drawImage(this.#grownInk().canvas, 0, 0);
-      tinted.globalCompositeOperation = "source-in";
-      tinted.fillStyle = MASK_TINT;
-      tinted.fillRect(0, 0, this.width, this.height);
-      this.#screen.globalAlpha = 1;
-      this.#compose(this.#screen, layer(1, 1));
+      this.#compose(this.#screen, null);
       this.#screen.globalAlpha = MASK_ALPHA;
-      this.#screen.drawImage(tinted.canvas, 0, 0);
+      this.#screen.drawImage(this.#maskIn(MASK_TINT), 0, 0);
       this.#screen.globalAlpha = 1;
     } else {
       this.#compose(this.#screen, this.#shown);
@@ -340,8 +332,7 @@ export class Easel {
       this.#on.picked(colourOf(out.getImageData(...this.#pixel(point), 1, 1).data));
     } else if (tool === "fill") {
       this.#drawing.add({ kind: "fill", at: point, ...ink });
-      this.#inkChanged();
-      this.#on.changed();
+      this.#repaint();
     } else if (tool === "move") {
       const under = this.#drawing.picture;
       if (!under) return;
@@ -352,7 +343,7 @@ export class Easel {
     } else {
       this.#drawing.begin({ kind: tool, filled, from: point, to: point, ...ink });
     }
-    if (this.isDrawing) this.#grewOn();
+    if (this.isDrawing) this.#refresh();
   }
 
   /** @param {Point} point @param {boolean} [isConstrained] */
@@ -362,10 +353,11 @@ export class Easel {
     else if (isConstrained && live && "from" in live) {
       this.#drawing.extend(constrained(live.from, point, live.kind === "line"));
     } else this.#drawing.extend(point);
-    this.#grewOn();
+    this.#refresh();
   }
 
-  #grewOn() {
+  /** The ink of the finished operations is the same, and the picture is not. */
+  #refresh() {
     this.#redraw();
     this.#on.changed();
   }
@@ -376,8 +368,7 @@ export class Easel {
       if (this.#isInkOld) this.#update();
       else this.#paint(this.#ink, live);
     }
-    this.#redraw();
-    this.#on.changed();
+    this.#refresh();
   }
 
   /** @param {Point} point @returns {[number, number]} */
@@ -410,7 +401,7 @@ export class Easel {
     if (this.#fingers.size > 1) {
       if (this.isDrawing) this.#drawing.cancel();
       this.#pointer = null;
-      this.#grewOn();
+      this.#refresh();
       return;
     }
     this.#pointer = event.pointerId;
@@ -474,7 +465,7 @@ export class Easel {
     const [left, top] = [x + (under.x - x) * factor, y + (under.y - y) * factor];
     const [width, height] = [under.width * factor, under.height * factor];
     this.#drawing.add({ ...under, x: left, y: top, width, height, isAlone: false });
-    this.#grewOn();
+    this.#refresh();
   }
 
   get #frameElement() {
@@ -528,7 +519,7 @@ export class Easel {
     } else if (event.key === "Escape" && this.isDrawing) {
       event.preventDefault();
       this.#drawing.cancel();
-      this.#grewOn();
+      this.#refresh();
     }
   }
 }

@@ -2,14 +2,13 @@
 
 import { $, all } from "./dom.js";
 import { FACTS, MAX_SEED, effectiveSteps } from "./service.js";
-import { nearest, stopsOf } from "./strength.js";
+import { MOST_STEPS, nearest, stopsOf } from "./strength.js";
 import { t } from "./strings.js";
 
 /** @typedef {import("./service.js").State} State */
 
 const SIZES = ["256x256", "512x512", "512x768", "768x512", "768x768", "1024x1024"];
 const BEST_SIZE = "512x512";
-const MOST_STEPS = 4;
 
 /** Fields of the service that share one control. @type {Record<string, string>} */
 const FIELDS = { width: "size", height: "size" };
@@ -21,7 +20,7 @@ const choices = /** @type {Record<"steps" | "number", RadioNodeList>} */ (/** @t
 
 /** The steps that the user chose; a weak strength may need more. */
 let wantedSteps = 1;
-/** What the picture starts from, and the steps and strength that each kind had last: a mask is a mode of its own. */
+/** The kind of start, and the steps and strength that each kind had last: a mask is a mode of its own. */
 let kind = /** @type {"none" | "picture" | "mask"} */ ("none");
 const last = { picture: { steps: 1, strength: 0.5 }, mask: { steps: 4, strength: 1 } };
 /** Whether the size may follow the start picture's. */
@@ -51,7 +50,7 @@ export function read() {
 /** Return the key to send; "" if there is none. */
 export const readKey = () => $("key").value.trim();
 
-/** Set the form to a state, and lock its seed. What the state does not have stays. @param {Partial<State>} state */
+/** Set the form to a state, and lock its seed. Missing fields stay as they are. @param {Partial<State>} state */
 export function write({ prompt, steps, strength, seed, size, number, feather }) {
   if (prompt !== undefined) $("prompt").value = prompt;
   if (number !== undefined) choices.number.value = String(number);
@@ -81,7 +80,7 @@ const stop = () => stops()[Math.min(Number($("strength").value), stops().length 
  *
  * @param {number} steps @param {number} [strength] By default it stays, as far as the steps allow.
  */
-export function setSteps(steps, strength = stop().strength) {
+function setSteps(steps, strength = stop().strength) {
   wantedSteps = steps;
   const same = stops().filter((one) => one.steps === steps);
   const run = effectiveSteps(steps, strength); // a strength that runs as many steps draws the same
@@ -118,7 +117,7 @@ export function changed(target) {
 }
 
 /**
- * Say what the picture starts from.
+ * Choose the kind of start.
  *
  * @param {typeof kind} next @param {boolean} ownSize Whether the size may follow the start picture's.
  */

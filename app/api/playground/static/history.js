@@ -15,9 +15,6 @@ export const MOST_STORED_BYTES = 100e6;
 /** @typedef {import("./service.js").Result} Result */
 /** @typedef {{id: string, at: number, result: Result, isFavourite: boolean, item: HTMLElement}} Entry */
 
-/** @param {import("./service.js").State} state */
-const plainOf = ({ start: _start, mask: _mask, isLive: _isLive, ...plain }) => plain;
-
 /** Whether two states make the same pictures. @param {Result} one @param {Result} other */
 function isEqual({ state: one }, { state: other }) {
   if (one.start?.file !== other.start?.file || one.mask?.file !== other.mask?.file) return false;
@@ -164,8 +161,7 @@ export class History {
   async #open() {
     const loaded = await part(() => import("./store.js"));
     if (!loaded) return null;
-    const { Store } = loaded;
-    this.#store ??= new Store({ most: MOST_STORED, mostBytes: MOST_STORED_BYTES });
+    this.#store ??= new loaded.Store({ most: MOST_STORED, mostBytes: MOST_STORED_BYTES });
     this.#isStoring = await this.#store.open();
     return this.#store;
   }
@@ -193,7 +189,7 @@ export class History {
     if (!this.#isStoring || !this.#store) return;
     if (!this.#store.isOpen) await this.#store.open(); // another tab has forgotten all, and this one goes on
     const { state, pictures, startedAt: _, ...facts } = result;
-    const { start, mask } = state;
+    const { start, mask, isLive: _isLive, ...plain } = state;
     // Frames of a camera are never stored.
     const isCamera = start?.isPrivate === true;
     const blobs = pictures.map(({ blob }) => blob);
@@ -204,7 +200,7 @@ export class History {
     const size = start && { width: start.width, height: start.height };
     const entry = {
       id, at, favourite: isFavourite, bytes, blobs, start: startFile, startName: start?.name ?? "",
-      state: { ...plainOf(state), ...(isCamera && { source: "text" }) }, facts: { ...facts, seeds, startSize: size },
+      state: { ...plain, ...(isCamera && { source: "text" }) }, facts: { ...facts, seeds, startSize: size },
     };
     if (!(await this.#store.put(entry))) this.onFull();
     this.#changed();

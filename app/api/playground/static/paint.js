@@ -31,12 +31,8 @@ export function layer(width, height) {
  */
 export function paint(ink, operation, scratch, seen) {
   const { width, height } = ink.canvas;
-  const isNew = operation.kind === "clear" || (operation.kind === "picture" && operation.isAlone);
-  if (isNew) ink.clearRect(0, 0, width, height);
-  if (operation.kind === "paste") {
-    ink.clearRect(0, 0, width, height);
-    ink.drawImage(operation.picture, 0, 0, width, height);
-  }
+  const isAlone = operation.kind === "picture" && operation.isAlone;
+  if (isAlone || operation.kind === "clear" || operation.kind === "wipe") ink.clearRect(0, 0, width, height);
   if (operation.kind === "invert") {
     blend(ink, "source-out", 1, () => {
       ink.fillStyle = "#fff";
@@ -56,9 +52,9 @@ export function paint(ink, operation, scratch, seen) {
 }
 
 /**
- * @param {Context} context
+ * Draw with another operation and opacity than usual.
  *
- * @param {GlobalCompositeOperation} operation @param {number} alpha @param {() => void} draw
+ * @param {Context} context @param {GlobalCompositeOperation} operation @param {number} alpha @param {() => void} draw
  */
 function blend(context, operation, alpha, draw) {
   context.globalCompositeOperation = operation;

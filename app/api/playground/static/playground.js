@@ -57,8 +57,7 @@ const stage = new Stage({
 const sources = new Sources({
   changed: follow,
   switched() {
-    describeKind();
-    sources.fit($("size").value);
+    describeState();
     describeSource();
     writeAddress();
   },
@@ -102,13 +101,17 @@ function change(act) {
   return lastChange;
 }
 
-/** Say what the picture starts from: it decides which settings apply. */
-function describeKind() {
-  const { source, picture } = sources;
-  const starts = source === "camera" || (source === "draw" && sources.easel?.isEmpty === false);
+/** Show the settings that apply to the source, the canvas's size, whether undo is possible, and the styles. */
+function describeState() {
+  const { source, picture, easel } = sources;
+  const starts = source === "camera" || (source === "draw" && easel?.isEmpty === false);
   const hasPicture = source === "picture" && picture !== null;
   const kind = source === "retouch" ? "mask" : starts || hasPicture ? "picture" : "none";
   setStartKind(kind, source === "retouch" || hasPicture);
+  sources.fit($("size").value);
+  $("undo").disabled = !easel?.canUndo;
+  $("redo").disabled = !easel?.canRedo;
+  describeStyles();
 }
 
 /** @returns {State} */
@@ -120,10 +123,7 @@ const stateOf = () => {
 /** Request a picture of the form's state, if it is valid. @param {{now?: boolean}} [options] */
 function follow({ now = false } = {}) {
   if (changing) return;
-  describeKind();
-  $("undo").disabled = !sources.easel?.canUndo;
-  $("redo").disabled = !sources.easel?.canRedo;
-  describeStyles();
+  describeState();
   if (!isLocked()) drawSeed();
   if (!notice.isRetrying) notice.clear();
   const isPossible = check() && sources.isReady;
@@ -158,7 +158,6 @@ async function restore(state, { isQuiet = false, notches = 0, keepsCanvas = fals
       else if (start?.file) await sources.startFrom(start);
       else if (source === "text" && sources.source !== "text") await sources.choose("text");
     }
-    describeKind();
     write(state);
     if (notches) moveStrength(notches);
     sources.fit($("size").value);
@@ -166,11 +165,12 @@ async function restore(state, { isQuiet = false, notches = 0, keepsCanvas = fals
     if (start?.file) await sources.drawOn(start.file, { isAlone: true });
     else sources.clear();
   });
-  if (changing) return;
-  describeKind();
-  describeStyles();
-  if (isQuiet) rememberAddress();
-  else follow({ now: true });
+  if (!isQuiet) {
+    follow({ now: true });
+  } else if (!changing) {
+    describeState();
+    rememberAddress();
+  }
 }
 
 /** @param {any} error @param {number | null} retryAt */
@@ -201,12 +201,12 @@ async function askService() {
 function describeService() {
   const isDemo = model === "demo";
   $("licence").textContent = t(isDemo ? "licence_demo" : "licence");
+  describeSource();
   if (service === undefined) return;
   const line = $("service");
   line.dataset.status = service?.status ?? "unknown";
   line.textContent = service?.model ? t("service", service) : t("service_unknown");
   if (service && service.status !== "ready") line.textContent += ` (${t("service_status", service)})`;
-  describeSource();
   const examples = examplesOf(isDemo);
   if ($("examples").textContent !== examples.join("")) $("examples").replaceChildren(...examples.map(exampleFor));
   $("styles").replaceChildren(...stylesOf(isDemo).map(({ key, text }) => {
@@ -273,7 +273,6 @@ $("panel").addEventListener("input", ({ target }) => {
   const { id } = /** @type {HTMLElement} */ (target);
   if (["file", "key", "keep"].includes(id)) return; // these have their own listeners
   changed(target);
-  if (id === "size") sources.fit($("size").value);
   follow();
 });
 $("feather").addEventListener("input", () => follow());
@@ -301,7 +300,7 @@ document.addEventListener("keydown", ({ key }) => {
   if (key === "Escape") openSettings(false);
 });
 
-// What the picture starts from.
+// The start of the picture.
 
 for (const tab of all(".tabs [data-source]")) {
   tab.addEventListener("click", () => chooseSource(/** @type {any} */ (tab.dataset.source)));
@@ -445,9 +444,7 @@ async function readAddress() {
   if (!stage.result && $("prompt").value) delete state.prompt; // it was typed before the scripts were there
   await change(async () => {
     if (source !== sources.source && (source !== "picture" || sources.picture)) await sources.choose(source);
-    describeKind();
     write(state);
-    sources.fit($("size").value);
   });
   follow({ now: true });
   if (source === "picture" && !sources.picture) fault("image", t("link_without_picture"));
@@ -482,7 +479,6 @@ function describe() {
   describePage();
   describeForm();
   describeService();
-  describeSource();
   sources.describe();
   stage.describe();
   notice.describe();
@@ -491,7 +487,7 @@ function describe() {
 }
 
 $("language").addEventListener("click", async () => {
-  await switchLanguage();
+  await part(switchLanguage);
   describe();
 });
 $("theme").addEventListener("click", () => {

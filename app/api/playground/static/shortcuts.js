@@ -1,6 +1,6 @@
 /** Single keys for buttons: each button names its key in `data-key`, and the list of keys is made from that. */
 
-import { $ } from "./dom.js";
+import { $, all } from "./dom.js";
 import { t } from "./strings.js";
 
 /** Elements that take letters themselves. */
@@ -13,7 +13,7 @@ export function switchShortcuts(on) {
   isOn = on;
 }
 
-const buttons = () => /** @type {HTMLElement[]} */ ([...document.querySelectorAll("[data-key]")]);
+const buttons = () => all("[data-key]");
 
 /** @param {KeyboardEvent} event */
 function press(event) {
@@ -32,7 +32,7 @@ function press(event) {
 
 document.addEventListener("keydown", press);
 
-/** Write the list of keys in the current language. */
+/** Write the list of keys, and each key in its button's title, in the current language. */
 export function describeShortcuts() {
   const rows = buttons().map((button) => {
     const { key = "", keyText, label, text } = button.dataset;
@@ -40,7 +40,8 @@ export function describeShortcuts() {
     button.setAttribute("aria-keyshortcuts", keys.join(" ").replaceAll("ctrl", "Control").replaceAll("shift", "Shift"));
     const [row, term, meaning] = ["div", "dt", "dd"].map((name) => document.createElement(name));
     const cap = document.createElement("kbd");
-    cap.textContent = keys[0].replace("ctrl+", "Ctrl ").replace("shift+", "Shift ").toUpperCase();
+    cap.textContent = keys[0].replaceAll("+", " ").trim().toUpperCase() || keys[0];
+    if (label) button.title = `${button.ariaLabel} (${cap.textContent})`;
     term.append(cap);
     meaning.textContent = t(keyText ?? label ?? text ?? "");
     row.append(term, meaning);

@@ -1,4 +1,4 @@
-/** What a picture starts from: nothing, a picture, a drawing, a picture with a mask, or a camera. */
+/** The start of a picture: nothing, a picture, a drawing, a picture with a mask, or a camera. */
 
 import { $, all } from "./dom.js";
 import { part } from "./parts.js";
@@ -33,7 +33,7 @@ export class Sources {
 
   /**
    * @param {{changed: (options?: {now: boolean}) => void, switched: () => void, failed: (text: string) => void}} on
-   *   Called when what the picture starts from has changed; when another source is chosen; and with the reason why
+   *   Called when the start of the picture has changed; when another source is chosen; and with the reason why
    *   there is no camera.
    */
   constructor(on) {

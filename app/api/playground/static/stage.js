@@ -132,18 +132,10 @@ export class Stage {
     });
   }
 
-  /**
-   * Compare the picture with what it starts from, else with the one before. Or end that.
-   *
-   * @param {boolean} isComparing
-   */
-  compare(isComparing) {
-    this.#isComparing = isComparing;
+  /** Compare the picture with its start, else with the one before. Or end that. */
+  toggleCompare() {
+    this.#isComparing = !this.#isComparing;
     this.#describeCompared();
-  }
-
-  get isComparing() {
-    return this.#isComparing;
   }
 
   #describeCompared() {

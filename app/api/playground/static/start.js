@@ -39,8 +39,9 @@ export async function lookAt(file, name) {
   }
   const head = String.fromCharCode(...new Uint8Array(bytes.slice(0, 12)));
   if (!SIGNATURES.some((signature) => signature.test(head))) throw new UnfitFile("not_a_picture", { name });
+  const copy = new Blob([bytes], { type: file.type });
   const image = new Image();
-  image.src = URL.createObjectURL(file);
+  image.src = URL.createObjectURL(copy);
   try {
     await image.decode();
   } catch {
@@ -53,5 +54,5 @@ export async function lookAt(file, name) {
     const [size, most] = [width * height, FACTS.max_upload_pixels].map(written);
     throw new UnfitFile("too_many_pixels", { name, size, most });
   }
-  return { file: new Blob([bytes], { type: file.type }), name, width, height };
+  return { file: copy, name, width, height };
 }

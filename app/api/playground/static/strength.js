@@ -2,7 +2,8 @@
 
 import { effectiveSteps } from "./service.js";
 
-const MOST_STEPS = 4;
+/** The steps that the page offers. */
+export const MOST_STEPS = 4;
 
 /** @typedef {{strength: number, steps: number}} Stop */
 

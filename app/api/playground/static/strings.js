@@ -35,8 +35,7 @@ export function describePage() {
   for (const element of all("[data-text]")) element.textContent = t(element.dataset.text ?? "");
   for (const element of all("[data-label]")) {
     element.ariaLabel = t(element.dataset.label ?? "");
-    const key = element.dataset.key?.split(" ")[0].replace("ctrl+", "Ctrl ").toUpperCase();
-    if (element.matches("button")) element.title = key ? `${element.ariaLabel} (${key})` : element.ariaLabel;
+    if (element.matches("button")) element.title = element.ariaLabel;
   }
   for (const element of all("[data-region]")) element.ariaLabel = t(element.dataset.region ?? "");
 }
