@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 from app.main import create_app
 from app.modes.img2img import Img2ImgParams
 from app.settings import Settings
+from tests.conftest import wait_until
 from tests.playground.conftest import OpenPlayground, Visit
 from tests.support.gated_pipeline import GatedPipeline
 
@@ -78,7 +79,8 @@ def test_a_camera_that_is_allowed_after_its_tab_was_left_stays_off(open_playgrou
     visit["#camera-switch"].click()
     visit[".tabs [data-source=draw]"].click()
     visit.page.evaluate("window.allow()")
-    visit.page.wait_for_function("window.late?.getTracks().every(({ readyState }) => readyState === 'ended')")
+    ended = "window.late?.getTracks().every(({ readyState }) => readyState === 'ended')"
+    wait_until(lambda: visit.page.evaluate(ended))  # the page's policy forbids what wait_for_function does
     assert tracks(visit) == 0
 
 
