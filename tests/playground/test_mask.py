@@ -99,6 +99,26 @@ def test_the_mask_grows_inverts_and_is_shown_as_it_is_sent(
     assert pixel(visit, 250, 125, canvas="#mask") == plain
 
 
+def test_a_mask_that_has_grown_comes_back_with_its_result_and_does_not_grow_again(
+    open_playground: OpenPlayground, pipeline: GatedPipeline
+) -> None:
+    visit = open_playground(create_app(Settings(model="fake"), load_pipelines=pipeline.load))
+    retouch(visit)
+    draw(visit, (100, 100), (400, 100), canvas="#mask")
+    expect(visit["#history li"]).to_have_count(2)
+    visit["#grow"].fill("30")
+    expect(visit["#history li"]).to_have_count(3)
+    sent = masks_of(pipeline)[-1]
+    visit["#history button"].last.click()
+    expect(visit["body"]).to_have_attribute("data-source", "text")
+    visit["#history button"].first.click()
+    expect(visit["body"]).to_have_attribute("data-source", "retouch")
+    expect(visit["#grow"]).to_have_value("0")
+    visit["#prompt"].press("Enter")
+    expect(visit["#history li"]).to_have_count(4)
+    assert np.array_equal(masks_of(pipeline)[-1], sent)
+
+
 def test_original_and_result_are_compared_by_a_slider(open_playground: OpenPlayground) -> None:
     visit = open_playground()
     retouch(visit)

@@ -1,6 +1,5 @@
 /** A canvas that one draws on, with mouse, finger, pen or keys: the start picture, or the mask over a picture. */
 
-import { $ } from "./dom.js";
 import { Drawing, constrained } from "./drawing.js";
 import { colourOf, grow, layer, paint } from "./paint.js";
 
@@ -147,8 +146,7 @@ export class Easel {
       const pixels = this.#base.getImageData(0, 0, width, height);
       for (let index = 3; index < pixels.data.length; index += 4) pixels.data[index] = pixels.data[index - 1];
       this.#base.putImageData(pixels, 0, 0);
-      this.grow(0); // it has grown already
-      $("grow").value = "0";
+      this.#grown = 0; // it has grown already
     }
     this.#inkChanged();
   }

@@ -45,7 +45,7 @@ export function paint(ink, operation, scratch, seen) {
   scratch.lineWidth = operation.size;
   scratch.lineCap = scratch.lineJoin = "round";
   if (operation.kind === "stroke") paintStroke(scratch, operation.points, operation.size);
-  else if (operation.kind === "fill") paintFill(scratch, operation, operation.painted ? null : seen());
+  else if (operation.kind === "fill") paintFill(scratch, operation, seen);
   else paintShape(scratch, operation);
   const erases = operation.kind === "stroke" && operation.erases;
   blend(ink, erases ? "destination-out" : "source-over", operation.opacity, () => ink.drawImage(scratch.canvas, 0, 0));
@@ -105,25 +105,28 @@ function paintShape(context, { kind, filled, from: [x0, y0], to: [x1, y1] }) {
   else context.stroke();
 }
 
-/** @param {Context} context @param {import("./drawing.js").Fill} fill @param {ImageData | null} seen */
+/** @param {Context} context @param {import("./drawing.js").Fill} fill @param {() => ImageData} seen */
 function paintFill(context, fill, seen) {
-  const { colour, at: [x, y], painted: known } = fill;
-  if (known || !seen) {
-    context.drawImage(known, 0, 0);
-    return;
-  }
-  const covered = flood(seen.data, seen.width, seen.height, Math.floor(x), Math.floor(y));
-  const painted = context.createImageData(seen.width, seen.height);
+  fill.painted ??= paintedBy(fill, seen());
+  context.drawImage(fill.painted, 0, 0);
+}
+
+/**
+ * The pixels that a fill covers, in its colour.
+ *
+ * @param {import("./drawing.js").Fill} fill @param {ImageData} seen
+ */
+function paintedBy({ colour, at: [x, y] }, { data, width, height }) {
+  const out = layer(width, height);
+  const painted = out.createImageData(width, height);
   const [red, green, blue] = rgbOf(colour);
-  for (let index = 0; index < covered.length; index += 1) {
-    if (covered[index]) painted.data.set([red, green, blue, 255], index * 4);
+  for (const [index, is] of flood(data, width, height, Math.floor(x), Math.floor(y)).entries()) {
+    if (is) painted.data.set([red, green, blue, 255], index * 4);
   }
-  context.putImageData(painted, 0, 0);
+  out.putImageData(painted, 0, 0);
   // One pixel further: between the fill and the smooth edge of a line a seam would be left.
-  for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) context.drawImage(context.canvas, dx, dy);
-  const kept = layer(seen.width, seen.height);
-  kept.drawImage(context.canvas, 0, 0);
-  fill.painted = kept.canvas;
+  for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) out.drawImage(out.canvas, dx, dy);
+  return out.canvas;
 }
 
 /** @param {string} colour "#rrggbb" */

@@ -165,6 +165,7 @@ export class Sources {
     const scale = Math.min(1, MOST_MASK_SIDE / Math.max(width, height));
     tools.mask.resize(Math.round(width * scale), Math.round(height * scale));
     tools.mask.open(bitmap, ink ?? null);
+    if (ink) $("grow").value = "0"; // it has grown already
     this.#base = base;
     await this.choose("retouch");
   }
