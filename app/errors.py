@@ -4,7 +4,17 @@
 The first line of each docstring is the "when" column of the table of errors in docs/operating.md.
 """
 
+import sys
+from pathlib import Path
 from typing import ClassVar
+
+SCRIPT = "sdxl-turbo-server"
+"""The program that a wheel installs for `python -m app`."""
+
+
+def program() -> str:
+    """Return how the user starts the command line, for texts that name a command."""
+    return SCRIPT if Path(sys.argv[0]).name == SCRIPT else "python -m app"
 
 
 def first_line(error: BaseException) -> str:

@@ -30,7 +30,7 @@ from app.api.operations import health, metrics
 from app.api.playground import page as playground
 from app.api.sdapi import lists as sdapi_lists
 from app.api.sdapi import routes as sdapi
-from app.errors import DeviceLostError, DeviceUnavailableError, TurboError, first_line, root_cause
+from app.errors import DeviceLostError, DeviceUnavailableError, TurboError, first_line, program, root_cause
 from app.inference.admission import Admission
 from app.inference.batching_lock import BatchingLock
 from app.inference.device_watch import DeviceWatch
@@ -229,7 +229,7 @@ def load_weights(
     except Exception as error:  # torch imports torch_npu, which can raise anything without CANN
         raise DeviceUnavailableError(
             f"torch and diffusers cannot be imported ({first_line(root_cause(error))}). If torch_npu is installed, "
-            "source CANN's set_env.sh first; `python -m app doctor` shows details."
+            f"source CANN's set_env.sh first; `{program()} doctor` shows details."
         ) from error
     return load_sdxl_turbo(place, settings, model=model, vae_folder=vae_folder, loras=loras)
 

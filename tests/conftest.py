@@ -170,9 +170,10 @@ class ServerProcess:
     def log(self) -> str:
         return self._log.read_text(encoding="utf-8")
 
-    def wait_until_started(self) -> str:
+    def wait_until_started(self, *, timeout_s: float = 60) -> str:
         """Wait until the port is open, and return the service's URL."""
-        return f"http://127.0.0.1:{self.wait_for_log(r'Uvicorn running on http://[^:]+:([0-9]+)')}"
+        port = self.wait_for_log(r"Uvicorn running on http://[^:]+:([0-9]+)", timeout_s=timeout_s)
+        return f"http://127.0.0.1:{port}"
 
     def wait_for_log(self, pattern: str, *, timeout_s: float = 60) -> str:
         """Wait until the log matches, and return the first group, or the whole match if there is no group."""

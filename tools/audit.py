@@ -1,4 +1,4 @@
-"""Checks the packages that the service installs for known vulnerabilities.
+"""Checks the packages of the service, of its tests and of its tools for known vulnerabilities.
 
 python -m tools.audit [OPTIONS OF PIP-AUDIT]    uses PyPI, or the service that the options name
 
@@ -12,9 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tools.dependencies import dependencies
+from tools.dependencies import applies, dependencies
+from tools.pins import locked
 
 ACCEPTED = {
     "CVE-2024-47081": "a crafted URL makes requests send a password from ~/.netrc to another host. openmind-hub pins "
@@ -30,8 +32,10 @@ CANARY = "pycrypto==2.6.1"
 
 def main(options: list[str]) -> int:
     """Run pip-audit, and print the vulnerabilities; return the exit code."""
-    pins = [f"{name}=={Version(package.version).public}" for name, package in dependencies().items()]
-    answer = _ask([*pins, CANARY], options)
+    pins = [pin for pin in locked("test") if applies(pin)]
+    versions: dict[str, str] = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins}
+    versions |= {name: Version(package.version).public for name, package in dependencies().items()}
+    answer = _ask([*(f"{name}=={version}" for name, version in versions.items()), CANARY], options)
     if answer is None:
         return 2
     unknown = [f"{package['name']}: {package['skip_reason']}" for package in answer if "skip_reason" in package]

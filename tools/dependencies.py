@@ -48,7 +48,7 @@ CUDA = re.compile(r"(nvidia|cuda)-.*|triton")
 def dependencies() -> dict[str, Distribution]:
     """Return the packages that pyproject.toml requires for CPU with MCP, and their own requirements, by name."""
     found: dict[str, Distribution] = {}
-    waiting = [Requirement(line) for line in REQUIREMENTS]
+    waiting = [line for line in map(Requirement, REQUIREMENTS) if applies(line)]
     seen: set[tuple[str, str]] = set()
     for requirement in waiting:  # the list grows during the loop
         name = canonicalize_name(requirement.name)
@@ -60,10 +60,12 @@ def dependencies() -> dict[str, Distribution]:
 
 
 def _required(package: Distribution, extra: str) -> Iterator[Requirement]:
-    for line in package.requires or ():
-        requirement = Requirement(line)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-            yield requirement
+    return (line for line in map(Requirement, package.requires or ()) if applies(line, extra=extra))
+
+
+def applies(requirement: Requirement, *, extra: str = "") -> bool:
+    """Return whether a requirement applies to this Python and machine, for a package with this extra or without one."""
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
 def licence(package: Distribution) -> str:

@@ -22,7 +22,7 @@ from PIL import Image
 from app import __version__
 from app.cli.doctor import Finding, Pictures, examine, report
 from app.cli.tuning.tuned_file import read_table
-from app.errors import TurboError
+from app.errors import TurboError, program
 from app.main import key_names
 from app.settings import PREFIX, Settings
 
@@ -158,7 +158,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"\n## {title.capitalize()}\n"
         yield from ["```text", *(f"{name}={value}" for name, value in facts[title].items()), "```"]
     yield "\n## Tune\n"
-    yield from ["```text", facts["tune"] or "No table: `python -m app tune` has not run here.", "```"]
+    yield from ["```text", facts["tune"] or f"No table: `{program()} tune` has not run here.", "```"]
 
 
 def _replacements(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -23,7 +23,7 @@ from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
 from app import __version__
-from app.errors import TurboError, first_line
+from app.errors import SCRIPT, TurboError, first_line, program
 from app.server.process import START_FAILED, exit_now
 from app.settings import PREFIX, Settings, read_env_file, warn_of_unknown_variables
 
@@ -31,7 +31,6 @@ _log = logging.getLogger(__name__)
 
 _USAGE_ERROR = 2
 _PROPAGATORS = "OTEL_PROPAGATORS"
-_SCRIPT = "sdxl-turbo-server"
 
 _HEADINGS = {
     "env_file": "where to listen",
@@ -75,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     _open_standard_streams()
     if arguments[:1] == ["--version"]:
-        print(f"{_SCRIPT} {__version__}")  # noqa: T201
+        print(f"{SCRIPT} {__version__}")  # noqa: T201
         return 0
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
@@ -157,11 +156,11 @@ class _Parser(ArgumentParser):
 
 def _parser(name: str) -> _Parser:
     description, examples = _help(name)
-    program = f"{_program()} {name}"
+    command = f"{program()} {name}"
     own = "PROMPT [-o FILE] [--image FILE] " if name == "generate" else ""
     parser = _Parser(
-        prog=program,
-        usage=f"{program} {own}[OPTIONS]",
+        prog=command,
+        usage=f"{command} {own}[OPTIONS]",
         description=description,
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -182,7 +181,7 @@ def _parser(name: str) -> _Parser:
 
 def _help(name: str) -> tuple[str, str]:
     """Return a command's description, and its examples: its docstring from the first line with PROGRAM on."""
-    text = re.sub("^PROGRAM", f"  {_program()}", inspect.cleandoc(_COMMANDS[name].__doc__ or ""), flags=re.MULTILINE)
+    text = re.sub("^PROGRAM", f"  {program()}", inspect.cleandoc(_COMMANDS[name].__doc__ or ""), flags=re.MULTILINE)
     description, _, examples = text.partition("\n\n  ")
     return description, f"  {examples}"
 
@@ -250,18 +249,13 @@ def _configure_logging(settings: Settings, *, for_people: bool) -> None:
     configure_logging(log_format=log_format, level=level)
 
 
-def _program() -> str:
-    """Return the program as the user typed it: pip also installs a script."""
-    return _SCRIPT if Path(sys.argv[0]).name == _SCRIPT else "python -m app"
-
-
 def _overview() -> str:
-    program = _program()
+    name = program()
     helps = {name: _help(name) for name in _COMMANDS}
     firsts = {name: description.partition("\n")[0] for name, (description, _) in helps.items()}
     commands = "\n".join(f"  {name:<10}{first}" for name, first in firsts.items())
     examples = "\n".join(examples.partition("\n")[0] for _, examples in helps.values())
-    return f"""usage: {program} [COMMAND] [OPTIONS]
+    return f"""usage: {name} [COMMAND] [OPTIONS]
 
 SDXL-Turbo makes pictures from a prompt, or from a prompt and a picture.
 
@@ -271,8 +265,8 @@ commands:
 examples:
 {examples}
 
-`{program} COMMAND --help` lists the options of a command, and the settings, which all commands share.
-`{program} --version` prints the version."""
+`{name} COMMAND --help` lists the options of a command, and the settings, which all commands share.
+`{name} --version` prints the version."""
 
 
 def _add_request(parser: _Parser) -> None:

@@ -91,10 +91,10 @@ def examine(settings: Settings, *, root: Path = Path("/"), pictures: Pictures | 
     is opened on a separate thread, which is abandoned if the device hangs: then only `os._exit` ends the process.
     `root` is the folder of the host's files.
     """
-    if (3, 11) <= sys.version_info[:2] <= (3, 13):
+    if (3, 11) <= sys.version_info[:2] <= (3, 14):
         yield Finding("python", "OK", platform.python_version())
     else:
-        yield Finding("python", "FAIL", platform.python_version(), "Install Python 3.11, 3.12 or 3.13.")
+        yield Finding("python", "FAIL", platform.python_version(), "Install Python 3.11, 3.12, 3.13 or 3.14.")
     yield from _env_file(settings)
     for name, nearest in unknown_variables(os.environ):
         yield Finding("settings", "WARN", f"{name} is not a setting.", f"Did you mean {nearest}?" if nearest else "")
@@ -202,11 +202,14 @@ def _packages(settings: Settings) -> Findings[bool]:
         yield Finding("torch_npu", "OK", f"{npu_version}, beside torch {torch_version}.")
     try:
         from app.pipelines import sdxl_turbo  # noqa: F401, PLC0415 - the import is the check
+        from app.pipelines.device import unused_cuda_build  # noqa: PLC0415 - imports torch
     except Exception as error:  # noqa: BLE001 - torch imports torch_npu, which needs CANN
         remedy = "Install the service's extra again." if npu_version is None else "Source CANN's set_env.sh."
         yield Finding("torch", "FAIL", f"torch cannot be imported: {first_line(root_cause(error))}.", remedy)
         return False
     yield Finding("torch", "OK", f"{torch_version}, diffusers {_version_of('diffusers')}.")
+    if npu_version is None and (unused := unused_cuda_build()):
+        yield Finding("torch", "WARN", *unused)
     return True
 
 

@@ -115,6 +115,18 @@ def _not_computing(reason: str) -> DeviceLostError:
     return DeviceLostError(f"The device does not compute any more ({reason}); the service is being replaced.")
 
 
+def unused_cuda_build() -> tuple[str, str] | None:
+    """Return a fact and its remedy if torch brings CUDA's libraries, which take gigabytes, and CUDA has no GPU here."""
+    if torch.version.cuda is None or torch.cuda.is_available():
+        return None
+    fact = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}, but CUDA finds no GPU here."
+    remedy = (
+        "The CPU's build is gigabytes smaller. In a new environment, uv selects it by `--torch-backend cpu`, and "
+        "pip by `--extra-index-url https://download.pytorch.org/whl/cpu`. For a GPU, check nvidia-smi."
+    )
+    return fact, remedy
+
+
 def open_device(name: str, *, allow_tf32: bool = False) -> TorchDevice:
     """Find the device and make it current on the calling thread.
 
@@ -126,6 +138,8 @@ def open_device(name: str, *, allow_tf32: bool = False) -> TorchDevice:
     """
     kind, _, number = (_first_available() if name == "auto" else name).partition(":")
     if kind == "cpu":
+        if unused := unused_cuda_build():
+            _log.warning("%s %s", *unused)
         return TorchDevice(torch.device("cpu"))
     index = int(number or 0)
     if kind == "npu":

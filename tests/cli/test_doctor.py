@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from app.cli.doctor import Finding, examine
 from app.settings import Settings
@@ -45,6 +46,15 @@ def test_on_a_sound_machine_everything_is_examined_and_nothing_fails(tiny_folder
     assert "unet 0." in found["txt2img"].detail
     assert "vae encode 0." in found["img2img"].detail
     assert "vae encode 0." in found["inpaint"].detail
+
+
+def test_a_build_of_torch_for_cuda_without_a_gpu_is_to_be_looked_at(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    found = findings(model=str(tiny_folder))
+    assert found["torch"].level == ("OK" if torch.cuda.is_available() else "WARN")
+    assert failed(found) == []
 
 
 def test_what_has_failed_is_not_built_upon(tmp_path: Path) -> None:
@@ -125,9 +135,9 @@ def test_a_misspelt_variable_is_to_be_looked_at(monkeypatch: pytest.MonkeyPatch)
 def test_the_command_prints_a_line_each_and_its_exit_code_tells(model: str, tmp_path: Path) -> None:
     environment = {**os.environ, "TURBO_WEIGHTS_DIR": str(tmp_path)}
     command = [sys.executable, "-m", "app", "doctor", "--device", "cpu", "--port", "0", "--model", model]
-    plain = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    plain = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
     as_json = subprocess.run(
-        [*command, "--json"], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [*command, "--json"], env=environment, capture_output=True, text=True, timeout=100, check=False
     )
     answer = json.loads(as_json.stdout)
     *lines, last = plain.stdout.splitlines()

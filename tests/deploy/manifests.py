@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from tests.conftest import lacks
-from tools.kubernetes import __main__ as check_deploy
-from tools.kubernetes.__main__ import KUBERNETES
+from tools.kubernetes import kustomize
+from tools.kubernetes.kustomize import KUBERNETES
 from tools.kubernetes.schemas import Manifest
 
 ROOT = Path(__file__).parents[2]
@@ -15,8 +15,8 @@ SHIPPED = [KUBERNETES / "overlays" / name for name in ("cpu", "cuda", "npu", "np
 
 def need_renderer() -> None:
     """Skip a test if no program can render deploy/kubernetes, but fail in CI. Debian's kubectl is too old."""
-    if check_deploy.renderer() is None:
-        lacks(check_deploy.how_to_render())
+    if kustomize.renderer() is None:
+        lacks(kustomize.how_to_render())
 
 
 def only(manifests: list[Manifest], kind: str) -> Manifest:

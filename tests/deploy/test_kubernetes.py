@@ -16,8 +16,10 @@ from tests.deploy.manifests import SHIPPED, need_renderer, only, pod
 from tests.documents.markdown import document
 from tools.kubernetes import __main__ as check_deploy
 from tools.kubernetes import checks as kubernetes_checks
-from tools.kubernetes.__main__ import KUBERNETES, RenderError, render, render_with
+from tools.kubernetes import helm, kustomize
 from tools.kubernetes.checks import complaints, service
+from tools.kubernetes.kustomize import KUBERNETES, render, render_with
+from tools.kubernetes.rendering import RenderError
 from tools.kubernetes.schemas import Manifest
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +39,7 @@ def test_every_overlay_is_right_alone_and_with_every_component(capsys: pytest.Ca
     assert check_deploy.main([str(overlay) for overlay in SHIPPED]) == 0, capsys.readouterr().out
     everything = {one.name for one in (KUBERNETES / "components").iterdir()}
     for overlay in SHIPPED:
-        name, rendered = check_deploy.with_components(overlay)
+        name, rendered = kustomize.with_components(overlay)
         assert not list(complaints(rendered())), name
         assert everything <= {*name.split(" + "), *(["weights"] if overlay.name != "cpu" else [])}
 
@@ -55,7 +57,8 @@ def test_the_check_goes_through_overlays_of_one_s_own_and_leaves_alone_what_is_n
         (copied / f"overlays/ours-{number}" / name).write_text(
             "resources: [../cpu]\ncomponents: [../../components/api-keys]"
         )
-    monkeypatch.setattr(check_deploy, "KUBERNETES", copied)
+    monkeypatch.setattr(kustomize, "KUBERNETES", copied)
+    monkeypatch.setattr(helm, "OVERLAYS", {})  # test_helm.py has the chart
     assert check_deploy.main([]) == 0
     checked = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
     others = "weights + service-monitor + autoscaling"
@@ -77,7 +80,7 @@ def test_overlays_hold_kinds_of_kubernetes_itself_alone() -> None:
 
 
 def test_the_same_folder_renders_to_the_same_bytes() -> None:
-    command = [*(check_deploy.renderer() or ()), KUBERNETES / "overlays/npu-device-plugin"]
+    command = [*(kustomize.renderer() or ()), KUBERNETES / "overlays/npu-device-plugin"]
     assert subprocess.check_output(command) == subprocess.check_output(command)
 
 
@@ -247,6 +250,10 @@ HARMS: dict[str, tuple[str, object]] = {
     "'huawei.com/Ascend910': 1} is not one device for TURBO_DEVICE=cpu": ("ConfigMap/data/TURBO_DEVICE", "cpu"),
     "'nvidia.com/gpu': 1} is not one device for TURBO_DEVICE=npu": (f"{SERVE}/resources/limits", {"nvidia.com/gpu": 1}),
     "{} is not one device for TURBO_DEVICE=npu": (f"{SERVE}/resources/limits", {}),
+    "serve: resources: the request of memory, 16Gi, exceeds the limit, 900M": (
+        f"{SERVE}/resources/limits/memory",
+        "900M",
+    ),
     "strategy: an update waits for a spare device": ("Deployment/spec/strategy/rollingUpdate/maxSurge", 1),
     "hostNetwork: is not for a restricted pod": (f"{POD}/hostNetwork", True),
     "volumes: host: hostPath is not for a restricted pod": (

@@ -10,8 +10,8 @@ import yaml
 from app.server.draining import LAST_BYTES_S
 from app.settings import Settings
 from tests.deploy.manifests import SHIPPED, documents, need_renderer, pod
-from tools.kubernetes.__main__ import render
 from tools.kubernetes.checks import GRACE_S
+from tools.kubernetes.kustomize import render
 
 ROOT = Path(__file__).parents[2]
 

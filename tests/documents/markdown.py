@@ -18,12 +18,21 @@ FOLDERS = (
     "app/weights/demo",
     "benchmarks",
     "deploy",
+    "deploy/helm",
     "deploy/kubernetes",
     "deploy/ray",
     "docs",
     "examples",
     "training",
 )
+
+CHINESE = {
+    "README.md": "README.zh-CN.md",
+    "docs/ascend.md": "docs/ascend.zh-CN.md",
+    "docs/clients.md": "docs/clients.zh-CN.md",
+    "docs/operating.md": "docs/operating.zh-CN.md",
+}
+"""The translated documents: the English name, and the Chinese."""
 
 DOCUMENTS = sorted(file.relative_to(ROOT).as_posix() for folder in FOLDERS for file in (ROOT / folder).glob("*.md"))
 
@@ -47,10 +56,11 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A table's cell: its text, and the parts of it that are marked as code."""
+    """A table's cell: its text, the parts of it that are marked as code, and the numbers in the other parts."""
 
     text: str
     code: list[str]
+    numbers: set[str]
 
 
 @dataclass(slots=True)
@@ -66,6 +76,7 @@ class Section:
     links: list[Link] = field(default_factory=list)
     images: list[Link] = field(default_factory=list)
     code: set[str] = field(default_factory=set)
+    numbers: set[str] = field(default_factory=set)
 
 
 class Document:
@@ -109,9 +120,12 @@ class Document:
         elif token.type == "inline":
             children = token.children or []
             code = [child.content for child in children if child.type == "code_inline"]
+            text = " ".join(child.content for child in children if child.type == "text")
+            numbers = set(re.findall(r"\d+(?:\.\d+)?", text))
             section.code.update(code)
+            section.numbers.update(numbers)
             if before is not None and before.type in ("td_open", "th_open"):
-                section.tables[-1][-1].append(Cell(token.content, code))
+                section.tables[-1][-1].append(Cell(token.content, code, numbers))
             section.links += [
                 Link(where, unquote(str(child.attrs["href"]))) for child in children if child.type == "link_open"
             ]

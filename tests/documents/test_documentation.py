@@ -3,6 +3,8 @@
 Every block of code runs, against a service on the fake. A document's blocks run in order and in one folder, as a reader
 runs them. Shell blocks find only the programs of `REAL`, and stand-ins for commands that cannot run here. A stand-in
 records its arguments and settings, and the test checks them afterwards. A block with any other command fails.
+
+The blocks of translated documents do not run, because `test_languages.py` compares their code with the English code.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import helm_python
 import httpx
 import pytest
 import yaml
@@ -33,10 +36,10 @@ from app.weights.source import LocalSource, parse_source
 from tests.conftest import opened, program, serving
 from tests.deploy.manifests import need_renderer
 from tests.deploy.ray_cluster import importing_ray, read_config
-from tests.documents.markdown import DOCUMENTS, ROOT, Block, document, resolved
+from tests.documents.markdown import CHINESE, DOCUMENTS, ROOT, Block, document, resolved
 from tests.support.gated_pipeline import GatedPipeline
-from tools.kubernetes import __main__ as check_deploy
 from tools.kubernetes import checks as kubernetes_checks
+from tools.kubernetes import helm, kustomize
 
 REAL = ("bash", "cat", "chmod", "curl", "exiftool", "node", "openssl", "sed", "rm")
 """Installed programs that blocks may use."""
@@ -115,6 +118,13 @@ def check_pip(call: Call) -> None:
     assert install == "install"
     for extra in re.findall(r"\[(\w+)\]", " ".join(requirements)):
         assert extra in extras
+
+
+def check_one_line(call: Call) -> None:
+    """`tests/installed` runs these commands with a wheel of this checkout."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert call.arguments[-1] in scripts
+    assert "--torch-backend cpu" in " ".join(call.arguments) or "/whl/cpu" in " ".join(call.arguments)
 
 
 def check_docker(call: Call) -> None:
@@ -226,9 +236,9 @@ def check_kubectl(call: Call) -> None:
     """Check that folders render without complaints, and that the named objects and Secrets are in the manifests."""
     need_renderer()
     for folder in (one for one in call.arguments if one.startswith("deploy/")):
-        assert not list(kubernetes_checks.complaints(check_deploy.render(ROOT / folder)))
-    overlay, components = check_deploy.KUBERNETES / "overlays/npu", ("api-keys", "autoscaling", "service-monitor")
-    manifests = check_deploy.render_with(overlay, [check_deploy.KUBERNETES / "components" / one for one in components])
+        assert not list(kubernetes_checks.complaints(kustomize.render(ROOT / folder)))
+    overlay, components = kustomize.KUBERNETES / "overlays/npu", ("api-keys", "autoscaling", "service-monitor")
+    manifests = kustomize.render_with(overlay, [kustomize.KUBERNETES / "components" / one for one in components])
     names = {f"{one['kind'].lower()}/{one['metadata']['name']}" for one in manifests}
     for name in (one for one in call.arguments if re.match(r"(deployment|service|horizontalpodautoscaler)/", one)):
         assert name in names, f"no {name}"
@@ -237,8 +247,20 @@ def check_kubectl(call: Call) -> None:
 
 
 def check_helm(call: Call) -> None:
-    values = call.arguments[call.arguments.index("--values") + 1]
-    assert (ROOT / values).is_file()
+    """Check that files of this repository exist, and that its chart renders without complaints with the values set."""
+    command, *arguments = call.arguments
+    assert command in ("install", "package", "push", "rollback", "uninstall", "upgrade"), f"no command {command}"
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for option in ("--destination", "--set", "--timeout", "--values"):
+        parser.add_argument(option, action="append", default=[])
+    parser.add_argument("--wait", action="store_true")
+    parser.add_argument("names", nargs="*")
+    options = parser.parse_intermixed_args(arguments)
+    for file in (one for one in (*options.names, *options.values) if one.startswith("deploy/")):
+        assert (ROOT / file).exists(), f"no {file}"
+    if command == "install" and "deploy/helm" in options.names:
+        values = helm_python.parse_set_string(",".join(options.set))
+        assert not list(kubernetes_checks.complaints(helm.render(values, release=options.names[0])))
 
 
 def check_ray(call: Call) -> None:
@@ -272,6 +294,8 @@ STAND_INS: dict[str, tuple[Callable[[Call], None], str]] = {
         "`serve` does not end, `pull` downloads 7 GB, `bench` takes minutes; flags and model are checked",
     ),
     "python3": (check_python, "creates an environment; checked like `python`"),
+    "uvx": (check_one_line, "needs the network, and does not end; the program must exist"),
+    "pipx": (check_one_line, "needs the network, and does not end; the program must exist"),
     "pip": (check_pip, "needs the network; the extras must exist"),
     "docker": (
         check_docker,
@@ -285,7 +309,7 @@ STAND_INS: dict[str, tuple[Callable[[Call], None], str]] = {
     "serve": (check_serve, "needs that cluster; options are checked, and Ray validates a configuration"),
     "prometheus": (check_prometheus, "does not end; the configuration must exist"),
     "kubectl": (check_kubectl, "needs a cluster; folders are rendered and checked, and the names must be in them"),
-    "helm": (check_helm, "needs a cluster; the file of values must exist"),
+    "helm": (check_helm, "needs a cluster; the chart is rendered and checked, and its files must exist"),
     "useradd": (check_nothing, "changes the system"),
     "pre-commit": (check_nothing, "writes into .git"),
     "stat": (check_nothing, "needs an NPU's device file"),
@@ -400,7 +424,9 @@ class Reader:
         assert done.returncode == 0, f"the command exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("name", [name for name in DOCUMENTS if any(document(name).blocks)])
+@pytest.mark.parametrize(
+    "name", [name for name in DOCUMENTS if name not in CHINESE.values() and any(document(name).blocks)]
+)
 def test_what_a_document_says_can_be_done(name: str, tmp_path: Path, programs: Path, url: str) -> None:
     reader = Reader(tmp_path, programs, url)
     for block in document(name).blocks:

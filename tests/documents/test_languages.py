@@ -1,4 +1,4 @@
-"""The documents in both languages: the same sections, tables, code, links and pictures."""
+"""The documents in both languages: the same sections, tables, code, numbers, links and pictures."""
 
 import re
 from collections.abc import Iterator
@@ -6,10 +6,7 @@ from itertools import zip_longest
 
 import pytest
 
-from tests.documents.markdown import Cell, Document, Section, document, resolved, without_comments
-
-CHINESE = {"README.md": "README.zh-CN.md", "docs/ascend.md": "docs/ascend.zh-CN.md"}
-"""The translated documents: the English name, and the Chinese."""
+from tests.documents.markdown import CHINESE, Cell, Document, Section, document, resolved, without_comments
 
 
 @pytest.fixture(params=CHINESE)
@@ -52,8 +49,11 @@ def _tables(english: Document, chinese: Document) -> Iterator[str]:
 
 
 def _kept(cell: Cell) -> object:
-    """Return the part of a cell that a translation must not change: code, or a text without letters."""
-    return cell.code or (cell.text if not re.search(r"[^\W\d]", cell.text) else True)
+    """Return the parts of a cell that a translation must not change: its code, its numbers, and a text without letters.
+
+    The order of words differs between the languages, so code may stand in another order.
+    """
+    return sorted(cell.code), cell.numbers, None if re.search(r"[^\W\d]", cell.text) else cell.text
 
 
 def _shown(row: list[Cell] | None) -> str:
@@ -79,6 +79,19 @@ def _blocks(english: Document, chinese: Document) -> Iterator[str]:
             yield (
                 f"{_pair(theirs, ours)}: only in English {sorted(theirs.code - ours.code)}, "
                 f"only in Chinese {sorted(ours.code - theirs.code)}"
+            )
+
+
+def test_both_languages_have_the_same_numbers(english: Document, chinese: Document) -> None:
+    _assert_alike(_numbers(english, chinese))
+
+
+def _numbers(english: Document, chinese: Document) -> Iterator[str]:
+    for theirs, ours in zip(english.sections, chinese.sections, strict=False):
+        if theirs.numbers != ours.numbers:
+            yield (
+                f"{_pair(theirs, ours)}: only in English {sorted(theirs.numbers - ours.numbers)}, "
+                f"only in Chinese {sorted(ours.numbers - theirs.numbers)}"
             )
 
 

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from unittest.mock import ANY, Mock
 
@@ -10,7 +11,7 @@ from app.inference.admission import Admission
 from app.inference.batching_lock import BatchingLock
 from app.inference.device_watch import DeviceWatch
 from app.inference.engine import Engine
-from app.inference.registry import PipelineRegistry
+from app.inference.registry import LOAD_LIMITS, PipelineRegistry
 from app.pipelines.base import LoadedPipelines
 from tests.conftest import until
 from tests.support.clock import Clock
@@ -113,17 +114,19 @@ async def test_a_call_that_hangs_while_the_service_starts_is_found(pipeline: Gat
     watching.cancel()
 
 
-async def test_loading_may_take_longer_than_a_call(pipeline: GatedPipeline) -> None:
-    lock = BatchingLock(hang_limit_s=0.1)
+async def test_loading_may_take_longer_than_a_call(clock: Clock, pipeline: GatedPipeline) -> None:
+    lock = BatchingLock(hang_limit_s=10)
+    may_load = threading.Event()
 
     def load() -> LoadedPipelines:
-        pipeline.gate.wait(0.3)
+        assert may_load.wait(timeout=30)
         return pipeline.load()
 
-    pipeline.gate.clear()
-    registry = PipelineRegistry(load, lock, warm_up_sizes=[(64, 64)])
-    starting = asyncio.create_task(registry.__aenter__())
-    await until(lambda: lock.running_s > 0.2)
+    starting = asyncio.create_task(PipelineRegistry(load, lock, warm_up_sizes=[(64, 64)]).__aenter__())
+    await until(lambda: lock.busy)
+    clock.sleep(LOAD_LIMITS * 10 - 1)
     assert not lock.hung
-    pipeline.gate.set()
+    clock.sleep(2)
+    assert lock.hung
+    may_load.set()
     await starting

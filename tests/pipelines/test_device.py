@@ -25,6 +25,27 @@ def test_a_gpu_that_is_not_there_is_a_clear_error() -> None:
         open_device("cuda:1")
 
 
+@pytest.mark.parametrize("name", ["auto", "cpu"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="pretends to be a build for CUDA that finds no GPU")
+def test_a_build_for_cuda_that_finds_no_gpu_is_reported_with_the_smaller_build(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    open_device(name)
+    assert "is built for CUDA 13.0, but CUDA finds no GPU here" in caplog.text
+    assert "--torch-backend cpu" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # then device=cpu was chosen
+    open_device("cpu")
+    assert not caplog.text
+
+
+def test_a_build_for_the_cpu_is_not_reported(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    open_device("cpu")
+    assert not caplog.text
+
+
 LARGE, SMALL = 2_567_463_684, 7_308_260
 """Parameters of SDXL-Turbo's UNet, and of the demo model's."""
 

@@ -10,7 +10,17 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from playwright.sync_api import Browser, ConsoleMessage, Download, Locator, Page, Request, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Download,
+    FloatRect,
+    Locator,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
 
 from app.main import create_app
 from app.settings import Settings
@@ -69,6 +79,13 @@ class Visit:
     def bodies(self) -> list[dict[str, Any]]:
         """The bodies of the requests that were sent as JSON."""
         return [request.post_data_json or {} for request in self.asked]
+
+    def box(self, css: str) -> FloatRect:
+        """Return the place and size of an element in the window. It may be replaced while the browser looks for it."""
+        while True:
+            expect(self[css]).to_be_visible()
+            if (box := self[css].bounding_box()) is not None:
+                return box
 
     def fill(self, prompt: str) -> None:
         self["#prompt"].fill(prompt)

@@ -221,6 +221,7 @@ def test_history_and_favourites_survive_a_reload_only_by_choice_and_one_button_f
 ) -> None:
     visit = open_playground()
     visit.make("an owl")
+    visit.page.wait_for_url(re.compile("prompt=an.owl"))
     visit.page.reload()
     visit.expect_shown("an owl")
     expect(visit["#history li"]).to_have_count(1)

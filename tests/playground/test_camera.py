@@ -18,6 +18,7 @@ def start_camera(visit: Visit) -> None:
     visit[".tabs [data-source=camera]"].click()
     with visit.page.expect_response("**/img2img"):
         visit["#camera-switch"].click()
+    expect(visit["#camera-switch"]).to_have_text("Stop")
 
 
 def tracks(visit: Visit) -> int:
@@ -160,3 +161,23 @@ def test_a_shared_screen_is_a_start_picture_and_is_not_mirrored(open_playground:
         "() => { const [track] = window.shared.getTracks(); track.stop(); track.dispatchEvent(new Event('ended')); }"
     )
     expect(visit["#camera-switch"]).to_have_text("Start")
+
+
+def test_the_start_button_stays_where_it_is_while_the_cameras_are_listed(open_playground: OpenPlayground) -> None:
+    """Or a click meant for it could meet the list beside it."""
+    visit = open_playground(permissions=["camera"])
+    visit.page.evaluate(
+        """() => {
+            const list = navigator.mediaDevices.enumerateDevices.bind(navigator.mediaDevices);
+            navigator.mediaDevices.enumerateDevices = async () => {
+                await new Promise((resolve) => { window.listNow = resolve; });
+                return list();
+            };
+        }"""
+    )
+    visit[".tabs [data-source=camera]"].click()
+    expect(visit["#camera-switch"]).to_have_text("Start")
+    before = visit.box("#camera-switch")
+    visit.page.evaluate("window.listNow()")
+    expect(visit["#device option"]).to_have_count(2)
+    assert visit.box("#camera-switch") == before

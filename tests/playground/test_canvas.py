@@ -31,8 +31,7 @@ def start_drawing(visit: Visit, prompt: str = "a hill") -> None:
 
 def draw(visit: Visit, *points: tuple[float, float], canvas: str = "#drawing") -> None:
     """Draw with the mouse, from point to point, in pixels of a canvas of 512 pixels a side."""
-    box = visit[canvas].bounding_box()
-    assert box
+    box = visit.box(canvas)
     scale = box["width"] / 512
     at = [(box["x"] + x * scale, box["y"] + y * scale) for x, y in points]
     visit.page.mouse.move(*at[0])
@@ -87,8 +86,7 @@ def test_a_stroke_s_progress_is_sent_while_it_is_drawn_and_only_its_end_is_kept(
 ) -> None:
     visit = open_playground(create_app(Settings(model="fake"), load_pipelines=pipeline.load))
     start_drawing(visit)
-    box = visit["#drawing"].bounding_box()
-    assert box
+    box = visit.box("#drawing")
     mouse = visit.page.mouse
     with visit.page.expect_response("**/img2img"):
         mouse.move(box["x"] + 20, box["y"] + 100)
@@ -209,8 +207,7 @@ def test_a_picture_can_be_laid_under_the_drawing_dragged_and_scaled(open_playgro
     tool(visit, "move")
     draw(visit, (256, 256), (256, 128))
     assert (pixel(visit, 256, 20), pixel(visit, 256, 300)) == ((0, 128, 0), WHITE)
-    box = visit["#drawing"].bounding_box()
-    assert box
+    box = visit.box("#drawing")
     visit.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["width"] / 4)
     for _ in range(10):
         visit.page.mouse.wheel(0, 100)
@@ -291,9 +288,7 @@ def test_a_pen_s_pressure_is_the_width_of_its_line(open_playground: OpenPlaygrou
 
 
 def width_of(visit: Visit) -> float:
-    box = visit["#drawing"].bounding_box()
-    assert box
-    return box["width"]
+    return visit.box("#drawing")["width"]
 
 
 def test_one_finger_draws_and_two_zoom_the_view(open_playground: OpenPlayground) -> None:
@@ -322,9 +317,7 @@ def test_in_the_overlay_the_canvas_lies_over_its_result(open_playground: OpenPla
     start_drawing(visit)
     draw(visit, (100, 100), (400, 100))
     visit["button[data-layout=overlay]"].click()
-    canvas, picture = visit["#drawing"].bounding_box(), visit["#pictures img"].bounding_box()
-    assert canvas
-    assert picture
+    canvas, picture = visit.box("#drawing"), visit.box("#pictures img")
     assert all(abs(canvas[side] - picture[side]) < 1.5 for side in ("x", "y", "width", "height"))
     draw(visit, (100, 300), (400, 300))
     assert pixel(visit, 250, 300) == INK

@@ -109,8 +109,7 @@ def test_on_a_desk_all_is_one_screen_and_the_picture_is_the_largest_thing_on_it(
     visit.make("a fox")
     assert visit.page.evaluate("document.documentElement.scrollHeight") == 800
     assert visit.page.evaluate("document.documentElement.scrollWidth") == 1280
-    picture = visit["#pictures img"].bounding_box()
-    assert picture
+    picture = visit.box("#pictures img")
     assert picture["width"] == picture["height"] > 450
 
 
@@ -296,9 +295,7 @@ def test_on_a_phone_a_finger_hits_every_control_and_the_settings_are_at_the_thum
     visit = open_playground(**PHONE, is_mobile=True, permissions=["camera"])
     visit.make("a fox")
     assert small_targets(visit) == []
-    bar = visit["#open-settings"].bounding_box()
-    assert bar
-    assert bar["y"] > 740 - 70
+    assert visit.box("#open-settings")["y"] > 740 - 70
     expect(visit["#size"]).to_be_hidden()
     visit["#open-settings"].tap()
     expect(visit["#size"]).to_be_in_viewport()
@@ -322,9 +319,7 @@ def test_a_phone_on_its_side_shows_the_whole_picture(open_playground: OpenPlaygr
     visit.page.evaluate("scrollTo(0, 0)")
     expect(visit["#pictures img"]).to_be_in_viewport(ratio=1)
     expect(visit["#prompt"]).to_be_in_viewport(ratio=1)
-    picture = visit["#pictures img"].bounding_box()
-    assert picture
-    assert picture["height"] > 250
+    assert visit.box("#pictures img")["height"] > 250
 
 
 def test_scripts_and_styles_that_the_page_loads_are_small(open_playground: OpenPlayground) -> None:

@@ -237,6 +237,7 @@ def run_copied(visit: Visit, language: str, folder: Path) -> list[bytes]:
     """Copy the page's code, run it in a folder, and return the new files."""
     visit["#show-code"].click()
     visit[f"[data-code={language}]"].click()
+    expect(visit[f"[data-code={language}]"]).to_have_attribute("aria-pressed", "true")
     visit["#copy"].click()
     expect(visit["#copied"]).to_have_text("Copied.")
     code: str = visit.page.evaluate("navigator.clipboard.readText()")

@@ -29,6 +29,7 @@ def with_digest(document: str) -> str:
     return re.sub(r"\b[0-9a-f]{64}\b", hashlib.sha256(rows.encode()).hexdigest(), document)
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="the table is for Pythons that openmind-hub supports")
 def test_the_table_of_third_party_software_is_true_of_what_the_service_needs_here() -> None:
     assert differences(DOCUMENT, rows()) == [], "run `make licences` to rewrite the table"
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -16,10 +17,20 @@ from safetensors.torch import save_file
 from app.errors import WeightsError
 from app.main import create_app
 from app.settings import Settings
+from app.weights.download import download
+from app.weights.layout import MODEL
 from app.weights.source import HubSource
 from app.weights.store import locate
 from tests.conftest import running, wait_until
-from tests.weights.conftest import HASTE, NO_NETWORK, NOT_WANTED, StartPull, only_hugging_face, only_openmind
+from tests.weights.conftest import (
+    HASTE,
+    NO_NETWORK,
+    NOT_WANTED,
+    StartPull,
+    needs_openmind,
+    only_hugging_face,
+    only_openmind,
+)
 from tests.weights.local_hub import ALWAYS, COMMIT, REPOSITORY, Fault, LocalHub
 
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
@@ -184,7 +195,11 @@ def test_a_blob_that_links_to_the_client_s_store_of_shared_blobs_is_verified_by_
     assert_whole(source, weights, hub)
 
 
-@pytest.mark.parametrize(("source", "end"), [("openmind", signal.SIGKILL), ("hf", signal.SIGTERM)], indirect=["source"])
+@pytest.mark.parametrize(
+    ("source", "end"),
+    [pytest.param("openmind", signal.SIGKILL, marks=needs_openmind), ("hf", signal.SIGTERM)],
+    indirect=["source"],
+)
 def test_a_pull_goes_on_where_a_killed_one_stopped(
     hub: LocalHub, pull: StartPull, source: HubSource, weights: Path, end: signal.Signals
 ) -> None:
@@ -353,3 +368,16 @@ def test_a_repository_without_fp16_weights_in_diffusers_format_is_a_clear_error(
         if path.name not in NOT_WANTED:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert f"{source} does not have the files that TURBO_MODEL needs: model_index.json" in pull().fails()
+
+
+def test_without_the_openmind_client_the_error_names_the_pythons_that_can_have_it(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openmind_hub", None)  # as if it were not installed
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0, "final", 0))
+    source = HubSource("openmind", REPOSITORY)
+    with pytest.raises(WeightsError, match="needs the package openmind-hub, which is not installed"):
+        download(source, weights, MODEL)
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0, "final", 0))
+    with pytest.raises(WeightsError, match=r"supports Python 3\.11, 3\.12 and 3\.13; .* TURBO_MODEL to a folder"):
+        download(source, weights, MODEL)

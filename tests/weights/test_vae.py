@@ -19,7 +19,7 @@ from app.weights.layout import VAE
 from app.weights.source import HubSource
 from app.weights.store import locate
 from tests.conftest import StartServer, opened, serving, wait_until
-from tests.weights.conftest import NO_NETWORK, TOKEN, Pull, StartPull, only_hugging_face
+from tests.weights.conftest import NO_NETWORK, TOKEN, Pull, StartPull, only_hugging_face, only_openmind
 from tests.weights.local_hub import COMMIT, REPOSITORY, Fault, LocalHub
 
 NAME = "madebyollin/taesdxl"
@@ -198,7 +198,7 @@ def other_hub(tiny_folder: Path) -> Iterator[LocalHub]:
     hub.stop()
 
 
-@pytest.mark.parametrize("source", ["openmind"], indirect=True)
+@only_openmind
 def test_a_vae_from_one_hub_hides_no_token_for_the_model_on_the_other(
     other_hub: LocalHub, pull_both: StartPull, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,1 +1,1 @@
-"""Checks of deploy/kubernetes against Kubernetes' schemas and against the service."""
+"""Checks of deploy/kubernetes and deploy/helm against Kubernetes' schemas and against the service."""

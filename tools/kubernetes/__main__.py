@@ -1,109 +1,35 @@
-"""Renders deploy/kubernetes, and checks the objects against Kubernetes' schemas, each other and the service.
+"""Renders deploy/kubernetes and deploy/helm, and checks the objects against Kubernetes' schemas and the service.
 
-python -m tools.kubernetes              every overlay, alone and with the components that it lacks
+python -m tools.kubernetes              every overlay, alone and with the components that it lacks; and the chart
+                                        with the values for each overlay and each choice of components
 python -m tools.kubernetes FOLDER...    your own overlays
+python -m tools.kubernetes FILE...      the chart with your own values
 
 Prints a line for each fault: "overlay: kind/name: fault". Exit code 1: there are faults. 2: there is no kubectl or
-kustomize, or only versions that are too old. The check uses no cluster. Only the API server checks enumerations,
-quantities, names and conflicting fields; `kubectl apply --dry-run=server` shows its errors.
+kustomize, or only versions that are too old, or no helm-python-sdk. The check uses no cluster. Only the API server
+checks enumerations, quantities, names and conflicting fields; `kubectl apply --dry-run=server` shows its errors.
 """
 
-import functools
-import os
-import re
-import shutil
-import subprocess
+import itertools
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
+from tools.kubernetes import helm, kustomize
 from tools.kubernetes.checks import complaints, subject
-from tools.kubernetes.schemas import VERSIONS, Manifest, is_foreign
-
-ROOT = Path(__file__).parents[2]
-
-KUBERNETES = ROOT / "deploy/kubernetes"
-
-HOW_TO_INSTALL = (
-    "One of them must render deploy/kubernetes. Install kubectl 1.27 or later "
-    "(https://kubernetes.io/docs/tasks/tools/) or kustomize 5 (https://kubectl.docs.kubernetes.io/installation/)."
-)
-
-_KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
+from tools.kubernetes.rendering import RenderError, Rendering
+from tools.kubernetes.schemas import VERSIONS, is_foreign
 
 
-class RenderError(Exception):
-    """kustomize cannot render a folder, or prints warnings; the text is its output."""
-
-
-# Rendering.
-
-
-def renderer() -> list[str] | None:
-    """Return the command that renders a folder, or None if no program of a suitable version is installed."""
-    commands = (["kubectl", "kustomize"], ["kustomize", "build"])
-    return next((one for one in commands if (path := shutil.which(one[0])) and _is_kustomize_5(path)), None)
-
-
-def how_to_render() -> str:
-    """Return what to install if `renderer` finds nothing."""
-    old = " and ".join(path for name in ("kubectl", "kustomize") if (path := shutil.which(name)))
-    return f"{f'Too old: {old}' if old else 'Neither kubectl nor kustomize is installed'}. {HOW_TO_INSTALL}"
-
-
-@functools.cache
-def _is_kustomize_5(program: str) -> bool:
-    command = [program, "version", *(["--client"] if program.endswith("kubectl") else [])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - the program in PATH
-    version = re.search(r"^(?:Kustomize Version: |\{Version:kustomize/)?v(\d+)", done.stdout, re.MULTILINE)
-    return version is not None and int(version[1]) >= 5  # noqa: PLR2004 - see HOW_TO_INSTALL
-
-
-def render(folder: Path) -> list[Manifest]:
-    """Return the objects of an overlay's folder. Needs a `renderer`.
-
-    Raises:
-        RenderError: The folder cannot be rendered, or only with warnings.
-    """
-    command = renderer()
-    assert command is not None, HOW_TO_INSTALL  # noqa: S101 - main checks first
-    done = subprocess.run([*command, folder], capture_output=True, text=True, check=False)  # noqa: S603 - from `renderer`
-    if done.returncode or done.stderr:
-        words = re.sub(r"^[IWEF]\d{4} .*?\] ", "", done.stderr, flags=re.MULTILINE).split()  # remove log prefixes
-        raise RenderError(" ".join(words) or f"{command[0]} ended with {done.returncode}")
-    return list(yaml.safe_load_all(done.stdout))
-
-
-def render_with(overlay: Path, components: Iterable[Path]) -> list[Manifest]:
-    """Return the objects of an overlay with these components on top.
-
-    Raises:
-        RenderError: The overlay cannot be rendered, or only with warnings.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        # kustomize rejects absolute paths and does not resolve symbolic links.
-        resources, parts = (
-            [os.path.relpath(one.resolve(), Path(folder).resolve()) for one in ones] for ones in ([overlay], components)
-        )
-        text = yaml.safe_dump({"kind": "Kustomization", "resources": resources, "components": parts})
-        (Path(folder) / "kustomization.yaml").write_text(text, encoding="utf-8")
-        return render(Path(folder))
-
-
-# The command.
-
-
-def main(folders: list[str]) -> int:
-    """Print the faults of the overlays, by default of all in deploy/kubernetes; return the exit code."""
-    if renderer() is None:
-        print(how_to_render(), file=sys.stderr)
+def main(arguments: list[str]) -> int:
+    """Print the faults of overlays and of the chart with values, by default of all; return the exit code."""
+    paths = [Path(one) for one in arguments]
+    files, folders = ([one for one in paths if one.is_file() == wanted] for wanted in (True, False))
+    if missing := _missing(kustomizes=bool(folders) or not paths, helms=bool(files) or not paths):
+        print(missing, file=sys.stderr)
         return 2
     found = 0
-    for name, rendered in overlays([Path(folder) for folder in folders]):
+    for name, rendered in _renderings(folders, files):
         try:
             manifests = rendered()
             wrong = list(complaints(manifests))
@@ -121,33 +47,17 @@ def main(folders: list[str]) -> int:
     return 1 if found else 0
 
 
-def overlays(folders: list[Path] | None = None) -> Iterator[tuple[str, Callable[[], list[Manifest]]]]:
-    """Yield name and rendering of each folder; without folders, of every overlay, alone and with all components."""
-    for folder in folders or sorted(one for one in KUBERNETES.glob("overlays/*") if _kustomization(one)):
-        yield folder.name, partial(render, folder)
-        if not folders:
-            yield with_components(folder)
+def _missing(*, kustomizes: bool, helms: bool) -> str | None:
+    """Return what to install if a renderer is missing."""
+    if kustomizes and kustomize.renderer() is None:
+        return kustomize.how_to_render()
+    return helm.HOW_TO_INSTALL if helms and not helm.is_installed() else None
 
 
-def with_components(folder: Path) -> tuple[str, Callable[[], list[Manifest]]]:
-    """Return name and rendering of an overlay with its missing components, `weights` before `autoscaling`."""
-    missing = [one for one in sorted(KUBERNETES.glob("components/*"), reverse=True) if not _has(folder, one)]
-    return " + ".join([folder.name, *(one.name for one in missing)]), partial(render_with, folder, missing)
-
-
-def _kustomization(folder: Path) -> Path | None:
-    return next((folder / name for name in _KUSTOMIZATIONS if (folder / name).is_file()), None)
-
-
-def _has(folder: Path, component: Path) -> bool:
-    """Return whether an overlay, or an overlay that it builds on, has a component."""
-    file = _kustomization(folder)
-    text = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file else {}
-    return any(
-        (folder / one).resolve() == component or _has((folder / one).resolve(), component)
-        for one in (*(text.get("resources") or ()), *(text.get("components") or ()))
-        if (folder / one).is_dir()
-    )
+def _renderings(folders: list[Path], files: list[Path]) -> Iterator[Rendering]:
+    if folders or files:
+        return itertools.chain(kustomize.overlays(folders) if folders else (), map(helm.release, files))
+    return itertools.chain(kustomize.overlays(), helm.releases())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,8 +36,18 @@ DRIVER = (
 )
 """Files that may be mounted from the host, read-only: Ascend's driver, if no runtime mounts it."""
 
-_ACCELERATORS = {"cuda": ("nvidia.com/", "NVIDIA_VISIBLE_DEVICES"), "npu": ("huawei.com/", "ASCEND_VISIBLE_DEVICES")}
-"""For each kind of TURBO_DEVICE: the prefix of its resources, and the variable by which a runtime exposes devices."""
+_ACCELERATORS = {
+    "cuda": (("nvidia.com/", "volcano.sh/vgpu-number"), "NVIDIA_VISIBLE_DEVICES"),
+    "npu": (("huawei.com/",), "ASCEND_VISIBLE_DEVICES"),
+}
+"""For each kind of TURBO_DEVICE: prefixes of its resources, and the variable by which a runtime exposes devices."""
+
+_UNITS = {"": 1.0, "m": 1e-3, "k": 1e3} | {
+    prefix + binary: float((1024 if binary else 1000) ** power)
+    for power, prefix in enumerate(("K", "M", "G", "T", "P", "E"), 1)
+    for binary in ("", "i")
+}
+"""Suffixes of Kubernetes' quantities."""
 
 _VOLUMES = (
     "configMap",
@@ -192,6 +203,19 @@ def _limits(container: Manifest) -> Manifest:
     return limits
 
 
+def _requests(container: Manifest) -> Iterator[str]:
+    requests, limits = container.get("resources", {}).get("requests") or {}, _limits(container)
+    for name in sorted(requests.keys() & limits.keys()):
+        if _amount(requests[name]) > _amount(limits[name]):
+            yield f"resources: the request of {name}, {requests[name]}, exceeds the limit, {limits[name]}"
+
+
+def _amount(quantity: object) -> float:
+    """Return the number that a quantity such as `500m` or `4Gi` means; NaN, which nothing exceeds, if it is not one."""
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)([A-Za-z]*)", str(quantity), re.ASCII)
+    return float(found[1]) * _UNITS.get(found[2], math.nan) if found else math.nan
+
+
 def _claims_of_one_node(pod: Manifest, manifests: list[Manifest]) -> Iterator[str]:
     for volume in pod.get("volumes", ()):
         name = volume.get("persistentVolumeClaim", {}).get("claimName")
@@ -227,6 +251,7 @@ def _container(container: Manifest, deployment: Manifest, manifests: list[Manife
     if any("hostPort" in port for port in container.get("ports", ())):
         yield "ports: a hostPort is not for a restricted pod"
     yield from _mounts(container, pod)
+    yield from _requests(container)
     if not _is_ours(container):
         return
     image = container.get("image", "")
@@ -349,8 +374,8 @@ def _serving(container: Manifest, pod: Manifest, settings: Settings) -> Iterator
     protocols = {port.get("protocol", "TCP") for port in container.get("ports", ())}
     keys, device = settings.api_keys_file, settings.device.partition(":")[0]
     accelerators = {name: amount for name, amount in _limits(container).items() if "/" in name}
-    prefix, _ = _ACCELERATORS.get(device, ("", ""))
-    right = [str(amount) for name, amount in accelerators.items() if prefix and name.startswith(prefix)]
+    prefixes, _ = _ACCELERATORS.get(device, ((), ""))
+    right = [str(amount) for name, amount in accelerators.items() if name.startswith(prefixes)]
     listens = "host" not in settings.model_fields_set or settings.host in ("0.0.0.0", "::")  # noqa: S104
     yield from _those(
         (
@@ -360,7 +385,7 @@ def _serving(container: Manifest, pod: Manifest, settings: Settings) -> Iterator
         (not listens, f"env: TURBO_HOST={settings.host}: probes and clients connect from other hosts"),
         (keys and not _mount(container, str(keys)), f"volumeMounts: there is no volume for TURBO_API_KEYS_FILE={keys}"),
         (
-            device != "auto" and (right != (["1"] if prefix else []) or len(accelerators) != len(right)),
+            device != "auto" and (right != (["1"] if prefixes else []) or len(accelerators) != len(right)),
             f"resources.limits: {accelerators} is not one device for TURBO_DEVICE={settings.device}",
         ),
     )
@@ -394,7 +419,7 @@ def _ending(container: Manifest, pod: Manifest, settings: Settings) -> Iterator[
 
 
 def _pulling(container: Manifest, settings: Settings) -> Iterator[str]:
-    _, variable = _ACCELERATORS.get(settings.device.partition(":")[0], ("", ""))
+    _, variable = _ACCELERATORS.get(settings.device.partition(":")[0], ((), ""))
     void = {"name": variable, "value": "void"} in container.get("env", ())
     yield from _those(
         (variable and not void, f"env: {variable} has to be void, or a runtime may expose every device of the node"),

@@ -29,7 +29,7 @@ NPU_FAULTS = (
     Fault(
         r"\b(507015|507016|507035|507036|50704[2-5]|507050)\b|error exception|The error from device|EZ2001",
         "an AI Core or vector core raised an exception",
-        "Find the operator in CANN's log; check that torch_npu, CANN and driver match (python -m app doctor).",
+        "Find the operator in CANN's log; check that torch_npu, CANN and driver match (`doctor`).",
     ),
     Fault(r"\b(507017|507018|507900|E39999)\b", "an AI CPU operator failed"),
     Fault(
@@ -123,7 +123,7 @@ NPU_REFUSALS = (
     Fault(
         rf"{_CALL}561\d{{3}}\b",
         "an operator has no kernel for this, or the installation of CANN's kernels is incomplete",
-        "Check that the kernels of this chip are installed (python -m app doctor), then report the size.",
+        "Check that the kernels of this chip are installed (`doctor`), then report the size.",
     ),
 )
 """Errors of an operator's checks on the host, before anything is queued: parameters, shape inference and tiling.

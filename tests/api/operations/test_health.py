@@ -4,6 +4,7 @@ import time
 
 import httpx
 
+from app import __version__
 from app.errors import DeviceLostError
 from app.main import create_app
 from app.settings import Settings
@@ -25,7 +26,7 @@ async def test_a_warm_service_is_live_and_ready_and_says_what_it_runs(client: ht
         "device": "none",
         "dtype": "none",
         "queue": {"waiting": 0, "limit": 32, "running_s": 0.0},
-        "version": "0.1.0",
+        "version": __version__,
     }
 
 

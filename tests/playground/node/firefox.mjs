@@ -81,6 +81,17 @@ class Visit {
     await this.page.waitForSelector(`#stage:not(.busy) #pictures img[alt=${JSON.stringify(prompt)}]`);
   }
 
+  /**
+   * Do something that makes the page ask for a picture, and wait for that request.
+   *
+   * @param {string} route
+   * @param {() => Promise<void>} act Its error, if it fails, is the one that is thrown.
+   */
+  async expectRequest(route, act) {
+    const sent = this.page.waitForRequest((request) => request.url().endsWith(route));
+    await Promise.all([sent, act()]);
+  }
+
   /** @param {string} css */
   text(css) {
     return this.page.$eval(css, (element) => element.textContent?.trim());
@@ -93,7 +104,7 @@ class Visit {
    * @param {[number, number][]} points As shares of the element's width and height.
    */
   async drag(css, points) {
-    const box = await (await this.page.waitForSelector(css))?.boundingBox();
+    const box = await (await this.page.waitForSelector(css, { visible: true }))?.boundingBox();
     assert.ok(box, `${css} is not visible`);
     const [first, ...others] = points.map(([x, y]) => ({ x: box.x + x * box.width, y: box.y + y * box.height }));
     const { mouse } = this.page;
@@ -174,9 +185,7 @@ scenario("a dropped file is the start picture of the next request", async (visit
   await visit.drop("#stage", "teal.png");
   await visit.page.waitForSelector("#chosen:not([hidden])");
   assert.equal(await visit.text("#file-name"), "teal.png");
-  const sent = visit.page.waitForRequest((request) => request.url().endsWith("/img2img"));
-  await visit.type("a fox");
-  await sent;
+  await visit.expectRequest("/img2img", () => visit.type("a fox"));
   await visit.expectShown("a fox");
 });
 
@@ -184,9 +193,7 @@ scenario("a stroke is a start picture, and can be undone", async (visit) => {
   await visit.type("a hill");
   await visit.expectShown("a hill");
   await visit.page.click(".tabs [data-source=draw]");
-  const sent = visit.page.waitForRequest((request) => request.url().endsWith("/img2img"));
-  await visit.drag("#drawing", [[0.2, 0.2], [0.8, 0.2]]);
-  await sent;
+  await visit.expectRequest("/img2img", () => visit.drag("#drawing", [[0.2, 0.2], [0.8, 0.2]]));
   const colour = () => visit.page.$eval("#drawing", async (canvas) => {
     for (let frame = 0; frame < 2; frame += 1) await new Promise(requestAnimationFrame);
     const { width } = /** @type {HTMLCanvasElement} */ (canvas);
@@ -203,9 +210,7 @@ scenario("what is painted over a picture is drawn anew", async (visit) => {
   await visit.type("a hill");
   await visit.expectShown("a hill");
   await visit.page.click("#retouch");
-  const sent = visit.page.waitForRequest((request) => request.url().endsWith("/inpaint"));
-  await visit.drag("#mask", [[0.2, 0.2], [0.8, 0.2]]);
-  await sent;
+  await visit.expectRequest("/inpaint", () => visit.drag("#mask", [[0.2, 0.2], [0.8, 0.2]]));
   await visit.expectShown("a hill");
 });
 
@@ -213,12 +218,9 @@ scenario("the picture follows the camera until it is stopped", async (visit) => 
   await visit.type("a hill");
   await visit.expectShown("a hill");
   await visit.page.click(".tabs [data-source=camera]");
-  await visit.page.waitForSelector("#camera-switch");
-  for (let picture = 0; picture < 2; picture += 1) {
-    const sent = visit.page.waitForRequest((request) => request.url().endsWith("/img2img"));
-    if (picture === 0) await visit.page.click("#camera-switch");
-    await sent;
-  }
+  await visit.page.waitForSelector("#camera-switch", { visible: true });
+  await visit.expectRequest("/img2img", () => visit.page.click("#camera-switch"));
+  await visit.expectRequest("/img2img", async () => {});
   await visit.page.click("#camera-switch");
   await visit.page.waitForFunction(() => document.querySelector("video")?.srcObject === null);
 });

@@ -191,7 +191,7 @@ export class Sources {
   // The camera.
 
   async switchCamera() {
-    const camera = (await this.#load())?.camera;
+    const camera = this.#tools?.camera; // loaded with the pane
     if (!camera) return;
     if (camera.isOn) {
       camera.stop();
@@ -230,7 +230,7 @@ export class Sources {
   }
 
   async #listDevices() {
-    const camera = (await this.#load())?.camera;
+    const camera = this.#tools?.camera; // loaded with the pane
     if (!camera) return;
     const chosen = camera.source || $("device").value;
     const cameras = await camera.devices();

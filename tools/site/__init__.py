@@ -1,0 +1,1 @@
+"""The documentation site: `make site` builds it from the project's Markdown documents."""
