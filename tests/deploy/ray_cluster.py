@@ -5,7 +5,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 import yaml
 from pydantic import PydanticDeprecatedSince20
+
+from tests.support.crowd import free_port
 
 if TYPE_CHECKING:
     from ray.serve.schema import ServeDeploySchema
@@ -36,8 +37,8 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # Ray needs these port numbers in advance. They are free now, and probably still free when Ray binds them.
-        gcs, dashboard, client, self.http_port = free_ports(4)
+        # Ray needs these port numbers in advance.
+        gcs, dashboard, client, self.http_port = (free_port() for _ in range(4))
         token = secrets.token_hex()
         self._api = httpx.Client(
             base_url=f"http://127.0.0.1:{dashboard}", headers={"Authorization": f"Bearer {token}"}, timeout=60
@@ -147,6 +148,21 @@ def read_config(file: Path) -> "ServeDeploySchema":
 
 @contextlib.contextmanager
 def ray_cluster() -> Iterator[Cluster]:
+    """A started cluster. Ray gives its start up after 30 s, too soon on a busy machine: then it starts again."""
+    for attempts_left in (2, 1, 0):
+        with _starting_cluster() as cluster:
+            try:
+                cluster.wait_until_started()
+            except AssertionError:
+                if attempts_left:
+                    continue
+                raise
+            yield cluster
+            return
+
+
+@contextlib.contextmanager
+def _starting_cluster() -> Iterator[Cluster]:
     # Directly in /tmp: a socket path has at most 107 characters, and Ray uses 70 of them.
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
@@ -165,12 +181,3 @@ def session_members(session: int) -> list[int]:
             if int(fields[3]) == session and fields[0] != "Z":
                 found.append(int(stat.parent.name))
     return found
-
-
-def free_ports(number: int) -> list[int]:
-    """Free TCP ports of loopback, outside the range of ports that Ray gives to workers."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]

@@ -25,7 +25,7 @@ CONFIG = ROOT / "deploy/ray/serve.yaml"
 SHIPPED = "sdxl-turbo"
 
 # Each replica takes some seconds to start, and a minute on a busy machine.
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 SLOW = {"TURBO_MODEL": "fake:8", "TURBO_MAX_QUEUE": "1", "TURBO_BATCHING": "off"}
 FAST = {"TURBO_MODEL": "fake:0.05", "TURBO_DRAIN_S": "20", "TURBO_MAX_QUEU": "1"}  # the last one has a typo
@@ -83,7 +83,6 @@ def applications(*, all_of_them: bool, **fast: str) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with ray_cluster() as cluster:
-        cluster.wait_until_started()
         cluster.deploy(*applications(all_of_them=request.config.getoption("--long")))
         yield cluster
 

@@ -1,14 +1,15 @@
 """A crowd of clients that send requests and know the correct pictures of each."""
 
 import base64
+import contextlib
 import io
+import random
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
@@ -171,9 +172,15 @@ class Persistence:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
+    """A free TCP port of loopback. No connection takes it before the server that is to have it has started.
+
+    The kernel gives connections their ports from 32768 on (ip_local_port_range, ip(7)), and Ray its workers from 10002
+    to 19999.
+    """
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def answered(url: str) -> Counter[int]:
@@ -214,7 +221,7 @@ def _metrics(url: str, name: str) -> Iterator[tuple[str, float]]:
             yield key, float(value)
 
 
-@contextmanager
+@contextlib.contextmanager
 def supervised(start: Callable[[], ServerProcess]) -> Iterator["Supervisor"]:
     """Restart the service whenever it ends, as an orchestrator does. `start` must use the same port each time."""
     supervisor = Supervisor(start)
