@@ -30,8 +30,9 @@ import numpy as np
 import torch
 
 from benchmarks.full_size import FOLDER, FULL, NANO, build_missing, tiny_vae_beside
-from benchmarks.support.contestants import ROOT, free_port
+from benchmarks.support.contestants import ROOT
 from benchmarks.support.pictures import Edit, MaskedEdit, Picture, Prompts, Supply
+from benchmarks.support.ports import free_port
 
 _BUILD = ROOT / "build" / "bench"
 _OK = 200

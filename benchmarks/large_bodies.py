@@ -26,9 +26,10 @@ from PIL import Image
 
 from benchmarks.soak.service import until_ready
 from benchmarks.support import machine, process_tree
-from benchmarks.support.contestants import environment, free_port, interpreter, launch
+from benchmarks.support.contestants import environment, interpreter, launch
 from benchmarks.support.http_client import Connection
 from benchmarks.support.loop_lag import read_lags
+from benchmarks.support.ports import free_port
 
 _BYTES = 31 << 20
 _IN_BASE64 = _BYTES // 4 * 3 - 1024

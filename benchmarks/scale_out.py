@@ -26,10 +26,11 @@ from app.pipelines.fake import FakePipeline
 from benchmarks.compare.results import quantile
 from benchmarks.soak.service import Service, until_ready
 from benchmarks.support import machine, process_tree
-from benchmarks.support.contestants import ROOT, environment, free_port, launch
+from benchmarks.support.contestants import ROOT, environment, launch
 from benchmarks.support.http_client import Connection
 from benchmarks.support.load import Outcome, closed_loop
 from benchmarks.support.pictures import Picture, Prompts, Supply
+from benchmarks.support.ports import free_port
 
 _CONFIG = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
 _LOG = ROOT / "build" / "bench" / "scale-out" / "haproxy.log"

@@ -67,7 +67,7 @@ PLACES = (
 )
 """Every place that has the version. The first is where Python reads it."""
 
-OWN_FILES = sorted({*(place.file for place in PLACES), "CHANGELOG.md", "CITATION.cff"})
+OWN_FILES = sorted({*(place.file for place in PLACES), "CHANGELOG.md"})
 """The files that a release changes."""
 
 IMAGES = (

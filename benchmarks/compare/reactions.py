@@ -8,10 +8,11 @@ from pathlib import Path
 
 from benchmarks.compare.results import Reactions, quantile
 from benchmarks.support import process_tree
-from benchmarks.support.contestants import Contestant, RunningServer, environment, free_port, interpreter, launch, start
+from benchmarks.support.contestants import Contestant, RunningServer, environment, interpreter, launch, start
 from benchmarks.support.load import Outcome, Probe, closed_loop
 from benchmarks.support.loop_lag import read_lags
 from benchmarks.support.pictures import Picture, Prompts, Supply
+from benchmarks.support.ports import free_port
 
 _CLIENTS = 8
 _PICTURES = {128: 64, 512: 16}

@@ -11,8 +11,9 @@ from pathlib import Path
 from benchmarks.compare.results import quantile
 from benchmarks.soak.load import OK
 from benchmarks.support import process_tree
-from benchmarks.support.contestants import ROOT, environment, free_port, interpreter, launch
+from benchmarks.support.contestants import ROOT, environment, interpreter, launch
 from benchmarks.support.http_client import Connection
+from benchmarks.support.ports import free_port
 
 _LOGS = ROOT / "build" / "bench" / "soak-logs"
 _POLL_S = 0.02

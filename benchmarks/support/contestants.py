@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from benchmarks.support import process_tree
 from benchmarks.support.http_client import Answer, Connection
 from benchmarks.support.load import Outcome, closed_loop, open_loop
 from benchmarks.support.pictures import Picture, Prompts
+from benchmarks.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / "benchmarks" / "peers"
@@ -117,14 +117,6 @@ def environment(model: Path, settings: Mapping[str, str]) -> dict[str, str]:
         "TURBO_MODEL": str(model),
         **settings,
     }
-
-
-def free_port() -> int:
-    """Return a free TCP port on loopback."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class Running:

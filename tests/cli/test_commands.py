@@ -19,6 +19,7 @@ from app.api.native.routes import Img2ImgForm
 from app.cli.commands import main
 from app.modes.txt2img import Txt2ImgRequest
 from app.settings import Settings
+from benchmarks.support.ports import free_port
 from tests.conftest import ServerProcess, StartServer, opened, wait_for_queue
 
 TXT2IMG = {"prompt": "a red circle", "seed": 3, "width": 128, "height": 96, "num_inference_steps": 2}
@@ -131,8 +132,7 @@ main.load_fake = lambda **_: GatedPipeline(unit_s=0.002, work=work).load()
 
 
 def test_the_port_is_closed_until_the_service_is_warm(start_server: StartServer) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     server = start_server(model="fake:0.5", port=port)
     refused = 0
     deadline = time.monotonic() + 30

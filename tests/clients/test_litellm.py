@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.support.ports import free_port
 from tests.clients.own_routes import WRONG_KEY, Service
 from tests.clients.programs import WITHOUT_NETWORK, Report, drawn, python_program, run_python, seeds
 from tests.conftest import wait_until
@@ -70,13 +70,6 @@ def test_the_sdk_shows_that_a_key_is_wrong(with_wrong_key: Service, picture: Pat
     report = run_python("litellm_images", "generate", with_wrong_key, picture, environment="litellm")
     assert (report["kind"], report["status"]) == ("AuthenticationError", 401)
     assert WRONG_KEY in report["error"]
-
-
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port: int = held.getsockname()[1]
-        return port
 
 
 def answers(address: str) -> bool:

@@ -19,7 +19,7 @@ import httpx
 import yaml
 from pydantic import PydanticDeprecatedSince20
 
-from tests.support.crowd import free_port
+from benchmarks.support.ports import free_port
 
 if TYPE_CHECKING:
     from ray.serve.schema import ServeDeploySchema

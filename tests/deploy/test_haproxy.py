@@ -23,8 +23,9 @@ from PIL import Image
 from app.errors import RequestTimeoutError
 from app.main import create_app
 from app.settings import Settings
+from benchmarks.support.ports import free_port
 from tests.conftest import ServerProcess, program, serving, wait_until
-from tests.support.crowd import Wish, alike, ask_all, free_port, pictures, wishes
+from tests.support.crowd import Wish, alike, ask_all, pictures, wishes
 
 CONFIG = Path(__file__).parents[2] / "deploy/haproxy/haproxy.cfg"
 

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.support.crowd import free_port
+from benchmarks.support.ports import free_port
 from tools import dist
 
 UV = Path(sys.executable).with_name("uv")

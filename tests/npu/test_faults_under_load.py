@@ -13,6 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from benchmarks.support.ports import free_port
 from tests.conftest import StartServer
 from tests.npu.conftest import service_on_npu
 from tests.npu.simulator import Npu
@@ -25,7 +26,6 @@ from tests.support.crowd import (
     answered,
     ask_all,
     batches_of,
-    free_port,
     pictures,
     supervised,
     wishes,

@@ -21,8 +21,8 @@ from app.main import create_app
 from app.observability.metrics import PICTURES_BUCKETS, SECONDS_BUCKETS
 from app.pipelines.base import Mode
 from app.settings import Settings
+from benchmarks.support.ports import free_port
 from tests.conftest import StartServer, png, program, running, until
-from tests.support.crowd import free_port
 from tests.support.gated_pipeline import GatedPipeline
 
 ROOT = Path(__file__).parents[2]

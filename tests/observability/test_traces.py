@@ -20,9 +20,9 @@ from app.errors import TracesError
 from app.main import create_app
 from app.observability.traces import Tracing
 from app.settings import Settings
+from benchmarks.support.ports import free_port
 from tests.cli.test_commands import ask_in_background, errors
 from tests.conftest import StartServer, png, running, serving, until
-from tests.support.crowd import free_port
 from tests.support.gated_pipeline import GatedPipeline
 
 TXT2IMG = {"prompt": "a secret fox", "width": 64, "height": 64, "seed": 3}

@@ -12,6 +12,7 @@ import pytest
 from app.errors import DeadPictureError, DeviceLostError, DeviceOutOfMemoryError
 from app.main import create_app
 from app.settings import Settings
+from benchmarks.support.ports import free_port
 from tests.conftest import StartServer, serving, wait_until
 from tests.support.crowd import (
     CLIENTS,
@@ -22,7 +23,6 @@ from tests.support.crowd import (
     ask_all,
     batches_of,
     device_calls,
-    free_port,
     pictures,
     supervised,
     wishes,

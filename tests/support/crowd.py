@@ -3,8 +3,6 @@
 import base64
 import contextlib
 import io
-import random
-import socket
 import threading
 import time
 from collections import Counter
@@ -169,18 +167,6 @@ class Persistence:
                     return answer
                 self.refusals.append(answer)
             time.sleep(0.25)
-
-
-def free_port() -> int:
-    """A free TCP port of loopback. No connection takes it before the server that is to have it has started.
-
-    The kernel gives connections their ports from 32768 on (ip_local_port_range, ip(7)), and Ray its workers from 10002
-    to 19999.
-    """
-    while True:
-        port = random.randrange(20_000, 32_768)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 def answered(url: str) -> Counter[int]:
