@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 from app.main import create_app
 from app.modes.img2img import Img2ImgParams
 from app.settings import Settings
-from tests.conftest import png
+from tests.conftest import png, wait_until
 from tests.playground.conftest import OpenPlayground, Visit
 from tests.playground.test_mask import colour
 from tests.playground.test_pictures import give, start_from
@@ -215,6 +215,18 @@ def test_single_keys_press_buttons_and_are_listed_and_can_be_switched_off(open_p
 
 # Results that survive.
 
+STORED_FAVOURITES = """() => new Promise((resolve) => {
+    const opening = indexedDB.open("turbo-playground");
+    opening.onsuccess = () => {
+        const asking = opening.result.transaction("results").objectStore("results").getAll();
+        asking.onsuccess = () => {
+            opening.result.close();
+            resolve(asking.result.filter(({ favourite }) => favourite).length);
+        };
+    };
+})"""
+"""The number of favourites in the browser's database. A write is complete before it is read."""
+
 
 def test_history_and_favourites_survive_a_reload_only_by_choice_and_one_button_forgets(
     open_playground: OpenPlayground,
@@ -232,6 +244,7 @@ def test_history_and_favourites_survive_a_reload_only_by_choice_and_one_button_f
     visit.make("a fox")
     visit["#favourite"].click()
     expect(visit["#history .favourite"]).to_have_count(1)
+    wait_until(lambda: visit.page.evaluate(STORED_FAVOURITES) == 1)
     visit.page.goto(f"{visit.url}/")
     visit.page.reload()
     expect(visit["#history li"]).to_have_count(3)
@@ -249,6 +262,7 @@ def test_history_and_favourites_survive_a_reload_only_by_choice_and_one_button_f
     expect(visit["#history li"]).to_have_count(0)
     expect(visit["#kept"]).to_have_text(re.compile("0 stored"))
     visit["#keep"].uncheck()
+    expect(visit["#kept"]).to_have_text("Results are lost when the page closes.")  # the database is deleted
     visit.page.reload()
     expect(visit["#keep"]).not_to_be_checked()
     assert visit.page.evaluate("indexedDB.databases()") == []
