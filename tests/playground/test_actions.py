@@ -208,6 +208,7 @@ def test_single_keys_press_buttons_and_are_listed_and_can_be_switched_off(open_p
     visit["#use-shortcuts"].uncheck()
     visit.page.reload()
     expect(visit["#examples"]).to_be_hidden()
+    expect(visit["#drawing"]).to_be_visible()
     visit["#stage"].click()
     keyboard.press("1")
     expect(visit["#drawing"]).to_be_visible()

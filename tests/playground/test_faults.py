@@ -132,6 +132,7 @@ def test_a_service_with_keys_gets_one_which_the_tab_alone_remembers(
     assert KEY in visit.page.evaluate("Object.values(sessionStorage)")
     assert KEY not in visit.page.evaluate("Object.values(localStorage)")
     visit.page.reload()
+    visit.expect_shown("an ant")
     visit.make("a bee")
 
 

@@ -131,7 +131,7 @@ def test_the_first_letter_alone_is_not_sent_while_the_device_s_speed_is_unknown(
     assert visit.asked == []
     visit.make("an ant")
     visit.make("b")  # known now
-    visit.page.reload()
+    visit = open_playground()
     visit.fill("c")
     visit["#prompt"].press("Enter")  # or asked for
     visit.expect_shown("c")
