@@ -11,8 +11,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ENVIRONMENT := PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" tools/environment
 # Programs that some tests and checks start, as program:package where Debian's package has another name. To skip the tests,
 # set SYSTEM_PROGRAMS=
-SYSTEM_PROGRAMS ?= chromium curl docker-compose exiftool:libimage-exiftool-perl firefox-esr haproxy node:nodejs npm openssl \
-  prometheus promtool:prometheus systemd-analyze:systemd
+SYSTEM_PROGRAMS ?= chromium curl docker-compose exiftool:libimage-exiftool-perl firefox-esr haproxy nginx:nginx-light node:nodejs npm \
+  openssl prometheus promtool:prometheus systemd-analyze:systemd
 # A folder. Until it is complete it has another name.
 FULL_SIZE := build/full-size/sdxl-turbo
 CLIENTS := build/clients

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from app import __version__
 from app.api.context import ApiContext
+from app.api.entity_tags import EntityTags
 from app.api.errors import add_error_handlers
 from app.api.gate.access import Access
 from app.api.gate.api_keys import ApiKeys
@@ -22,6 +23,7 @@ from app.api.gate.cors import METHODS, CorsMiddleware
 from app.api.gate.edge import EdgeMiddleware
 from app.api.gate.head import HeadMiddleware
 from app.api.hugging_face import routes as hugging_face
+from app.api.native import picture_urls
 from app.api.native import routes as native
 from app.api.openai import routes as openai
 from app.api.openapi import GENERATION_HEADERS, TOLD_HEADERS, add_openapi
@@ -90,6 +92,7 @@ def create_app(
         generation=Generation(engine, settings, codec_threads=codec_threads),
         observability=Observability(metrics=Metrics(engine), tracing=tracing, log_prompts=settings.log_prompts),
         access=Access(settings),
+        tags=EntityTags(registry, settings),
     )
 
     @asynccontextmanager
@@ -136,7 +139,7 @@ def create_app(
 
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:
-    for router in (native.router, openai.router, hugging_face.router, health.router):
+    for router in (native.router, picture_urls.router, openai.router, hugging_face.router, health.router):
         app.include_router(router)
     if settings.sdapi:
         for router in (sdapi.pictures, sdapi.about, sdapi_lists.router):
@@ -176,7 +179,11 @@ def _add_middleware(app: FastAPI, context: ApiContext) -> None:
             allow_origins=origins,
             allow_methods=METHODS,
             allow_headers=["*"],  # OpenAI's SDK sends a dozen of its own
-            expose_headers=["Retry-After", "X-Should-Retry", "traceparent", *GENERATION_HEADERS, *TOLD_HEADERS],
+            expose_headers=[
+                *("Retry-After", "X-Should-Retry", "traceparent", "ETag"),
+                *GENERATION_HEADERS,
+                *TOLD_HEADERS,
+            ],
         )
     app.add_middleware(HeadMiddleware)
     app.add_middleware(EdgeMiddleware)

@@ -44,6 +44,7 @@ _ALIASES = (
 _ZERO_PERIODS = re.compile(r"(/|per)\s*0+(?![0-9])", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://[^/\\?#@\s*]+/?", re.IGNORECASE)
 _ALIAS = re.compile(r"[!#-+\--~]{1,256}")
+_SHARED = re.compile(r"\b(public|s-maxage)\b", re.IGNORECASE)
 _SIDES = range(MIN_SIDE, MAX_SIDE + 1, SIDE_MULTIPLE)
 
 
@@ -290,6 +291,19 @@ class Settings(BaseSettings):
     client is an API key if keys are set, else an address (the first 64 bits of an IPv6 address). Empty means no
     limit."""
 
+    url_cache_control: str = Field(default="", max_length=200, pattern=r"^([!-~]([ -~]*[!-~])?)?$")
+    """`Cache-Control` of pictures by URL (`GET /txt2img`). Empty is `public, max-age=86400`, a day, or with API keys
+    `no-store`, because a shared cache would give a picture to clients without a key. `no-cache` makes caches ask each
+    time whether their copy is still right, which takes no place in the queue."""
+
+    url_embedding: bool = False
+    """Let pages of other sites show pictures by URL, as `<img>`. By default only this service's own pages may, those of
+    `TURBO_CORS_ORIGINS`, and people who follow a link."""
+
+    url_rate_limit: Annotated[str, AfterValidator(_check_rates)] = ""
+    """How often one client may have pictures drawn by URL, as `TURBO_RATE_LIMIT`, which applies if this is empty. What
+    a cache answers does not count, nor HEAD or a 304."""
+
     cors_origins: Annotated[str, AfterValidator(_normalize_origins)] = ""
     """Origins whose pages may send requests, such as `https://app.example,http://localhost:3000`, or `*` for any.
     Requests from pages of other sites are rejected."""
@@ -345,6 +359,11 @@ class Settings(BaseSettings):
     def _check_together(self) -> Self:
         if self.metrics == "key" and self.api_keys_file is None:
             raise ValueError("TURBO_METRICS=key requires TURBO_API_KEYS_FILE.")
+        if self.api_keys_file is not None and _SHARED.search(self.url_cache_control):
+            raise ValueError(
+                f"TURBO_URL_CACHE_CONTROL={self.url_cache_control} lets shared caches answer clients without a key, "
+                "and TURBO_API_KEYS_FILE is set. Use private or no-store."
+            )
         if self.max_pixels < DEFAULT_SIDE**2:
             raise ValueError(
                 f"TURBO_MAX_PIXELS={self.max_pixels} is too small for {DEFAULT_SIDE}x{DEFAULT_SIDE}, the default size "

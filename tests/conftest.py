@@ -123,9 +123,12 @@ def pipeline() -> GatedPipeline:
 
 
 @contextlib.contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """Serve the app from a thread over a real socket, with the service's own server, and yield its URL."""
-    settings = app.state.context.settings.model_copy(update={"port": 0})
+def serving(app: FastAPI, *, port: int = 0) -> Iterator[str]:
+    """Serve the app from a thread over a real socket, with the service's own server, and yield its URL.
+
+    By default on a free port.
+    """
+    settings = app.state.context.settings.model_copy(update={"port": port})
     server = DrainingServer(app, settings)
     thread = threading.Thread(target=server.run)
     thread.start()

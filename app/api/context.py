@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.api.entity_tags import EntityTags
 from app.api.gate.access import Access
 from app.api.model_names import ModelNames
 from app.inference.engine import Engine
@@ -25,6 +26,7 @@ class ApiContext:
     generation: Generation
     observability: Observability
     access: Access
+    tags: EntityTags
     started: int = field(default_factory=lambda: int(time.time()))
     """Unix time in seconds."""
 

@@ -17,7 +17,7 @@ from app.errors import InvalidRequestError, MalformedBodyError
 from app.images.memory import reserve
 from app.modes.fields import Uploads
 
-_MAX_FILES, _MAX_FIELDS = 16, 32
+_MAX_FILES, MAX_FIELDS = 16, 32
 """More parts than any form needs: an unknown field is rejected by its name. OpenAI's API accepts 16 pictures."""
 
 _READ_AT_ONCE_BYTES = 1 << 18
@@ -67,7 +67,7 @@ async def _read_form(request: Request) -> AsyncIterator[FormItems]:
     FastAPI itself would treat an empty prompt as missing, and keep the last of several fields of the same name.
     """
     _check_charset(request.headers["content-type"])
-    parser = _FormParser(request.headers, request.stream(), max_files=_MAX_FILES, max_fields=_MAX_FIELDS)
+    parser = _FormParser(request.headers, request.stream(), max_files=_MAX_FILES, max_fields=MAX_FIELDS)
     try:
         form = await parser.parse()
     except MultiPartException as error:

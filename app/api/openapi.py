@@ -40,6 +40,10 @@ TOLD_HEADERS = {
     "X-Adjusted-Parameters": _header("Changed parameters, such as num_inference_steps=20->4.", type="string"),
 }
 
+TAG_HEADERS = {
+    "ETag": _header("Names the answer's bytes; present if the request has a seed.", type="string"),
+}
+
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -77,6 +81,17 @@ TEXT_PROBLEMS = (
     errors.DrainingError,
     errors.DeadlineExceededError,
 )
+URL_PROBLEMS = tuple(
+    kind
+    for kind in TEXT_PROBLEMS
+    if kind
+    not in (
+        errors.MalformedBodyError,
+        errors.RequestTimeoutError,
+        errors.BodyTooLargeError,
+        errors.UnsupportedMediaTypeError,
+    )
+)
 PICTURE_PROBLEMS = (
     *TEXT_PROBLEMS,
     errors.ImageTooLargeError,
@@ -99,23 +114,47 @@ def json_body(model: type[BaseModel]) -> dict[str, Any]:
 
 def form_body(form: type[BaseModel]) -> dict[str, Any]:
     """Describe a multipart form with a picture in its field `image`, and perhaps a mask in `mask`."""
-    schema = _schema_of(form)
+    schema = _schema_as_text(form)
+    for name in FILE_FIELDS & schema["properties"].keys():
+        # Not contentMediaType alone: generators of clients would take it for text.
+        schema["properties"][name]["format"] = "binary"
+    files = FILE_FIELDS & schema["properties"].keys()
+    content = {"schema": schema, "encoding": {name: {"contentType": ", ".join(MediaType)} for name in sorted(files)}}
+    return {"requestBody": {"required": True, "content": {FORM: content}}}
+
+
+def query_parameters(query: type[BaseModel]) -> dict[str, Any]:
+    """Describe the parameters of a query."""
+    schema = _schema_as_text(query)
+    return {
+        "parameters": [
+            {
+                "name": name,
+                "in": "query",
+                "required": name in schema["required"],
+                **{key: field.pop(key) for key in ("description",) if key in field},
+                "schema": field,
+            }
+            for name, field in schema["properties"].items()
+        ]
+    }
+
+
+def _schema_as_text(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the schema of fields that are sent as text: they cannot be null."""
+    schema = _schema_of(model)
     nulls = [name for name, field in schema["properties"].items() if field.get("type") == "null"]
     for name in nulls:
         del schema["properties"][name]
-    for name, field in schema["properties"].items():
-        for option in field.pop("anyOf", ()):  # a form cannot send null
+    for field in schema["properties"].values():
+        for option in field.pop("anyOf", ()):
             if option != {"type": "null"}:
                 field.update({**option, **field})  # the field's own description is more specific than its type's
         if isinstance(field.get("type"), list):
             field["type"] = field["type"][0]
         if field.get("default", 0) is None:
             del field["default"]
-        if name in FILE_FIELDS:  # not contentMediaType alone: generators of clients would take it for text
-            field["format"] = "binary"
-    files = FILE_FIELDS & schema["properties"].keys()
-    content = {"schema": schema, "encoding": {name: {"contentType": ", ".join(MediaType)} for name in sorted(files)}}
-    return {"requestBody": {"required": True, "content": {FORM: content}}}
+    return schema
 
 
 def _schema_of(model: type[BaseModel]) -> dict[str, Any]:

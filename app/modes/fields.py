@@ -88,6 +88,8 @@ def describe_max_steps(schema: Any, max_steps: int) -> None:
         for part in schema:
             describe_max_steps(part, max_steps)
     elif isinstance(schema, dict):
+        if schema.get("name") in _STEPS_NAMES and "schema" in schema:  # a parameter of a query
+            schema = {schema["name"]: schema["schema"]}
         for name, part in schema.items():
             if name in _STEPS_NAMES and isinstance(part, dict):
                 for described in (part, *part.get("anyOf", ())):

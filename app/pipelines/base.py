@@ -221,6 +221,8 @@ class LoadedPipelines:
         warm_up_limits: Hang limits per picture that a warm-up call may take: it may make pictures twice, or compile.
         first_call_is_slow: Whether the warm-up must make one more picture to measure.
         on_warm: To be called once, on the device thread, when every mode is warm.
+        weights_sha256: SHA-256 over the weights' files, configs included; empty for a fake.
+        computed_by: The device, and what else decides its results' bits.
         work: The work of a picture in the loader's own unit, to compare pictures. For any thread, as `prompt_cache`.
         fused_operators: Names of the device's fused operators that are used.
         unused_operators: Names of those that are wanted but not used, each with the reason.
@@ -241,6 +243,8 @@ class LoadedPipelines:
     work: Callable[[GenerationParams], float] = lambda _: 1.0
     prompt_cache: Callable[[], CacheStatistics] = CacheStatistics
     watermark: Watermark | None = None
+    weights_sha256: str = ""
+    computed_by: str = ""
     fused_operators: Sequence[str] = ()
     unused_operators: Mapping[str, str] = field(default_factory=dict)
 

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import resource
 import sys
 
@@ -11,6 +12,7 @@ from app.errors import DeviceLostError, DeviceOutOfMemoryError, DeviceUnavailabl
 from app.pipelines.device_errors import device_errors
 from app.pipelines.host_memory import memory_bytes, return_freed_memory
 from app.pipelines.npu import setup as npu
+from app.pipelines.npu.host import cann_version
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +105,18 @@ class TorchDevice:
     def threads(self) -> int:
         """Threads of a CPU that compute a picture."""
         return torch.get_num_threads()
+
+    @property
+    def computed_by(self) -> str:
+        """The device, and what else decides its results' bits: two with the same text give the same bytes."""
+        if self.torch_device.type == "cpu":
+            processor = sorted(torch.cpu.get_capabilities().items())
+            return f"{processor}, {torch.backends.cpu.get_cpu_capability()}, {self.threads} threads"
+        name = torch.get_device_module(self.torch_device).get_device_name(self.torch_device)
+        if self.torch_device.type == "npu":
+            return f"{name}, CANN {cann_version(os.environ)}"
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        return f"{name}, CUDA {torch.version.cuda}, cuDNN {cudnn}"
 
     def synchronize(self) -> None:
         """Wait until the device has finished its queued work."""

@@ -165,6 +165,7 @@ def assemble(txt2img: Any, device: TorchDevice, settings: Settings, *, model: st
         first_call_is_slow=True,
         on_warm=on_warm,
         work=stage_times.work,
+        computed_by=device.computed_by,
         fused_operators=fused.used,
         unused_operators=fused.not_used,
         prompt_cache=lambda: prompts.statistics,

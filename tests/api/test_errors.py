@@ -41,7 +41,7 @@ def assert_is_problem(response: httpx.Response, status: int, code: str) -> dict[
 
 async def test_every_error_of_the_framework_has_the_one_body(client: httpx.AsyncClient) -> None:
     assert_is_problem(await client.get("/nothing"), 404, "not_found")
-    refused = await client.get("/txt2img")
+    refused = await client.get("/img2img")
     assert_is_problem(refused, 405, "method_not_allowed")
     assert refused.headers["allow"] == "OPTIONS, POST"
     assert_is_problem(await client.post("/txt2img", json={}), 422, "invalid_request")

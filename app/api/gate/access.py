@@ -3,6 +3,7 @@
 import base64
 import ipaddress
 import math
+import re
 import time
 from collections.abc import Mapping
 
@@ -30,7 +31,9 @@ class Access:
     def __init__(self, settings: Settings) -> None:
         self.keys: ApiKeys | None = None
         self.origins = split_list(settings.cors_origins)
-        self._rates = limits.parse_many(settings.rate_limit) if settings.rate_limit else []
+        self._rates = _rates_of(settings.rate_limit)
+        self._url_rates = _rates_of(settings.url_rate_limit)
+        self._url_embedding = settings.url_embedding
         self._counted = FixedWindowRateLimiter(MemoryStorage())
 
     def identify(self, request: Request) -> str:
@@ -67,19 +70,44 @@ class Access:
         if foreign and origin not in self.origins and "*" not in self.origins:
             raise errors.ForbiddenOriginError(ORIGIN_NOT_ALLOWED)
 
-    def count(self, client: str) -> None:
-        """Count a request of this client.
+    def check_page(self, request: Request) -> None:
+        """Reject pictures by URL for pages of other sites, unless the settings let them show such pictures.
+
+        A page's `<img>` sends no `Origin`, and over plain HTTP no `Sec-Fetch-Site`; then `Referer` names the page.
+        People may follow links from other sites.
+
+        Raises:
+            ForbiddenOriginError: A page of another site wants to show the picture.
+        """
+        sent = request.headers
+        followed = sent.get("sec-fetch-dest") == "document" and sent.get("sec-fetch-user") == "?1"
+        if self._url_embedding or followed:
+            return
+        if "sec-fetch-site" in sent or "origin" in sent:
+            self.check_origin(request)
+            return
+        page = _origin_of(sent.get("referer", ""))
+        if page and not _is_own(page, sent.get("host", "")) and page not in self.origins and "*" not in self.origins:
+            raise errors.ForbiddenOriginError(ORIGIN_NOT_ALLOWED)
+
+    def count(self, client: str, *, by_url: bool = False) -> None:
+        """Count a request of this client. `by_url`: for a picture by its URL, which may have rates of its own.
 
         Raises:
             RateLimitedError: The client exceeds a rate limit; `Retry-After` tells when the limit resets.
         """
-        for rate in self._rates:
-            if not self._counted.hit(rate, client):
-                wait_s = self._counted.get_window_stats(rate, client).reset_time - time.time()
+        rates, counter = (self._url_rates, "by URL") if by_url and self._url_rates else (self._rates, "")
+        for rate in rates:
+            if not self._counted.hit(rate, counter, client):
+                wait_s = self._counted.get_window_stats(rate, counter, client).reset_time - time.time()
                 raise errors.RateLimitedError(
                     f"One client may send {rate.amount} requests per {rate.get_expiry()} s.",
                     retry_after_s=max(1, math.ceil(wait_s)),
                 )
+
+
+def _rates_of(text: str) -> list[limits.RateLimitItem]:
+    return limits.parse_many(text) if text else []
 
 
 def _key_of(headers: Mapping[str, str]) -> str:
@@ -93,6 +121,12 @@ def _key_of(headers: Mapping[str, str]) -> str:
         except ValueError:
             return ""
     return headers.get("x-api-key", "")
+
+
+def _origin_of(url: str) -> str:
+    """Return the origin of an http or https URL; otherwise an empty text."""
+    match = re.match(r"https?://[^/?#]+", url, re.IGNORECASE)
+    return match[0].lower() if match else ""
 
 
 def _is_own(origin: str, host: str) -> bool:

@@ -1,6 +1,11 @@
 """HEAD, answered as GET without the body (RFC 9110, 9.3.2); uptime checks and load balancers use it."""
 
+from typing import Final
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+IS_HEAD: Final = "app.is_head"
+"""A key of the ASGI scope, set for HEAD: a route may have its headers without making the body."""
 
 
 class HeadMiddleware:
@@ -17,7 +22,7 @@ class HeadMiddleware:
         async def send_head(message: Message) -> None:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        as_get = {**scope, "method": "GET"}
+        as_get = {**scope, "method": "GET", IS_HEAD: True}
         try:
             await self._app(as_get, receive, send_head)
         finally:
