@@ -16,6 +16,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -217,7 +218,7 @@ def check_copy(call: Call) -> None:
 
 def check_systemctl(call: Call) -> None:
     _, *words = call.arguments
-    for unit in (word for word in words if not word.startswith("-") and word != "haproxy"):
+    for unit in (word for word in words if not word.startswith("-") and word not in ("haproxy", "nginx")):
         file = re.sub(r"@\d+$", "@", unit)
         assert (ROOT / f"deploy/systemd/{file}.service").is_file(), f"no unit {unit}"
 
@@ -225,6 +226,16 @@ def check_systemctl(call: Call) -> None:
 def check_haproxy(call: Call) -> None:
     config = _Options("-f", flags=["-c"]).parse_args(call.arguments).f
     subprocess.run([program("haproxy"), "-c", "-f", *(ROOT / file for file in config)], check=True)
+
+
+def check_nginx(call: Call) -> None:
+    """Check the shipped configuration, with folders that a user may write to, where a package would include it."""
+    assert call.arguments == ["-t"]
+    with tempfile.TemporaryDirectory() as folder:
+        shipped = (ROOT / "deploy/cache/nginx.conf").read_text(encoding="utf-8").replace("/var/cache/nginx", folder)
+        config = Path(folder) / "nginx.conf"
+        config.write_text(f"pid {folder}/pid; events {{}} http {{ {shipped} }}", encoding="utf-8")
+        subprocess.run([program("nginx"), "-t", "-c", config], check=True)
 
 
 def check_prometheus(call: Call) -> None:
@@ -305,6 +316,7 @@ STAND_INS: dict[str, tuple[Callable[[Call], None], str]] = {
     "cp": (check_copy, "writes to /etc; the file must exist"),
     "systemctl": (check_systemctl, "needs systemd; the units must exist"),
     "haproxy": (check_haproxy, "needs the configuration of this repository; runs on that file"),
+    "nginx": (check_nginx, "needs the system's configuration; checks the shipped file in one of its own"),
     "ray": (check_ray, "starts a cluster that keeps running; the command and its options are checked"),
     "serve": (check_serve, "needs that cluster; options are checked, and Ray validates a configuration"),
     "prometheus": (check_prometheus, "does not end; the configuration must exist"),
