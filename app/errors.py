@@ -132,7 +132,7 @@ class QueueFullError(TurboError, status=429, code="queue_full"):
 
 
 class RateLimitedError(TurboError, status=429, code="rate_limited"):
-    """This client sends more requests than `TURBO_RATE_LIMIT` allows; retry after `Retry-After`."""
+    """This client exceeds `TURBO_RATE_LIMIT` or `TURBO_URL_RATE_LIMIT`; retry after `Retry-After`."""
 
 
 class HeadersTooLargeError(TurboError, status=431, code="headers_too_large"):
