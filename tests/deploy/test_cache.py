@@ -1,8 +1,6 @@
 """The shipped cache: Debian's nginx in front of the service, which draws each picture by URL once."""
 
 import asyncio
-import os
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,11 +15,10 @@ from app.main import create_app
 from app.pipelines.base import LoadedPipelines
 from app.settings import Settings
 from benchmarks.support.http_client import Answer, Connection
+from benchmarks.support.nginx import Nginx
 from benchmarks.support.ports import free_port
 from tests.conftest import opened, program, serving, wait_until
 from tests.support.gated_pipeline import GatedPipeline
-
-CONFIG = Path(__file__).parents[2] / "deploy/cache/nginx.conf"
 
 CLIENTS, URLS = 1000, 50
 
@@ -37,36 +34,11 @@ class Cache:
     """nginx with the shipped configuration, and the service behind it, which can be stopped and started anew."""
 
     def __init__(self, folder: Path) -> None:
+        program("nginx")
         self.pipeline = GatedPipeline(max_batch=1)
-        self.port, self._service_port = free_port(), free_port()
-        text = CONFIG.read_text(encoding="utf-8")
-        others = {
-            "127.0.0.1:8000;": f"127.0.0.1:{self._service_port};",
-            "127.0.0.1:8081;": f"127.0.0.1:{self.port};",
-            "/var/cache/nginx/": f"{folder}/cache/",
-        }
-        for one, other in others.items():
-            assert text.count(one) == 1, one
-            text = text.replace(one, other)
-        (folder / "cache").mkdir()
-        os.chmod(folder / "cache", 0o777)  # noqa: S103, PTH101 - started by root, nginx takes another user
-        temporary = "".join(
-            f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        (folder / "nginx.conf").write_text(
-            f"daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr;"
-            f"events {{ worker_connections 4096; }} http {{ access_log off; {temporary} {text} }}",
-            encoding="utf-8",
-        )
-        self.process = subprocess.Popen([program("nginx"), "-c", folder / "nginx.conf"], stderr=subprocess.DEVNULL)
-        wait_until(self._is_open)
-
-    def _is_open(self) -> bool:
-        try:
-            httpx.get(f"http://127.0.0.1:{self.port}/healthz/live")
-        except httpx.TransportError:
-            return False
-        return True
+        self._service_port = free_port()
+        self._nginx = Nginx(folder, self._service_port)
+        self.port = self._nginx.port
 
     @contextmanager
     def service(
@@ -108,8 +80,7 @@ class Cache:
         return asyncio.run(all_of_them())
 
     def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait()
+        self._nginx.stop()
 
 
 @pytest.fixture
