@@ -39,8 +39,9 @@ class Connection:
             self._writer.close()
         self._reader = self._writer = None
 
-    async def get(self, path: str) -> Answer:
-        return await self._ask(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    async def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        fields = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        return await self._ask(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{fields}\r\n".encode())
 
     async def post(
         self, path: str, body: bytes, *, content_type: str = "application/json", key: str | None = None
@@ -60,7 +61,7 @@ class Connection:
             self._writer.write(request)
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
-            body = await _read_body(self._reader, headers)
+            body = b"" if " 304 " in head[0] else await _read_body(self._reader, headers)
         except (OSError, asyncio.IncompleteReadError):
             self.close()
             raise
