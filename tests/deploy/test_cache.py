@@ -162,6 +162,22 @@ def test_what_a_page_of_an_allowed_origin_may_read_is_not_given_to_another(cache
         assert refused.status_code == 403
 
 
+def test_a_client_cannot_write_the_key_of_another_request(cache: Cache) -> None:
+    ask, allowed = f"http://127.0.0.1:{cache.port}{path_of(1)}", "https://app.example"
+    with cache.service(cors_origins=allowed):
+        forged = {"Accept": "application/json,", "Origin": f"text/plain, */* {allowed}", "Sec-Fetch-Site": "same-origin"}
+        assert "access-control-allow-origin" not in httpx.get(ask, headers=forged).headers
+        page = {"Accept": "application/json, text/plain, */*", "Origin": allowed, "Sec-Fetch-Site": "cross-site"}
+        assert httpx.get(ask, headers=page).headers["access-control-allow-origin"] == allowed
+
+
+def test_a_prompt_as_long_as_the_service_takes_is_kept_too(cache: Cache) -> None:
+    with cache.service():
+        for _ in range(2):
+            assert cache.ask(1, prompt="猫" * 1700).status_code == 200
+        assert cache.drawn == {1: 1}
+
+
 def test_head_draws_nothing_and_leaves_no_empty_picture(cache: Cache) -> None:
     with cache.service():
         assert cache.ask(1, method="HEAD").status_code == 200
