@@ -44,7 +44,7 @@ _ALIASES = (
 _ZERO_PERIODS = re.compile(r"(/|per)\s*0+(?![0-9])", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://[^/\\?#@\s*]+/?", re.IGNORECASE)
 _ALIAS = re.compile(r"[!#-+\--~]{1,256}")
-_SHARED = re.compile(r"\b(public|s-maxage)\b", re.IGNORECASE)
+_SHARED = re.compile(r"\b(public|s-maxage)\b")
 _SIDES = range(MIN_SIDE, MAX_SIDE + 1, SIDE_MULTIPLE)
 
 
@@ -359,10 +359,12 @@ class Settings(BaseSettings):
     def _check_together(self) -> Self:
         if self.metrics == "key" and self.api_keys_file is None:
             raise ValueError("TURBO_METRICS=key requires TURBO_API_KEYS_FILE.")
-        if self.api_keys_file is not None and _SHARED.search(self.url_cache_control):
+        chosen = self.url_cache_control.lower()
+        not_shared = not chosen or {"private", "no-store"} & {*split_list(chosen)}
+        if self.api_keys_file is not None and (_SHARED.search(chosen) or not not_shared):
             raise ValueError(
                 f"TURBO_URL_CACHE_CONTROL={self.url_cache_control} lets shared caches answer clients without a key, "
-                "and TURBO_API_KEYS_FILE is set. Use private or no-store."
+                "and TURBO_API_KEYS_FILE is set. Add private, or use no-store."
             )
         if self.max_pixels < DEFAULT_SIDE**2:
             raise ValueError(

@@ -237,7 +237,7 @@ async def test_where_keys_are_needed_no_cache_keeps_a_picture_unless_it_is_priva
             assert_is_problem(await get(client, {"If-None-Match": "*"}), 401, "invalid_api_key")
             answer = await get(client, {"X-API-Key": KEY})
             assert (answer.status_code, answer.headers["cache-control"]) == (200, expected)
-    for shared in ("public, max-age=60", "max-age=0, S-MAXAGE=60"):
+    for shared in ("public, max-age=60", "private, S-MAXAGE=60", "max-age=60", 'private="Set-Cookie", max-age=60'):
         with pytest.raises(ValidationError, match="clients without a key"):
             Settings(api_keys_file=keys, url_cache_control=shared)
 
