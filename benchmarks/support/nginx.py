@@ -32,7 +32,7 @@ class Nginx:
         others = {
             "127.0.0.1:8000;": f"127.0.0.1:{service_port};",
             "127.0.0.1:8081;": f"127.0.0.1:{self.port};",
-            "/var/cache/nginx/": f"{folder}/cache/",
+            "/var/cache/": f"{folder}/cache/",
         }
         for one, other in others.items():
             if text.count(one) != 1:

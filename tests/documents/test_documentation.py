@@ -232,7 +232,7 @@ def check_nginx(call: Call) -> None:
     """Check the shipped configuration, with folders that a user may write to, where a package would include it."""
     assert call.arguments == ["-t"]
     with tempfile.TemporaryDirectory() as folder:
-        shipped = (ROOT / "deploy/cache/nginx.conf").read_text(encoding="utf-8").replace("/var/cache/nginx", folder)
+        shipped = (ROOT / "deploy/cache/nginx.conf").read_text(encoding="utf-8").replace("/var/cache", folder)
         config = Path(folder) / "nginx.conf"
         config.write_text(f"pid {folder}/pid; events {{}} http {{ {shipped} }}", encoding="utf-8")
         subprocess.run([program("nginx"), "-t", "-c", config], check=True)
