@@ -73,8 +73,8 @@ class Access:
     def check_page(self, request: Request) -> None:
         """Reject pictures by URL for pages of other sites, unless the settings let them show such pictures.
 
-        A page's `<img>` sends no `Origin`, and over plain HTTP no `Sec-Fetch-Site`; then `Referer` names the page.
-        People may follow links from other sites.
+        A page's `<img>` sends no `Origin`, and over plain HTTP no `Sec-Fetch-Site`; then `Referer` names the page,
+        unless the page withholds it. People may follow links from other sites.
 
         Raises:
             ForbiddenOriginError: A page of another site wants to show the picture.
