@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import platform
 import resource
 import sys
 
@@ -108,15 +109,20 @@ class TorchDevice:
 
     @property
     def computed_by(self) -> str:
-        """The device, and what else decides its results' bits: two with the same text give the same bytes."""
+        """The device, and what else decides the bytes of its pictures' files: with the same text they are the same.
+
+        Beside an accelerator too the CPU counts: it writes the files, and a PNG's bytes depend on its instruction set.
+        """
+        capabilities = torch.cpu.get_capabilities()
         if self.torch_device.type == "cpu":
-            processor = sorted(torch.cpu.get_capabilities().items())
+            processor = sorted(capabilities.items())
             return f"{processor}, {torch.backends.cpu.get_cpu_capability()}, {self.threads} threads"
+        host = [platform.machine(), *sorted(name for name, there in capabilities.items() if there is True)]
         name = torch.get_device_module(self.torch_device).get_device_name(self.torch_device)
         if self.torch_device.type == "npu":
-            return f"{name}, CANN {cann_version(os.environ)}"
+            return f"{name}, CANN {cann_version(os.environ)}, {host}"
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        return f"{name}, CUDA {torch.version.cuda}, cuDNN {cudnn}"
+        return f"{name}, CUDA {torch.version.cuda}, cuDNN {cudnn}, {host}"
 
     def synchronize(self) -> None:
         """Wait until the device has finished its queued work."""

@@ -112,3 +112,24 @@ def test_a_loaded_model_says_what_computes(tiny_folder: Path) -> None:
 
     one, two = load(1), load(2)
     assert one.computed_by == load(1).computed_by != two.computed_by
+
+
+def test_beside_an_accelerator_the_processor_counts_because_it_writes_the_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch  # noqa: PLC0415 - takes seconds
+
+    from app.pipelines.device import TorchDevice  # noqa: PLC0415 - imports torch
+
+    class Accelerator:
+        @staticmethod
+        def get_device_name(_: torch.device) -> str:
+            return "an accelerator"
+
+    monkeypatch.setattr(torch, "get_device_module", lambda _: Accelerator)
+    features = torch.cpu.get_capabilities()
+    texts = set()
+    for other in ({}, {"avx2": not features.get("avx2")}, {"num_logical_cores": 1000}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda other=other: {**features, **other})
+        texts.add(TorchDevice(torch.device("cuda")).computed_by)
+    assert len(texts) == 2
