@@ -41,6 +41,7 @@ TOLD_HEADERS = {
 }
 
 TAG_HEADERS = {
+    **_ANY_HEADERS,
     "ETag": _header("Names the answer's bytes; present if the request has a seed.", type="string"),
 }
 
@@ -61,13 +62,9 @@ def problems(*kinds: type[TurboError], model: type[BaseModel] = Problem) -> Resp
     }
 
 
-TEXT_PROBLEMS = (
-    errors.MalformedBodyError,
+URL_PROBLEMS = (
     errors.UnauthorizedError,
     errors.ForbiddenOriginError,
-    errors.RequestTimeoutError,
-    errors.BodyTooLargeError,
-    errors.UnsupportedMediaTypeError,
     errors.InvalidRequestError,
     errors.BeyondDeadlineError,
     errors.QueueFullError,
@@ -81,16 +78,12 @@ TEXT_PROBLEMS = (
     errors.DrainingError,
     errors.DeadlineExceededError,
 )
-URL_PROBLEMS = tuple(
-    kind
-    for kind in TEXT_PROBLEMS
-    if kind
-    not in (
-        errors.MalformedBodyError,
-        errors.RequestTimeoutError,
-        errors.BodyTooLargeError,
-        errors.UnsupportedMediaTypeError,
-    )
+TEXT_PROBLEMS = (
+    errors.MalformedBodyError,
+    errors.RequestTimeoutError,
+    errors.BodyTooLargeError,
+    errors.UnsupportedMediaTypeError,
+    *URL_PROBLEMS,
 )
 PICTURE_PROBLEMS = (
     *TEXT_PROBLEMS,
@@ -132,7 +125,7 @@ def query_parameters(query: type[BaseModel]) -> dict[str, Any]:
                 "name": name,
                 "in": "query",
                 "required": name in schema["required"],
-                **{key: field.pop(key) for key in ("description",) if key in field},
+                "description": field.pop("description"),
                 "schema": field,
             }
             for name, field in schema["properties"].items()
