@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -13,24 +14,32 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar, NamedTuple, TypeVar
+from threading import Event
+from typing import BinaryIO, ClassVar, NamedTuple, TypeVar, cast
 
 from app.errors import WeightsError, first_line, program
 from app.weights.layout import Layout
+from app.weights.parts import PART_BYTES, Part, PartError, RangeIgnoredError, finish, missing_parts, present_bytes
 from app.weights.source import SUFFIX, HubSource
 
 _T = TypeVar("_T")
+
+_log = logging.getLogger(__name__)
 
 _OPENMIND_REFUSES = ("/bin", "/boot", "/etc", "/lib", "/var")
 """Beginnings of paths that openmind_hub 1.3.0 rejects when it is imported (SENSITIVE_PATHS of its constants)."""
 
 _SHA1_DIGITS, _SHA256_DIGITS = 40, 64
 
+_CONNECTIONS = 8  # as many files as both clients' snapshot_download downloads at once
+_PROGRESS_S = 5  # between two lines of the log
+_FURTHER_ATTEMPTS = 5  # of openmind_hub, after a connection broke without a further byte
 _PAUSE_S = 2  # pause before the second and last attempt, after a fault that can be temporary
 _PATIENCE_S = 10  # a client that fails after a longer time has already retried, so there is no second attempt
 _LIST_TIMEOUT_S = 30  # huggingface_hub 2.4 has no default time limit for listing a repository
@@ -47,15 +56,17 @@ class Download(NamedTuple):
 
 
 def download(source: HubSource, weights_dir: Path, layout: Layout) -> Download:
-    """Download the files of a repository that serving needs. Blocks; shows progress bars.
+    """Download the files of a repository that serving needs. Blocks; logs the progress.
 
-    Files are downloaded one by one, small files first, so that a fault shows early with the file's name. The clients'
-    snapshot_download would hide the name.
+    The main config comes first, because it tells whether the other files are of use; then small files, so that a fault
+    shows early with the file's name. The clients' snapshot_download would hide the name.
 
     Raises:
         WeightsError: The hub cannot be reached, refuses access, lacks the repository or sends wrong bytes twice, the
             repository has other weights, or the disk is full. The text says what failed and what to do.
     """
+    for client in ("HF_HUB", "OM_HUB"):  # bars of several files at once would overwrite each other
+        os.environ.setdefault(f"{client}_DISABLE_PROGRESS_BARS", "1")
     hub = (_OpenMindHub if source.hub == "openmind" else _HuggingFaceHub)(source, layout.setting, weights_dir.resolve())
     listed = _attempt(hub, hub.list_files)
     paths = {file.path for file in listed}
@@ -68,16 +79,15 @@ def download(source: HubSource, weights_dir: Path, layout: Layout) -> Download:
         raise WeightsError(f"{source} does not have the files that {layout.setting} needs: {layout.files}.")
     files = [file for file in listed if file.path in chosen]
     _check_room(hub, files)
-    folders = set()
-    sha256 = {}
-    for file in sorted(files, key=lambda file: (file.path != main, file.size_bytes)):
-        path, sha256[file.path] = _fetch_whole(hub, file)
-        if file.path == main:
-            layout.check_main_config(path)
-        folders.add(path.parents[file.path.count("/")])
+    files.sort(key=lambda file: (file.path != main, file.size_bytes))
+    fetched = _fetch_all(hub, files[:1])
+    if main:
+        layout.check_main_config(fetched[main].path)
+    fetched |= _fetch_all(hub, files[1:])
+    folders = {one.path.parents[name.count("/")] for name, one in fetched.items()}
     if len(folders) > 1:
         raise WeightsError(f"{source} was changed while it was pulled. Pull again, or pin a commit with @.")
-    return Download(folders.pop(), sha256)
+    return Download(folders.pop(), {name: one.sha256 for name, one in fetched.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +130,14 @@ class _Hub(ABC):
         return self._fetch(file)
 
     @abstractmethod
+    def fetch_part(self, file: _HubFile, part: Part) -> None:
+        """Download the missing bytes of a part, over one connection.
+
+        Raises:
+            PartError: See `Part`.
+        """
+
+    @abstractmethod
     def _fetch(self, file: _HubFile) -> Path: ...
 
 
@@ -157,22 +175,30 @@ class _HuggingFaceHub(_Hub):
         huggingface_hub 2 itself begins a killed file anew, because each download has a new temporary name. After this,
         hf_hub_download finds the file in the cache.
         """
+        self.blobs.mkdir(parents=True, exist_ok=True)
+        part = self.part(file)
+        with part.open("ab") as stream:
+            self._get(file, stream, resume_size=stream.tell(), expected_size=file.size_bytes)
+        part.replace(self.blobs / file.hash)
+
+    def fetch_part(self, file: _HubFile, part: Part) -> None:
+        self._get(file, cast("BinaryIO", part), expected_size=part.missing_bytes, range_=part.missing_range)
+
+    def _get(
+        self, file: _HubFile, stream: BinaryIO, *, expected_size: int, resume_size: int = 0, range_: str | None = None
+    ) -> None:
         from huggingface_hub import hf_hub_url  # noqa: PLC0415 - as above
         from huggingface_hub.file_download import http_get  # noqa: PLC0415
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # documented  # noqa: PLC0415
 
-        self.blobs.mkdir(parents=True, exist_ok=True)
-        part = self.part(file)
-        with part.open("ab") as stream:
-            http_get(
-                hf_hub_url(self.source.repo_id, file.path, revision=file.revision),
-                stream,
-                resume_size=stream.tell(),
-                headers=build_hf_headers(),
-                expected_size=file.size_bytes,
-                displayed_filename=file.path,
-            )
-        part.replace(self.blobs / file.hash)
+        http_get(
+            hf_hub_url(self.source.repo_id, file.path, revision=file.revision),
+            stream,
+            resume_size=resume_size,
+            headers=build_hf_headers() | ({"Range": range_} if range_ else {}),
+            expected_size=expected_size,
+            displayed_filename=file.path,
+        )
 
 
 class _OpenMindHub(_Hub):
@@ -224,6 +250,30 @@ class _OpenMindHub(_Hub):
             return Path(fetch())
         return Path(fetch())
 
+    def fetch_part(self, file: _HubFile, part: Part) -> None:
+        import requests  # noqa: PLC0415 - as above
+        from openmind_hub import build_om_headers, http_get, om_hub_url  # noqa: PLC0415
+
+        proxy = os.environ.get("HUB_HTTPS_PROXY")  # as om_hub_download reads it
+        failures = 0
+        while part.missing_bytes:
+            before = part.missing_bytes
+            try:
+                http_get(
+                    om_hub_url(self.source.repo_id, file.path, revision=file.revision),
+                    part,
+                    headers=build_om_headers() | {"Range": part.missing_range},
+                    proxies={"https": proxy} if proxy else None,
+                    _nb_retries=0,  # its own further attempts would request the file's bytes, not the part's
+                )
+                if part.missing_bytes == before:
+                    raise OSError("an empty answer")
+            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
+                failures = 1 if part.missing_bytes < before else failures + 1
+                if failures > _FURTHER_ATTEMPTS:
+                    raise
+                time.sleep(_PAUSE_S)
+
 
 def _check_room(hub: _Hub, files: list[_HubFile]) -> None:
     lacking_bytes = -shutil.disk_usage(hub.weights_dir).free
@@ -234,24 +284,74 @@ def _check_room(hub: _Hub, files: list[_HubFile]) -> None:
 
 
 def _present_bytes(hub: _Hub, file: _HubFile) -> int:
-    """Return the bytes of a file that earlier pulls have left."""
-    blobs = (hub.blobs / file.hash, hub.part(file))
-    return max((blob.stat().st_size for blob in blobs if blob.exists()), default=0)
+    """Return how many bytes of a file there are, from this pull and earlier ones."""
+    blob = hub.blobs / file.hash
+    return blob.stat().st_size if blob.exists() else present_bytes(hub.part(file), file.size_bytes)
 
 
-def _fetch_whole(hub: _Hub, file: _HubFile) -> tuple[Path, str]:
-    """Download a file and return its path and SHA-256. If it does not have its hash, it is downloaded once more."""
-    for _ in range(2):
-        path = _attempt(hub, lambda: hub.fetch(file), file)
+class _Fetched(NamedTuple):
+    path: Path  # in the snapshot
+    sha256: str
+
+
+def _fetch_all(hub: _Hub, files: list[_HubFile]) -> dict[str, _Fetched]:
+    """Download files over several connections, the first files first; return each by its path in the repository."""
+    total_gb = sum(file.size_bytes for file in files) / 1e9
+    stop = Event()
+    with ThreadPoolExecutor(_CONNECTIONS) as threads, ThreadPoolExecutor(_CONNECTIONS) as connections:
+        coming = {file.path: threads.submit(_fetch_whole, hub, file, connections, stop) for file in files}
+        pending = set(coming.values())
+        try:
+            while pending:
+                done, pending = wait(pending, _PROGRESS_S, FIRST_EXCEPTION)
+                for one in done:
+                    one.result()
+                if pending:
+                    present_gb = sum(_present_bytes(hub, file) for file in files) / 1e9
+                    _log.info("%.2f of %.2f GB of %s are here", present_gb, total_gb, hub.source)
+        finally:
+            stop.set()
+            for pool in (threads, connections):
+                pool.shutdown(wait=False, cancel_futures=True)
+    return {path: one.result() for path, one in coming.items()}
+
+
+def _fetch_whole(hub: _Hub, file: _HubFile, connections: ThreadPoolExecutor, stop: Event) -> _Fetched:
+    """Download a file. If it does not have its hash, it is downloaded once more, over one connection."""
+    for in_parts in (file.size_bytes > PART_BYTES and len(file.hash) == _SHA256_DIGITS, False):
+        if in_parts and not (hub.blobs / file.hash).exists():
+            _fetch_in_parts(hub, file, connections, stop)
+        path = connections.submit(_attempt, hub, lambda: hub.fetch(file), file).result()
         blob = _blob_of(path)
         if sha256 := _sha256_if_whole(blob):
-            return path, sha256
+            return _Fetched(path, sha256)
         for damaged in (blob.resolve(), blob, path):
             damaged.unlink(missing_ok=True)
     raise WeightsError(
         f"{file.path} of {hub.source} was downloaded twice and damaged both times: its bytes do not have the hash that "
         "the hub gives. Check the network and any proxy in between, then pull again."
     )
+
+
+def _fetch_in_parts(hub: _Hub, file: _HubFile, connections: ThreadPoolExecutor, stop: Event) -> None:
+    """Download a large file to its place in the client's cache; leave it to the client if the server ignores ranges."""
+    hub.blobs.mkdir(parents=True, exist_ok=True)
+    path = hub.part(file)
+    parts = [connections.submit(_fetch_part, hub, file, part) for part in missing_parts(path, file.size_bytes, stop)]
+    try:
+        for one in as_completed(parts):
+            one.result()
+    except RangeIgnoredError:
+        wait([one for one in parts if not one.cancel()])
+        path.unlink()
+        return
+    finish(path, file.size_bytes)
+    path.replace(hub.blobs / file.hash)
+
+
+def _fetch_part(hub: _Hub, file: _HubFile, part: Part) -> None:
+    with part:
+        _attempt(hub, lambda: hub.fetch_part(file, part), file)
 
 
 def _blob_of(path: Path) -> Path:
@@ -290,6 +390,8 @@ def _attempt(hub: _Hub, call: Callable[[], _T], file: _HubFile | None = None, *,
     started = time.monotonic()
     try:
         return call()
+    except PartError:
+        raise
     except Exception as error:
         reason, may_be_temporary = _explain(error, hub, file)
         if last or not may_be_temporary or time.monotonic() - started > _PATIENCE_S:

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import os
 import socket
 import threading
 from collections import Counter
@@ -32,11 +31,11 @@ class Fault:
 
     A number answers with that status, `page` with a page for people. `damage` turns a byte of the file over; `cut`
     sends half of what was asked for and hangs up; `hold` sends half, and the rest once the hub is told to `go_on`;
-    `redirect` sends a signed address at another host. In what the hub tells of a file, `huge` is a size for which no
-    disk has room, and `move` is a commit that came after the list.
+    `whole` sends the whole file for a range; `redirect` sends a signed address at another host. In what the hub tells
+    of a file, `huge` is a size for which no disk has room, and `move` is a commit that came after the list.
     """
 
-    kind: int | Literal["page", "damage", "cut", "hold", "redirect", "huge", "move"]
+    kind: int | Literal["page", "damage", "cut", "hold", "whole", "redirect", "huge", "move"]
     at: str = ""
     times: int = ALWAYS
 
@@ -55,6 +54,8 @@ class LocalHub:
         self.faults: list[Fault] = []
         self.go_on = threading.Event()
         self.stopped = False
+        self.connection_bytes_per_s: int | None = None
+        """If set, no answer is faster."""
         self.downloads: Counter[str] = Counter()
         """How often the bytes of each file were asked for."""
         self.sent_bytes: Counter[str] = Counter()
@@ -123,17 +124,19 @@ class LocalHub:
         self.downloads[noted] += 1
         size_bytes = file.stat().st_size
         headers = {"ETag": f'"{self.etag(file)}"', "X-Repo-Commit": COMMIT}
-        start = int(request.headers.get("Range", "bytes=0-")[6:-1])
-        if start and start >= size_bytes:
-            return Response(status_code=416)
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{size_bytes - 1}/{size_bytes}"
-        headers["Content-Length"] = str(size_bytes - start)
-        fault = self._fault(noted, "damage", "cut", "hold", "redirect")
+        fault = self._fault(noted, "damage", "cut", "hold", "whole", "redirect")
         kind = fault.kind if fault else None
         if kind == "redirect":
             return RedirectResponse("https://elsewhere.example/file?signature=secret")
-        return _Body(file, start, 206 if start else 200, headers, hub=self, noted=noted, fault=kind)
+        requested = None if kind == "whole" else request.headers.get("Range")
+        first, last = (requested or "bytes=0-").removeprefix("bytes=").split("-")
+        start, end = int(first), min(int(last or size_bytes) + 1, size_bytes)
+        if start and start >= size_bytes:
+            return Response(status_code=416)
+        if requested:
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{size_bytes}"
+        headers["Content-Length"] = str(end - start)
+        return _Body(file, (start, end), 206 if requested else 200, headers, hub=self, noted=noted, fault=kind)
 
     # openMind Hub, as openmind_hub 1.3.0 asks it.
 
@@ -192,14 +195,22 @@ class LocalHub:
 
 
 class _Body(Response):
-    """A file's bytes from `start` on in two halves, with what may go wrong between them."""
+    """A range of a file in two halves, with what may go wrong between them."""
 
     def __init__(
-        self, file: Path, start: int, status: int, headers: dict[str, str], *, hub: LocalHub, noted: str, fault: object
+        self,
+        file: Path,
+        ends: tuple[int, int],
+        status: int,
+        headers: dict[str, str],
+        *,
+        hub: LocalHub,
+        noted: str,
+        fault: object,
     ) -> None:
         super().__init__(None, status, headers)
         self._file = file
-        self._start = start
+        self._start, self._end = ends
         self._hub = hub
         self._sent_bytes = hub.sent_bytes  # the counter of this time: a killed client's answer may still be on its way
         self._noted = noted
@@ -208,8 +219,7 @@ class _Body(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         with self._file.open("rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            middle = self._start + (end - self._start) // 2
+            middle = self._start + (self._end - self._start) // 2
             file.seek(self._start)
             await self._send(send, file, middle)
             if self._fault == "cut":
@@ -217,7 +227,7 @@ class _Body(Response):
             while self._fault == "hold" and not self._hub.go_on.is_set():  # noqa: ASYNC110 - set by another thread
                 await asyncio.sleep(0.01)
             if not self._hub.stopped:
-                await self._send(send, file, end, last=True)
+                await self._send(send, file, self._end, last=True)
 
     async def _send(self, send: Send, file: BinaryIO, until: int, *, last: bool = False) -> None:
         """Send the file's bytes from its position on, piece by piece: a file may be larger than the memory."""
@@ -228,6 +238,8 @@ class _Body(Response):
                 data = data[:-1] + bytes([data[-1] ^ 255])
             await send({"type": "http.response.body", "body": data, "more_body": more or not last})
             self._sent_bytes[self._noted] += len(data)
+            if self._hub.connection_bytes_per_s:
+                await asyncio.sleep(len(data) / self._hub.connection_bytes_per_s)
             if not more:
                 return
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from app.main import create_app
 from app.settings import Settings
 from app.weights.download import download
 from app.weights.layout import MODEL
+from app.weights.parts import PART_BYTES, present_bytes
 from app.weights.source import HubSource
 from app.weights.store import locate
 from tests.conftest import running, wait_until
@@ -63,9 +65,9 @@ def open_on_a_full_disk(file, mode="r", *rest, **more):
         really_write = opened.write
         def write(data):
             global room
-            room -= len(data)
-            if room < 0:
+            if len(data) > room:
                 raise OSError(errno.ENOSPC, "No space left on device")
+            room -= len(data)
             return really_write(data)
         opened.write = write
     return opened
@@ -83,6 +85,11 @@ def assert_whole(source: HubSource, weights: Path, hub: LocalHub) -> None:
     folder = locate(source, weights)
     for name in WANTED:
         assert (folder / name).read_bytes() == (hub.folder / name).read_bytes()
+
+
+def make_large(hub: LocalHub, name: str, size_bytes: int) -> None:
+    """Give a file of the repository this many bytes and more: a tensor's, and the header's."""
+    save_file({"x": torch.arange(size_bytes // 4, dtype=torch.float32)}, hub.folder / name)
 
 
 # What is pulled.
@@ -205,7 +212,7 @@ def test_a_pull_goes_on_where_a_killed_one_stopped(
 ) -> None:
     """The clients write a file in steps of 10 MiB."""
     kept_bytes = 10 << 20
-    save_file({"x": torch.arange(6 << 20, dtype=torch.float32)}, hub.folder / VAE)
+    make_large(hub, VAE, 24 << 20)
     hub.faults = [Fault("hold", at=VAE, times=1)]
     killed = pull()
     wait_until(lambda: hub.sent_bytes[VAE])
@@ -219,6 +226,43 @@ def test_a_pull_goes_on_where_a_killed_one_stopped(
     hub.sent_bytes = Counter()
     pull().succeeds()
     assert hub.sent_bytes == {VAE: (hub.folder / VAE).stat().st_size - left_over_bytes}
+    assert_whole(source, weights, hub)
+    assert not list(weights.rglob("*.incomplete"))
+
+
+def test_a_large_file_comes_over_several_connections_and_each_goes_on_where_a_killed_pull_stopped(
+    hub: LocalHub, pull: StartPull, source: HubSource, weights: Path
+) -> None:
+    make_large(hub, VAE, 3 * PART_BYTES)
+    size_bytes = (hub.folder / VAE).stat().st_size
+    kept_bytes = 3 * (10 << 20)  # the clients' first step in each part of which the hub sends half
+    hub.faults = [Fault("hold", at=VAE, times=3)]
+    killed = pull()
+    wait_until(lambda: any(present_bytes(path, size_bytes) >= kept_bytes for path in weights.rglob("*.incomplete")))
+    killed.process.kill()
+    assert killed.process.wait() == -signal.SIGKILL
+    (part,) = weights.rglob("*.incomplete")
+    there_bytes = present_bytes(part, size_bytes)
+    assert part.stat().st_blocks * 512 < there_bytes + PART_BYTES // 2
+    hub.sent_bytes = Counter()
+    pull().succeeds()
+    assert hub.sent_bytes == {VAE: size_bytes - there_bytes}
+    assert_whole(source, weights, hub)
+    assert not list(weights.rglob("*.incomplete"))
+
+
+@pytest.mark.parametrize("fault", [("whole", ALWAYS), ("damage", 1), ("cut", 2)])
+def test_a_large_file_comes_whole_also_if_the_hub_knows_no_ranges_or_a_part_is_damaged_or_breaks_off(
+    hub: LocalHub,
+    pull: StartPull,
+    source: HubSource,
+    weights: Path,
+    fault: tuple[Literal["whole", "damage", "cut"], int],
+) -> None:
+    kind, times = fault
+    make_large(hub, VAE, PART_BYTES + (1 << 20))
+    hub.faults = [Fault(kind, at=VAE, times=times)]
+    pull(prelude=HASTE).succeeds()
     assert_whole(source, weights, hub)
     assert not list(weights.rglob("*.incomplete"))
 
