@@ -34,10 +34,10 @@ ROOT = Path(__file__).parents[2]
 
 RELEASES = dict(helm.releases())
 
-_LONGEST = {name.partition(" + ")[0]: name for name in sorted(RELEASES, key=len)}
+_MOST = {name.partition(" + ")[0]: name.count(" + ") for name in sorted(RELEASES, key=lambda name: name.count(" + "))}
 
-COMPARED = [name for name in RELEASES if name.count(" + ") <= 1 or name in _LONGEST.values()]
-"""Every overlay alone, with each component, and with all of them. `make check-deploy` checks every choice."""
+COMPARED = [name for name in RELEASES if name.count(" + ") in (0, 1, _MOST[name.partition(" + ")[0]])]
+"""Every overlay alone, with each component, and with all that go together. `make check-deploy` checks every choice."""
 
 
 # The checks.
@@ -117,6 +117,7 @@ def normalized(manifests: list[Manifest]) -> dict[str, Manifest]:
             metadata.get("annotations", {}).pop("checksum/settings", None)
             if not metadata.get("annotations", True):
                 del metadata["annotations"]
+            one["spec"]["template"]["spec"].setdefault("initContainers", [])  # kustomize leaves an empty list
         # Helm labels every object with the chart's name, kustomize only those that others select by it.
         if one["kind"] not in ("Service", "ServiceMonitor"):
             one["metadata"].get("labels", {}).pop("app.kubernetes.io/name", None)
@@ -226,6 +227,14 @@ WRONG: dict[str, Values] = {
     "extraEnv must not have TURBO_MODEL": {"extraEnv": [{"name": "TURBO_MODEL", "value": "demo"}]},
     "autoscaling.minReplicas exceeds autoscaling.maxReplicas": {"autoscaling": {"enabled": True, "minReplicas": 5}},
     "replicas and autoscaling.enabled exclude each other": {"replicas": 0, "autoscaling": {"enabled": True}},
+    "autoscaling.minReplicas=0 requires a trigger": {"autoscaling": {"enabled": True, "minReplicas": 0}},
+    "autoscaling.triggers requires autoscaling.engine=keda": {"autoscaling": {"triggers": [{"type": "cron"}]}},
+    "weights.image.reference and weights.existingClaim exclude each other": {
+        "weights": {"existingClaim": "weights", "image": {"reference": "weights:1"}}
+    },
+    "'/weights/image/reference': 'registry.example:5000/weights' does not match": {
+        "weights": {"image": {"reference": "registry.example:5000/weights"}}
+    },
     "Several pods require weights.accessMode": {"target": "cuda", "replicas": 2},
     "ReadWriteMany if they may run on several nodes": {"target": "cuda", "autoscaling": {"enabled": True}},
     "apiKeys.existingSecret and apiKeys.keys exclude each other": {
@@ -283,6 +292,24 @@ RIGHT: dict[str, Values] = {
     "several pods, and a claim that exists": {"target": "cuda", "replicas": 3, "weights": {"existingClaim": "weights"}},
     "a claim that exists": {"target": "cuda", "weights": {"existingClaim": "weights"}},
     "a class of storage": {"target": "cuda", "weights": {"storageClass": "nfs", "size": "1Ti"}},
+    "several pods, and weights in an image": {
+        "target": "cuda",
+        "replicas": 3,
+        "weights": {"image": {"reference": f"registry.example:5000/w@sha256:{'0' * 64}", "pullPolicy": "IfNotPresent"}},
+    },
+    "no pod while the ingress has no requests": {
+        "autoscaling": {
+            "enabled": True,
+            "engine": "keda",
+            "minReplicas": 0,
+            "triggers": [
+                {
+                    "type": "prometheus",
+                    "metadata": {"serverAddress": "http://prometheus:9090", "query": "sum(x)", "threshold": "1"},
+                }
+            ],
+        }
+    },
     "a hub's VAE on CPU": {"settings": {"TURBO_VAE": "hf:madebyollin/taesdxl"}},
     "a hub's LoRA on CPU": {"settings": {"TURBO_LORA": "a.safetensors:0.8,hf:a/lora:0.5"}},
     "the way out closed": {"target": "cuda", "networkPolicy": {"hub": False}},

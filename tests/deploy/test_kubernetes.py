@@ -24,7 +24,10 @@ from tools.kubernetes.schemas import Manifest
 
 ROOT = Path(__file__).parents[2]
 
-COMPONENTS = [KUBERNETES / "components" / name for name in ("api-keys", "autoscaling", "service-monitor")]
+COMPONENTS, OTHER_COMPONENTS = (
+    [KUBERNETES / "components" / name for name in names]
+    for names in (("api-keys", "autoscaling", "service-monitor"), ("weights-image", "keda"))
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -39,9 +42,10 @@ def test_every_overlay_is_right_alone_and_with_every_component(capsys: pytest.Ca
     assert check_deploy.main([str(overlay) for overlay in SHIPPED]) == 0, capsys.readouterr().out
     everything = {one.name for one in (KUBERNETES / "components").iterdir()}
     for overlay in SHIPPED:
-        name, rendered = kustomize.with_components(overlay)
-        assert not list(complaints(rendered())), name
-        assert everything <= {*name.split(" + "), *(["weights"] if overlay.name != "cpu" else [])}
+        renderings = dict(kustomize.with_components(overlay))
+        for name, rendered in renderings.items():
+            assert not list(complaints(rendered())), name
+        assert everything <= {*" + ".join(renderings).split(" + "), *(["weights"] if overlay.name != "cpu" else [])}
 
 
 def test_the_check_goes_through_overlays_of_one_s_own_and_leaves_alone_what_is_none(
@@ -61,11 +65,11 @@ def test_the_check_goes_through_overlays_of_one_s_own_and_leaves_alone_what_is_n
     monkeypatch.setattr(helm, "OVERLAYS", {})  # test_helm.py has the chart
     assert check_deploy.main([]) == 0
     checked = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
-    others = "weights + service-monitor + autoscaling"
+    others = ("weights + service-monitor + autoscaling", "weights-image + service-monitor + keda")
     assert checked == [
         "cpu",
-        f"cpu + {others} + api-keys",
-        *(one for number in (0, 1) for one in (f"ours-{number}", f"ours-{number} + {others}")),
+        *(f"cpu + {these} + api-keys" for these in others),
+        *(one for ours in ("ours-0", "ours-1") for one in (ours, *(f"{ours} + {these}" for these in others))),
     ]
 
 
@@ -138,6 +142,26 @@ def test_the_adapter_s_rule_gives_the_autoscaler_the_metric_it_asks_for() -> Non
     promql_parser.parse(query)
 
 
+def test_keda_reads_and_decides_as_the_adapter_and_the_autoscaler_do() -> None:
+    (folder,) = [one for one in COMPONENTS if one.name == "autoscaling"]
+    (rule,) = yaml.safe_load((folder / "prometheus-adapter.yaml").read_text(encoding="utf-8"))["rules"]["custom"]
+    autoscaler = only(render_with(KUBERNETES / "overlays/npu", [folder]), "HorizontalPodAutoscaler")["spec"]
+    scaled = only(render_with(KUBERNETES / "overlays/npu", OTHER_COMPONENTS), "ScaledObject")["spec"]
+    (pods,), (trigger,) = autoscaler["metrics"], scaled["triggers"]
+    assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (
+        autoscaler["minReplicas"],
+        autoscaler["maxReplicas"],
+    )
+    assert scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == autoscaler["behavior"]
+    assert trigger["metadata"]["threshold"] == pods["pods"]["target"]["averageValue"]
+    query = rule["metricsQuery"]
+    labels = 'namespace="default",service="sdxl-turbo-server"'
+    for template, text in {"Series": pods["pods"]["metric"]["name"], "LabelMatchers": labels, "GroupBy": "pod"}.items():
+        query = query.replace(f"<<.{template}>>", text)
+    assert trigger["metadata"]["query"] == f"sum({query})"
+    promql_parser.parse(trigger["metadata"]["query"])
+
+
 def test_the_overlay_of_one_s_own_in_the_readme_is_right(tmp_path: Path) -> None:
     shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
     blocks = [block for block in document("deploy/kubernetes/README.md").blocks if block.language == "yaml"]
@@ -156,6 +180,11 @@ def test_the_overlay_of_one_s_own_in_the_readme_is_right(tmp_path: Path) -> None
 @pytest.fixture(scope="module")
 def manifests() -> list[Manifest]:
     return render_with(KUBERNETES / "overlays/npu-device-plugin", COMPONENTS)
+
+
+@pytest.fixture(scope="module")
+def other_manifests() -> list[Manifest]:
+    return render_with(KUBERNETES / "overlays/npu", OTHER_COMPONENTS)
 
 
 def cells(head: str) -> list[Any]:
@@ -300,6 +329,28 @@ HARMS: dict[str, tuple[str, object]] = {
 """Each complaint, and the change to correct manifests that causes it: the path of a field, and its new value."""
 
 
+SCALED, IMAGE = "ScaledObject/spec", f"{POD}/volumes/0"
+
+OTHER_HARMS: dict[str, tuple[str, object]] = {
+    "$.spec: Additional properties are not allowed ('minReplicas'": (f"{SCALED}/minReplicas", 1),
+    "$.spec.triggers: [] should be non-empty": (f"{SCALED}/triggers", []),
+    "scaledobject/sdxl-turbo-server: scaleTargetRef: there is no Deployment other": (
+        f"{SCALED}/scaleTargetRef/name",
+        "other",
+    ),
+    "triggers: the service has no turbo_queue_length": (f"{SCALED}/triggers/0/metadata/query", "turbo_queue_length"),
+    "minReplicaCount: is 0, and without a pod": (f"{SCALED}/minReplicaCount", 0),
+    "minReplicaCount: is 0": (f"{SCALED}/minReplicaCount", GONE),
+    "Kubernetes 1.35, 1.37: spec.template.spec.volumes.0": (f"{IMAGE}/image/tag", "1"),
+    "volumes: weights: registry.example:5000/weights has no tag": (
+        f"{IMAGE}/image/reference",
+        "registry.example:5000/weights",
+    ),
+    "nothing pulls TURBO_MODEL=openmind:PyTorch-NPU/sdxl-turbo first": (IMAGE, {"name": "weights", "emptyDir": {}}),
+}
+"""The same for the components that an overlay takes instead."""
+
+
 def harm(manifests: list[Manifest], where: str, value: object) -> None:
     kind, *path, last = where.split("/")
     field: Any = only(manifests, kind)
@@ -313,17 +364,37 @@ def harm(manifests: list[Manifest], where: str, value: object) -> None:
         field[int(last) if isinstance(field, list) else last] = value
 
 
-def test_what_is_harmed_is_right_before_and_of_every_kind_that_is_checked(manifests: list[Manifest]) -> None:
-    assert not list(complaints(manifests))
-    assert kubernetes_checks.CHECKS.keys() <= {where.partition("/")[0] for where, _ in HARMS.values()}
+def test_what_is_harmed_is_right_before_and_of_every_kind_that_is_checked(
+    manifests: list[Manifest], other_manifests: list[Manifest]
+) -> None:
+    assert not [*complaints(manifests), *complaints(other_manifests)]
+    every = {**HARMS, **OTHER_HARMS}
+    assert kubernetes_checks.CHECKS.keys() <= {where.partition("/")[0] for where, _ in every.values()}
 
 
-@pytest.mark.parametrize("complaint", HARMS)
-def test_a_fault_is_named(complaint: str, manifests: list[Manifest]) -> None:
-    harmed = copy.deepcopy(manifests)
-    harm(harmed, *HARMS[complaint])
+@pytest.mark.parametrize("complaint", [*HARMS, *OTHER_HARMS])
+def test_a_fault_is_named(complaint: str, manifests: list[Manifest], other_manifests: list[Manifest]) -> None:
+    harmed = copy.deepcopy(manifests if complaint in HARMS else other_manifests)
+    harm(harmed, *{**HARMS, **OTHER_HARMS}[complaint])
     found = list(complaints(harmed))
     assert any(complaint in one for one in found), found
+
+
+def test_two_autoscalers_of_one_deployment_are_a_fault(
+    manifests: list[Manifest], other_manifests: list[Manifest]
+) -> None:
+    both = [*manifests, only(other_manifests, "ScaledObject")]
+    found = list(complaints(both))
+    names = "horizontalpodautoscaler/sdxl-turbo-server and scaledobject/sdxl-turbo-server"
+    assert any(f"replicas: {names} would both set them" in one for one in found), found
+
+
+def test_no_pod_is_no_fault_if_something_outside_of_the_pods_counts_requests(other_manifests: list[Manifest]) -> None:
+    to_zero = copy.deepcopy(other_manifests)
+    harm(to_zero, f"{SCALED}/minReplicaCount", 0)
+    metadata = {"serverAddress": "http://prometheus:9090", "query": "sum(rate(nginx_requests[2m]))", "threshold": "1"}
+    harm(to_zero, f"{SCALED}/triggers/-", {"type": "prometheus", "metadata": metadata})
+    assert not list(complaints(to_zero))
 
 
 def test_a_vae_from_a_hub_needs_a_pull_even_if_the_model_does_not() -> None:

@@ -1,7 +1,7 @@
 """Renders deploy/kubernetes and deploy/helm, and checks the objects against Kubernetes' schemas and the service.
 
-python -m tools.kubernetes              every overlay, alone and with the components that it lacks; and the chart
-                                        with the values for each overlay and each choice of components
+python -m tools.kubernetes              every overlay, alone and with each choice of the components that it
+                                        lacks; and the chart with the values for each overlay and each choice
 python -m tools.kubernetes FOLDER...    your own overlays
 python -m tools.kubernetes FILE...      the chart with your own values
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from tools.kubernetes import helm, kustomize
 from tools.kubernetes.checks import complaints, subject
 from tools.kubernetes.rendering import RenderError, Rendering
-from tools.kubernetes.schemas import VERSIONS, is_foreign
+from tools.kubernetes.schemas import is_foreign, versions
 
 
 def main(arguments: list[str]) -> int:
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
         if not wrong:
             others = ", ".join(subject(one) for one in manifests if one and is_foreign(one))
             print(
-                f"{name}: no faults for Kubernetes {', '.join(VERSIONS)} and the service"
+                f"{name}: no faults for Kubernetes {', '.join(versions(manifests))} and the service"
                 + f"; not checked: {others}" * bool(others)
             )
     return 1 if found else 0

@@ -55,11 +55,13 @@ _VOLUMES = (
     "downwardAPI",
     "emptyDir",
     "ephemeral",
+    "image",
     "persistentVolumeClaim",
     "projected",
     "secret",
 )
-"""Kinds of volumes that the Pod Security Standard "restricted" allows."""
+"""Kinds of volumes that the Pod Security Standard "restricted" allows; `image` since Kubernetes 1.33
+(https://github.com/kubernetes/kubernetes/pull/130394)."""
 
 _POD = {
     "runAsNonRoot": True,
@@ -163,11 +165,12 @@ def _deployment(deployment: Manifest, manifests: list[Manifest]) -> Iterator[str
     yield from _those(
         (not _matches(spec["selector"], template), "selector: does not match the labels of its own pods"),
         ("replicas" in spec and scalers, "replicas: undoes at each apply the autoscaler's change"),
+        (len(scalers) > 1, f"replicas: {' and '.join(map(subject, scalers))} would both set them"),
         (surges and device, "strategy: an update waits for a spare device; maxSurge must be 0"),
         (pod.get("enableServiceLinks") is not False, "enableServiceLinks: has to be false"),
         (pod.get("automountServiceAccountToken") is not False, "automountServiceAccountToken: has to be false"),
     )
-    if surges or max(spec.get("replicas", 1), *(one["spec"]["maxReplicas"] for one in scalers), 1) > 1:
+    if surges or max(spec.get("replicas", 1), *map(_most, scalers), 1) > 1:
         yield from _claims_of_one_node(pod, manifests)
     yield from _pod_security(pod)
     found: dict[str, list[str]] = {}  # a fault of several containers is reported once
@@ -188,8 +191,20 @@ def _command(container: Manifest) -> str | None:
 
 def _scalers(deployment: Manifest, manifests: list[Manifest]) -> list[Manifest]:
     name = deployment.get("metadata", {}).get("name")
-    scalers = _find(manifests, "HorizontalPodAutoscaler")
+    scalers = [*_find(manifests, "HorizontalPodAutoscaler"), *_find(manifests, "ScaledObject")]
     return [one for one in scalers if one["spec"]["scaleTargetRef"]["name"] == name]
+
+
+def _most(scaler: Manifest) -> int:
+    spec = scaler["spec"]
+    return int(spec["maxReplicas"] if scaler["kind"] == "HorizontalPodAutoscaler" else spec.get("maxReplicaCount", 100))
+
+
+def _least(scaler: Manifest) -> int:
+    spec = scaler["spec"]
+    return int(
+        spec.get("minReplicas", 1) if scaler["kind"] == "HorizontalPodAutoscaler" else spec.get("minReplicaCount", 0)
+    )
 
 
 def _surges(strategy: Manifest) -> bool:
@@ -238,6 +253,9 @@ def _pod_security(pod: Manifest) -> Iterator[str]:
         kind = next(iter(volume.keys() - {"name"}), "emptyDir")
         if kind not in _VOLUMES and not (kind == "hostPath" and volume[kind]["path"] in DRIVER):
             yield f"volumes: {volume['name']}: {kind} is not for a restricted pod"
+        reference = volume.get("image", {}).get("reference", "unset:unset")
+        if _tag(reference) in ("", "latest"):
+            yield f"volumes: {volume['name']}: {reference} has no tag of its own"
 
 
 def _container(container: Manifest, deployment: Manifest, manifests: list[Manifest]) -> Iterator[str]:
@@ -255,10 +273,9 @@ def _container(container: Manifest, deployment: Manifest, manifests: list[Manife
     if not _is_ours(container):
         return
     image = container.get("image", "")
-    tag = image.rpartition("/")[2].partition(":")[2]
     command = _command(container)
     yield from _those(
-        (tag in ("", "latest"), f"image: {image} has no tag of its own"),
+        (_tag(image) in ("", "latest"), f"image: {image} has no tag of its own"),
         ("command" in container, "command: takes the place of the image's entrypoint"),
         (command not in ("serve", "pull"), f"args: are {container.get('args')}, and must begin with serve or pull"),
         (not _mount(container, "/tmp", to_write=True), "volumeMounts: nothing on /tmp can be written"),  # noqa: S108
@@ -275,6 +292,11 @@ def _container(container: Manifest, deployment: Manifest, manifests: list[Manife
         yield from _pulled_before(container, deployment, settings, manifests)
     else:
         yield from _pulling(container, settings)
+
+
+def _tag(image: str) -> str:
+    """Return an image's tag or digest."""
+    return image.rpartition("/")[2].partition(":")[2]
 
 
 def _mounts(container: Manifest, pod: Manifest) -> Iterator[str]:
@@ -437,8 +459,10 @@ def _pulled_before(
     if not _mount(serve, folder):
         yield f"volumeMounts: there is no volume on {folder}"
     pulls = [one for one in pod.get("initContainers", ()) if _command(one) == "pull"]
-    if not pulls:
-        yield f"env: nothing pulls {' and '.join(from_hub)} first; add the component weights"
+    images = [one["name"] for one in pod.get("volumes", ()) if "image" in one]
+    of_image = any(one["name"] in images and one["mountPath"] == folder for one in serve.get("volumeMounts", ()))
+    if not pulls and not of_image:
+        yield f"env: nothing pulls {' and '.join(from_hub)} first; add the component weights or weights-image"
     for pull in pulls:
         try:
             its = _settings(pull, manifests)
@@ -538,7 +562,7 @@ def _disruption_budget(manifest: Manifest, manifests: list[Manifest]) -> Iterato
     selected = _selected(spec.get("selector", {}), manifest, manifests)
     few = [_fewest(one, manifests) for one in _find(manifests, "Deployment") if one["spec"]["template"] in selected]
     least = spec.get("minAvailable", 0)
-    all_stay = least == "100%" or (isinstance(least, int) and least >= min(few, default=1))
+    all_stay = least == "100%" or (isinstance(least, int) and least >= max(1, min(few, default=1)))
     never = "never lets a pod go, so its node cannot be drained"
     yield from _those(
         (not selected, "selector: matches no pods"),
@@ -548,8 +572,7 @@ def _disruption_budget(manifest: Manifest, manifests: list[Manifest]) -> Iterato
 
 def _fewest(deployment: Manifest, manifests: list[Manifest]) -> int:
     """Return the smallest number of pods that a Deployment can have."""
-    scalers = [one["spec"].get("minReplicas", 1) for one in _scalers(deployment, manifests)]
-    return int(min(scalers, default=deployment["spec"].get("replicas", 1)))
+    return min(map(_least, _scalers(deployment, manifests)), default=int(deployment["spec"].get("replicas", 1)))
 
 
 def _network_policy(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
@@ -573,6 +596,19 @@ def _autoscaler(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
         name = metric.get(metric["type"].lower(), {}).get("metric", {}).get("name", "")
         if (metric["type"] == "Pods" or name.startswith("turbo_")) and name not in service().metrics:
             yield f"metrics: the service has no {name}"
+
+
+def _scaled_object(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
+    spec = manifest["spec"]
+    target = {"kind": "Deployment"} | spec["scaleTargetRef"]
+    if not _find(manifests, target["kind"], target["name"]):
+        yield f"scaleTargetRef: there is no {target['kind']} {target['name']}"
+    queries = [one["metadata"].get("query", "") for one in spec["triggers"]]
+    for name in sorted({name for query in queries for name in re.findall(r"\bturbo_\w+", query)}):
+        if name not in service().metrics:
+            yield f"triggers: the service has no {name}"
+    if _least(manifest) == 0 and all("turbo_" in query for query in queries):
+        yield "minReplicaCount: is 0, and without a pod none of the triggers would start one"
 
 
 def _claim(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
@@ -621,6 +657,7 @@ CHECKS: Mapping[str, Callable[[Manifest, list[Manifest]], Iterator[str]]] = {
     "PodDisruptionBudget": _disruption_budget,
     "NetworkPolicy": _network_policy,
     "HorizontalPodAutoscaler": _autoscaler,
+    "ScaledObject": _scaled_object,
     "ServiceMonitor": _monitor,
 }
 """The check for each kind, in addition to its schema. A check gets the object and all objects of the overlay."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from tools.kubernetes.kustomize import ALTERNATIVES
 from tools.kubernetes.rendering import RenderError, Rendering
 from tools.kubernetes.schemas import Manifest
 
@@ -32,8 +33,10 @@ OVERLAYS: dict[str, Values] = {
 
 COMPONENTS: dict[str, Values] = {
     "weights": {"weights": {"enabled": True}},
+    "weights-image": {"weights": {"image": {"reference": "registry.example/sdxl-turbo-weights:1"}}},
     "service-monitor": {"serviceMonitor": {"enabled": True}},
     "autoscaling": {"autoscaling": {"enabled": True}, "weights": {"accessMode": "ReadWriteMany"}},
+    "keda": {"autoscaling": {"enabled": True, "engine": "keda"}, "weights": {"accessMode": "ReadWriteMany"}},
     "api-keys": {"apiKeys": {"existingSecret": f"{RELEASE}-api-keys"}},
 }
 """The values for each component of deploy/kubernetes."""
@@ -84,6 +87,8 @@ def releases() -> Iterator[Rendering]:
         others = [one for one in COMPONENTS if one not in usual]
         for number in range(len(others) + 1):
             for chosen in itertools.combinations(others, number):
+                if any(set(pair) <= set(chosen) for pair in zip(*ALTERNATIVES, strict=True)):
+                    continue
                 yield " + ".join([f"helm {overlay}", *chosen]), partial(render, values_of(overlay, chosen))
 
 

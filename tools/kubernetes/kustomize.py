@@ -24,6 +24,9 @@ HOW_TO_INSTALL = (
     "(https://kubernetes.io/docs/tasks/tools/) or kustomize 5 (https://kubectl.docs.kubernetes.io/installation/)."
 )
 
+ALTERNATIVES = (("weights", "autoscaling"), ("weights-image", "keda"))
+"""Components of which an overlay takes one: weights from a volume or an image, an autoscaler with or without KEDA."""
+
 _KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 
 
@@ -79,17 +82,23 @@ def render_with(overlay: Path, components: Iterable[Path]) -> list[Manifest]:
 
 
 def overlays(folders: list[Path] | None = None) -> Iterator[Rendering]:
-    """Yield name and rendering of each folder; without folders, of every overlay, alone and with all components."""
+    """Yield name and rendering of each folder; without folders, of every overlay, alone and with components."""
     for folder in folders or sorted(one for one in KUBERNETES.glob("overlays/*") if _kustomization(one)):
         yield folder.name, partial(render, folder)
         if not folders:
-            yield with_components(folder)
+            yield from with_components(folder)
 
 
-def with_components(folder: Path) -> Rendering:
-    """Return name and rendering of an overlay with its missing components, `weights` before `autoscaling`."""
+def with_components(folder: Path) -> Iterator[Rendering]:
+    """Yield name and rendering of an overlay with its missing components, once for each of the alternatives.
+
+    `weights` come before the autoscaler, which patches them.
+    """
     missing = [one for one in sorted(KUBERNETES.glob("components/*"), reverse=True) if not _has(folder, one)]
-    return " + ".join([folder.name, *(one.name for one in missing)]), partial(render_with, folder, missing)
+    for names in ALTERNATIVES:
+        others = {one for alternative in ALTERNATIVES if alternative != names for one in alternative}
+        chosen = [one for one in missing if one.name not in others]
+        yield " + ".join([folder.name, *(one.name for one in chosen)]), partial(render_with, folder, chosen)
 
 
 def _kustomization(folder: Path) -> Path | None:

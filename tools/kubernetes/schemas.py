@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ VERSIONS = ("1.27", "1.32", "1.37")
 _FOREIGN = re.compile(r"(?!((rbac\.authorization|(flowcontrol|internal)\.apiserver|[a-z]+)\.k8s\.io)/)[^/]+\.[^/]+/")
 """The beginning of every apiVersion that is not Kubernetes' own."""
 
-_MONITOR = ("monitoring.coreos.com/v1", "ServiceMonitor")
+_CUSTOM = {
+    ("monitoring.coreos.com/v1", "ServiceMonitor"): "service-monitor.schema.yaml",
+    ("keda.sh/v1alpha1", "ScaledObject"): "scaled-object.schema.yaml",
+}
+"""The kinds of others that are checked, and the files with their schemas."""
+
+_IMAGE_VOLUMES = "1.35"
+"""The first version with image volumes by default (KEP 4639). Objects that have one are checked from there on."""
 
 Manifest = dict[str, Any]
 """A Kubernetes object, parsed from YAML or JSON."""
@@ -24,8 +32,19 @@ Manifest = dict[str, Any]
 
 def is_foreign(manifest: Manifest) -> bool:
     """Return whether the object's kind is not Kubernetes' own. Such an object has no schema here and is not checked."""
-    kind = manifest.get("apiVersion", ""), manifest.get("kind")
-    return kind != _MONITOR and bool(_FOREIGN.match(kind[0]))
+    kind = manifest.get("apiVersion", ""), manifest.get("kind", "")
+    return kind not in _CUSTOM and bool(_FOREIGN.match(kind[0]))
+
+
+def versions(manifests: Iterable[Manifest]) -> tuple[str, ...]:
+    """Return the versions of Kubernetes for which objects are checked."""
+    if '"image": {' not in json.dumps([*manifests]):  # a container's image is a text
+        return VERSIONS
+    return (_IMAGE_VOLUMES, *(one for one in VERSIONS if _minor(one) > _minor(_IMAGE_VOLUMES)))
+
+
+def _minor(version: str) -> int:
+    return int(version.partition(".")[2])
 
 
 def faults_of_form(manifest: Manifest) -> list[str]:
@@ -38,12 +57,12 @@ def _schema(text: str) -> list[str]:
     """Return the reasons for an object as JSON text, which can be a cache key. Overlays share many objects."""
     manifest = json.loads(text)
     wrong = []
-    if (manifest.get("apiVersion"), manifest.get("kind")) == _MONITOR:
-        wrong += [f"{error.json_path}: {error.message}" for error in _service_monitor().iter_errors(manifest)]
+    if file := _CUSTOM.get((manifest.get("apiVersion"), manifest.get("kind"))):
+        wrong += [f"{error.json_path}: {error.message}" for error in _custom(file).iter_errors(manifest)]
         # Its own schema leaves the metadata open, so the metadata is checked as a ConfigMap's.
         manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": manifest.get("metadata", {})}
     refused: dict[str, list[str]] = {}
-    for version in VERSIONS:
+    for version in versions([manifest]):
         try:
             kubernetes_validate.validate(manifest, version, strict=True)
         except kubernetes_validate.ValidationError as error:
@@ -55,8 +74,8 @@ def _schema(text: str) -> list[str]:
 
 
 @functools.cache
-def _service_monitor() -> jsonschema.Draft202012Validator:
-    schema = yaml.safe_load(Path(__file__).with_name("service-monitor.schema.yaml").read_text(encoding="utf-8"))
+def _custom(file: str) -> jsonschema.Draft202012Validator:
+    schema = yaml.safe_load(Path(__file__).with_name(file).read_text(encoding="utf-8"))
     return jsonschema.Draft202012Validator(_closed(schema))
 
 

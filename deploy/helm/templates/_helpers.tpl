@@ -52,9 +52,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* Not empty if there is a volume of weights: by default, if there is a claim or a setting names a hub. */}}
+{{/* Not empty if there is a volume of weights: by default, if there is a claim or an image, or a setting names a hub. */}}
 {{- define "sdxl-turbo-server.weights" -}}
-{{- $needed := not (empty .Values.weights.existingClaim) -}}
+{{- $needed := or .Values.weights.existingClaim .Values.weights.image.reference | empty | not -}}
 {{- $settings := include "sdxl-turbo-server.settings" . | fromYaml -}}
 {{- range list "TURBO_MODEL" "TURBO_VAE" "TURBO_LORA" }}
 {{- range splitList "," (get $settings . | toString) }}
@@ -62,6 +62,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 {{- if kindIs "bool" .Values.weights.enabled | ternary .Values.weights.enabled $needed }}true{{ end }}
+{{- end }}
+
+{{/* Not empty if the volume is a claim, which `pull` fills; an image has the weights already. */}}
+{{- define "sdxl-turbo-server.pull" -}}
+{{- if not .Values.weights.image.reference }}{{ include "sdxl-turbo-server.weights" . }}{{ end }}
 {{- end }}
 
 {{- define "sdxl-turbo-server.claim" -}}
@@ -96,7 +101,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- fail "autoscaling.minReplicas exceeds autoscaling.maxReplicas." }}
 {{- end }}
 {{- $several := or .Values.autoscaling.enabled (gt (int .Values.replicas) 1) }}
-{{- $claim := and (include "sdxl-turbo-server.weights" .) (not .Values.weights.existingClaim) }}
+{{- if and .Values.autoscaling.enabled (eq (int .Values.autoscaling.minReplicas) 0) (empty .Values.autoscaling.triggers) }}
+{{- fail "autoscaling.minReplicas=0 requires a trigger in autoscaling.triggers, because without a pod no request waits in a queue." }}
+{{- end }}
+{{- if and (eq .Values.autoscaling.engine "hpa") .Values.autoscaling.triggers }}
+{{- fail "autoscaling.triggers requires autoscaling.engine=keda." }}
+{{- end }}
+{{- if and .Values.weights.image.reference .Values.weights.existingClaim }}
+{{- fail "weights.image.reference and weights.existingClaim exclude each other." }}
+{{- end }}
+{{- $claim := and (include "sdxl-turbo-server.pull" .) (not .Values.weights.existingClaim) }}
 {{- if and $several $claim (not .Values.weights.accessMode) }}
 {{- fail "Several pods require weights.accessMode: ReadWriteMany if they may run on several nodes, ReadWriteOnce if they cannot. The mode of a claim cannot be changed, so a release that has one keeps its mode, or gets another claim by weights.existingClaim." }}
 {{- end }}
