@@ -124,7 +124,7 @@ lint: $(VENV)/.test lint-playground lint-workflows ## Check style, types, layers
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/hadolint Dockerfile
+	$(BIN)/hadolint Dockerfile deploy/weights-image/Dockerfile
 
 lint-playground: $(PLAYGROUND)/.made
 	$(PLAYGROUND)/node_modules/.bin/tsc --project $(PLAYGROUND_TESTS)/tsconfig.page.json

@@ -274,6 +274,21 @@ def check_helm(call: Call) -> None:
         assert not list(kubernetes_checks.complaints(helm.render(values, release=options.names[0])))
 
 
+def check_buildah(call: Call) -> None:
+    """Check that the files of a build exist, and that the image that is pushed is the one that manifests name."""
+    command, *arguments = call.arguments
+    flags = ["--disable-compression"]
+    options = _Options("--timestamp", "--file", "--ignorefile", "--tag", "--digestfile", flags=flags).parse_args(
+        arguments
+    )
+    assert command in ("build", "push"), f"no command {command}"
+    for file in (*options.file, *options.ignorefile):
+        assert (ROOT / file).is_file(), f"no {file}"
+    (image,) = options.tag or options.rest
+    volume = (kustomize.KUBERNETES / "components/weights-image/volume.yaml").read_text(encoding="utf-8")
+    assert f"reference: {image}}}" in volume
+
+
 def check_ray(call: Call) -> None:
     """Check that Ray knows the command and its options."""
     with importing_ray():
@@ -322,6 +337,10 @@ STAND_INS: dict[str, tuple[Callable[[Call], None], str]] = {
     "prometheus": (check_prometheus, "does not end; the configuration must exist"),
     "kubectl": (check_kubectl, "needs a cluster; folders are rendered and checked, and the names must be in them"),
     "helm": (check_helm, "needs a cluster; the chart is rendered and checked, and its files must exist"),
+    "buildah": (
+        check_buildah,
+        "needs 7 GB of weights and a registry; the files must exist, and the image be the manifests'",
+    ),
     "useradd": (check_nothing, "changes the system"),
     "pre-commit": (check_nothing, "writes into .git"),
     "stat": (check_nothing, "needs an NPU's device file"),

@@ -1,10 +1,12 @@
 """The model from a hub on loopback, by the real clients."""
 
 import errno
+import os
 import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -120,6 +122,23 @@ async def test_once_the_weights_are_here_neither_pull_nor_serve_touches_the_netw
     async with running(create_app(Settings(model=f"{source.hub}:{REPOSITORY}", weights_dir=weights))) as client:
         assert (await client.get("/healthz/ready")).status_code == 200
     assert not attempts
+
+
+@only_hugging_face
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount of its own takes root")
+def test_weights_on_a_volume_that_cannot_be_written_make_a_picture(
+    pull: StartPull, source: HubSource, weights: Path, tmp_path: Path
+) -> None:
+    """As an image volume of Kubernetes is mounted."""
+    pull().succeeds()
+    mount = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && ! touch "$1/x" 2>&1 && shift && exec "$@"'
+    picture = tmp_path / "picture.png"
+    command = [sys.executable, "-m", "app", "generate", "a cat", "--output", str(picture)]
+    settings = {"TURBO_MODEL": f"{source.hub}:{REPOSITORY}", "TURBO_WEIGHTS_DIR": str(weights), "TURBO_DEVICE": "cpu"}
+    subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mount, "sh", weights, *command], env={**os.environ, **settings}, check=True
+    )
+    assert picture.stat().st_size
 
 
 @only_hugging_face
