@@ -393,7 +393,7 @@ def _pull(settings: Settings, _: Namespace) -> int:
         _log.info("%s is ready in %s", settings.model, place)
     except TurboError as error:
         _log.critical("cannot pull: %s", error)
-        return START_FAILED
+        exit_now(START_FAILED)  # a slow connection can block a normal exit
     return 0
 
 

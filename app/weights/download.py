@@ -58,6 +58,8 @@ class Download(NamedTuple):
 def download(source: HubSource, weights_dir: Path, layout: Layout) -> Download:
     """Download the files of a repository that serving needs. Blocks; logs the progress.
 
+    After an error, connections end when their next bytes arrive.
+
     The main config comes first, because it tells whether the other files are of use; then small files, so that a fault
     shows early with the file's name. The clients' snapshot_download would hide the name.
 
@@ -297,22 +299,21 @@ class _Fetched(NamedTuple):
 def _fetch_all(hub: _Hub, files: list[_HubFile]) -> dict[str, _Fetched]:
     """Download files over several connections, the first files first; return each by its path in the repository."""
     total_gb = sum(file.size_bytes for file in files) / 1e9
-    stop = Event()
-    with ThreadPoolExecutor(_CONNECTIONS) as threads, ThreadPoolExecutor(_CONNECTIONS) as connections:
-        coming = {file.path: threads.submit(_fetch_whole, hub, file, connections, stop) for file in files}
-        pending = set(coming.values())
-        try:
-            while pending:
-                done, pending = wait(pending, _PROGRESS_S, FIRST_EXCEPTION)
-                for one in done:
-                    one.result()
-                if pending:
-                    present_gb = sum(_present_bytes(hub, file) for file in files) / 1e9
-                    _log.info("%.2f of %.2f GB of %s are here", present_gb, total_gb, hub.source)
-        finally:
-            stop.set()
-            for pool in (threads, connections):
-                pool.shutdown(wait=False, cancel_futures=True)
+    threads, connections, stop = ThreadPoolExecutor(_CONNECTIONS), ThreadPoolExecutor(_CONNECTIONS), Event()
+    coming = {file.path: threads.submit(_fetch_whole, hub, file, connections, stop) for file in files}
+    pending = set(coming.values())
+    try:
+        while pending:
+            done, pending = wait(pending, _PROGRESS_S, FIRST_EXCEPTION)
+            for one in done:
+                one.result()
+            if pending:
+                present_gb = sum(_present_bytes(hub, file) for file in files) / 1e9
+                _log.info("%.2f of %.2f GB of %s are here", present_gb, total_gb, hub.source)
+    finally:
+        stop.set()
+        for pool in (threads, connections):  # a fault need not wait for the next bytes of other connections
+            pool.shutdown(wait=False, cancel_futures=True)
     return {path: one.result() for path, one in coming.items()}
 
 

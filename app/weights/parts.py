@@ -110,7 +110,8 @@ def missing_parts(path: Path, size_bytes: int, stop: Event) -> list[Part]:
 
 def present_bytes(path: Path, size_bytes: int) -> int:
     """Return how many bytes of a file there are: in its parts, or from its beginning on."""
-    return sum(_present(path, size_bytes))
+    there = _size(path)
+    return there if there <= size_bytes else sum(_present(path, size_bytes))
 
 
 def _present(path: Path, size_bytes: int) -> list[int]:
