@@ -20,7 +20,7 @@ from functools import partial
 from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import BinaryIO, ClassVar, NamedTuple, TypeVar, cast
 
 from app.errors import WeightsError, first_line, program
@@ -58,7 +58,7 @@ class Download(NamedTuple):
 def download(source: HubSource, weights_dir: Path, layout: Layout) -> Download:
     """Download the files of a repository that serving needs. Blocks; logs the progress.
 
-    After an error, connections end when their next bytes arrive.
+    After an error, slow connections can still be open. They end when their next bytes arrive.
 
     The main config comes first, because it tells whether the other files are of use; then small files, so that a fault
     shows early with the file's name. The clients' snapshot_download would hide the name.
@@ -300,7 +300,8 @@ def _fetch_all(hub: _Hub, files: list[_HubFile]) -> dict[str, _Fetched]:
     """Download files over several connections, the first files first; return each by its path in the repository."""
     total_gb = sum(file.size_bytes for file in files) / 1e9
     threads, connections, stop = ThreadPoolExecutor(_CONNECTIONS), ThreadPoolExecutor(_CONNECTIONS), Event()
-    coming = {file.path: threads.submit(_fetch_whole, hub, file, connections, stop) for file in files}
+    alone = {file.hash: Lock() for file in files}  # files of the same bytes have one place in the cache
+    coming = {file.path: threads.submit(_fetch_whole, hub, file, alone[file.hash], connections, stop) for file in files}
     pending = set(coming.values())
     try:
         while pending:
@@ -312,17 +313,19 @@ def _fetch_all(hub: _Hub, files: list[_HubFile]) -> dict[str, _Fetched]:
                 _log.info("%.2f of %.2f GB of %s are here", present_gb, total_gb, hub.source)
     finally:
         stop.set()
-        for pool in (threads, connections):  # a fault need not wait for the next bytes of other connections
+        for pool in (threads, connections):
             pool.shutdown(wait=False, cancel_futures=True)
+        wait([one for one in pending if not one.cancelled()], _PROGRESS_S)  # small files are soon here, and stay
     return {path: one.result() for path, one in coming.items()}
 
 
-def _fetch_whole(hub: _Hub, file: _HubFile, connections: ThreadPoolExecutor, stop: Event) -> _Fetched:
+def _fetch_whole(hub: _Hub, file: _HubFile, alone: Lock, connections: ThreadPoolExecutor, stop: Event) -> _Fetched:
     """Download a file. If it does not have its hash, it is downloaded once more, over one connection."""
     for in_parts in (file.size_bytes > PART_BYTES and len(file.hash) == _SHA256_DIGITS, False):
-        if in_parts and not (hub.blobs / file.hash).exists():
-            _fetch_in_parts(hub, file, connections, stop)
-        path = connections.submit(_attempt, hub, lambda: hub.fetch(file), file).result()
+        with alone:
+            if in_parts and not (hub.blobs / file.hash).exists():
+                _fetch_in_parts(hub, file, connections, stop)
+            path = connections.submit(_attempt, hub, lambda: hub.fetch(file), file).result()
         blob = _blob_of(path)
         if sha256 := _sha256_if_whole(blob):
             return _Fetched(path, sha256)

@@ -94,6 +94,14 @@ def make_large(hub: LocalHub, name: str, size_bytes: int) -> None:
     save_file({"x": torch.arange(size_bytes // 4, dtype=torch.float32)}, hub.folder / name)
 
 
+def wait_for_part(hub: LocalHub, weights: Path, name: str) -> Path:
+    """Wait until all other files are pulled; return the place of what is there of this one."""
+    wait_until(lambda: hub.downloads.keys() >= WANTED)
+    wait_until(lambda: [path.stem for path in weights.rglob("*.incomplete")] == [hub.etag(name)])
+    (part,) = weights.rglob("*.incomplete")
+    return part
+
+
 # What is pulled.
 
 
@@ -234,13 +242,12 @@ def test_a_pull_goes_on_where_a_killed_one_stopped(
     make_large(hub, VAE, 24 << 20)
     hub.faults = [Fault("hold", at=VAE, times=1)]
     killed = pull()
-    wait_until(lambda: hub.sent_bytes[VAE])
-    wait_until(lambda: any(path.stat().st_size >= kept_bytes for path in weights.rglob("*.incomplete")))
+    part = wait_for_part(hub, weights, VAE)
+    wait_until(lambda: part.stat().st_size >= kept_bytes)
     killed.process.send_signal(end)
     assert killed.process.wait() == -end
     with pytest.raises(WeightsError, match="Run `python -m app pull`"):
         locate(source, weights)
-    (part,) = weights.rglob("*.incomplete")
     assert kept_bytes <= (left_over_bytes := part.stat().st_size)
     hub.sent_bytes = Counter()
     pull().succeeds()
@@ -257,10 +264,10 @@ def test_a_large_file_comes_over_several_connections_and_each_goes_on_where_a_ki
     kept_bytes = 3 * (10 << 20)  # the clients' first step in each part of which the hub sends half
     hub.faults = [Fault("hold", at=VAE, times=3)]
     killed = pull()
-    wait_until(lambda: any(present_bytes(path, size_bytes) >= kept_bytes for path in weights.rglob("*.incomplete")))
+    part = wait_for_part(hub, weights, VAE)
+    wait_until(lambda: present_bytes(part, size_bytes) >= kept_bytes)
     killed.process.kill()
     assert killed.process.wait() == -signal.SIGKILL
-    (part,) = weights.rglob("*.incomplete")
     there_bytes = present_bytes(part, size_bytes)
     assert part.stat().st_blocks * 512 < there_bytes + PART_BYTES // 2
     hub.sent_bytes = Counter()
@@ -284,6 +291,16 @@ def test_a_large_file_comes_whole_also_if_the_hub_knows_no_ranges_or_a_part_is_d
     pull(prelude=HASTE).succeeds()
     assert_whole(source, weights, hub)
     assert not list(weights.rglob("*.incomplete"))
+
+
+def test_files_of_the_same_bytes_are_downloaded_once(
+    hub: LocalHub, pull: StartPull, source: HubSource, weights: Path
+) -> None:
+    make_large(hub, VAE, PART_BYTES)
+    shutil.copyfile(hub.folder / VAE, hub.folder / TEXT_ENCODER)
+    pull().succeeds()
+    assert hub.sent_bytes[VAE] + hub.sent_bytes[TEXT_ENCODER] == (hub.folder / VAE).stat().st_size
+    assert_whole(source, weights, hub)
 
 
 def test_what_an_earlier_pull_left_over_stops_no_pull(
