@@ -225,9 +225,17 @@ WRONG: dict[str, Values] = {
     "missing property 'weights'": {"weights": None},
     "'/extraEnv/0': missing property 'name'": {"extraEnv": [{"value": "demo"}]},
     "extraEnv must not have TURBO_MODEL": {"extraEnv": [{"name": "TURBO_MODEL", "value": "demo"}]},
-    "autoscaling.minReplicas exceeds autoscaling.maxReplicas": {"autoscaling": {"enabled": True, "minReplicas": 5}},
-    "replicas and autoscaling.enabled exclude each other": {"replicas": 0, "autoscaling": {"enabled": True}},
-    "autoscaling.minReplicas=0 requires a trigger": {"autoscaling": {"enabled": True, "minReplicas": 0}},
+    "autoscaling.minReplicas exceeds autoscaling.maxReplicas": {
+        "autoscaling": {"enabled": True, "picturesPerSecond": 1, "minReplicas": 5}
+    },
+    "replicas and autoscaling.enabled exclude each other": {
+        "replicas": 0,
+        "autoscaling": {"enabled": True, "picturesPerSecond": 1},
+    },
+    "autoscaling.enabled requires autoscaling.picturesPerSecond": {"autoscaling": {"enabled": True}},
+    "autoscaling.minReplicas=0 requires a trigger": {
+        "autoscaling": {"enabled": True, "picturesPerSecond": 1, "minReplicas": 0}
+    },
     "autoscaling.triggers requires autoscaling.engine=keda": {"autoscaling": {"triggers": [{"type": "cron"}]}},
     "weights.image.reference and weights.existingClaim exclude each other": {
         "weights": {"existingClaim": "weights", "image": {"reference": "weights:1"}}
@@ -236,12 +244,18 @@ WRONG: dict[str, Values] = {
         "weights": {"image": {"reference": "registry.example:5000/weights"}}
     },
     "Several pods require weights.accessMode": {"target": "cuda", "replicas": 2},
-    "ReadWriteMany if they may run on several nodes": {"target": "cuda", "autoscaling": {"enabled": True}},
+    "ReadWriteMany if they may run on several nodes": {
+        "target": "cuda",
+        "autoscaling": {"enabled": True, "picturesPerSecond": 1},
+    },
     "apiKeys.existingSecret and apiKeys.keys exclude each other": {
         "apiKeys": {"existingSecret": "keys", "keys": {"alice": "a-key-of-alice-s-own"}}
     },
     "TURBO_METRICS=key requires apiKeys": {"settings": {"TURBO_METRICS": "key"}},
-    "autoscaling.enabled requires metrics": {"settings": {"TURBO_METRICS": "off"}, "autoscaling": {"enabled": True}},
+    "autoscaling.enabled requires metrics": {
+        "settings": {"TURBO_METRICS": "off"},
+        "autoscaling": {"enabled": True, "picturesPerSecond": 1},
+    },
     "serviceMonitor.enabled requires metrics": {
         "settings": {"TURBO_METRICS": "off"},
         "serviceMonitor": {"enabled": True},
@@ -301,6 +315,7 @@ RIGHT: dict[str, Values] = {
         "autoscaling": {
             "enabled": True,
             "engine": "keda",
+            "picturesPerSecond": 0.07,
             "minReplicas": 0,
             "triggers": [
                 {
@@ -453,7 +468,7 @@ def test_the_access_mode_of_a_claim_does_not_depend_on_the_number_of_pods() -> N
         {"replicas": 1},
         many,
         many | {"replicas": 2},
-        many | {"autoscaling": {"enabled": True}},
+        many | {"autoscaling": {"enabled": True, "picturesPerSecond": 1}},
     ]
     claims = [only(render({"target": "cuda", **values}), "PersistentVolumeClaim") for values in releases]
     assert [claim["spec"]["accessModes"] for claim in claims] == [["ReadWriteOnce"]] * 2 + [["ReadWriteMany"]] * 3

@@ -128,38 +128,26 @@ def test_user_and_weights_folder_are_the_image_s() -> None:
     assert re.search(rf"\bTURBO_WEIGHTS_DIR={kubernetes_checks.WEIGHTS}\b", dockerfile)
 
 
-def test_the_adapter_s_rule_gives_the_autoscaler_the_metric_it_asks_for() -> None:
+def test_the_adapter_s_rule_gives_the_autoscaler_the_metric_that_keda_reads_itself() -> None:
     (folder,) = [one for one in COMPONENTS if one.name == "autoscaling"]
-    (rule,) = yaml.safe_load((folder / "prometheus-adapter.yaml").read_text(encoding="utf-8"))["rules"]["custom"]
-    name = rule["seriesQuery"].partition("{")[0]
-    autoscaler = only(render_with(KUBERNETES / "overlays/npu", [folder]), "HorizontalPodAutoscaler")
-    assert [metric["pods"]["metric"]["name"] for metric in autoscaler["spec"]["metrics"]] == [name]
-    assert name in service().metrics
-    query = rule["metricsQuery"]
-    for template, text in {"Series": name, "LabelMatchers": 'namespace="default"', "GroupBy": "pod"}.items():
-        query = query.replace(f"<<.{template}>>", text)
-    promql_parser.parse(rule["seriesQuery"])
-    promql_parser.parse(query)
-
-
-def test_keda_reads_and_decides_as_the_adapter_and_the_autoscaler_do() -> None:
-    (folder,) = [one for one in COMPONENTS if one.name == "autoscaling"]
-    (rule,) = yaml.safe_load((folder / "prometheus-adapter.yaml").read_text(encoding="utf-8"))["rules"]["custom"]
+    (rule,) = yaml.safe_load((folder / "prometheus-adapter.yaml").read_text(encoding="utf-8"))["rules"]["external"]
     autoscaler = only(render_with(KUBERNETES / "overlays/npu", [folder]), "HorizontalPodAutoscaler")["spec"]
     scaled = only(render_with(KUBERNETES / "overlays/npu", OTHER_COMPONENTS), "ScaledObject")["spec"]
-    (pods,), (trigger,) = autoscaler["metrics"], scaled["triggers"]
+    (metric,), (trigger,) = autoscaler["metrics"], scaled["triggers"]
+    assert metric["external"]["metric"]["name"] == rule["name"]["as"]
+    selected = {"namespace": "default", **metric["external"]["metric"]["selector"]["matchLabels"]}
+    labels = ",".join(f'{name}="{value}"' for name, value in selected.items())
+    query = rule["metricsQuery"].replace("<<.LabelMatchers>>", labels)
+    assert trigger["metadata"]["query"] == query
+    assert set(re.findall(r"\bturbo_\w+", query)) <= set(service().metrics)
+    promql_parser.parse(rule["seriesQuery"])
+    promql_parser.parse(query)
+    assert trigger["metadata"]["threshold"] == metric["external"]["target"]["averageValue"]
     assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (
         autoscaler["minReplicas"],
         autoscaler["maxReplicas"],
     )
     assert scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == autoscaler["behavior"]
-    assert trigger["metadata"]["threshold"] == pods["pods"]["target"]["averageValue"]
-    query = rule["metricsQuery"]
-    labels = 'namespace="default",service="sdxl-turbo-server"'
-    for template, text in {"Series": pods["pods"]["metric"]["name"], "LabelMatchers": labels, "GroupBy": "pod"}.items():
-        query = query.replace(f"<<.{template}>>", text)
-    assert trigger["metadata"]["query"] == f"sum({query})"
-    promql_parser.parse(trigger["metadata"]["query"])
 
 
 def test_the_overlay_of_one_s_own_in_the_readme_is_right(tmp_path: Path) -> None:
@@ -313,8 +301,8 @@ HARMS: dict[str, tuple[str, object]] = {
     "ingress: the pods have no port 9000": ("NetworkPolicy/spec/ingress/0/ports/0/port", 9000),
     "scaleTargetRef: there is no Deployment other": ("HorizontalPodAutoscaler/spec/scaleTargetRef/name", "other"),
     "metrics: the service has no turbo_queue_length": (
-        "HorizontalPodAutoscaler/spec/metrics/0/pods/metric/name",
-        "turbo_queue_length",
+        "HorizontalPodAutoscaler/spec/metrics/0",
+        {"type": "Pods", "pods": {"metric": {"name": "turbo_queue_length"}, "target": {"type": "AverageValue"}}},
     ),
     "servicemonitor/sdxl-turbo-server: selector: matches no Services": (
         "ServiceMonitor/spec/selector/matchLabels/app",

@@ -35,8 +35,14 @@ COMPONENTS: dict[str, Values] = {
     "weights": {"weights": {"enabled": True}},
     "weights-image": {"weights": {"image": {"reference": "registry.example/sdxl-turbo-weights:1"}}},
     "service-monitor": {"serviceMonitor": {"enabled": True}},
-    "autoscaling": {"autoscaling": {"enabled": True}, "weights": {"accessMode": "ReadWriteMany"}},
-    "keda": {"autoscaling": {"enabled": True, "engine": "keda"}, "weights": {"accessMode": "ReadWriteMany"}},
+    "autoscaling": {
+        "autoscaling": {"enabled": True, "picturesPerSecond": 11.4},
+        "weights": {"accessMode": "ReadWriteMany"},
+    },
+    "keda": {
+        "autoscaling": {"enabled": True, "engine": "keda", "picturesPerSecond": 11.4},
+        "weights": {"accessMode": "ReadWriteMany"},
+    },
     "api-keys": {"apiKeys": {"existingSecret": f"{RELEASE}-api-keys"}},
 }
 """The values for each component of deploy/kubernetes."""

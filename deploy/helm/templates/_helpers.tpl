@@ -101,6 +101,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- fail "autoscaling.minReplicas exceeds autoscaling.maxReplicas." }}
 {{- end }}
 {{- $several := or .Values.autoscaling.enabled (gt (int .Values.replicas) 1) }}
+{{- if and .Values.autoscaling.enabled (not .Values.autoscaling.picturesPerSecond) }}
+{{- fail "autoscaling.enabled requires autoscaling.picturesPerSecond, 0.7 x the images/s of `python -m app bench` on your device." }}
+{{- end }}
 {{- if and .Values.autoscaling.enabled (eq (int .Values.autoscaling.minReplicas) 0) (empty .Values.autoscaling.triggers) }}
 {{- fail "autoscaling.minReplicas=0 requires a trigger in autoscaling.triggers, because without a pod no request waits in a queue." }}
 {{- end }}
