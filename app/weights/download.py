@@ -58,10 +58,9 @@ class Download(NamedTuple):
 def download(source: HubSource, weights_dir: Path, layout: Layout) -> Download:
     """Download the files of a repository that serving needs. Blocks; logs the progress.
 
-    After an error, slow connections can still be open. They end when their next bytes arrive.
-
     The main config comes first, because it tells whether the other files are of use; then small files, so that a fault
-    shows early with the file's name. The clients' snapshot_download would hide the name.
+    shows early with the file's name. The clients' snapshot_download would hide the name. After an error, slow
+    connections can still be open; they end when their next bytes arrive.
 
     Raises:
         WeightsError: The hub cannot be reached, refuses access, lacks the repository or sends wrong bytes twice, the
