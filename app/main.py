@@ -39,6 +39,7 @@ from app.inference.device_watch import DeviceWatch
 from app.inference.engine import Engine
 from app.inference.generation import Generation
 from app.inference.registry import PipelineRegistry
+from app.inference.start_progress import StartProgress
 from app.observability.metrics import Metrics
 from app.observability.request_observer import Observability
 from app.observability.traces import Tracing
@@ -47,8 +48,10 @@ from app.pipelines.fake import load_fake
 from app.pipelines.host_memory import share_heap
 from app.pipelines.watermark import load_watermark
 from app.settings import Settings, parse_sizes
-from app.weights.layout import VAE, model_layout
+from app.weights.digests import Digests
+from app.weights.layout import VAE, files_to_read, model_layout
 from app.weights.lora import LoraFile, locate_loras
+from app.weights.reading import ReadAhead
 from app.weights.source import FakeSource, parse_source, parse_vae
 from app.weights.store import locate
 
@@ -192,15 +195,17 @@ def _add_middleware(app: FastAPI, context: ApiContext) -> None:
 def make_registry(settings: Settings, *, load: PipelineLoader | None = None, warm_up: bool = True) -> PipelineRegistry:
     """Return a registry with a device lock of its own. By default it loads the model that the settings name."""
     share_heap()
+    progress = StartProgress()
     return PipelineRegistry(
-        load or partial(load_model, settings),
+        load or partial(load_model, settings, progress),
         BatchingLock(hang_limit_s=settings.hang_limit_s),
         warm_up_sizes=parse_sizes(settings.warm_up_sizes),
         warm_up=warm_up,
+        progress=progress,
     )
 
 
-def load_model(settings: Settings) -> LoadedPipelines:
+def load_model(settings: Settings, progress: StartProgress) -> LoadedPipelines:
     """Load the model that the settings name, and the watermark; the contract is `PipelineLoader`."""
     watermark = load_watermark() if settings.watermark else None  # first, because it fails fast
     source = parse_source(settings.model)
@@ -208,11 +213,14 @@ def load_model(settings: Settings) -> LoadedPipelines:
         max_batch = 1 if settings.batching == "off" else settings.max_batch
         return replace(load_fake(inference_s=source.inference_s, max_batch=max_batch), watermark=watermark)
     vae = parse_vae(settings.vae)
-    # The VAE and the LoRAs first, because hashing the model's gigabytes takes a while.
-    vae_folder = locate(vae, settings.weights_dir, VAE) if vae else None
-    loras = locate_loras(settings.lora, settings.weights_dir)
-    place = locate(source, settings.weights_dir, model_layout(settings.scheduler))
-    loaded = load_weights(place, settings, model=source.name, vae_folder=vae_folder, loras=loras)
+    digests = Digests()
+    vae_folder = locate(vae, settings.weights_dir, VAE, digests=digests) if vae else None
+    loras = locate_loras(settings.lora, settings.weights_dir, digests=digests)
+    place = locate(source, settings.weights_dir, model_layout(settings.scheduler), digests=digests)
+    # Read from now on, because torch and diffusers take seconds to import.
+    with digests.explaining_errors(), ReadAhead(files_to_read(place, vae_folder), digests) as reading:
+        progress.begin_reading(lambda: (reading.read_bytes, reading.total_bytes))
+        loaded = load_weights(place, settings, model=source.name, vae_folder=vae_folder, loras=loras, reading=reading)
     return replace(loaded, vae=vae.name if vae else None, watermark=watermark)
 
 
@@ -223,10 +231,12 @@ def load_weights(
     model: str,
     vae_folder: Path | None = None,
     loras: Sequence[LoraFile] = (),
+    reading: ReadAhead | None = None,
 ) -> LoadedPipelines:
     """Load the weights of a folder or file onto the device, as the settings require; `model` is the name to report.
 
-    `vae_folder` has the VAE that replaces the model's own, and `loras` are fused into the weights.
+    `vae_folder` has the VAE that replaces the model's own, and `loras` are fused into the weights. `reading` may have
+    begun to read the files.
 
     Raises:
         TurboError: The weights or the device failed, or torch and diffusers cannot be imported.
@@ -238,7 +248,7 @@ def load_weights(
             f"torch and diffusers cannot be imported ({first_line(root_cause(error))}). If torch_npu is installed, "
             f"source CANN's set_env.sh first; `{program()} doctor` shows details."
         ) from error
-    return load_sdxl_turbo(place, settings, model=model, vae_folder=vae_folder, loras=loras)
+    return load_sdxl_turbo(place, settings, model=model, vae_folder=vae_folder, loras=loras, reading=reading)
 
 
 def key_names(path: Path) -> Sequence[str]:

@@ -1,5 +1,6 @@
 """The registry: one warm pipeline per mode, from the lifespan's start to its end."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -12,12 +13,16 @@ from app.inference.batching_lock import BatchingLock
 from app.inference.cost import CostModel, Request
 from app.inference.device_guard import DeviceGuard, Outcome, Wanted
 from app.inference.samples import warm_up_batches
+from app.inference.start_progress import StartProgress
 from app.pipelines.base import GenerationParams, LoadedPipelines, PipelineLoader
 
 _log = logging.getLogger(__name__)
 
 LOAD_LIMITS = 10
 """Loading may take this many hang limits: it reads and hashes gigabytes."""
+
+_TELL_EVERY_S = 10
+"""A start that takes longer logs its progress so often."""
 
 
 @dataclass(eq=False)
@@ -33,6 +38,8 @@ class PipelineRegistry:
     _: KW_ONLY
     warm_up_sizes: Sequence[tuple[int, int]]
     warm_up: bool = True
+    progress: StartProgress = field(default_factory=StartProgress)
+    """Written by `load` too."""
     warm: bool = field(default=False, init=False)
     """Whether the pipelines are loaded, and warm unless `warm_up` is False."""
     costs: CostModel = field(init=False)
@@ -45,14 +52,22 @@ class PipelineRegistry:
             MemoryTooSmallError: The device, or this process, has too little memory.
             TurboError: The weights, the device or a warm-up call failed.
         """
+        telling = asyncio.create_task(self._tell_progress())
         try:
             await self._load_and_warm_up()
         except DeviceOutOfMemoryError as error:
             raise MemoryTooSmallError(
                 "The weights and a first picture do not fit into memory; smaller TURBO_WARM_UP_SIZES take less."
             ) from error
+        finally:
+            telling.cancel()
         self.warm = True
         return self
+
+    async def _tell_progress(self) -> None:
+        while True:
+            await asyncio.sleep(_TELL_EVERY_S)
+            _log.info("starting: %s", self.progress)
 
     async def _load_and_warm_up(self) -> None:
         started = time.monotonic()
@@ -104,12 +119,15 @@ class PipelineRegistry:
     async def _warm_up(self) -> list[tuple[GenerationParams, float]]:
         """Make the warm-up's pictures. Return the single ones, each with the seconds of its call."""
         measured: list[tuple[GenerationParams, float]] = []
-        for batch in warm_up_batches(self.loaded, self.warm_up_sizes):
+        batches = list(warm_up_batches(self.loaded, self.warm_up_sizes))
+        self.progress.begin_warm_up(sum(map(len, batches)))
+        for batch in batches:
             first, pictures, started = batch[0], len(batch), time.monotonic()
             (outcome,) = await self.lock.run(partial(self.call, [batch]), limit_s=self.hang_limit_s(batch))
             if isinstance(outcome, Exception):
                 raise outcome
             seconds = time.monotonic() - started
+            self.progress.add_pictures(pictures)
             if pictures == 1:
                 measured.append((first, seconds))
             size = f"{first.width}x{first.height}"

@@ -1,21 +1,24 @@
-"""Weights on the disk: a folder in diffusers' format, or a single file in the layout of generative-models."""
+"""Weights on the disk: a folder in diffusers' format, or a single file in the layout of generative-models.
+
+A checkpoint makes models without weights, and says which tensor of a file is which of theirs.
+"""
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import diffusers
 import torch
 import transformers
 from accelerate import init_empty_weights
 from diffusers.loaders import single_file_utils
-from safetensors import safe_open
 
-from app.errors import MemoryTooSmallError, WeightsError, first_line
+from app.errors import DeviceLostError, MemoryTooSmallError, WeightsError, first_line
 from app.weights.layout import SINGLE_FILE_CONFIGS, weight_files
+from app.weights.reading import Piece, RawTensor
 from app.weights.safetensors_header import read_header
 from app.weights.single_file import PARTS, predicts_velocity
 from app.weights.source import SUFFIX
@@ -31,8 +34,32 @@ MODELS = {
 }
 """The models of SDXL-Turbo's model_index.json."""
 
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""The number formats of safetensors files."""
+
 _PADS = {"tokenizer": END, "tokenizer_2": "!"}
 """The tokens that fill a prompt to 77 tokens."""
+
+
+class NamedTensor(NamedTuple):
+    """A tensor of a model, in the file's number format and on the host."""
+
+    model: str
+    name: str
+    tensor: torch.Tensor
 
 
 class Checkpoint(Protocol):
@@ -49,14 +76,17 @@ class Checkpoint(Protocol):
     def parameters(self, name: str) -> int:
         """Return the number of a model's parameters, from the headers of its files."""
 
-    def read(self, name: str, dtype: torch.dtype) -> Any:
-        """Read a whole model. Meanwhile its files' part in memory is twice as large."""
-
     def blank(self, name: str) -> Any:
         """Return a model without weights: its parameters are on torch's `meta` device."""
 
-    def files(self, name: str) -> Sequence[tuple[Path, Mapping[str, str]]]:
-        """Return a model's files, each with the model's names of its tensors, by the names in the file."""
+    def tensors(self, piece: Piece) -> Iterator[NamedTensor]:
+        """Yield tensors of the models. Their data may be the piece's, which its reader overwrites later.
+
+        Tensors that no model has are left out. Those of a model that can only be had all together come with the last.
+        """
+
+    def rest(self) -> Iterator[NamedTensor]:
+        """Yield the tensors of models whose files have unusual names, which only the libraries know."""
 
     def surroundings(self, *, turbo_scheduler: bool) -> Mapping[str, Any]:
         """Return the parts of the pipeline that are not in `configs`, or are replaced by SDXL-Turbo's scheduler."""
@@ -72,32 +102,68 @@ def open_checkpoint(place: Path, models: Collection[str], *, configs: Path = SIN
         return SingleFile(place, models, configs)
     if plain := [name for name in models if not any(".fp16" in path.name for path in weight_files(place / name))]:
         _log.info("%s has no fp16 weights of %s; the others are read", place, ", ".join(plain))
-    return DiffusersFolder(place)
+    return DiffusersFolder(place, models)
 
 
 class DiffusersFolder:
     """A folder as `save_pretrained` writes it; the contract is `Checkpoint`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, models: Collection[str]) -> None:
         self.place = self.configs = folder
+        self._folders = {name: ModelFolder(name, MODELS[name], folder / name) for name in models}
 
     def parameters(self, name: str) -> int:
         return count_parameters(self.place / name)
 
-    def read(self, name: str, dtype: torch.dtype) -> Any:
-        return read_model(MODELS[name], self.place / name, dtype)
-
     def blank(self, name: str) -> Any:
-        return _blank(name, self.place / name)
+        return self._folders[name].blank
 
-    def files(self, name: str) -> Sequence[tuple[Path, Mapping[str, str]]]:
-        return [(path, {key: key for key in read_header(path).shapes}) for path in weight_files(self.place / name)]
+    def tensors(self, piece: Piece) -> Iterator[NamedTensor]:
+        for folder in self._folders.values():
+            yield from folder.tensors(piece)
+
+    def rest(self) -> Iterator[NamedTensor]:
+        for folder in self._folders.values():
+            yield from folder.rest()
 
     def surroundings(self, *, turbo_scheduler: bool) -> Mapping[str, Any]:
         if not turbo_scheduler:
             return {}
         config = diffusers.EulerAncestralDiscreteScheduler.load_config(self.place / "scheduler")
         return {"scheduler": _scheduler(SINGLE_FILE_CONFIGS, config.get("prediction_type", "epsilon"))}
+
+
+class ModelFolder:
+    """A folder with the config and the weights of one model, as `save_pretrained` writes it.
+
+    `kind` is the model's class.
+    """
+
+    def __init__(self, model: str, kind: Any, folder: Path) -> None:
+        self.model = model
+        self.blank = blank(kind, folder)
+        self._kind = kind
+        self._folder = folder
+        own = self.blank.state_dict().keys()
+        keys = {path: list(read_header(path).shapes) for path in weight_files(folder)}
+        short = "text_model." if not hasattr(self.blank, "text_model") else ""
+        self._names = {
+            path: {key: name for key in some if (name := key.removeprefix(short)) in own} for path, some in keys.items()
+        }
+        self._is_usual = own <= {name for names in self._names.values() for name in names.values()}
+
+    def tensors(self, piece: Piece) -> Iterator[NamedTensor]:
+        """The contract is `Checkpoint.tensors`, for the one model."""
+        names = self._names.get(piece.path, {}) if self._is_usual else {}
+        for raw in piece.tensors:
+            if raw.name in names:
+                yield NamedTensor(self.model, names[raw.name], as_tensor(raw))
+
+    def rest(self) -> Iterator[NamedTensor]:
+        """The contract is `Checkpoint.rest`, for the one model."""
+        if not self._is_usual:
+            model = read_model(self._kind, self._folder)
+            yield from (NamedTensor(self.model, name, tensor) for name, tensor in model.state_dict().items())
 
 
 class SingleFile:
@@ -111,28 +177,40 @@ class SingleFile:
         self.place = path
         self.configs = configs
         self._header = read_header(path)
-        self._blank = {name: _blank(name, configs / name) for name in models}
+        self._blank = {name: blank(MODELS[name], configs / name) for name in models}
         for name in models:
             self._check(name)
+        self._waiting: dict[str, dict[str, torch.Tensor]] = {name: {} for name in models}
+        unet = self._blank["unet"]
+        keys = _convert("unet", unet, {key: key for key in self._keys("unet")})  # for the UNet, the rules only rename
+        self._unet_names = {keys[own]: own for own in unet.state_dict()}
 
     def parameters(self, name: str) -> int:
         return sum(prod(self._header.shapes[key]) for key in self._keys(name))
 
-    def read(self, name: str, dtype: torch.dtype) -> Any:
-        model = self.blank(name)
-        with safe_open(self.place, "pt") as file:
-            tensors = _convert(name, model, {key: file.get_tensor(key) for key in self._keys(name)})
-            wanted = {own: tensors[own].to(dtype, copy=True) for own in model.state_dict()}
-        model.load_state_dict(wanted, assign=True)
-        return model.eval()
-
     def blank(self, name: str) -> Any:
         return self._blank[name]
 
-    def files(self, name: str) -> Sequence[tuple[Path, Mapping[str, str]]]:
-        # For the UNet, diffusers' rules only rename.
-        keys = _convert(name, self._blank[name], {key: key for key in self._keys(name)})
-        return [(self.place, {keys[own]: own for own in self._blank[name].state_dict()})]
+    def tensors(self, piece: Piece) -> Iterator[NamedTensor]:
+        if piece.path != self.place:
+            return
+        for raw in piece.tensors:
+            name = next((name for name in self._blank if raw.name.startswith(PARTS[name])), None)
+            if name is None:
+                continue
+            if name == "unet":
+                if (own := self._unet_names.get(raw.name)) is not None:
+                    yield NamedTensor(name, own, as_tensor(raw))
+                continue
+            # diffusers' rules need all tensors of the other models, which are small.
+            waiting = self._waiting[name]
+            waiting[raw.name] = as_tensor(raw).clone()
+            if len(waiting) == len(self._keys(name)):
+                tensors = _convert(name, self._blank[name], self._waiting.pop(name))
+                yield from (NamedTensor(name, own, tensors[own]) for own in self._blank[name].state_dict())
+
+    def rest(self) -> Iterator[NamedTensor]:
+        yield from ()
 
     def surroundings(self, *, turbo_scheduler: bool) -> Mapping[str, Any]:  # noqa: ARG002 - it has no other
         prediction = "v_prediction" if predicts_velocity(self._header) else None
@@ -159,8 +237,8 @@ class SingleFile:
                 )
 
 
-def _blank(name: str, configs: Path) -> Any:
-    kind: Any = MODELS[name]
+def blank(kind: Any, configs: Path) -> Any:
+    """Return a model of this class without weights."""
     with init_empty_weights():  # buffers without a file of their own keep their values
         if issubclass(kind, transformers.PreTrainedModel):
             return kind(kind.config_class.from_pretrained(configs))
@@ -182,6 +260,15 @@ def _convert(name: str, model: Any, tensors: dict[str, Any]) -> dict[str, Any]:
     return dict(converted)
 
 
+def as_tensor(raw: RawTensor) -> torch.Tensor:
+    """Return a tensor with the data of a file's, not a copy."""
+    if raw.dtype not in _DTYPES:
+        raise WeightsError(f"{raw.name} has the number format {raw.dtype}, which is not supported.")
+    if not raw.data:
+        return torch.empty(raw.shape, dtype=_DTYPES[raw.dtype])
+    return torch.frombuffer(raw.data, dtype=_DTYPES[raw.dtype]).view(raw.shape)
+
+
 def _scheduler(configs: Path, prediction: str | None) -> Any:
     """Return the scheduler in `configs`, for a UNet that predicts this, or what its config says."""
     changes = {} if prediction is None else {"prediction_type": prediction}
@@ -201,11 +288,19 @@ def count_parameters(folder: Path) -> int:
     return sum(prod(shape) for path in weight_files(folder) for shape in read_header(path).shapes.values())
 
 
-def read_model(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """Read one model. Reject it if a tensor is missing, because transformers would fill it with random numbers."""
+def read_model(kind: Any, folder: Path) -> Any:
+    """Read one model in fp32, as the libraries do.
+
+    Reject it if a tensor is missing, because transformers would fill it with random numbers.
+    """
     variant = "fp16" if ".fp16" in "".join(path.name for path in weight_files(folder)) else None
     model, info = kind.from_pretrained(
-        str(folder), dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True
+        str(folder),
+        dtype=torch.float32,
+        variant=variant,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
     )
     check_complete(folder, info["missing_keys"])
     return model
@@ -227,7 +322,7 @@ def weights_errors(weights: str) -> Iterator[None]:
     """
     try:
         yield
-    except (WeightsError, MemoryTooSmallError):
+    except (WeightsError, MemoryTooSmallError, DeviceLostError):
         raise
     except Exception as error:
         if isinstance(error, MemoryError) or "allocate memory" in str(error):  # of torch, and of mmap in safetensors

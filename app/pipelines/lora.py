@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import diffusers
-import torch
 from diffusers.utils import (
     convert_state_dict_to_diffusers,
     convert_state_dict_to_peft,
@@ -85,13 +84,6 @@ class LoraDeltas:
         for delta in self._of.get((model_name, parameter), ()):
             tensor = tensor.float() + (delta.up @ delta.down * delta.scale).view(tensor.shape)
         return tensor
-
-    def add_all(self, model_name: str, model: Any) -> None:
-        """Change the weights of a model in place."""
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if (model_name, name) in self._of:
-                    parameter.copy_(self.add(model_name, name, parameter))
 
 
 def _layers(path: Path, model_name: str, model: Any, keys: Sequence[str]) -> Mapping[str, tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,36 +11,42 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from safetensors import safe_open
 
 from app.errors import DeviceOutOfMemoryError, DeviceUnavailableError, MemoryTooSmallError, WeightsError
 from app.pipelines.base import LoadedPipelines, Lora, Mode, buckets
 from app.pipelines.batch_sizes import BatchSizes
-from app.pipelines.checkpoint import MODELS, Checkpoint, check_complete, open_checkpoint, read_model, weights_errors
+from app.pipelines.checkpoint import (
+    MODELS,
+    Checkpoint,
+    ModelFolder,
+    open_checkpoint,
+    weights_errors,
+)
 from app.pipelines.device import LARGE_UNET, TorchDevice, choose_dtype, choose_vae_dtype, open_device
 from app.pipelines.device_errors import device_errors
 from app.pipelines.diffusion import SdxlTurboPipeline
-from app.pipelines.host_memory import keep_freed_memory, memory_bytes, return_freed_memory
+from app.pipelines.host_memory import keep_freed_memory, memory_bytes
+from app.pipelines.loading import Loader, Source
 from app.pipelines.lora import LORA_MODELS, LoraDeltas
-from app.pipelines.networks.choice import choose_networks, fit_networks
-from app.pipelines.networks.int8 import quantize
+from app.pipelines.networks.choice import channels_last, choose_networks, fit_networks
 from app.pipelines.npu import setup as npu
 from app.pipelines.prompts import PromptEncoder
 from app.pipelines.work import StageTimes
 from app.settings import Settings
-from app.weights.layout import SINGLE_FILE_CONFIGS
+from app.weights.digests import Digests
+from app.weights.layout import MODEL, SINGLE_FILE_CONFIGS, VAE, files_to_read, files_to_serve
 from app.weights.lora import LoraFile
+from app.weights.reading import ReadAhead
+from app.weights.source import SUFFIX
 
 _log = logging.getLogger(__name__)
 
 _PIPELINES = {
-    Mode.IMG2IMG: diffusers.AutoPipelineForImage2Image,
-    Mode.INPAINT: diffusers.AutoPipelineForInpainting,
+    Mode.IMG2IMG: diffusers.StableDiffusionXLImg2ImgPipeline,
+    Mode.INPAINT: diffusers.StableDiffusionXLInpaintPipeline,
 }
-"""diffusers' pipelines of the modes. Other modes have the parts of text to image."""
-
-_TENSORS_AT_ONCE = 16
-"""Tensors of the UNet that are read at once: at most 0.4 of 5 GB. Each time the file's header is read anew."""
+"""diffusers' pipelines of the modes. Other modes have the parts of text to image. diffusers' AutoPipelines would import
+hundreds of modules of other models."""
 
 SPARE = 1 / 3
 """Memory that a start takes beside the weights, as a share of these. With SDXL-Turbo's 6.9 GB in bf16, starts took up
@@ -64,12 +70,14 @@ def load_sdxl_turbo(
     vae_folder: Path | None = None,
     loras: Sequence[LoraFile] = (),
     configs: Path = SINGLE_FILE_CONFIGS,
+    reading: ReadAhead | None = None,
 ) -> LoadedPipelines:
     """Open the device and load every mode from one set of weights; the contract is `PipelineLoader`.
 
     `place` is a diffusers folder or a single file. `vae_folder` has the VAE that replaces the model's own, and `loras`
     are fused into the weights. `app.weights` has checked them. `model` is the name to report. `configs` has the configs
-    and tokenizers for a single file: SDXL-Turbo's, or in tests those of a smaller model.
+    and tokenizers for a single file: SDXL-Turbo's, or in tests those of a smaller model. `reading` may have begun to
+    read `files_to_read`; its digests tell which files must have which.
 
     Raises:
         DeviceUnavailableError: The device does not exist, or does not support an option.
@@ -82,6 +90,11 @@ def load_sdxl_turbo(
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
 
+    if reading is None:
+        with ReadAhead(files_to_read(place, vae_folder), Digests()) as begun:
+            return load_sdxl_turbo(
+                place, settings, model=model, vae_folder=vae_folder, loras=loras, configs=configs, reading=begun
+            )
     device = open_device(settings.device, allow_tf32=settings.allow_tf32)
     kind = device.torch_device.type
     own_models = [name for name in MODELS if name != "vae" or vae_folder is None]
@@ -106,7 +119,24 @@ def load_sdxl_turbo(
         bytes_each = 1 + NOT_IN_INT8 * (dtype.itemsize - 1) if int8 else dtype.itemsize
         spare = SPARE_INT8 if int8 else SPARE
         _check_memory(place, sum(map(checkpoint.parameters, own_models)), dtype_name, bytes_each, spare)
-    txt2img = _load_pipeline(checkpoint, vae_folder, deltas, dtype, settings)
+    models = {name: checkpoint.blank(name) for name in own_models}
+    sources = [Source(f"The weights in {place}", checkpoint)]
+    if vae_folder is not None:
+        vae = _open_vae(vae_folder)
+        models["vae"] = vae.blank
+        sources.append(Source(f"The VAE in {vae_folder}", vae))
+    in_int8 = [name for name in models if int8 and (name != "vae" or settings.vae_dtype == "auto")]
+    loader = Loader(
+        sources,
+        deltas=deltas,
+        device=device.torch_device,
+        dtype=dtype,
+        in_int8=in_int8,
+        channels_last=channels_last(models["unet"], settings.channels_last, kind),
+    )
+    with weights_errors(f"The weights in {place}"):
+        loader.fill(models, reading)
+    txt2img = _make_pipeline(checkpoint, models, settings)
     with _enough_memory(f"The weights in {place} do not fit into the memory of {device.torch_device}.", device):
         loaded = assemble(txt2img, device, settings, model=model)
     return replace(
@@ -114,6 +144,7 @@ def load_sdxl_turbo(
         dtype=dtype_name,
         dtype_reason=dtype_reason,
         loras=[Lora(lora.name, lora.weight) for lora in loras],
+        weights_sha256=_digest(place, vae_folder, loras, reading.digests),
         # On a CPU a first call takes a moment longer, for its memory. Next to a large model's seconds that is nothing.
         first_call_is_slow=kind != "cpu" or parameters < LARGE_UNET,
     )
@@ -136,7 +167,7 @@ def assemble(txt2img: Any, device: TorchDevice, settings: Settings, *, model: st
         if mode not in _PIPELINES:
             return txt2img
         scheduler = type(txt2img.scheduler).from_config(txt2img.scheduler.config)
-        return _PIPELINES[mode].from_pipe(txt2img, scheduler=scheduler)
+        return _PIPELINES[mode](**txt2img.components | {"scheduler": scheduler}, add_watermarker=False)
 
     networks = choose_networks(txt2img, settings, fused, model=model, check=device.check)
     tokenizers = (txt2img.tokenizer, txt2img.tokenizer_2)
@@ -151,8 +182,6 @@ def assemble(txt2img: Any, device: TorchDevice, settings: Settings, *, model: st
         sizes.warming = False
         stage_times.settle()
         prompts.clear()
-        if kind == "cpu":
-            device.free_memory()  # loading made a copy of the weights in their files' format
 
     return LoadedPipelines(
         by_mode=pipelines,
@@ -186,26 +215,9 @@ def _check_memory(place: Path, parameters: int, dtype: str, bytes_each: float, s
         )
 
 
-def _load_pipeline(
-    checkpoint: Checkpoint, vae_folder: Path | None, deltas: LoraDeltas, dtype: torch.dtype, settings: Settings
-) -> Any:
-    int8 = settings.dtype == "int8"
-    # The other VAE first: its errors show before gigabytes are read.
-    models = {} if vae_folder is None else {"vae": _load_vae(vae_folder, dtype)}
+def _make_pipeline(checkpoint: Checkpoint, models: Mapping[str, Any], settings: Settings) -> Any:
     with weights_errors(f"The weights in {checkpoint.place}"):
-        for name in MODELS:
-            if name == "unet":
-                models[name] = _load_unet(checkpoint, deltas, dtype, int8=int8)
-                continue
-            in_int8 = int8 and (name != "vae" or settings.vae_dtype == "auto")
-            if name not in models:
-                models[name] = checkpoint.read(name, torch.float16 if in_int8 else dtype)
-                deltas.add_all(name, models[name])
-            if in_int8:
-                quantize(models[name], dtype)
-                models[name].to(dtype)
-                return_freed_memory()
-        pipe = diffusers.AutoPipelineForText2Image.from_pretrained(
+        pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(
             str(checkpoint.configs),
             **models,
             **checkpoint.surroundings(turbo_scheduler=settings.scheduler == "turbo"),
@@ -233,32 +245,22 @@ def _enough_memory(otherwise: str, device: TorchDevice) -> Iterator[None]:
         raise MemoryTooSmallError(otherwise) from error
 
 
-def _load_unet(checkpoint: Checkpoint, deltas: LoraDeltas, dtype: torch.dtype, *, int8: bool) -> Any:
-    """Load the UNet, some tensors at a time: diffusers maps the whole file until the last is converted, 5 GB more."""
-    files = checkpoint.files("unet")
-    unet = checkpoint.blank("unet")
-    for path, names in files:
-        with safe_open(path, "pt") as file:
-            keys = [key for key in file.offset_keys() if key in names]
-        for begin in range(0, len(keys), _TENSORS_AT_ONCE):
-            with safe_open(path, "pt") as file:  # its end frees the pages that were read
-                some = {names[key]: file.get_tensor(key) for key in keys[begin : begin + _TENSORS_AT_ONCE]}
-            read_as = torch.float32 if int8 else dtype  # in fp16 too a copy, as the file would stay mapped otherwise
-            converted = {name: deltas.add("unet", name, tensor).to(read_as, copy=True) for name, tensor in some.items()}
-            unet.load_state_dict(converted, strict=False, assign=True)
-            if int8:
-                quantize(unet, dtype)
-                return_freed_memory()
-    missing = [name for name, parameter in unet.named_parameters() if parameter.is_meta]
-    check_complete(checkpoint.place / "unet", missing)
-    return unet.to(dtype).eval()
-
-
-def _load_vae(folder: Path, dtype: torch.dtype) -> Any:
-    """Load the VAE in the folder, of the class that its config names: AutoencoderKL or AutoencoderTiny."""
+def _open_vae(folder: Path) -> ModelFolder:
+    """Open the VAE in the folder, of the class that its config names: AutoencoderKL or AutoencoderTiny."""
     with weights_errors(f"The VAE in {folder}"):
         config = diffusers.AutoencoderKL.load_config(str(folder), local_files_only=True)
-        return read_model(getattr(diffusers, config["_class_name"]), folder, dtype)
+        return ModelFolder("vae", getattr(diffusers, config["_class_name"]), folder)
+
+
+def _digest(place: Path, vae_folder: Path | None, loras: Sequence[LoraFile], digests: Digests) -> str:
+    """Return the digest of all files that pictures depend on. Those of weights have been read."""
+    files = files_to_serve(place, MODEL)
+    if vae_folder is not None:
+        own = {name: path for name, path in files.items() if not name.startswith("vae/")}
+        files = own | {f"vae/{name}": path for name, path in files_to_serve(vae_folder, VAE).items()}
+    files = {name: path for name, path in files.items() if path.suffix != SUFFIX or path in digests}
+    files |= {f"lora/{number}": lora.path for number, lora in enumerate(loras)}
+    return digests.total(files)
 
 
 def _has_graphs(settings: Settings) -> bool:

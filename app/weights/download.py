@@ -24,6 +24,7 @@ from threading import Event, Lock
 from typing import BinaryIO, ClassVar, NamedTuple, TypeVar, cast
 
 from app.errors import WeightsError, first_line, program
+from app.weights.digests import hex_digest
 from app.weights.layout import Layout
 from app.weights.parts import PART_BYTES, Part, PartError, RangeIgnoredError, finish, missing_parts, present_bytes
 from app.weights.source import SUFFIX, HubSource
@@ -380,12 +381,6 @@ def _sha256_if_whole(blob: Path) -> str | None:
         content = blob.read_bytes()
         digest = hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
     return sha256 if digest == blob.name else None
-
-
-def hex_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _attempt(hub: _Hub, call: Callable[[], _T], file: _HubFile | None = None, *, last: bool = False) -> _T:

@@ -205,6 +205,29 @@ def weight_files(folder: Path) -> list[Path]:
     return []
 
 
+def files_to_read(place: Path, vae_folder: Path | None = None) -> list[Path]:
+    """Return the files of weights of a model, in the order in which a start reads them.
+
+    The VAE in `vae_folder`, if any, replaces the model's own. It comes first, because it is small.
+
+    Raises:
+        WeightsError: The index of sharded weights is damaged.
+    """
+    other_vae = [] if vae_folder is None else weight_files(vae_folder)
+    if place.suffix == SUFFIX:
+        return [*other_vae, place]
+    own = [name for name in _MODELS if name != "vae" or vae_folder is None]
+    return [*other_vae, *(path for name in own for path in weight_files(place / name))]
+
+
+def files_to_serve(place: Path, layout: Layout) -> dict[str, Path]:
+    """Return the files that serving needs in a folder, by their paths in it; a file itself has the name `.`."""
+    if place.is_file():
+        return {".": place}
+    paths = {path.relative_to(place).as_posix(): path for pattern in ("*", "*/*") for path in place.glob(pattern)}
+    return {name: paths[name] for name in layout.choose(paths)}
+
+
 def _shards(index: Path) -> list[Path]:
     """Return the files that the index of sharded weights names. Without an index, the libraries do not load them."""
     file_by_tensor = _read_json(index).get("weight_map")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from app.errors import WeightsError
 from app.settings import split_list
+from app.weights.digests import Digests
 from app.weights.layout import Layout
 from app.weights.safetensors_header import read_header
 from app.weights.source import REPOSITORY, SUFFIX, HubSource, LocalSource, parse_place
@@ -130,13 +131,15 @@ LORA = Layout(
 )
 
 
-def locate_loras(text: str, weights_dir: Path) -> list[LoraFile]:
+def locate_loras(text: str, weights_dir: Path, *, digests: Digests | None = None) -> list[LoraFile]:
     """Check the LoRAs of `TURBO_LORA` on this disk and return their files. Does not use the network.
+
+    With `digests`, the hashes are expected there and not checked, as `locate` does it.
 
     Raises:
         WeightsError: The text is wrong, or a file is missing, has changed or is no LoRA.
     """
     return [
-        LoraFile(lora_file(locate(lora.source, weights_dir, LORA)), lora.name, lora.weight)
+        LoraFile(lora_file(locate(lora.source, weights_dir, LORA, digests=digests)), lora.name, lora.weight)
         for lora in parse_loras(text)
     ]

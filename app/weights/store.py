@@ -1,13 +1,13 @@
 """Weights on the disk: the demo model in the package, the operator's own folder or file, or the weights folder.
 
 In the weights folder, each set of weights has a record with the size and SHA-256 of every file. `pull` writes it last,
-so a record means a complete and verified download. `locate` compares the files with the record before every load.
+so a record means a complete and verified download. Every start compares the files with the record: `locate` all sizes
+and the hashes of small files, the loader the hashes of the others while it reads them.
 """
 
 import fcntl
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
@@ -15,9 +15,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import WeightsError, program
-from app.weights.download import Download, download, hex_digest
+from app.weights.digests import Digests
+from app.weights.download import Download, download
 from app.weights.layout import MODEL, Layout
-from app.weights.source import DemoSource, HubSource, LocalSource, WeightsSource
+from app.weights.source import SUFFIX, DemoSource, HubSource, LocalSource, WeightsSource
 
 _log = logging.getLogger(__name__)
 
@@ -40,20 +41,27 @@ class _Record(BaseModel):
     files: Annotated[dict[str, _FileRecord], Field(min_length=1)]
 
 
-def locate(source: WeightsSource, weights_dir: Path, layout: Layout = MODEL) -> Path:
+def locate(source: WeightsSource, weights_dir: Path, layout: Layout = MODEL, *, digests: Digests | None = None) -> Path:
     """Check weights on this disk and return their folder or file. Does not use the network.
+
+    With `digests`, the hashes of safetensors files are not checked, but expected there. Whoever reads the files adds
+    theirs. By default they are read and checked here.
 
     Raises:
         WeightsError: A file is missing or has changed. The text names the file and says what to do.
     """
+    expected = digests or Digests()
     try:
         if isinstance(source, DemoSource):
             place = _DEMO_FOLDER
         elif isinstance(source, LocalSource):
             place = source.path
         else:
-            place = _place_in(_verified(source, weights_dir, layout), source)
-        layout.check(place)
+            place = _place_in(_recorded(source, weights_dir, layout, expected), source)
+        if digests is None:
+            expected.check()
+        with expected.explaining_errors():
+            layout.check(place)
     except OSError as error:
         raise WeightsError(f"{error.filename} cannot be read: {error.strerror}.") from error
     return place
@@ -122,8 +130,8 @@ def _write_record(path: Path, done: Download, weights_dir: Path) -> None:
     scratch.replace(path)
 
 
-def _verified(source: HubSource, weights_dir: Path, layout: Layout) -> Path:
-    """Return the record's folder after checking that every file has the recorded size and hash."""
+def _recorded(source: HubSource, weights_dir: Path, layout: Layout, digests: Digests) -> Path:
+    """Return the record's folder after checking that every file has the recorded size, and small ones the hash."""
     record_path = _record_path(source, weights_dir, layout)
     try:
         record = _Record.model_validate_json(record_path.read_text(encoding="utf-8"))
@@ -136,15 +144,13 @@ def _verified(source: HubSource, weights_dir: Path, layout: Layout) -> Path:
         raise WeightsError(f"{record_path} is damaged. Delete it and run `{program()} pull`.") from error
     folder = weights_dir / record.folder
     files = {folder / name: expected for name, expected in record.files.items()}
-    for path, expected in files.items():  # all sizes first: hashing gigabytes takes a while
+    for path, expected in files.items():  # all sizes first: a damaged file may be large
         if not path.is_file():
             raise WeightsError(f"{path} is missing. Run `{program()} pull`.")
         if (size_bytes := path.stat().st_size) != expected.size_bytes:
             fault = f"it has {size_bytes} bytes instead of {expected.size_bytes}"
             raise WeightsError(f"{path} is damaged: {fault}. Run `{program()} pull`.")
-    with ThreadPoolExecutor(max_workers=4) as pool:  # hashlib releases the GIL
-        for path, digest in zip(files, pool.map(hex_digest, files), strict=True):
-            if digest != files[path].sha256:
-                fault = "its SHA-256 is not that of the pulled file"
-                raise WeightsError(f"{path} is damaged: {fault}. Run `{program()} pull`.")
+    for path, expected in files.items():
+        digests.expect(path, expected.sha256)
+    digests.check(path for path in files if path.suffix != SUFFIX)
     return folder

@@ -164,6 +164,39 @@ def test_a_single_file_s_tokenizers_give_the_ids_of_the_hub_s_files(
     assert made.model_max_length == theirs.model_max_length
 
 
+# What is loaded.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_models_have_the_bytes_that_the_libraries_load(tiny_folder: Path, dtype: torch.dtype) -> None:
+    assert_loaded_as_by_the_libraries(tiny_folder, dtype)
+
+
+def test_a_model_whose_tensors_have_the_names_of_older_libraries_is_loaded_too(folder: Path) -> None:
+    path = next((folder / "vae").glob("*.safetensors"))
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = load_file(path)
+    for new, old in older.items():
+        tensors = {name.replace(f".{new}.", f".{old}."): tensor for name, tensor in tensors.items()}
+    assert any("proj_attn" in name for name in tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert_loaded_as_by_the_libraries(folder, torch.float32)
+
+
+def assert_loaded_as_by_the_libraries(folder: Path, dtype: torch.dtype) -> None:
+    name = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+    loaded: Any = load(folder, dtype=name, vae_dtype=name, channels_last="off").by_mode[Mode.TXT2IMG]
+    expected: Any = AutoPipelineForText2Image.from_pretrained(folder, variant="fp16", dtype=dtype)
+    for part in MODELS:
+        own, theirs = getattr(loaded.pipe, part), getattr(expected, part)
+        tensors = own.state_dict()
+        assert tensors.keys() == theirs.state_dict().keys()
+        for key, tensor in theirs.state_dict().items():
+            assert tensor.dtype == tensors[key].dtype
+            assert torch.equal(tensor, tensors[key])
+        assert not own.training
+
+
 # Folders of fine-tunes.
 
 

@@ -24,6 +24,6 @@ class Clock:
 
         The loop's time goes on between the shifts: let deadlines be many seconds away from what a test does.
         """
-        for module in ("admission", "batching_lock", "cost", "device_guard", "engine", "registry"):
+        for module in ("admission", "batching_lock", "cost", "device_guard", "engine", "registry", "start_progress"):
             monkeypatch.setattr(f"app.inference.{module}.time", self)
         monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: time.monotonic() + self._passed_s)

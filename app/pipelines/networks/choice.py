@@ -26,7 +26,8 @@ def fit_networks(pipe: Any, settings: Settings) -> FusedOperators:
     The functions stay the same, up to rounding.
     """
     device: torch.device = pipe.unet.device
-    _lay_out(pipe, settings.channels_last, device.type)
+    for name in channels_last(pipe.unet, settings.channels_last, device.type):
+        getattr(pipe, name).to(memory_format=torch.channels_last)
     npu.fit(pipe.unet)
     if device.type == "cpu":
         fit_to_cpu(pipe)
@@ -44,13 +45,11 @@ def _wanted(settings: Settings) -> Collection[str]:
     return by_name.get(settings.fused_operators) or split_list(settings.fused_operators)
 
 
-def _lay_out(pipe: Any, channels_last: str, kind: str) -> None:
-    """Put the weights of convolutions into the memory layout that suits the device."""
-    is_large = pipe.unet.config.block_out_channels[0] >= LEAST_CHANNELS
-    by_default = {"cuda": [pipe.unet, pipe.vae], "cpu": [pipe.unet, pipe.vae] if is_large else [pipe.vae]}
-    networks = {"auto": by_default.get(kind, []), "on": [pipe.unet, pipe.vae], "off": []}[channels_last]
-    for network in networks:
-        network.to(memory_format=torch.channels_last)
+def channels_last(unet: Any, setting: str, kind: str) -> Collection[str]:
+    """Return the names of the networks whose convolutions have their weights in channels_last, on a kind of device."""
+    is_large = unet.config.block_out_channels[0] >= LEAST_CHANNELS
+    by_default = {"cuda": ("unet", "vae"), "cpu": ("unet", "vae") if is_large else ("vae",)}
+    return {"auto": by_default.get(kind, ()), "on": ("unet", "vae"), "off": ()}[setting]
 
 
 def choose_networks(
