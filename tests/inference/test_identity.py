@@ -1,5 +1,6 @@
 import hashlib
 import importlib.metadata
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pydantic.fields import FieldInfo
 
 from app.inference import identity
 from app.inference.identity import DECIDING_SETTINGS, identity_of
+from app.inference.start_progress import StartProgress
 from app.pipelines.base import LoadedPipelines, Lora
 from app.pipelines.fake import load_fake
 from app.settings import Settings
@@ -133,3 +135,28 @@ def test_beside_an_accelerator_the_processor_counts_because_it_writes_the_files(
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda other=other: {**features, **other})
         texts.add(TorchDevice(torch.device("cuda")).computed_by)
     assert len(texts) == 2
+
+
+def test_other_weights_under_the_same_name_have_another_identity(
+    tiny_folder: Path, tiny_vae: Path, tmp_path: Path
+) -> None:
+    from app.main import load_model  # noqa: PLC0415 - the others need no app
+    from tests.support.lora import write_lora  # noqa: PLC0415 - importing torch takes seconds
+
+    model, vae = shutil.copytree(tiny_folder, tmp_path / "model"), shutil.copytree(tiny_vae, tmp_path / "vae")
+    lora = write_lora(tmp_path / "style.safetensors", model, naming="kohya")
+    settings = Settings(device="cpu", model=str(model), vae=str(vae), lora=str(lora))
+
+    def identity_now() -> str:
+        return identity_of(load_model(settings, StartProgress()), settings)
+
+    first = identity_now()
+    (model / "README.md").write_text("no weights", encoding="utf-8")
+    assert identity_now() == first
+    seen = {first}
+    for file in (next((model / "unet").glob("*.safetensors")), next(vae.glob("*.safetensors")), lora):
+        data = bytearray(file.read_bytes())
+        data[-2] ^= 1  # of the last number
+        file.write_bytes(data)
+        seen.add(identity_now())
+    assert len(seen) == 4

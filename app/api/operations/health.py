@@ -1,6 +1,5 @@
 """GET /healthz/live and /healthz/ready, for orchestrators. Both read plain state and never wait for the device."""
 
-import math
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request
@@ -37,10 +36,6 @@ class Readiness(BaseModel):
 
     status: Status
     warm: bool
-    ready_in_s: Annotated[
-        float | None,
-        Field(description="While the service starts: seconds until it should be ready, once a first picture is made."),
-    ]
     model: str | None
     vae: Annotated[str | None, Field(description="The VAE that replaces the model's own, if any.")]
     loras: Annotated[list[str], Field(description="The LoRAs in the model's weights, as NAME:WEIGHT.")]
@@ -77,8 +72,7 @@ async def ready(request: Request, context: Context) -> Readiness | JSONResponse:
 
 def _unhealthy(request: Request, context: ApiContext) -> JSONResponse:
     health = _readiness(context)
-    retry_after_s = None if health.ready_in_s is None else max(1, math.ceil(health.ready_in_s))
-    error = NotReadyError(f"The service is not ready: {health.status}.", retry_after_s=retry_after_s)
+    error = NotReadyError(f"The service is not ready: {health.status}.")
     return problem_response(error, request, health=health.model_dump(mode="json", exclude={"version"}))
 
 
@@ -88,7 +82,6 @@ def _readiness(context: ApiContext) -> Readiness:
     return Readiness(
         status=engine.status,
         warm=warm,
-        ready_in_s=context.registry.progress.ready_in_s if engine.status == "starting" else None,
         model=loaded and loaded.model,
         vae=loaded and loaded.vae,
         loras=[str(lora) for lora in loaded.loras] if loaded else [],

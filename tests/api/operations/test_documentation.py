@@ -126,7 +126,7 @@ async def test_under_a_proxy_s_prefix_the_document_names_it(client: httpx.AsyncC
 
 
 async def test_what_takes_no_get_takes_no_head_and_says_what_it_takes(client: httpx.AsyncClient) -> None:
-    refused = await client.head("/txt2img")
+    refused = await client.head("/img2img")
     assert (refused.status_code, refused.content, refused.headers["allow"]) == (405, b"", "OPTIONS, POST")
     assert (await client.delete("/healthz/live")).headers["allow"] == "GET, HEAD, OPTIONS"
     assert (await client.delete("/")).headers["allow"] == "GET, HEAD, OPTIONS, POST"
@@ -136,7 +136,8 @@ async def test_what_takes_no_get_takes_no_head_and_says_what_it_takes(client: ht
 @pytest.mark.parametrize(
     ("path", "allow"),
     [
-        ("/txt2img", "OPTIONS, POST"),
+        ("/txt2img", "GET, HEAD, OPTIONS, POST"),
+        ("/img2img", "OPTIONS, POST"),
         ("/v1/images/generations", "OPTIONS, POST"),  # SillyTavern probes it
         ("/sdapi/v1/options", "GET, HEAD, OPTIONS, POST"),
         ("/v1/models", "GET, HEAD, OPTIONS"),

@@ -1,6 +1,5 @@
 import asyncio
 import statistics
-import threading
 import time
 
 import httpx
@@ -20,7 +19,6 @@ async def test_a_warm_service_is_live_and_ready_and_says_what_it_runs(client: ht
     assert ready.json() == {
         "status": "ready",
         "warm": True,
-        "ready_in_s": None,
         "model": "fake",
         "vae": None,
         "loras": [],
@@ -30,37 +28,6 @@ async def test_a_warm_service_is_live_and_ready_and_says_what_it_runs(client: ht
         "queue": {"waiting": 0, "limit": 32, "running_s": 0.0},
         "version": __version__,
     }
-
-
-async def test_a_service_that_warms_up_says_when_it_should_be_ready() -> None:
-    pictures = threading.Semaphore(0)
-
-    def wait(_: float) -> None:
-        assert pictures.acquire(timeout=60)
-
-    pipeline = GatedPipeline(sleep=wait)
-    app = create_app(Settings(model="fake"), load_pipelines=pipeline.load)
-    transport = httpx.ASGITransport(app=app)  # the service's own server opens the port later, others may open it now
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-
-        async def ask() -> tuple[httpx.Response, float | None]:
-            answer = await client.get("/healthz/ready")
-            return answer, answer.json()["health"]["ready_in_s"]
-
-        starting = asyncio.create_task(app.router.lifespan_context(app).__aenter__())
-        await until(lambda: pipeline.calls)
-        answer, ready_in_s = await ask()
-        assert (answer.status_code, ready_in_s, answer.headers.get("retry-after")) == (503, None, None)
-        pictures.release()
-        await until(lambda: len(pipeline.calls) == 2)
-        answer, ready_in_s = await ask()
-        assert answer.status_code == 503
-        assert ready_in_s is not None
-        assert ready_in_s > 0
-        assert int(answer.headers["retry-after"]) >= ready_in_s
-        pictures.release(2)
-        await starting
-        assert (await client.get("/healthz/ready")).json()["ready_in_s"] is None
 
 
 async def test_health_answers_within_50_ms_while_a_call_runs_and_others_wait(pipeline: GatedPipeline) -> None:
