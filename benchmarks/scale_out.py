@@ -33,7 +33,7 @@ from benchmarks.support.pictures import Picture, Prompts, Supply
 from benchmarks.support.ports import free_port
 
 _CONFIG = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
-_LOG = ROOT / "build" / "bench" / "scale-out" / "haproxy.log"
+LOG = ROOT / "build" / "bench" / "scale-out" / "haproxy.log"
 _PROCESSES = 3
 _CLIENTS = 8
 """Clients for each process."""
@@ -54,7 +54,7 @@ class _Round:
     proxy_cpu_s: float
 
 
-class _Haproxy:
+class Haproxy:
     """HAProxy with the shipped configuration. Only its ports and its socket are changed."""
 
     def __init__(self, folder: Path, ports: Sequence[int]) -> None:
@@ -67,7 +67,7 @@ class _Haproxy:
         text = text.replace("abns@", f"abns@{self.port}-").replace("/run/haproxy/admin.sock", str(self._socket))
         (folder / "haproxy.cfg").write_text(text, encoding="utf-8")
         program = shutil.which("haproxy") or sys.exit("haproxy is not installed.")
-        self._process = launch([program, "-db", "-f", str(folder / "haproxy.cfg")], environment(Path("fake"), {}), _LOG)
+        self._process = launch([program, "-db", "-f", str(folder / "haproxy.cfg")], environment(Path("fake"), {}), LOG)
 
     @property
     def pid(self) -> int:
@@ -97,9 +97,9 @@ async def _measure(seconds: float, pictures: int, rounds: int) -> tuple[dict[int
         for service in services:
             await stack.enter_async_context(service.run())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        proxy = _Haproxy(folder, [service.port for service in services])
+        proxy = Haproxy(folder, [service.port for service in services])
         stack.callback(proxy.stop)
-        await until_ready(proxy.port, within_s=_PATIENCE_S, log=_LOG)
+        await until_ready(proxy.port, within_s=_PATIENCE_S, log=LOG)
         for number in range(rounds):
             for count, rounds_of_it in found.items():
                 print(f"round {number + 1} of {rounds}, processes: {count}", file=sys.stderr, flush=True)
@@ -111,7 +111,7 @@ async def _measure(seconds: float, pictures: int, rounds: int) -> tuple[dict[int
     return found, added_s
 
 
-async def _round(asked: Sequence[Picture], proxy: _Haproxy, services: Sequence[Service]) -> _Round:
+async def _round(asked: Sequence[Picture], proxy: Haproxy, services: Sequence[Service]) -> _Round:
     service_cpu_s = sum(process_tree.cpu_seconds(service.pid) for service in services)
     proxy_cpu_s, began = process_tree.cpu_seconds(proxy.pid), time.perf_counter()
     outcomes = await closed_loop(proxy.port, "/txt2img", asked, clients=_CLIENTS * len(services))

@@ -38,6 +38,12 @@ async def open_loop(port: int, path: str, pictures: Sequence[Picture], *, per_se
     Latency counts from the planned moment.
     """
     chance = random.Random(0)  # noqa: S311 - no secret
+    moments = itertools.accumulate(chance.expovariate(per_second) for _ in pictures)
+    return await timed_loop(port, path, pictures, list(moments))
+
+
+async def timed_loop(port: int, path: str, pictures: Sequence[Picture], moments_s: Sequence[float]) -> list[Outcome]:
+    """Request each picture at its moment, in seconds from now. Otherwise as `open_loop`."""
     free: list[Connection] = []
 
     async def ask(picture: Picture, due: float) -> Outcome:
@@ -47,10 +53,8 @@ async def open_loop(port: int, path: str, pictures: Sequence[Picture], *, per_se
         free.append(connection)
         return outcome
 
-    due, asking = time.perf_counter(), []
-    for picture in pictures:
-        due += chance.expovariate(per_second)
-        asking.append(ask(picture, due))
+    began = time.perf_counter()
+    asking = [ask(picture, began + moment_s) for picture, moment_s in zip(pictures, moments_s, strict=True)]
     outcomes = await asyncio.gather(*asking)
     for connection in free:
         connection.close()
