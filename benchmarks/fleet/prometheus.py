@@ -16,10 +16,11 @@ _KEPT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One scrape of a replica. `queue` is a gauge, the others are counters."""
+    """One scrape of a replica. `queue` and `open` are gauges, the others are counters."""
 
     at: float
     queue: float
+    open: float
     busy_s: float
     pictures: float
     refused: float
@@ -50,7 +51,9 @@ class Prometheus:
         env, samples = self.fleet.env, self.series[replica]
         yield env.timeout(phase_s)
         while replica.died > env.now:
-            samples.append(Sample(env.now, replica.waiting, replica.busy_s, replica.pictures, replica.refused))
+            samples.append(
+                Sample(env.now, replica.waiting, replica.open, replica.busy_s, replica.pictures, replica.refused)
+            )
             while samples[0].at < env.now - _KEPT_S:
                 samples.popleft()
             yield env.timeout(self.interval_s)
@@ -77,11 +80,11 @@ class Prometheus:
             total += (value(last) - value(first)) * extended_s / covered_s / window_s
         return total if known else None
 
-    def queues(self, window_s: float) -> PerPod:
-        """Return `avg_over_time(turbo_queue_depth[window])` of each ready replica."""
+    def per_pod(self, value: Callable[[Sample], float], window_s: float) -> PerPod:
+        """Return `avg_over_time(...[window])` of each replica, and how many have no samples."""
         now, values, missing = self.fleet.env.now, [], 0
         for replica in self.fleet.present:
-            inside = [one.queue for one in self.series.get(replica, ()) if one.at > now - window_s]
+            inside = [value(one) for one in self.series.get(replica, ()) if one.at > now - window_s]
             if inside:
                 values.append(sum(inside) / len(inside))
             else:
@@ -89,22 +92,28 @@ class Prometheus:
         return PerPod(values, missing)
 
     def metrics(self, window_s: float) -> dict[str, PerPod | External]:
-        """Return the signals that an autoscaler can use.
-
-        queue: waiting requests of each pod. `waiting`: the same for all pods together. `busy`: devices that are busy.
-        `offered`: devices that would be busy if no request were rejected: `busy` divided by the share of requests that
-        are accepted.
-        """
-        queues = self.queues(window_s)
+        """Return the signals that an autoscaler can use; `SIGNALS` describes them."""
+        queues, opened = (self.per_pod(value, window_s) for value in (lambda one: one.queue, lambda one: one.open))
         busy = self.rate(lambda one: one.busy_s, window_s)
         served = self.rate(lambda one: one.pictures, window_s)
         refused = self.rate(lambda one: one.refused, window_s)
-        offered = busy
-        if busy is not None and served and refused:
-            offered = busy * (served + refused) / served
+        asked = None if served is None or refused is None else served + refused
         return {
             "queue": queues,
-            "waiting": External(sum(queues.values) if queues.values else None),
+            "open": External(sum(opened.values) if opened.values else None),
             "busy": External(busy),
-            "offered": External(offered),
+            "offered busy": External(busy * asked / served if busy and asked and served else busy),
+            "pictures": External(served),
+            "offered": External(asked),
         }
+
+
+SIGNALS = {
+    "queue": "avg_over_time(turbo_queue_depth[1m])",
+    "open": "sum(avg_over_time(turbo_requests_in_progress[1m]))",
+    "busy": "sum(rate(turbo_device_busy_seconds_total[1m]))",
+    "pictures": "sum(rate(turbo_pictures_total[1m]))",
+    "offered": 'sum(rate(turbo_pictures_total[1m])) + sum(rate(turbo_errors_total{code="queue_full"}[1m]))',
+    "offered busy": "busy * offered / pictures",
+}
+"""The signals in PromQL, here in a window of a minute. `queue` is a value of each pod, the others are one for all."""
