@@ -1,5 +1,6 @@
 """Clients: whether they repeat a rejected request, when, and when they give up."""
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ class Client:
 
     attempts: int = 1
     honours_retry_after: bool = True
-    patience_s: float = 600.0
+    patience_s: float = math.inf
 
     def waits_s(self, attempt: int, since_s: float, retry_after_s: int, chance: random.Random) -> float | None:
         """Return the seconds until the next attempt; None if the client gives up.
@@ -30,9 +31,9 @@ class Client:
 
 
 ONCE = Client()
-PATIENT = Client(attempts=1000)
-"""Honours `Retry-After` for ten minutes."""
+PATIENT = Client(attempts=1000, patience_s=60.0)
+"""Honours `Retry-After` for a minute."""
 SDK = Client(attempts=3)
 """openai-python with its defaults: two more attempts."""
-IMPATIENT = Client(attempts=1000, honours_retry_after=False)
-"""Ignores `Retry-After` for ten minutes."""
+IMPATIENT = Client(attempts=1000, patience_s=60.0, honours_retry_after=False)
+"""Asks again and again for a minute."""

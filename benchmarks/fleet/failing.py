@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.fleet.arrivals import arrivals, steady
-from benchmarks.fleet.autoscaling import CAPACITY, CLIENT, DEVICE
+from benchmarks.fleet.autoscaling import CAPACITY, DEVICE
 from benchmarks.fleet.cache import OK, Cache, draw, zipf
+from benchmarks.fleet.clients import PATIENT
 from benchmarks.fleet.fleet import Fleet, Outcome, Starts
 from benchmarks.fleet.replica import FULL, after
 
@@ -20,7 +21,7 @@ AT_S, LASTS_S = 300.0, 1800.0
 START_S = 60.0
 _SLOW_S = 5.0
 URLS, EXPONENT, HIT_SHARE = 100_000, 1.0, 0.3
-"""With a cache of 30 % of the URLs."""
+"""The cache has room for 30 % of the URLs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class Seen:
 
 
 def _fleet(starts: Starts | None = None) -> Fleet:
-    return Fleet([DEVICE], REPLICAS, zones=ZONES, client=CLIENT, starts=starts or Starts(process_s=START_S))
+    return Fleet([DEVICE], REPLICAS, zones=ZONES, client=PATIENT, starts=starts or Starts(process_s=START_S))
 
 
 def _zone(fleet: Fleet) -> None:
@@ -84,8 +85,7 @@ def cases() -> Iterator[Seen]:
 def cold_cache() -> Iterator[Seen]:
     """Simulate a cache that loses its pictures, before a fleet that is large enough for its misses, and for all."""
     shares = zipf(URLS, exponent=EXPONENT)
-    warm_s = 3600.0
-    for load in (2.0, 4.0):
+    for load in (4.0, 10.0):
         fleet = _fleet()
         cache = fleet.cache = Cache(
             partial(getattr, fleet.env, "now"),
@@ -94,15 +94,13 @@ def cold_cache() -> Iterator[Seen]:
             ttl_s=30 * 24 * 3600.0,
             stale_on_error=True,
         )
-        times = arrivals(steady(load * BUSY * REPLICAS * CAPACITY), lasts_s=warm_s + LASTS_S, seed=1)
+        times = arrivals(steady(load * BUSY * REPLICAS * CAPACITY), lasts_s=LASTS_S, seed=1)
         urls = draw(shares, len(times), seed=1)
         _warm(cache, draw(shares, 2 * URLS, seed=2))
-        fleet.offer(times[times >= warm_s] - warm_s, urls=urls[times >= warm_s])
+        fleet.offer(times, urls=urls)
         after(fleet.env, AT_S, cache.clear)
         fleet.run()
-        yield seen(
-            f"the cache is lost; the load is {load:g} times what the replicas make at 60 %", fleet.outcomes, at_s=AT_S
-        )
+        yield seen(f"the cache is lost; {load:g} times the requests of the rows above", fleet.outcomes, at_s=AT_S)
 
 
 def _warm(cache: Cache, urls: npt.NDArray[np.int64]) -> None:

@@ -82,8 +82,8 @@ class Fleet:
         self.wanted = self.replicas
         self.sizes: list[tuple[float, int]] = []
         """The number of wanted replicas after each change."""
-        self.sent = self.unserved = 0
-        """Requests that reached the balancer, and those that found no replica."""
+        self.sent = 0
+        """Requests that reached the balancer."""
         self._changes = 0
         for _ in range(self.replicas):
             replica = self._add()
@@ -239,7 +239,6 @@ class _Attempt:
         fleet = self.fleet
         while True:
             if not fleet.servers:
-                fleet.unserved += 1
                 self.answered(NOT_READY, _NO_SERVER_RETRY_S)
                 return
             server = self.server = fleet.balancer.choose(fleet.servers, avoid)

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.fleet.arrivals import arrivals, steady
-from benchmarks.fleet.autoscaling import CLIENT
 from benchmarks.fleet.cache import OK, Cache, draw, zipf
+from benchmarks.fleet.clients import PATIENT
 from benchmarks.fleet.failing import Seen, row, seen
 from benchmarks.fleet.fleet import Fleet, Outcome, Starts
 from benchmarks.fleet.reality import PROCESSES, SECONDS, SIDE, Device, alone, processes
@@ -56,7 +56,7 @@ async def _load(
                 status, retry_after_s = NOT_READY, 1
             since_s = loop.time() - began - due_s
             refused += status == FULL
-            if status == OK or since_s + retry_after_s > CLIENT.patience_s:
+            if status == OK or since_s + retry_after_s > PATIENT.patience_s:
                 return Outcome(due_s, status, since_s, attempts, refused)
             await asyncio.sleep(retry_after_s)
 
@@ -133,12 +133,14 @@ def _cached_times() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
 
 
 def _simulate(device: Device, restart_s: float) -> Iterator[Seen]:
-    fleet = Fleet([device.kind], PROCESSES, client=CLIENT, answer_s=device.answer_s, starts=Starts(process_s=restart_s))
+    fleet = Fleet(
+        [device.kind], PROCESSES, client=PATIENT, answer_s=device.answer_s, starts=Starts(process_s=restart_s)
+    )
     fleet.offer(_zone_times())
     after(fleet.env, _AT_S, lambda: fleet.kill(fleet.ready[:1]))
     fleet.run()
     yield seen(_ZONE, fleet.outcomes, at_s=_AT_S)
-    fleet = Fleet([device.kind], PROCESSES, client=CLIENT, answer_s=device.answer_s)
+    fleet = Fleet([device.kind], PROCESSES, client=PATIENT, answer_s=device.answer_s)
     cache = fleet.cache = Cache(lambda: fleet.env.now, max_bytes=_URLS, answer_bytes=1, ttl_s=3600, stale_on_error=True)
     for url in range(_URLS):
         cache.get(url, lambda *_: None, lambda answered: answered(OK, 0))

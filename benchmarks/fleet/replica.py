@@ -72,7 +72,7 @@ class Replica(Server):
         """Whether the balancer sends requests here."""
         self.leaving = False
         """Whether it will be stopped."""
-        self.pictures = self.accepted = self.refused = 0
+        self.pictures = self.refused = 0
         self.batch = 0
         """Pictures of the running call."""
         self._reference, self._answer_s = reference, answer_s
@@ -149,7 +149,6 @@ class Replica(Server):
         if (refusal := self._refusal(place)) is not None:
             self.refused += 1
             return refusal
-        self.accepted += 1
         kind = place.kind
         self._waiting[place] = None
         self._waiting_pictures[kind] = self._waiting_pictures.get(kind, 0) + kind.pictures

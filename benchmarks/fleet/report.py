@@ -93,7 +93,7 @@ def _rules(found: dict[str, Any]) -> Figure:
         axes.barh(rule.name, one["cost"], color=colour)
         axes.annotate(f" {one['cost']:.2f}, {one['raw']:.1%}", (one["cost"], rule.name), va="center")
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xlabel("devices, relative to the ideal; the share of attempts that got 429 beside it")
+    figure.supxlabel("devices relative to the ideal, and the share of attempts that got 429", fontsize=9)
     axes.margins(x=0.2)
     _plain(axes)
     return figure

@@ -159,7 +159,9 @@ def test_a_rolling_update_replaces_all_replicas_and_keeps_to_its_limits(surge: i
 
 
 def test_starts_that_need_the_hub_succeed_when_it_is_back() -> None:
-    fleet = Fleet([fake(0.25)], 1, starts=Starts(process_s=20, needs_hub=True), client=PATIENT)
+    fleet = Fleet(
+        [fake(0.25)], 1, starts=Starts(process_s=20, needs_hub=True), client=replace(PATIENT, patience_s=600.0)
+    )
     fleet.hub = False
     fleet.kill(fleet.ready)
     fleet.offer(np.array([10.0]))
