@@ -1,6 +1,6 @@
 """Simulates a fleet of replicas, and holds the simulation against real processes.
 
-    .venv/bin/python -m benchmarks.fleet reality        # against real processes behind HAProxy, about three minutes
+    .venv/bin/python -m benchmarks.fleet reality        # against real processes behind HAProxy, about four minutes
     .venv/bin/python -m benchmarks.fleet autoscaling    # rules of autoscaling, in a day of 24 hours
     .venv/bin/python -m benchmarks.fleet failures       # failures, in the simulation and with real processes
 

@@ -47,7 +47,7 @@ async def _load(
         attempts = refused = 0
         while True:
             attempts += 1
-            connection = free.pop() if free else Connection(port)
+            connection = free.pop(0) if free else Connection(port)
             try:
                 answer = await ask(connection)
                 status, retry_after_s = answer.status, int(answer.headers.get("retry-after", "1"))

@@ -43,12 +43,15 @@ async def open_loop(port: int, path: str, pictures: Sequence[Picture], *, per_se
 
 
 async def timed_loop(port: int, path: str, pictures: Sequence[Picture], moments_s: Sequence[float]) -> list[Outcome]:
-    """Request each picture at its moment, in seconds from now. Otherwise as `open_loop`."""
+    """Request each picture at its moment, in seconds from now. Otherwise as `open_loop`.
+
+    The connection that has been idle for the longest time is used first, so that none is idle until a proxy closes it.
+    """
     free: list[Connection] = []
 
     async def ask(picture: Picture, due: float) -> Outcome:
         await asyncio.sleep(due - time.perf_counter())
-        connection = free.pop() if free else Connection(port)
+        connection = free.pop(0) if free else Connection(port)
         outcome = await _ask(connection, path, picture, due)
         free.append(connection)
         return outcome
