@@ -109,9 +109,12 @@ def missing_parts(path: Path, size_bytes: int, stop: Event) -> list[Part]:
 
 
 def present_bytes(path: Path, size_bytes: int) -> int:
-    """Return how many bytes of a file there are: in its parts, or from its beginning on."""
-    there = _size(path)
-    return there if there <= size_bytes else sum(_present(path, size_bytes))
+    """Return how many bytes of a file there are: in its parts, or from its beginning on. Any thread may ask."""
+    try:
+        there = path.stat().st_size
+        return there if there <= size_bytes else sum(_present(path, size_bytes))
+    except FileNotFoundError:  # not begun, or just moved to its place
+        return 0
 
 
 def _present(path: Path, size_bytes: int) -> list[int]:

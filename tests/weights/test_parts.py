@@ -1,7 +1,7 @@
 """What earlier pulls left of a file, in the forms that there are."""
 
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 import pytest
 
@@ -51,3 +51,21 @@ def test_a_part_takes_no_byte_of_another_part_and_none_once_it_is_stopped(path: 
         with pytest.raises(StoppedError):
             last.write(b"c")
     assert present_bytes(path, SIZE_BYTES) == 0
+
+
+def test_bytes_can_be_counted_while_the_file_moves_to_its_place(path: Path) -> None:
+    stop = Event()
+
+    def move_again_and_again() -> None:
+        while not stop.is_set():
+            missing_parts(path, SIZE_BYTES, stop)
+            path.replace(path.with_name("blob"))
+
+    mover = Thread(target=move_again_and_again)
+    mover.start()
+    try:
+        for _ in range(30_000):
+            present_bytes(path, SIZE_BYTES)
+    finally:
+        stop.set()
+        mover.join()
