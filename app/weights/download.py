@@ -287,8 +287,7 @@ def _check_room(hub: _Hub, files: list[_HubFile]) -> None:
 
 def _present_bytes(hub: _Hub, file: _HubFile) -> int:
     """Return how many bytes of a file there are, from this pull and earlier ones."""
-    blob = hub.blobs / file.hash
-    return blob.stat().st_size if blob.exists() else present_bytes(hub.part(file), file.size_bytes)
+    return present_bytes(hub.blobs / file.hash, file.size_bytes) or present_bytes(hub.part(file), file.size_bytes)
 
 
 class _Fetched(NamedTuple):
@@ -354,8 +353,15 @@ def _fetch_in_parts(hub: _Hub, file: _HubFile, connections: ThreadPoolExecutor, 
 
 
 def _fetch_part(hub: _Hub, file: _HubFile, part: Part) -> None:
+    """Download a part. A fault after further bytes does not end the pull, because a long download can meet several."""
     with part:
-        _attempt(hub, lambda: hub.fetch_part(file, part), file)
+        while True:
+            before = part.missing_bytes
+            try:
+                return _attempt(hub, lambda: hub.fetch_part(file, part), file)
+            except WeightsError:
+                if part.missing_bytes == before:
+                    raise
 
 
 def _blob_of(path: Path) -> Path:
@@ -409,7 +415,8 @@ def _explain(error: Exception, hub: _Hub, file: _HubFile | None) -> tuple[str, b
     subject = f"{file.path} of {hub.source}" if file else str(hub.source)
     statuses = [getattr(getattr(link, "response", None), "status_code", 0) for link in chain]
     if status := next(filter(None, statuses), 0):
-        return _explain_status(status, hub, subject, chain), status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        may_be_temporary = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS
+        return _explain_status(status, hub, subject, chain), may_be_temporary
     if file and any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain):
         return _no_space(hub, subject, max(1, file.size_bytes - _present_bytes(hub, file))), False
     reason = first_line(next((link for link in reversed(chain) if isinstance(link, OSError)), error))

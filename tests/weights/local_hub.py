@@ -30,12 +30,13 @@ class Fault:
     """What goes wrong with the next so many requests whose address has `at` in it.
 
     A number answers with that status, `page` with a page for people. `damage` turns a byte of the file over; `cut`
-    sends half of what was asked for and hangs up; `hold` sends half, and the rest once the hub is told to `go_on`;
-    `whole` sends the whole file for a range; `redirect` sends a signed address at another host. In what the hub tells
-    of a file, `huge` is a size for which no disk has room, and `move` is a commit that came after the list.
+    sends half of what was asked for and hangs up; `fail` does so too, and answers 503 to the next request for the file;
+    `hold` sends half, and the rest once the hub is told to `go_on`; `whole` sends the whole file for a range;
+    `redirect` sends a signed address at another host. In what the hub tells of a file, `huge` is a size for which no
+    disk has room, and `move` is a commit that came after the list.
     """
 
-    kind: int | Literal["page", "damage", "cut", "hold", "whole", "redirect", "huge", "move"]
+    kind: int | Literal["page", "damage", "cut", "fail", "hold", "whole", "redirect", "huge", "move"]
     at: str = ""
     times: int = ALWAYS
 
@@ -124,10 +125,12 @@ class LocalHub:
         self.downloads[noted] += 1
         size_bytes = file.stat().st_size
         headers = {"ETag": f'"{self.etag(file)}"', "X-Repo-Commit": COMMIT}
-        fault = self._fault(noted, "damage", "cut", "hold", "whole", "redirect")
+        fault = self._fault(noted, "damage", "cut", "fail", "hold", "whole", "redirect")
         kind = fault.kind if fault else None
         if kind == "redirect":
             return RedirectResponse("https://elsewhere.example/file?signature=secret")
+        if kind == "fail":
+            self.faults.append(Fault(503, at=noted, times=1))
         requested = None if kind == "whole" else request.headers.get("Range")
         first, last = (requested or "bytes=0-").removeprefix("bytes=").split("-")
         start, end = int(first), min(int(last or size_bytes) + 1, size_bytes)
@@ -222,7 +225,7 @@ class _Body(Response):
             middle = self._start + (self._end - self._start) // 2
             file.seek(self._start)
             await self._send(send, file, middle)
-            if self._fault == "cut":
+            if self._fault in ("cut", "fail"):
                 return  # the server hangs up on an answer that was left unfinished
             while self._fault == "hold" and not self._hub.go_on.is_set():  # noqa: ASYNC110 - set by another thread
                 await asyncio.sleep(0.01)

@@ -94,6 +94,14 @@ def make_large(hub: LocalHub, name: str, size_bytes: int) -> None:
     save_file({"x": torch.arange(size_bytes // 4, dtype=torch.float32)}, hub.folder / name)
 
 
+def blobs_of(source: HubSource, weights: Path) -> Path:
+    """Make the folder in which the client keeps the files of the repository."""
+    cache = "openmind/hub" if source.hub == "openmind" else "hf"
+    blobs = weights / cache / f"models--{REPOSITORY.replace('/', '--')}" / "blobs"
+    blobs.mkdir(parents=True)
+    return blobs
+
+
 def wait_for_part(hub: LocalHub, weights: Path, name: str) -> Path:
     """Wait until all other files are pulled; return the place of what is there of this one."""
     wait_until(lambda: hub.downloads.keys() >= WANTED)
@@ -184,12 +192,13 @@ def test_faults_that_pass_are_got_over(hub: LocalHub, pull: StartPull, source: H
     hub.faults = [
         Fault(500, times=1),
         Fault(500, at="model_index.json", times=1),
+        Fault(429, at="unet/config.json", times=1),
         Fault("damage", at=CONFIG, times=1),
         Fault("damage", at=VAE, times=1),
         Fault("cut", at=UNET, times=1),
     ]
     pull(prelude=HASTE).succeeds()
-    assert [fault.times for fault in hub.faults] == [0] * 5
+    assert [fault.times for fault in hub.faults] == [0] * 6
     assert_whole(source, weights, hub)
 
 
@@ -293,6 +302,18 @@ def test_a_large_file_comes_whole_also_if_the_hub_knows_no_ranges_or_a_part_is_d
     assert not list(weights.rglob("*.incomplete"))
 
 
+def test_a_part_that_breaks_off_late_and_then_meets_an_error_goes_on(
+    hub: LocalHub, pull: StartPull, source: HubSource, weights: Path
+) -> None:
+    make_large(hub, VAE, 2 * PART_BYTES - (1 << 20))
+    left_over = blobs_of(source, weights) / f"{hub.etag(VAE)}.incomplete"  # so that a single part is missing
+    left_over.write_bytes((hub.folder / VAE).read_bytes()[:PART_BYTES])
+    hub.faults = [Fault("fail", at=VAE, times=1)]
+    pull(prelude=SLOWNESS).succeeds()
+    assert [fault.times for fault in hub.faults] == [0, 0]
+    assert_whole(source, weights, hub)
+
+
 def test_files_of_the_same_bytes_are_downloaded_once(
     hub: LocalHub, pull: StartPull, source: HubSource, weights: Path
 ) -> None:
@@ -306,9 +327,7 @@ def test_files_of_the_same_bytes_are_downloaded_once(
 def test_what_an_earlier_pull_left_over_stops_no_pull(
     hub: LocalHub, pull: StartPull, source: HubSource, weights: Path
 ) -> None:
-    cache = "openmind/hub" if source.hub == "openmind" else "hf"
-    blobs = weights / cache / f"models--{REPOSITORY.replace('/', '--')}" / "blobs"
-    blobs.mkdir(parents=True)
+    blobs = blobs_of(source, weights)
     unet, vae = (hub.folder / UNET).read_bytes(), (hub.folder / VAE).read_bytes()
     left_over = {UNET: unet, VAE: vae[:1000], TEXT_ENCODER: b"other" * 9, CONFIG: b"longer than the file" * 99}
     for name, content in left_over.items():
