@@ -233,8 +233,11 @@ WRONG: dict[str, Values] = {
         "autoscaling": {"enabled": True, "picturesPerSecond": 1},
     },
     "autoscaling.enabled requires autoscaling.picturesPerSecond": {"autoscaling": {"enabled": True}},
-    "autoscaling.minReplicas=0 requires a trigger": {
+    "autoscaling.minReplicas=0 requires autoscaling.engine=keda": {
         "autoscaling": {"enabled": True, "picturesPerSecond": 1, "minReplicas": 0}
+    },
+    "autoscaling.minReplicas=0 requires a trigger": {
+        "autoscaling": {"enabled": True, "engine": "keda", "picturesPerSecond": 1, "minReplicas": 0}
     },
     "autoscaling.triggers requires autoscaling.engine=keda": {"autoscaling": {"triggers": [{"type": "cron"}]}},
     "weights.image.reference and weights.existingClaim exclude each other": {

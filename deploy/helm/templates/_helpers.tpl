@@ -104,8 +104,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and .Values.autoscaling.enabled (not .Values.autoscaling.picturesPerSecond) }}
 {{- fail "autoscaling.enabled requires autoscaling.picturesPerSecond, 0.7 x the images/s of `python -m app bench` on your device." }}
 {{- end }}
-{{- if and .Values.autoscaling.enabled (eq (int .Values.autoscaling.minReplicas) 0) (empty .Values.autoscaling.triggers) }}
-{{- fail "autoscaling.minReplicas=0 requires a trigger in autoscaling.triggers, because without a pod no request waits in a queue." }}
+{{- if and .Values.autoscaling.enabled (eq (int .Values.autoscaling.minReplicas) 0) }}
+{{- if ne .Values.autoscaling.engine "keda" }}
+{{- fail "autoscaling.minReplicas=0 requires autoscaling.engine=keda." }}
+{{- end }}
+{{- if empty .Values.autoscaling.triggers }}
+{{- fail "autoscaling.minReplicas=0 requires a trigger in autoscaling.triggers, because without a pod the service has no metrics." }}
+{{- end }}
 {{- end }}
 {{- if and (eq .Values.autoscaling.engine "hpa") .Values.autoscaling.triggers }}
 {{- fail "autoscaling.triggers requires autoscaling.engine=keda." }}
