@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import logging
+import math
 import os
 import platform
 import re
@@ -353,12 +354,15 @@ def _fetch_in_parts(hub: _Hub, file: _HubFile, connections: ThreadPoolExecutor, 
 
 
 def _fetch_part(hub: _Hub, file: _HubFile, part: Part) -> None:
-    """Download a part. A fault after further bytes does not end the pull, because a long download can meet several."""
+    """Download a part. A fault after further bytes does not end the pull, because a long download can meet several.
+
+    The patience has no end, because the clients do not retry a status of 500 or more, however late it comes.
+    """
     with part:
         while True:
             before = part.missing_bytes
             try:
-                return _attempt(hub, lambda: hub.fetch_part(file, part), file)
+                return _attempt(hub, lambda: hub.fetch_part(file, part), file, patience_s=math.inf)
             except WeightsError:
                 if part.missing_bytes == before:
                     raise
@@ -389,7 +393,14 @@ def _sha256_if_whole(blob: Path) -> str | None:
     return sha256 if digest == blob.name else None
 
 
-def _attempt(hub: _Hub, call: Callable[[], _T], file: _HubFile | None = None, *, last: bool = False) -> _T:
+def _attempt(
+    hub: _Hub,
+    call: Callable[[], _T],
+    file: _HubFile | None = None,
+    *,
+    last: bool = False,
+    patience_s: float = _PATIENCE_S,
+) -> _T:
     """Call the client, once more after a fault that can be temporary. Its exceptions become WeightsError."""
     started = time.monotonic()
     try:
@@ -398,7 +409,7 @@ def _attempt(hub: _Hub, call: Callable[[], _T], file: _HubFile | None = None, *,
         raise
     except Exception as error:
         reason, may_be_temporary = _explain(error, hub, file)
-        if last or not may_be_temporary or time.monotonic() - started > _PATIENCE_S:
+        if last or not may_be_temporary or time.monotonic() - started > patience_s:
             raise WeightsError(reason) from error
     time.sleep(_PAUSE_S)
     return _attempt(hub, call, file, last=True)

@@ -30,8 +30,8 @@ class Fault:
     """What goes wrong with the next so many requests whose address has `at` in it.
 
     A number answers with that status, `page` with a page for people. `damage` turns a byte of the file over; `cut`
-    sends half of what was asked for and hangs up; `fail` does so too, and answers 503 to the next request for the file;
-    `hold` sends half, and the rest once the hub is told to `go_on`; `whole` sends the whole file for a range;
+    sends half of what was asked for and hangs up; `fail` does so too, and answers 503 to the next two requests for the
+    file; `hold` sends half, and the rest once the hub is told to `go_on`; `whole` sends the whole file for a range;
     `redirect` sends a signed address at another host. In what the hub tells of a file, `huge` is a size for which no
     disk has room, and `move` is a commit that came after the list.
     """
@@ -130,7 +130,7 @@ class LocalHub:
         if kind == "redirect":
             return RedirectResponse("https://elsewhere.example/file?signature=secret")
         if kind == "fail":
-            self.faults.append(Fault(503, at=noted, times=1))
+            self.faults.append(Fault(503, at=noted, times=2))
         requested = None if kind == "whole" else request.headers.get("Range")
         first, last = (requested or "bytes=0-").removeprefix("bytes=").split("-")
         start, end = int(first), min(int(last or size_bytes) + 1, size_bytes)

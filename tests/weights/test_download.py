@@ -302,7 +302,7 @@ def test_a_large_file_comes_whole_also_if_the_hub_knows_no_ranges_or_a_part_is_d
     assert not list(weights.rglob("*.incomplete"))
 
 
-def test_a_part_that_breaks_off_late_and_then_meets_an_error_goes_on(
+def test_a_part_that_breaks_off_late_and_then_meets_errors_goes_on(
     hub: LocalHub, pull: StartPull, source: HubSource, weights: Path
 ) -> None:
     make_large(hub, VAE, 2 * PART_BYTES - (1 << 20))
