@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import simpy
 
+from benchmarks.fleet import ray_serve
 from benchmarks.fleet.arrivals import Rate, arrivals, daily, steady, with_burst, with_flash_crowd
-from benchmarks.fleet.balancers import HAPROXY, SERVICE, Balancer, LeastRequests, Random, Rules
+from benchmarks.fleet.balancers import HAPROXY, RAY, SERVICE, Balancer, LeastRequests, PowerOfTwo, Random, Rules
 from benchmarks.fleet.cache import OK
 from benchmarks.fleet.clients import IMPATIENT, PATIENT, SDK, Client
 from benchmarks.fleet.devices import A100
@@ -40,6 +41,20 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RayRule:
+    """Ray Serve's autoscaler with a configuration."""
+
+    config: ray_serve.Config
+
+    @property
+    def name(self) -> str:
+        up, down = self.config.upscaling_factor, self.config.downscaling_factor
+        factors = f"; factors {up:g} and {down:g}" if (up, down) != (1, 1) else ""
+        delays = f"{self.config.upscale_delay_s:g} s up, {self.config.downscale_delay_s:g} s down"
+        return f"Ray Serve: in progress, {self.config.target_ongoing_requests:g}; {delays}{factors}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """What a rule is tried in."""
 
@@ -51,7 +66,7 @@ class World:
     max_replicas: int = 40
     settings: Settings = field(default_factory=Settings)
     rules: Rules = HAPROXY
-    balancer: type[Balancer] = LeastRequests
+    balancer: Callable[[random.Random], Balancer] = lambda _: LeastRequests()
     client: Client = PATIENT
     seed: int = 1
 
@@ -108,7 +123,22 @@ RULES = (
 )
 """The rules that are compared. The first is what the manifests had."""
 
+_RAY = ray_serve.Config(target_ongoing_requests=DEVICE.max_batch, upscale_delay_s=0, downscale_delay_s=300)
+RAY_CHOSEN = RayRule(config=replace(_RAY, upscaling_factor=0.1, downscaling_factor=0.3))
+RAY_RULES = (
+    RayRule(config=replace(_RAY, target_ongoing_requests=8, upscale_delay_s=30, downscale_delay_s=600)),
+    RayRule(config=replace(_RAY, target_ongoing_requests=8, upscale_delay_s=10, upscaling_factor=0.3)),
+    RayRule(config=replace(_RAY, upscale_delay_s=10, upscaling_factor=0.15)),
+    RAY_CHOSEN,
+)
+"""Ray Serve's autoscaler. The first is what deploy/ray/serve.yaml had."""
+
+ALL_RULES: tuple[Rule | RayRule, ...] = (*RULES, *RAY_RULES)
+
 WORLD = World(rate=day(), lasts_s=DAY_S)
+BEHIND_RAY = replace(WORLD, rules=RAY, balancer=PowerOfTwo)
+"""The day behind Ray's proxy, which picks the shorter of two random queues."""
+
 _MORNING = replace(WORLD, rate=lambda at: day()(at + 8 * 3600), lasts_s=4 * 3600.0, replicas=4)
 _CROWD = with_flash_crowd(steady(0.5 * CAPACITY), at_s=1800, times=10, rise_s=60, half_life_s=300)
 
@@ -133,21 +163,20 @@ WORLDS = {
 """What the chosen rule is tried in besides the day."""
 
 
-def run(rule: Rule, world: World) -> Result:
+def run(rule: Rule | RayRule, world: World) -> Result:
     """Try a rule."""
     times = arrivals(world.rate, lasts_s=world.lasts_s, seed=world.seed)
-    balancer = world.balancer
     fleet = Fleet(
         [DEVICE],
         world.replicas,
         settings=world.settings,
         starts=Starts(process_s=world.start_s),
-        balancer=balancer(random.Random(world.seed)) if balancer is Random else balancer(),  # noqa: S311 - no secret
+        balancer=world.balancer(random.Random(world.seed)),  # noqa: S311 - no secret
         rules=world.rules,
         client=world.client,
         seed=world.seed,
     )
-    fleet.env.process(_scale(fleet, rule, world))
+    fleet.env.process(ray_serve.scale(fleet, rule.config) if isinstance(rule, RayRule) else _scale(fleet, rule, world))
     if not world.min_replicas:
         fleet.env.process(_wake(fleet))
     fleet.offer(times)
@@ -218,9 +247,10 @@ def try_rule(name: str) -> tuple[Result, float]:
 
     The turns are the most of those at 0.9, 1 and 1.1 of the capacity.
     """
-    (rule,) = (rule for rule in RULES if rule.name == name)
-    steadily = [replace(WORLD, rate=steady(share * CAPACITY), lasts_s=2 * 3600.0) for share in (0.9, 1.0, 1.1)]
-    return run(rule, WORLD), max(run(rule, world).turns_per_hour for world in steadily)
+    (rule,) = (rule for rule in ALL_RULES if rule.name == name)
+    world = BEHIND_RAY if isinstance(rule, RayRule) else WORLD
+    steadily = [replace(world, rate=steady(share * CAPACITY), lasts_s=2 * 3600.0) for share in (0.9, 1.0, 1.1)]
+    return run(rule, world), max(run(rule, one).turns_per_hour for one in steadily)
 
 
 def try_world(name: str) -> Result:

@@ -48,6 +48,9 @@ HAPROXY = Rules(retries=3)
 SERVICE = Rules(inter_s=5.0, fastinter_s=5.0)
 """A Kubernetes Service: no retries, and the readiness probe of deploy/kubernetes/base/deployment.yaml."""
 
+RAY = Rules(inter_s=0.1, fastinter_s=0.1)
+"""Ray Serve's proxy: no retries. It learns of a ready replica from the controller, whose loop takes 0.1 s."""
+
 
 @dataclass
 class RoundRobin:

@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.fleet.autoscaling import CAPACITY, CHOSEN, RULES, WORLDS, try_rule, try_world
+from benchmarks.fleet.autoscaling import ALL_RULES, CAPACITY, CHOSEN, RAY_CHOSEN, RULES, WORLDS, try_rule, try_world
 
 _FILE = Path(__file__).parent / "autoscaling.json"
 _PLOTS = Path(__file__).parents[1] / "plots"
@@ -21,7 +21,7 @@ _MOST_SEEN = 0.001
 
 def measure(names: Collection[str]) -> None:
     """Try the rules and worlds with these names, all if there are none, on all cores, and keep the results."""
-    rules = [rule.name for rule in RULES if not names or rule.name in names]
+    rules = [rule.name for rule in ALL_RULES if not names or rule.name in names]
     worlds = [world for world in WORLDS if not names or world in names]
     found = _load()
     with ProcessPoolExecutor() as pool:
@@ -37,9 +37,9 @@ def tables() -> Iterator[str]:
     found = _load()
     yield "| signal and target | p99 | no picture | 429 at an attempt | devices | of the ideal | turns an hour |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for rule in RULES:
+    for rule in ALL_RULES:
         if one := found["rules"].get(rule.name):
-            name = f"**{rule.name}**" if rule is CHOSEN else rule.name
+            name = f"**{rule.name}**" if rule in (CHOSEN, RAY_CHOSEN) else rule.name
             yield f"| {name} {_figures(one)} | {one['flapping']:.1f} |"
     yield ""
     yield "| changed | p99 | no picture | 429 at an attempt | devices | of the ideal |"
@@ -86,10 +86,10 @@ def _day(found: dict[str, Any]) -> Figure:
 def _rules(found: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     axes = figure.subplots()
-    for rule in reversed(RULES):
+    for rule in reversed(ALL_RULES):
         one = found[rule.name]
         good = one["seen"] < _MOST_SEEN
-        colour = _OURS if rule is CHOSEN else _OTHER if good else _GREY
+        colour = _OURS if rule in (CHOSEN, RAY_CHOSEN) else _OTHER if good else _GREY
         axes.barh(rule.name, one["cost"], color=colour)
         axes.annotate(f" {one['cost']:.2f}, {one['raw']:.1%}", (one["cost"], rule.name), va="center")
     axes.axvline(1, color="black", linewidth=0.8)
