@@ -51,7 +51,7 @@ class RayRule:
         up, down = self.config.upscaling_factor, self.config.downscaling_factor
         factors = f"; factors {up:g} and {down:g}" if (up, down) != (1, 1) else ""
         delays = f"{self.config.upscale_delay_s:g} s up, {self.config.downscale_delay_s:g} s down"
-        return f"Ray Serve: in progress, {self.config.target_ongoing_requests:g}; {delays}{factors}"
+        return f"Ray Serve, {self.config.target_ongoing_requests:g}; {delays}{factors}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

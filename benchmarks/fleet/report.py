@@ -84,7 +84,7 @@ def _day(found: dict[str, Any]) -> Figure:
 
 
 def _rules(found: dict[str, Any]) -> Figure:
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for rule in reversed(ALL_RULES):
         one = found[rule.name]
@@ -94,7 +94,7 @@ def _rules(found: dict[str, Any]) -> Figure:
         axes.annotate(f" {one['cost']:.2f}, {one['raw']:.1%}", (one["cost"], rule.name), va="center")
     axes.axvline(1, color="black", linewidth=0.8)
     figure.supxlabel("devices relative to the ideal, and the share of attempts that got 429", fontsize=9)
-    axes.margins(x=0.2)
+    axes.margins(x=0.3)
     _plain(axes)
     return figure
 

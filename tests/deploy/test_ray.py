@@ -41,7 +41,7 @@ AUTOSCALING = {
     "look_back_period_s": 2,
     "metrics_interval_s": 0.5,
 }
-"""As shipped, but with one request for each replica and shorter times."""
+"""One request for each replica, and short times."""
 
 
 def application(name: str, settings: dict[str, str], *, npus: int = 0, **replicas: Any) -> dict[str, Any]:
@@ -305,6 +305,11 @@ def test_the_configuration_is_valid_for_ray_and_its_numbers_are_those_of_the_set
     (one,) = config.applications
     assert one.import_path == "sdxl_turbo_ray:build"
     (deployment,) = one.deployments
-    settings = {name.removeprefix("TURBO_").lower(): value for name, value in one.runtime_env["env_vars"].items()}
-    assert isinstance(deployment.autoscaling_config, dict)
-    assert deployment.autoscaling_config["target_ongoing_requests"] == Settings.model_validate(settings).max_batch
+    settings = Settings.model_validate(
+        {name.removeprefix("TURBO_").lower(): value for name, value in one.runtime_env["env_vars"].items()}
+    )
+    autoscaling = deployment.autoscaling_config
+    assert isinstance(autoscaling, dict)
+    assert autoscaling["target_ongoing_requests"] == settings.max_batch
+    when_full = (settings.max_queue + settings.max_batch) / settings.max_batch
+    assert 1 + autoscaling["upscaling_factor"] * (when_full - 1) == pytest.approx(1.8)  # as in docs/scale-out.md
