@@ -129,6 +129,7 @@ RAY_RULES = (
     RayRule(config=replace(_RAY, target_ongoing_requests=8, upscale_delay_s=30, downscale_delay_s=600)),
     RayRule(config=replace(_RAY, target_ongoing_requests=8, upscale_delay_s=10, upscaling_factor=0.3)),
     RayRule(config=replace(_RAY, upscale_delay_s=10, upscaling_factor=0.15)),
+    RayRule(config=replace(RAY_CHOSEN.config, target_ongoing_requests=8, upscaling_factor=0.2)),
     RAY_CHOSEN,
 )
 """Ray Serve's autoscaler. The first is what deploy/ray/serve.yaml had."""
