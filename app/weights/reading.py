@@ -79,11 +79,12 @@ class ReadAhead:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop reading, also in the middle of a file."""
+        """Stop reading, also in the middle of a file, and free the buffers: the progress may be asked for later."""
         self._closed = True
         self._unused.put(None)
         self._reader.join()
         self._hasher.shutdown(cancel_futures=True)
+        self._unused, self._read = SimpleQueue(), SimpleQueue()
 
     def __iter__(self) -> Iterator[Piece]:
         """Yield the pieces of all files, in the files' order.

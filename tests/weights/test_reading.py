@@ -1,6 +1,7 @@
 import hashlib
 import json
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,18 @@ def test_a_reading_can_end_in_the_middle(file: Path) -> None:
     with ReadAhead([file, file], digests := Digests()) as reading:
         next(iter(reading))
     assert file not in digests
+
+
+def test_the_buffers_are_free_after_the_reading_while_its_progress_is_still_known(file: Path) -> None:
+    tracemalloc.start()
+    try:
+        with ReadAhead([file], Digests()) as reading:
+            assert sum(1 for _ in reading) > 1
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert reading.read_bytes == file.stat().st_size
+    assert held_bytes < MIB
 
 
 @pytest.mark.parametrize(("harm", "reason"), [("cut", "it ends too early"), ("header", "its header cannot be read")])
