@@ -4,7 +4,7 @@ A checkpoint makes models without weights, and says which tensor of a file is wh
 """
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -144,13 +144,17 @@ class ModelFolder:
         self.blank = blank(kind, folder)
         self._kind = kind
         self._folder = folder
-        own = self.blank.state_dict().keys()
-        keys = {path: list(read_header(path).shapes) for path in weight_files(folder)}
+        own = self.blank.state_dict()
+        shapes = {path: read_header(path).shapes for path in weight_files(folder)}
         short = "text_model." if not hasattr(self.blank, "text_model") else ""
         self._names = {
-            path: {key: name for key in some if (name := key.removeprefix(short)) in own} for path, some in keys.items()
+            path: {key: name for key in some if (name := key.removeprefix(short)) in own}
+            for path, some in shapes.items()
         }
-        self._is_usual = own <= {name for names in self._names.values() for name in names.values()}
+        found = {name: shapes[path][key] for path, names in self._names.items() for key, name in names.items()}
+        self._is_usual = own.keys() <= found.keys()
+        if self._is_usual:
+            _check_shapes(f"{folder} does not fit its config.json:", found, own)
 
     def tensors(self, piece: Piece) -> Iterator[NamedTensor]:
         """The contract is `Checkpoint.tensors`, for the one model."""
@@ -229,12 +233,8 @@ class SingleFile:
             raise WeightsError(f"{self.place} lacks {error} of the {name}. Use a complete file.") from error
         wanted = model.state_dict()
         check_complete(self.place / name, wanted.keys() - found.keys())
-        for own, tensor in wanted.items():
-            if found[own].shape != tensor.shape:
-                raise WeightsError(
-                    f"{self.place} is not of SDXL-Turbo's architecture: {name} {own} has the shape "
-                    f"{tuple(found[own].shape)} and not {tuple(tensor.shape)}."
-                )
+        fault = f"{self.place} is not of SDXL-Turbo's architecture: {name}"
+        _check_shapes(fault, {own: found[own].shape for own in wanted}, wanted)
 
 
 def blank(kind: Any, configs: Path) -> Any:
@@ -312,6 +312,13 @@ def check_complete(place: Path, missing: Collection[str]) -> None:
         raise WeightsError(
             f"{place} lacks {len(missing)} of the model's tensors, such as {min(missing)}. Pull the weights again."
         )
+
+
+def _check_shapes(fault: str, found: Mapping[str, Sequence[int]], wanted: Mapping[str, torch.Tensor]) -> None:
+    """Raise WeightsError if a tensor has another shape than the model's. Its text is `fault` and the shapes."""
+    for name, tensor in wanted.items():
+        if tuple(found[name]) != tuple(tensor.shape):
+            raise WeightsError(f"{fault} {name} has the shape {tuple(found[name])} and not {tuple(tensor.shape)}.")
 
 
 @contextmanager

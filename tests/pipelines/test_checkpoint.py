@@ -137,6 +137,22 @@ def test_a_file_with_a_tensor_of_another_shape_is_rejected_before_its_data_is_re
         open_checkpoint(path, MODELS, configs=tiny_folder)
 
 
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "another VAE"])
+def test_a_folder_with_a_tensor_of_another_shape_is_named_with_the_tensor_and_both_shapes(
+    folder: Path, tiny_vae: Path, tmp_path: Path, part: str
+) -> None:
+    vae_folder = shutil.copytree(tiny_vae, tmp_path / "other") if part == "another VAE" else None
+    place = vae_folder or folder / part
+    path = next(place.glob("*.safetensors"))
+    tensors = load_file(path)
+    name = min(tensors)
+    tensors[name] = torch.zeros(5)
+    save_file(tensors, path, metadata={"format": "pt"})
+    reason = rf"^{place} does not fit its config\.json: \S*{name} has the shape \(5,\) and not \(\d+.*\)\.$"
+    with pytest.raises(WeightsError, match=reason):
+        load(folder, vae_folder=vae_folder)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_package_s_configs_have_the_sizes_of_the_full_size_model(name: str) -> None:
     with torch.device("meta"):
