@@ -34,7 +34,7 @@ from app.pipelines.prompts import PromptEncoder
 from app.pipelines.work import StageTimes
 from app.settings import Settings
 from app.weights.digests import Digests
-from app.weights.layout import MODEL, SINGLE_FILE_CONFIGS, VAE, files_to_read, files_to_serve
+from app.weights.layout import MODEL, SINGLE_FILE_CONFIGS, VAE, Layout, files_to_read, files_to_serve, weight_files
 from app.weights.lora import LoraFile
 from app.weights.reading import ReadAhead
 from app.weights.source import SUFFIX
@@ -254,13 +254,22 @@ def _open_vae(folder: Path) -> ModelFolder:
 
 def _digest(place: Path, vae_folder: Path | None, loras: Sequence[LoraFile], digests: Digests) -> str:
     """Return the digest of all files that pictures depend on. Those of weights have been read."""
-    files = files_to_serve(place, MODEL)
+    files = _served(place, MODEL, files_to_read(place))
     if vae_folder is not None:
         own = {name: path for name, path in files.items() if not name.startswith("vae/")}
-        files = own | {f"vae/{name}": path for name, path in files_to_serve(vae_folder, VAE).items()}
-    files = {name: path for name, path in files.items() if path.suffix != SUFFIX or path in digests}
+        served = _served(vae_folder, VAE, weight_files(vae_folder))
+        files = own | {f"vae/{name}": path for name, path in served.items()}
     files |= {f"lora/{number}": lora.path for number, lora in enumerate(loras)}
     return digests.total(files)
+
+
+def _served(place: Path, layout: Layout, weights: Sequence[Path]) -> dict[str, Path]:
+    """Return the weights in a folder and the other files that serving needs, by their paths in it.
+
+    A folder may have weights that the libraries do not load, and the index of shards may give them any names.
+    """
+    others = {name: path for name, path in files_to_serve(place, layout).items() if path.suffix != SUFFIX}
+    return others | {path.relative_to(place).as_posix(): path for path in weights}
 
 
 def _has_graphs(settings: Settings) -> bool:

@@ -40,15 +40,16 @@ class Digests:
         """Check some files, or all with an expected digest. Blocks while it reads those that nobody has read.
 
         Raises:
-            WeightsError: A file does not have the expected digest.
-            OSError: A file cannot be read.
+            WeightsError: A file does not have the expected digest, or cannot be read.
         """
         paths = list(self._expected if some is None else some)
-        unread = [path for path in paths if path not in self._found]
+        known = {path: self._found[path] for path in paths if path in self._found}
+        for path, sha256 in known.items():  # first, because the others may have gigabytes
+            self.add(path, sha256)
+        unread = [path for path in paths if path not in known]
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:  # hashlib releases the GIL
-            found = dict(zip(unread, pool.map(hex_digest, unread), strict=True))
-        for path in paths:
-            self.add(path, found.get(path) or self._found[path])
+            for path, sha256 in zip(unread, pool.map(_readable_digest, unread), strict=True):
+                self.add(path, sha256)
 
     @contextmanager
     def explaining_errors(self) -> Iterator[None]:
@@ -73,3 +74,10 @@ def hex_digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _readable_digest(path: Path) -> str:
+    try:
+        return hex_digest(path)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}.") from error

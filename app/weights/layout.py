@@ -225,7 +225,7 @@ def files_to_serve(place: Path, layout: Layout) -> dict[str, Path]:
     if place.is_file():
         return {".": place}
     paths = {path.relative_to(place).as_posix(): path for pattern in ("*", "*/*") for path in place.glob(pattern)}
-    return {name: paths[name] for name in layout.choose(paths)}
+    return {name: paths[name] for name in layout.choose(paths) if paths[name].is_file()}
 
 
 def _shards(index: Path) -> list[Path]:
@@ -233,7 +233,10 @@ def _shards(index: Path) -> list[Path]:
     file_by_tensor = _read_json(index).get("weight_map")
     if not isinstance(file_by_tensor, dict) or not file_by_tensor:
         raise WeightsError(f"{index} is damaged: its weight_map names no files. Delete it and pull again.")
-    return [index.parent / name for name in sorted(set(map(str, file_by_tensor.values())))]
+    names = sorted(set(map(str, file_by_tensor.values())))
+    if outside := next((name for name in names if "/" in name), None):
+        raise WeightsError(f"{index} names {outside}, and shards must be in its own folder.")
+    return [index.parent / name for name in names]
 
 
 def _read_json(path: Path, *, setting: str = "TURBO_MODEL") -> dict[str, Any]:

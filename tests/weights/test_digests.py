@@ -13,6 +13,7 @@ from app.inference.start_progress import StartProgress
 from app.main import load_model
 from app.pipelines.base import LoadedPipelines
 from app.settings import Settings
+from app.weights.digests import Digests
 from app.weights.layout import MODEL, files_to_serve
 from tests.support.lora import write_lora
 
@@ -60,7 +61,35 @@ def test_the_digest_of_the_weights_is_that_of_the_names_and_digests_of_all_files
 def test_the_same_files_have_the_same_digest_wherever_they_are(weights: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(weights / "turbo", tmp_path / "copy")
     (copy / "README.md").write_text("not served")
+    (copy / "unet" / "notes.txt").symlink_to("nowhere")
     assert load(str(copy), weights).weights_sha256 == load("hf:owner/turbo", weights).weights_sha256
+
+
+def test_weights_in_shards_with_any_names_are_in_the_digest(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    tensors = load_file(folder / UNET)
+    (folder / UNET).unlink()
+    shard = folder / "unet" / "part.safetensors"
+    index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, shard.name)}
+    (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    digests = set()
+    for change in (0, 1):
+        save_file({name: tensor + change for name, tensor in tensors.items()}, shard, metadata={"format": "pt"})
+        digests.add(load(str(folder), tmp_path).weights_sha256)
+    assert len(digests) == 2
+
+
+def test_a_known_fault_is_reported_before_other_files_are_read(tmp_path: Path) -> None:
+    damaged, unreadable = tmp_path / "damaged", tmp_path / "missing"
+    digests = Digests()
+    for path in (unreadable, damaged):
+        digests.expect(path, "0" * 64)
+    with pytest.raises(WeightsError, match="damaged is damaged"):
+        digests.add(damaged, "1" * 64)
+    with pytest.raises(WeightsError, match="damaged is damaged"):
+        digests.check()
+    with pytest.raises(WeightsError, match=r"missing cannot be read: No such file or directory\."):
+        digests.check([unreadable])
 
 
 def test_another_vae_or_lora_has_another_digest(weights: Path, tmp_path: Path) -> None:
