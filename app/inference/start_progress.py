@@ -30,18 +30,12 @@ class StartProgress:
         """Note that pictures of the warm-up are made."""
         self._made += pictures
 
-    @property
-    def ready_in_s(self) -> float | None:
-        """Seconds until the service should be ready; None until the first picture of the warm-up shows its pace."""
-        if self._warming_since is None or not self._made:
-            return None
-        pace_s = (time.monotonic() - self._warming_since) / self._made
-        return max(0.0, pace_s * (self._planned - self._made))
-
     def __str__(self) -> str:
         """Return what is being done, and how long it still takes as far as that is known, for the log."""
         if self._warming_since is not None:
-            left = "" if self.ready_in_s is None else f"; ready in about {self.ready_in_s:.0f} s"
+            seconds = time.monotonic() - self._warming_since
+            rest = self._planned - self._made
+            left = f"; ready in about {seconds * rest / self._made:.0f} s" if self._made else ""
             return f"made {self._made} of {self._planned} pictures to warm up{left}"
         if self._bytes_read is None:
             return "checking the weights"
