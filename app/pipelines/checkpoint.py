@@ -161,7 +161,7 @@ class ModelFolder:
         names = self._names.get(piece.path, {}) if self._is_usual else {}
         for raw in piece.tensors:
             if raw.name in names:
-                yield NamedTensor(self.model, names[raw.name], as_tensor(raw))
+                yield NamedTensor(self.model, names[raw.name], as_tensor(piece.path, raw))
 
     def rest(self) -> Iterator[NamedTensor]:
         """The contract is `Checkpoint.rest`, for the one model."""
@@ -204,11 +204,11 @@ class SingleFile:
                 continue
             if name == "unet":
                 if (own := self._unet_names.get(raw.name)) is not None:
-                    yield NamedTensor(name, own, as_tensor(raw))
+                    yield NamedTensor(name, own, as_tensor(piece.path, raw))
                 continue
             # diffusers' rules need all tensors of the other models, which are small.
             waiting = self._waiting[name]
-            waiting[raw.name] = as_tensor(raw).clone()
+            waiting[raw.name] = as_tensor(piece.path, raw).clone()
             if len(waiting) == len(self._keys(name)):
                 tensors = _convert(name, self._blank[name], self._waiting.pop(name))
                 yield from (NamedTensor(name, own, tensors[own]) for own in self._blank[name].state_dict())
@@ -260,10 +260,10 @@ def _convert(name: str, model: Any, tensors: dict[str, Any]) -> dict[str, Any]:
     return dict(converted)
 
 
-def as_tensor(raw: RawTensor) -> torch.Tensor:
+def as_tensor(path: Path, raw: RawTensor) -> torch.Tensor:
     """Return a tensor with the data of a file's, not a copy."""
     if raw.dtype not in _DTYPES:
-        raise WeightsError(f"{raw.name} has the number format {raw.dtype}, which is not supported.")
+        raise WeightsError(f"{path}: {raw.name} has the number format {raw.dtype}, which is not supported.")
     if not raw.data:
         return torch.empty(raw.shape, dtype=_DTYPES[raw.dtype])
     return torch.frombuffer(raw.data, dtype=_DTYPES[raw.dtype]).view(raw.shape)

@@ -153,6 +153,13 @@ def test_a_folder_with_a_tensor_of_another_shape_is_named_with_the_tensor_and_bo
         load(folder, vae_folder=vae_folder)
 
 
+def test_a_number_format_that_torch_cannot_convert_is_an_error_that_names_the_file(folder: Path) -> None:
+    path = folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"F16"', b'"U16"'))
+    with pytest.raises(WeightsError, match=rf"^{path}: \S+ has the number format U16, which is not supported\.$"):
+        load(folder)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_package_s_configs_have_the_sizes_of_the_full_size_model(name: str) -> None:
     with torch.device("meta"):
