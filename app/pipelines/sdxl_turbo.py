@@ -50,7 +50,7 @@ hundreds of modules of other models."""
 
 SPARE = 1 / 3
 """Memory that a start takes beside the weights, as a share of these. With SDXL-Turbo's 6.9 GB in bf16, starts took up
-to 8.8 GB (make test-full-size)."""
+to 9.1 GB (python -m benchmarks.startup)."""
 
 SPARE_INT8 = 3 / 5
 """The same in int8: a picture takes no less memory than in other formats. Starts took up to 5.5 GB for 3.8 GB."""
