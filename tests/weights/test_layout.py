@@ -113,7 +113,7 @@ def test_a_model_with_weights_in_several_files_passes_and_pull_gets_all_of_them(
         (lambda _, index: index.write_text("{}"), r"index\.fp16\.json is damaged: its weight_map names no files"),
         (lambda _, index: changed_json(index, weight_map=[1]), r"index\.fp16\.json is damaged: its weight_map"),
         (lambda _, index: changed_json(index, weight_map={"x": 1}), r"unet/1 is missing"),
-        (lambda _, index: changed_json(index, weight_map={"x": "../a"}), r"names \.\./a, and shards must be in its own"),
+        (lambda _, index: changed_json(index, weight_map={"x": "../a"}), r"names \.\./a, and shards must"),
     ],
 )
 def test_each_fault_of_weights_in_several_files_is_an_error_that_names_the_file(
