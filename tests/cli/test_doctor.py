@@ -96,7 +96,7 @@ def test_weights_that_do_not_load_are_named(tiny_folder: Path, tmp_path: Path) -
     (folder / "unet" / "config.json").write_text(json.dumps({**config, "block_out_channels": [8, 16, 24]}))
     found = findings(model=str(folder))
     assert failed(found) == ["load"]
-    assert "cannot be loaded" in found["load"].detail
+    assert "does not fit its config.json: conv_in.weight" in found["load"].detail
 
 
 def test_a_port_that_is_taken_is_named(tiny_folder: Path) -> None:
