@@ -141,11 +141,12 @@ async def test_once_the_weights_are_here_neither_pull_nor_serve_touches_the_netw
 
 
 @only_hugging_face
-@pytest.mark.skipif(os.geteuid() != 0, reason="a mount of its own takes root")
 def test_weights_on_a_volume_that_cannot_be_written_make_a_picture(
     pull: StartPull, source: HubSource, weights: Path, tmp_path: Path
 ) -> None:
     """As an image volume of Kubernetes is mounted."""
+    if subprocess.run(["unshare", "--mount", "true"], check=False, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("a mount of its own takes root, which most containers' root is not")
     pull().succeeds()
     mount = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && ! touch "$1/x" 2>&1 && shift && exec "$@"'
     picture = tmp_path / "picture.png"
