@@ -27,7 +27,7 @@ _CLIENTS = 4
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
-    """What one kind of answer costs: CPU milliseconds and bytes for each."""
+    """The cost of one kind of answer: CPU milliseconds and bytes for each."""
 
     what: str
     service_ms: float

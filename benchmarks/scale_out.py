@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +33,8 @@ from benchmarks.support.pictures import Picture, Prompts, Supply
 from benchmarks.support.ports import free_port
 
 _CONFIG = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
-LOG = ROOT / "build" / "bench" / "scale-out" / "haproxy.log"
-_PROCESSES = 3
+_LOG = ROOT / "build" / "bench" / "scale-out" / "haproxy.log"
+PROCESSES = 3
 _CLIENTS = 8
 """Clients for each process."""
 
@@ -67,7 +67,7 @@ class Haproxy:
         text = text.replace("abns@", f"abns@{self.port}-").replace("/run/haproxy/admin.sock", str(self._socket))
         (folder / "haproxy.cfg").write_text(text, encoding="utf-8")
         program = shutil.which("haproxy") or sys.exit("haproxy is not installed.")
-        self._process = launch([program, "-db", "-f", str(folder / "haproxy.cfg")], environment(Path("fake"), {}), LOG)
+        self._process = launch([program, "-db", "-f", str(folder / "haproxy.cfg")], environment(Path("fake"), {}), _LOG)
 
     @property
     def pid(self) -> int:
@@ -75,7 +75,7 @@ class Haproxy:
 
     async def use(self, processes: int) -> None:
         """Make HAProxy send requests to the first `processes` processes only."""
-        for number in range(_PROCESSES):
+        for number in range(PROCESSES):
             reader, writer = await asyncio.open_unix_connection(self._socket)
             state = "ready" if number < processes else "maint"
             writer.write(f"set server processes/{number} state {state}\n".encode())
@@ -88,18 +88,25 @@ class Haproxy:
         self._process.wait()
 
 
-async def _measure(seconds: float, pictures: int, rounds: int) -> tuple[dict[int, list[_Round]], list[float]]:
-    settings = {"TURBO_MODEL": f"fake:{seconds}", "TURBO_BATCHING": "off", "TURBO_WARM_UP_SIZES": "64x64"}
-    services = [Service(settings) for _ in range(_PROCESSES)]
-    found: dict[int, list[_Round]] = {count: [] for count in range(1, _PROCESSES + 1)}
-    supply = Supply()
+@contextlib.asynccontextmanager
+async def behind_haproxy(settings: Mapping[str, str]) -> AsyncIterator[tuple[list[Service], Haproxy]]:
+    """Run the service's processes with these settings, and HAProxy in front of them, until the context ends."""
+    services = [Service(settings) for _ in range(PROCESSES)]
     async with contextlib.AsyncExitStack() as stack:
         for service in services:
             await stack.enter_async_context(service.run())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         proxy = Haproxy(folder, [service.port for service in services])
         stack.callback(proxy.stop)
-        await until_ready(proxy.port, within_s=_PATIENCE_S, log=LOG)
+        await until_ready(proxy.port, within_s=_PATIENCE_S, log=_LOG)
+        yield services, proxy
+
+
+async def _measure(seconds: float, pictures: int, rounds: int) -> tuple[dict[int, list[_Round]], list[float]]:
+    settings = {"TURBO_MODEL": f"fake:{seconds}", "TURBO_BATCHING": "off", "TURBO_WARM_UP_SIZES": "64x64"}
+    found: dict[int, list[_Round]] = {count: [] for count in range(1, PROCESSES + 1)}
+    supply = Supply()
+    async with behind_haproxy(settings) as (services, proxy):
         for number in range(rounds):
             for count, rounds_of_it in found.items():
                 print(f"round {number + 1} of {rounds}, processes: {count}", file=sys.stderr, flush=True)
@@ -188,7 +195,7 @@ def _main() -> int:
         f"\nHAProxy adds {1000 * quantile(added_s, 0.5):.2f} ms (median), "
         f"{1000 * quantile(added_s, 0.95):.2f} ms (p95), for single requests."
     )
-    return 0 if _ratio(found, _PROCESSES) >= _LEAST else 1
+    return 0 if _ratio(found, PROCESSES) >= _LEAST else 1
 
 
 if __name__ == "__main__":

@@ -82,7 +82,8 @@ class Checkpoint(Protocol):
     def tensors(self, piece: Piece) -> Iterator[NamedTensor]:
         """Yield tensors of the models. Their data may be the piece's, which its reader overwrites later.
 
-        Tensors that no model has are left out. Those of a model that can only be had all together come with the last.
+        Tensors that no model has are left out. If a model's tensors can only be converted together, all come with the
+        last one.
         """
 
     def rest(self) -> Iterator[NamedTensor]:
@@ -185,6 +186,7 @@ class SingleFile:
         for name in models:
             self._check(name)
         self._waiting: dict[str, dict[str, torch.Tensor]] = {name: {} for name in models}
+        self._sizes = {name: len(self._keys(name)) for name in models}
         unet = self._blank["unet"]
         keys = _convert("unet", unet, {key: key for key in self._keys("unet")})  # for the UNet, the rules only rename
         self._unet_names = {keys[own]: own for own in unet.state_dict()}
@@ -209,7 +211,7 @@ class SingleFile:
             # diffusers' rules need all tensors of the other models, which are small.
             waiting = self._waiting[name]
             waiting[raw.name] = as_tensor(piece.path, raw).clone()
-            if len(waiting) == len(self._keys(name)):
+            if len(waiting) == self._sizes[name]:
                 tensors = _convert(name, self._blank[name], self._waiting.pop(name))
                 yield from (NamedTensor(name, own, tensors[own]) for own in self._blank[name].state_dict())
 

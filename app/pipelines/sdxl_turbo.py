@@ -253,7 +253,7 @@ def _open_vae(folder: Path) -> ModelFolder:
 
 
 def _digest(place: Path, vae_folder: Path | None, loras: Sequence[LoraFile], digests: Digests) -> str:
-    """Return the digest of all files that pictures depend on. Those of weights have been read."""
+    """Return the digest of all files that pictures depend on. The files of weights have been read and hashed."""
     files = _served(place, MODEL, files_to_read(place))
     if vae_folder is not None:
         own = {name: path for name, path in files.items() if not name.startswith("vae/")}

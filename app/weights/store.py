@@ -44,8 +44,8 @@ class _Record(BaseModel):
 def locate(source: WeightsSource, weights_dir: Path, layout: Layout = MODEL, *, digests: Digests | None = None) -> Path:
     """Check weights on this disk and return their folder or file. Does not use the network.
 
-    With `digests`, the hashes of safetensors files are not checked, but expected there. Whoever reads the files adds
-    theirs. By default they are read and checked here.
+    By default all files are hashed here. With `digests`, the safetensors files are not: their expected hashes are noted
+    in `digests`, and the reader that loads them adds the hashes that it finds.
 
     Raises:
         WeightsError: A file is missing or has changed. The text names the file and says what to do.

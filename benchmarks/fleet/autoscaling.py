@@ -56,7 +56,7 @@ class RayRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """What a rule is tried in."""
+    """The load, the starts and the clients that a rule is tried with."""
 
     rate: Rate
     lasts_s: float
@@ -73,7 +73,10 @@ class World:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a rule did. `seen` is the share of requests that ended without a picture, `raw` of attempts with 429."""
+    """The outcome of a rule.
+
+    `seen` is the share of requests that ended without a picture, `raw` the share of attempts with 429.
+    """
 
     requests: int
     p99_s: float
@@ -161,7 +164,7 @@ WORLDS = {
         WORLD, rate=steady(1 / 1200), replicas=0, min_replicas=0, client=replace(PATIENT, patience_s=600.0)
     ),
 }
-"""What the chosen rule is tried in besides the day."""
+"""Other worlds in which the chosen rule is tried, by their names in the table."""
 
 
 def run(rule: Rule | RayRule, world: World) -> Result:

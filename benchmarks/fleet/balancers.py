@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 @dataclass(eq=False)
 class Server:
-    """What a balancer knows of a replica."""
+    """A replica as a balancer knows it."""
 
     open: int = 0
     """Requests that it was sent and has not answered."""

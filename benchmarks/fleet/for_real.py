@@ -18,8 +18,9 @@ from benchmarks.fleet.cache import OK, Cache, draw, zipf
 from benchmarks.fleet.clients import PATIENT
 from benchmarks.fleet.failing import Seen, row, seen
 from benchmarks.fleet.fleet import Fleet, Outcome, Starts
-from benchmarks.fleet.reality import PROCESSES, SECONDS, SIDE, Device, alone, processes
+from benchmarks.fleet.reality import SECONDS, SIDE, Device, alone, processes
 from benchmarks.fleet.replica import FULL, NOT_READY, after
+from benchmarks.scale_out import PROCESSES
 from benchmarks.support.http_client import Answer, Connection
 from benchmarks.support.nginx import Nginx
 from benchmarks.support.pictures import Picture, Prompts, Supply

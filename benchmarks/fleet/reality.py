@@ -5,8 +5,7 @@ import contextlib
 import json
 import re
 import statistics
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,18 +18,17 @@ from benchmarks.fleet.cache import OK
 from benchmarks.fleet.devices import Kind, fake
 from benchmarks.fleet.fleet import Fleet
 from benchmarks.fleet.replica import FULL
-from benchmarks.scale_out import LOG, Haproxy
-from benchmarks.soak.service import Service, until_ready
+from benchmarks.scale_out import PROCESSES, Haproxy, behind_haproxy
+from benchmarks.soak.service import Service
 from benchmarks.support import machine
 from benchmarks.support.http_client import Connection
 from benchmarks.support.load import timed_loop
 from benchmarks.support.pictures import Prompts, Supply
 
-PROCESSES, SIDE, SECONDS = 3, 64, 0.25
+SIDE, SECONDS = 64, 0.25
 RESULTS = Path(__file__).parent / "reality.json"
 TOLERANCE = 0.10
 _ALONE, _SAME_S = 20, 0.03
-_PATIENCE_S = 10
 
 
 Answers = list[tuple[float, int, float]]
@@ -92,19 +90,9 @@ def simulated(device: Device, moments: npt.NDArray[np.float64]) -> Answers:
     return sorted((one.at_s, one.status, one.latency_s) for one in fleet.outcomes)
 
 
-@contextlib.asynccontextmanager
-async def processes() -> AsyncIterator[tuple[list[Service], Haproxy]]:
+def processes() -> contextlib.AbstractAsyncContextManager[tuple[list[Service], Haproxy]]:
     """Run the service's processes with the fake pipeline, and HAProxy."""
-    settings = {"TURBO_MODEL": f"fake:{SECONDS}", "TURBO_WARM_UP_SIZES": f"{SIDE}x{SIDE}"}
-    services = [Service(settings) for _ in range(PROCESSES)]
-    async with contextlib.AsyncExitStack() as stack:
-        for service in services:
-            await stack.enter_async_context(service.run())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        proxy = Haproxy(folder, [service.port for service in services])
-        stack.callback(proxy.stop)
-        await until_ready(proxy.port, within_s=_PATIENCE_S, log=LOG)
-        yield services, proxy
+    return behind_haproxy({"TURBO_MODEL": f"fake:{SECONDS}", "TURBO_WARM_UP_SIZES": f"{SIDE}x{SIDE}"})
 
 
 async def alone(port: int) -> Device:

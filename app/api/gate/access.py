@@ -67,8 +67,11 @@ class Access:
             foreign = site not in ("same-origin", "none")
         else:
             foreign = origin is not None and not _is_own(origin, request.headers.get("host", ""))
-        if foreign and origin not in self.origins and "*" not in self.origins:
+        if foreign and not self._is_allowed(origin):
             raise errors.ForbiddenOriginError(ORIGIN_NOT_ALLOWED)
+
+    def _is_allowed(self, origin: str | None) -> bool:
+        return origin in self.origins or "*" in self.origins
 
     def check_page(self, request: Request) -> None:
         """Reject pictures by URL for pages of other sites, unless the settings let them show such pictures.
@@ -87,7 +90,7 @@ class Access:
             self.check_origin(request)
             return
         page = _origin_of(sent.get("referer", ""))
-        if page and not _is_own(page, sent.get("host", "")) and page not in self.origins and "*" not in self.origins:
+        if page and not _is_own(page, sent.get("host", "")) and not self._is_allowed(page):
             raise errors.ForbiddenOriginError(ORIGIN_NOT_ALLOWED)
 
     def count(self, client: str, *, by_url: bool = False) -> None:
