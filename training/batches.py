@@ -12,8 +12,21 @@ from dataclasses import dataclass, fields, replace
 import torch
 
 from training.captions import caption_of
-from training.latents import LAST, SIGMAS, codes_of, scene_latents
-from training.scenes import Scene, edited, layout_of, random_codes, random_layout, random_scene
+from training.latents import LAST, SIGMAS, codes_of, scene_latents, sketch_latents
+from training.scenes import (
+    BACKGROUND,
+    COLOUR,
+    COLOURS,
+    NO_CODES,
+    Layout,
+    Scene,
+    edited,
+    layout_of,
+    pair_layouts,
+    random_codes,
+    random_layout,
+    random_scene,
+)
 
 # The timesteps of 1 to 4 trailing steps, each as often as it is likely.
 _TIMESTEPS = (749, 749, 666, 499, 499, 499, 499, 333, 249, 249, 249)
@@ -21,9 +34,11 @@ _TIMESTEPS = (749, 749, 666, 499, 499, 499, 499, 333, 249, 249, 249)
 _FINAL = (249, 249, 333, 499)
 # From this timestep on, a caption may also move and resize the object.
 _KEEPS_LAYOUT = 600
+# The share of edits that begin from a sketch.
+_SKETCHED = 0.3
 # Latent height and width.
 _USUAL, _SMALL = (64, 64), (32, 32)
-_OTHERS = ((96, 64), (64, 96), (96, 96), (64, 48), (48, 48), (80, 80))
+_OTHERS = ((96, 64), (64, 96), (96, 96), (96, 96), (96, 96), (64, 48), (48, 48), (80, 80))
 
 
 @dataclass(frozen=True)
@@ -53,22 +68,26 @@ class Batch:
 
 def random_size(rng: random.Random, share: float) -> tuple[int, int]:
     """Return a random latent size; `share` is the progress. Small ones are cheap, so they are frequent at first."""
-    small = 0.7 if share < 0.25 else 0.25
-    others = 0.05 if share < 0.25 else 0.12 if share < 0.6 else 0.25
+    small = 0.7 if share < 0.25 else 0.2
+    others = 0.05 if share < 0.25 else 0.3
     return rng.choices((_SMALL, _USUAL, rng.choice(_OTHERS)), (small, 1 - small - others, others))[0]
 
 
 def first_examples(rng: random.Random, count: int, size: tuple[int, int]) -> Batch:
-    """Make examples of the first step from pure noise. A quarter of them also contains an uploaded picture."""
+    """Make examples of the first step from pure noise. A fifth of them also contains an uploaded picture.
+
+    The picture is as strong as at image to image with full strength, and changes the codes.
+    """
     height, width = 8 * size[0], 8 * size[1]
     base, noises, targets, captions = [], [], [], []
     for _ in range(count):
         noise = torch.randn(4, *size)
         scene = _practice(rng)
-        targets.append(scene_latents(scene, codes_of(noise), width=width, height=height))
+        start = _any_latents(rng, width, height) if rng.random() < 0.2 else torch.zeros(4, *size)
+        targets.append(scene_latents(scene, codes_of(noise + start / SIGMAS[LAST]), width=width, height=height))
         captions.append(caption_of(scene, rng))
         noises.append(noise)
-        base.append(_any_latents(rng, width, height) if rng.random() < 0.25 else torch.zeros(4, *size))
+        base.append(start)
     return _batch(base, noises, [LAST] * count, targets, captions)
 
 
@@ -82,19 +101,35 @@ def _practice(rng: random.Random) -> Scene:
 
 
 def edit_examples(rng: random.Random, count: int, size: tuple[int, int]) -> Batch:
-    """Make examples of image to image."""
+    """Make examples of image to image: other captions for drawings, and clean drawings for sketches."""
     height, width = 8 * size[0], 8 * size[1]
     base, timesteps, targets, captions = [], [], [], []
     for _ in range(count):
         timestep = _random_timestep(rng)
+        if rng.random() < _SKETCHED:
+            source, target, caption = _sketched(rng)
+            codes, layout = random_codes(rng), random_layout(rng)
+            base.append(sketch_latents(source, codes, layout, rng, width=width, height=height))
+            targets.append(scene_latents(target, codes, layout, width=width, height=height))
+            timesteps.append(timestep)
+            captions.append(caption_of(caption, rng))
+            continue
         source, codes = random_scene(rng), random_codes(rng)
-        layout = random_layout(rng) if rng.random() < 0.8 else layout_of(source, width, height)
-        caption = _edit_of(source, rng, moves=timestep >= _KEEPS_LAYOUT)
+        layout = random_layout(rng) if rng.random() < 0.8 else layout_of(source, codes, width, height)
+        moves = timestep >= _KEEPS_LAYOUT
+        caption = _edit_of(source, rng, moves=moves)
         target, moved = edited(source, caption), layout
-        if (timestep >= _KEEPS_LAYOUT and (caption.position or caption.size)) or source.kind in ("pair", "landscape"):
-            moved = layout_of(target, width, height)
+        visible = _visible_codes(source, target, codes)
+        if source.kind == "pair":
+            moved, _ = pair_layouts(source.relation or "left of", codes)
+        elif source.kind == "landscape":
+            moved = layout_of(target, visible, width, height)
+        elif moves and (caption.position or caption.size):
+            named = layout_of(target, visible, width, height)
+            x, y = (named.x, named.y) if caption.position else (layout.x, layout.y)
+            moved = Layout(x, y, named.radius if caption.size else layout.radius)
         base.append(scene_latents(source, codes, layout, width=width, height=height))
-        targets.append(scene_latents(target, codes, moved, width=width, height=height))
+        targets.append(scene_latents(target, visible, moved, width=width, height=height))
         timesteps.append(timestep)
         captions.append(caption_of(caption, rng))
     return _batch(base, list(torch.randn(count, 4, *size)), timesteps, targets, captions)
@@ -118,6 +153,43 @@ def refinement_examples(rng: random.Random, count: int, last: Batch, pictures: t
         targets=last.targets[rows],
         captions=[last.captions[row] for row in rows],
     )
+
+
+def _visible_codes(source: Scene, target: Scene, codes: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the codes of an edit's target: those that the source shows, and 0 for the others."""
+    if source.kind == target.kind:
+        return codes
+    if "landscape" in (source.kind, target.kind):
+        return NO_CODES
+    shown = list(NO_CODES)
+    for part in (BACKGROUND, COLOUR):
+        shown[part] = codes[part]
+    return tuple(shown)
+
+
+def _sketched(rng: random.Random) -> tuple[Scene, Scene, Scene]:
+    """Return a scene for a sketch, the scene of the picture that it should become, and the caption's scene."""
+    while True:
+        source = replace(
+            random_scene(rng, rng.choice(("shape", "shape", "animal"))), style=None, size=None, position=None
+        )
+        if source.kind == "shape" and not source.shape:
+            continue
+        if rng.random() < 0.6 and source.colour != "white":
+            source = replace(source, background="white")
+        colours = [name for name in COLOURS if name not in (source.colour, source.background)]
+        caption = source
+        for name in ("colour", "background", "accessory_colour"):
+            change = rng.random()
+            if change < 0.35:
+                caption = replace(caption, **{name: None})  # type: ignore[arg-type]
+            elif change < 0.5 and getattr(source, name):
+                caption = replace(caption, **{name: rng.choice(colours)})  # type: ignore[arg-type]
+        target = edited(source, caption)
+        if target.colour and target.colour == target.background:
+            continue
+        if not any(scene.is_held_out for scene in (source, caption, target)):
+            return source, target, caption
 
 
 def _edit_of(source: Scene, rng: random.Random, *, moves: bool) -> Scene:

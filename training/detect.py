@@ -1,8 +1,8 @@
 """Classical picture checks without learning: detects attributes by colours, connected components and templates.
 
 Shapes are compared with the ten templates, and nothing else may be in the picture. An animal or a landscape is compared
-with drawings: the caption's, and others that differ in one attribute. They have the same place, size and colours, and
-the picture's background. The attribute is right if the caption's drawing is nearest.
+with drawings: the caption's, and others that differ in one attribute. They have the picture's background, and make the
+choices that the caption leaves open as the picture does. The attribute is right if the caption's drawing is nearest.
 """
 
 import functools
@@ -15,22 +15,28 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from training.drawing import SKY, colours_of, draw, styled
 from training.scenes import (
     ACCESSORIES,
     ANIMALS,
+    CHOICES,
     COLOURS,
+    COLUMN,
     ELEMENTS,
     EMPTY_PROMPT,
+    HOUSE,
+    NO_CODES,
     POSITIONS,
+    ROW,
     SHAPES,
+    SIZE,
     SIZES,
-    SKY,
+    SKYLINE,
     STYLES,
+    WOOD,
     Layout,
     Scene,
-    colours_of,
-    draw,
-    styled,
+    code_of,
 )
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -145,37 +151,69 @@ def _shape_of(mask: Array) -> str | None:
     return best if overlap[best] >= _LIKE else None
 
 
-def _nearest_drawing(pixels: Array, scenes: Iterable[Scene], layout: Layout | None = None) -> Scene:
-    """Return the scene whose drawing is nearest to the picture. An unnamed background is the picture's own."""
-    height, width = pixels.shape[:2]
-    background = background_rgb(pixels).round()
+class _Drawings:
+    """Drawings to compare a picture with. They make the open choices as the picture does, judging by the caption's."""
 
-    def difference(scene: Scene) -> float:
-        drawing = np.array(draw(scene, layout=layout, width=width, height=height), np.float32)
+    def __init__(self, pixels: Array, scene: Scene, layout: Layout | None) -> None:
+        self._pixels, self._layout = pixels, layout
+        self._background = background_rgb(pixels).round()
+        self._codes = NO_CODES
+        self._choose(scene)
+
+    def nearest(self, scenes: Iterable[Scene], free: int | None = None) -> Scene:
+        """Return the scene whose drawing is nearest to the picture. An unnamed background is the picture's own.
+
+        Each drawing makes the choice of the code `free` as fits it best.
+        """
+        codes = () if free is None else (free,)
+        return min(scenes, key=lambda scene: min(self._differences(scene, codes).values()))
+
+    def _choose(self, scene: Scene) -> None:
+        places = (COLUMN, ROW, SIZE)
+        choices = CHOICES[scene.kind]
+        alone = [(code,) for code in choices if scene.kind == "landscape" or code not in places]
+        together = [places] if scene.kind != "landscape" and not self._layout else []
+        for codes in [*together, *alone, *together, *alone]:
+            differences = self._differences(scene, codes)
+            self._codes = min(differences, key=lambda one: differences[one])
+
+    def _differences(self, scene: Scene, codes: tuple[int, ...]) -> dict[tuple[float, ...], float]:
+        """Return the difference for all choices of these codes."""
+        counts = [CHOICES[scene.kind][code] for code in codes]
+        differences = {}
+        for chosen in itertools.product(*(range(count) for count in counts)):
+            tried = list(self._codes)
+            for code, choice, count in zip(codes, chosen, counts, strict=True):
+                tried[code] = code_of(choice, count)
+            differences[tuple(tried)] = self._difference(scene, tuple(tried))
+        return differences
+
+    def _difference(self, scene: Scene, codes: tuple[float, ...]) -> float:
+        height, width = self._pixels.shape[:2]
+        drawing = np.array(draw(scene, codes, layout=self._layout, width=width, height=height), np.float32)
         if scene.kind != "landscape" and not scene.background:
-            plain = styled(np.array(colours_of(scene)[0]), scene.style)
-            drawing[np.abs(drawing - plain).sum(-1) < 3] = background
-        return float(np.abs(drawing - pixels).mean())
-
-    return min(scenes, key=difference)
+            plain = styled(np.array(colours_of(scene, codes)[0]), scene.style)
+            drawing[np.abs(drawing - plain).sum(-1) < 3] = self._background
+        return float(np.abs(drawing - self._pixels).mean())
 
 
 def check(image: Image.Image, scene: Scene, layout: Layout | None = None) -> dict[str, bool]:
     """Return for each attribute of the scene whether the picture has it.
 
-    `layout` is the object's place if the caption does not name it. In monochrome pictures, colours are not checked.
+    `layout` is the object's place, if it is known. In monochrome pictures, colours are not checked.
     """
     pixels = pixels_of(image)
     results: dict[str, bool] = {}
-    if scene.style:
-        drawings = [replace(scene, style=style) for style in (None, *STYLES)]
-        results["style"] = _nearest_drawing(pixels, drawings, layout).style == scene.style
-    if scene.kind == "landscape":
-        return results | _check_landscape(pixels, scene)
+    compared = _Drawings(pixels, scene, layout) if scene.style or scene.kind in ("animal", "landscape") else None
+    if scene.style and compared:
+        styles = [replace(scene, style=style) for style in (None, *STYLES)]
+        results["style"] = compared.nearest(styles).style == scene.style
+    if scene.kind == "landscape" and compared:
+        return results | _check_landscape(pixels, scene, compared)
     if scene.background and scene.style != "monochrome":
         results["background"] = nearest_colour(background_rgb(pixels), scene.style) == scene.background
-    if scene.kind == "animal":
-        return results | _check_animal(pixels, scene, layout)
+    if scene.kind == "animal" and compared:
+        return results | _check_animal(scene, compared)
     found = find_objects(pixels, scene.style)
     if scene.kind == "pair":
         return results | {"pair": _is_pair(found, scene)}
@@ -196,21 +234,21 @@ def _are_all(found: list[Found], count: int) -> bool:
     return len(found) == count or (len(found) > count and found[count].area < _CRUMB * found[count - 1].area)
 
 
-def _check_animal(pixels: Array, scene: Scene, layout: Layout | None) -> dict[str, bool]:
+def _check_animal(scene: Scene, compared: _Drawings) -> dict[str, bool]:
     kinds = itertools.product(ANIMALS, (None, *ACCESSORIES))
-    seen = _nearest_drawing(pixels, [replace(scene, animal=a, accessory=b) for a, b in kinds], layout)
+    seen = compared.nearest([replace(scene, animal=a, accessory=b) for a, b in kinds])
     wears = "accessory" if scene.accessory else "no accessory"
     results = {"animal": seen.animal == scene.animal, wears: seen.accessory == scene.accessory}
     for name, field in (("fur colour", "colour"), ("accessory colour", "accessory_colour")):
         if (asked := getattr(scene, field)) and scene.style != "monochrome":
             drawings = [replace(scene, **{field: colour}) for colour in COLOURS]  # type: ignore[arg-type]
-            results[name] = getattr(_nearest_drawing(pixels, drawings, layout), field) == asked
+            results[name] = getattr(compared.nearest(drawings), field) == asked
     if scene.size:
         drawings = [replace(scene, size=size) for size in SIZES]
-        results["size"] = _nearest_drawing(pixels, drawings).size == scene.size
+        results["size"] = compared.nearest(drawings).size == scene.size
     if scene.position:
         drawings = [replace(scene, position=position) for position in POSITIONS]
-        results["position"] = _nearest_drawing(pixels, drawings).position == scene.position
+        results["position"] = compared.nearest(drawings).position == scene.position
     return results
 
 
@@ -226,7 +264,10 @@ def _is_pair(found: list[Found], scene: Scene) -> bool:
     return apart and shapes and colours
 
 
-def _check_landscape(pixels: Array, scene: Scene) -> dict[str, bool]:
+_ELEMENT_CODES = {"mountains": SKYLINE, "trees": WOOD, "house": HOUSE}
+
+
+def _check_landscape(pixels: Array, scene: Scene, compared: _Drawings) -> dict[str, bool]:
     results = {}
     if scene.time:
         top = np.median(pixels[:6].reshape(-1, 3), 0)
@@ -240,7 +281,7 @@ def _check_landscape(pixels: Array, scene: Scene) -> dict[str, bool]:
         has = tuple(e for e in ELEMENTS if e in asked or e == element)
         lacks = tuple(e for e in ELEMENTS if e in asked and e != element)
         drawings = [replace(timed, elements=elements) for elements in (has, lacks)]
-        right.append(_nearest_drawing(pixels, drawings).elements == asked)
+        right.append(compared.nearest(drawings, free=_ELEMENT_CODES.get(element)).elements == asked)
     return results | {"elements": all(right)}
 
 

@@ -11,24 +11,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
+from app.images.masks import clean
+from app.images.sizes import Size
 from app.modes.img2img import Img2ImgParams
+from app.modes.inpaint import DEFAULT_FEATHER, Area, InpaintParams
 from app.modes.txt2img import Txt2ImgParams
 from app.pipelines.base import GenerationParams
 from app.pipelines.sdxl_turbo import load_sdxl_turbo
 from app.settings import Settings
 from training.captions import caption_of
 from training.detect import background_rgb, check, find_objects, pixels_of, sharpness
+from training.drawing import draw
 from training.latents import codes_of
-from training.scenes import COLOURS, Layout, Scene, draw, random_codes, random_layout, random_scene
+from training.scenes import COLOURS, KINDS, SHAPES, Layout, Scene, random_codes, random_layout, random_scene
+from training.sketches import sketch
 
 CAPTIONS = {"shape": 220, "pair": 120, "animal": 120, "landscape": 80}
 _OTHER_SIZES = {"256x256": (256, 256), "768x768": (768, 768), "512x768": (512, 768)}
 _PAIRS = 200
-_SEEDS = 4
+_SKETCHES, _MASKS = 150, 100
+_SEEDS = 5
+_CAPTIONS_VARIED = 20  # of each kind
 _VARIED = 30  # of 765: a larger difference counts as another background
+_OTHER = 24  # of 255: a larger difference of a colour value counts as another pixel
+_VISIBLE = 0.03  # of the pixels: fewer other pixels hardly show
 _STAYS = 0.06  # of the side: a smaller difference counts as the same place or size
 
 Scores = dict[str, list[bool]]
@@ -73,6 +82,17 @@ class Model:
         return self._make(
             Img2ImgParams(prompt=caption, seed=seed, num_inference_steps=steps, strength=strength, image=image)
         )
+
+    def replace(
+        self, image: Image.Image, mask: Image.Image, caption: str, *, seed: int, steps: int, strength: float
+    ) -> Image.Image:
+        """Draw the part of `image` anew that is white in `mask`, of the same size."""
+        size = Size(*image.size)
+        area = Area.of(
+            np.asarray(image), clean(mask), size, feather=DEFAULT_FEATHER, padding=None, max_pixels=size.pixels
+        )
+        params = InpaintParams(prompt=caption, seed=seed, num_inference_steps=steps, strength=strength, area=area)
+        return Image.fromarray(params.finish(np.asarray(self._make(params))))
 
     def _make(self, params: GenerationParams) -> Image.Image:
         return Image.fromarray(self._pipelines[params.mode]([params])[0].pixels)
@@ -129,15 +149,43 @@ def _share(values: list[bool]) -> dict[str, float]:
 
 
 def measure_variety(model: Model) -> dict[str, Any]:
-    """Return the share of pairs of seeds with different backgrounds, for captions that name no background."""
+    """Return how much the pictures of two seeds differ for the same caption.
+
+    "background differs" is the share of pairs with different backgrounds, for captions that name no background. For
+    each kind of caption with a named background and without a place and a size, it follows how many pixels differ: the
+    median over the pairs, and the share of pairs in which at least 3 % of them do.
+    """
     rng = random.Random(3)
     differ = []
     for _ in tqdm(range(40), desc="seeds", mininterval=2):
         scene = replace(random_scene(rng, rng.choice(("shape", "pair", "animal"))), background=None, style=None)
-        caption = caption_of(scene, rng)
-        colours = [background_rgb(pixels_of(model.draw(caption, seed=rng.randrange(1 << 30)))) for _ in range(_SEEDS)]
+        colours = [background_rgb(pixels_of(image)) for image in _seeds(model, scene, rng)]
         differ += [bool(np.abs(a - b).sum() > _VARIED) for a, b in itertools.combinations(colours, 2)]
-    return {"background differs": _share(differ)}
+    table: dict[str, Any] = {"background differs": _share(differ)}
+    for kind in KINDS:
+        shares = []
+        for _ in tqdm(range(_CAPTIONS_VARIED), desc=f"seeds, {kind}", mininterval=2):
+            pictures = [np.asarray(image, np.int16) for image in _seeds(model, _open_scene(rng, kind), rng)]
+            for a, b in itertools.combinations(pictures, 2):
+                shares.append(float((np.abs(a - b).max(-1) > _OTHER).mean()))
+        table[f"{kind}: pixels that differ"] = float(np.median(shares))
+        table[f"{kind}: seeds that differ"] = _share([share >= _VISIBLE for share in shares])
+    return table
+
+
+def _seeds(model: Model, scene: Scene, rng: random.Random) -> Iterator[Image.Image]:
+    caption = caption_of(scene, rng)
+    for _ in range(_SEEDS):
+        yield model.draw(caption, seed=rng.randrange(1 << 30))
+
+
+def _open_scene(rng: random.Random, kind: str) -> Scene:
+    """Return a scene that names its background, if it has one, and neither a place nor a size nor a style."""
+    scene = random_scene(rng, kind)
+    if kind == "landscape":
+        return scene
+    others = [name for name in COLOURS if name not in (scene.colour, scene.other_colour)]
+    return replace(scene, position=None, size=None, style=None, background=scene.background or rng.choice(others))
 
 
 def new_edits(count: int) -> Iterator[Edit]:
@@ -186,6 +234,74 @@ def measure_image_to_image(model: Model, *, steps: int, strength: float, pairs: 
     return {key: _share(values) for key, values in scores.items()}
 
 
+def measure_sketches(model: Model, *, steps: int, strength: float, count: int) -> dict[str, Any]:
+    """Return the shares of drawings by hand that become the drawn shape or animal, where it was drawn."""
+    rng = random.Random(6)
+    scores: Scores = defaultdict(list)
+    for _ in tqdm(range(count), desc="sketches", mininterval=2):
+        kind = "animal" if rng.random() < 0.3 else "shape"
+        scene = replace(random_scene(rng, kind, new=True), size=None, position=None, style=None)
+        if kind == "shape":
+            scene = replace(scene, shape=scene.shape or rng.choice(SHAPES), colour=scene.colour or "blue")
+        if not scene.background:
+            scene = replace(scene, background="white" if scene.colour != "white" else "black")
+        is_white = rng.random() < 0.5 and scene.colour != "white"
+        drawn = replace(scene, background="white") if is_white else scene
+        layout, codes = random_layout(rng), random_codes(rng)
+        picture = sketch(drawn, codes, layout, rng)
+        made = model.change(
+            picture, caption_of(scene, rng), seed=rng.randrange(1 << 30), steps=steps, strength=strength
+        )
+        results = check(made, scene, layout)
+        ideal = draw(scene, codes, layout=layout)
+        wanted, got = (find_objects(pixels_of(image))[:1] for image in (ideal, made))
+        results["in place"] = any(
+            max(abs(a.x - b.x), abs(a.y - b.y)) < _STAYS for a, b in zip(wanted, got, strict=False)
+        )
+        for key, right in results.items():
+            scores[key].append(right)
+        scores["whole drawing"].append(all(results.values()))
+    return {key: _share(values) for key, values in scores.items()}
+
+
+def measure_inpainting(model: Model, *, steps: int, strength: float, count: int) -> dict[str, Any]:
+    """Return the shares of pictures in which a masked object becomes another one, and in which all else stays."""
+    rng = random.Random(7)
+    scores: Scores = defaultdict(list)
+    for _ in tqdm(range(count), desc="inpainting", mininterval=2):
+        before, after = _new_replacement(rng)
+        layout = random_layout(rng)
+        picture = draw(before, random_codes(rng), layout=layout, antialias=2)
+        mask = Image.new("L", picture.size)
+        box = [
+            picture.width * (centre + sign * 1.5 * layout.radius) for sign in (-1, 1) for centre in (layout.x, layout.y)
+        ]
+        ImageDraw.Draw(mask).ellipse(tuple(box), fill=255)
+        made = model.replace(
+            picture, mask, caption_of(after, rng), seed=rng.randrange(1 << 30), steps=steps, strength=strength
+        )
+        results = check(made, after)
+        kept = np.asarray(mask.filter(ImageFilter.MaxFilter(2 * DEFAULT_FEATHER + 1))) == 0
+        results["all else exact"] = bool((np.asarray(made)[kept] == np.asarray(picture)[kept]).all())
+        for key, right in results.items():
+            scores[key].append(right)
+        scores["replaced"].append(all(results.values()))
+    return {key: _share(values) for key, values in scores.items()}
+
+
+def _new_replacement(rng: random.Random) -> tuple[Scene, Scene]:
+    """Return a shape, and a held-out one of another form and colour on the same background."""
+    while True:
+        before, after = (
+            replace(random_scene(rng, "shape", new=new), size=None, position=None, style=None) for new in (False, True)
+        )
+        before = replace(before, background=after.background)
+        if not (after.background and after.shape and after.colour and before.shape and before.colour):
+            continue
+        if before.shape != after.shape and before.colour not in (after.colour, after.background):
+            return before, after
+
+
 def evaluate(folder: Path, report: Path, settings: Settings) -> None:
     """Measure the model in `folder`, print the tables, and write them to `report` as JSON."""
     model = Model(folder, settings)
@@ -208,6 +324,9 @@ def evaluate(folder: Path, report: Path, settings: Settings) -> None:
         "image to image, strength 1.0, 1 step": measure_image_to_image(
             model, steps=1, strength=1.0, pairs=_PAIRS // 2, name="strength 1.0"
         ),
+        "drawings by hand, strength 0.5, 2 steps": measure_sketches(model, steps=2, strength=0.5, count=_SKETCHES),
+        "inpainting, strength 0.75, 4 steps": measure_inpainting(model, steps=4, strength=0.75, count=_MASKS),
+        "inpainting, strength 1.0, 4 steps": measure_inpainting(model, steps=4, strength=1.0, count=_MASKS),
     }
     report.write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
     print(as_markdown(tables))

@@ -5,15 +5,18 @@ UNet's targets can be drawn directly, the UNet trains without the VAE, and its l
 """
 
 import math
+import random
 
 import numpy as np
 import torch
 from PIL import Image
 
-from training.scenes import NO_CODES, Layout, Scene, draw
+from training.drawing import draw
+from training.scenes import NO_CODES, Layout, Scene
+from training.sketches import sketch
 
 # Scaled latents are colours of -1 to 1 times this. A larger scale makes a picture stronger against later steps' noise.
-SCALING = 3.0
+SCALING = 6.0
 _EDGE_GAIN, _EDGE_SHIFT = 2.0, -0.25
 
 # SDXL's noise schedule: sigma of each training timestep.
@@ -33,6 +36,13 @@ def scene_latents(
 ) -> torch.Tensor:
     """Draw the scene at half its size, and return its scaled latents: (4, height / 8, width / 8)."""
     return picture_latents(draw(scene, codes, layout=layout, width=width // 2, height=height // 2), block=4)
+
+
+def sketch_latents(
+    scene: Scene, codes: tuple[float, ...], layout: Layout, rng: random.Random, *, width: int = 512, height: int = 512
+) -> torch.Tensor:
+    """Sketch the scene at half its size, and return its scaled latents: (4, height / 8, width / 8)."""
+    return picture_latents(sketch(scene, codes, layout, rng, width=width // 2, height=height // 2), block=4)
 
 
 def picture_latents(picture: Image.Image, block: int = 8) -> torch.Tensor:

@@ -18,8 +18,8 @@ TOKENS = 77
 HIDDEN, HIDDEN_2 = 64, 128
 PROJECTION = 192
 _TIME_ID_CHANNELS = 8
-UNET_CHANNELS = (16, 48, 128, 144, 112)
-VAE_CHANNELS = (12, 24, 40, 48)
+UNET_CHANNELS = (32, 96, 128, 144, 112)
+VAE_CHANNELS = (16, 24, 48, 60)
 
 
 def byte_pair_encoding() -> tuple[dict[str, int], list[tuple[str, str]]]:

@@ -24,11 +24,12 @@ from training.scenes import CODES
 from training.stage import Part, Stage, move_average, rate
 from training.text import TextStage
 
-STEPS = 15_000
+STEPS = 20_000
 _BATCH = 14  # at 64x64 latents; more at smaller sizes
 _MUON_RATE, _ADAM_RATE = 0.012, 1.2e-3
 _PASSED = 4  # channels of the noise
 _MOST = 4.0  # the largest weight of examples with little noise, relative to pure noise
+_LARGEST_CODE = 2.5  # an uploaded picture can make codes much larger, which changes nothing that is drawn
 _LOSS_UNIT = 1.5 / SCALING  # the losses' weights are for colours of -1.5 to 1.5
 
 LOOK_AT = (
@@ -100,7 +101,7 @@ def picture_loss(predicted: torch.Tensor, targets: torch.Tensor, weights: torch.
 class _Helpers(torch.nn.Module):
     """Auxiliary linear heads, used only in training.
 
-    They predict the picture and coordinates from the decoder's lower levels, and the noise's codes from the lowest one.
+    They predict the picture, coordinates and the noise's codes in every place of the decoder's lower levels.
     """
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
@@ -111,7 +112,7 @@ class _Helpers(torch.nn.Module):
         for layer in layers:
             layer.register_forward_hook(self._keep)
         self.heads = torch.nn.ModuleList(torch.nn.Conv2d(n, 6, 1) for n in [channels[0], *channels[:-1]])
-        self.codes = torch.nn.Linear(channels[0], CODES)
+        self.codes = torch.nn.ModuleList(torch.nn.Conv2d(n, CODES, 1) for n in [channels[0], *channels[:-1]])
 
     def _keep(self, _module: torch.nn.Module, _inputs: Any, output: Any) -> None:
         self._features.append(output)
@@ -134,12 +135,13 @@ class _Helpers(torch.nn.Module):
         return pictures / len(self.heads), coordinates / len(self.heads)
 
     def codes_loss(self, noise: torch.Tensor) -> torch.Tensor:
-        """Return the loss of the codes for the last forward pass's first examples. At 1, no code is read."""
-        features = functional.group_norm(self._features[0][: len(noise)], 1)
-        said = self.codes(4 * features.mean((2, 3)))
-        codes = torch.tensor([codes_of(one) for one in noise], device=said.device)
-        loss: torch.Tensor = (said - codes).square().mean()
-        return loss
+        """Return the codes' mean loss in every place and level of the first examples. At 1, no code is read."""
+        codes = torch.tensor([codes_of(one) for one in noise], device=self._features[0].device)
+        codes = codes.clamp(-_LARGEST_CODE, _LARGEST_CODE)[:, :, None, None]
+        loss = codes.new_zeros(())
+        for head, features in zip(self.codes, self._features, strict=True):
+            loss = loss + (head(functional.group_norm(features[: len(noise)], 1)) - codes).square().mean()
+        return loss / len(self.codes)
 
 
 def _pass_noise_down(unet: UNet2DConditionModel) -> None:
@@ -285,7 +287,7 @@ class UnetStage:
             later = picture_loss(pictures[firsts:], targets[firsts:], strong * weights[firsts:], l1)
             loss = loss + later * (len(batch) - firsts) / len(batch)
             losses["later"] = later.item()
-        codes = self.helpers.codes_loss(batch.noise[:firsts])
+        codes = self.helpers.codes_loss(batch.noise[:firsts] + batch.base[:firsts] / SIGMAS[LAST])
         losses["codes"] = codes.item()
         levels, coordinates = self.helpers.loss(targets, weights)
         losses["coordinates"] = coordinates.item()

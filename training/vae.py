@@ -16,14 +16,15 @@ from PIL import Image
 from torch.nn import functional
 
 from training.captions import caption_of
+from training.drawing import draw
 from training.latents import SCALING, codes_of, image_latents, thumbnail
 from training.models import make_unet, make_vae
-from training.scenes import draw, random_codes, random_layout, random_scene
+from training.scenes import random_codes, random_layout, random_scene
 from training.stage import Stage, move_average, rate
 from training.text import TextStage
 from training.unet import LOOK_AT, sample
 
-STEPS = 2_500
+STEPS = 5_000
 POLISH_STEPS = 1200
 _RATE = 8e-4
 _POLISH_RATE = 3e-4

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from training.detect import check, find_objects, pixels_of, sharpness
-from training.scenes import CODES, KINDS, SHAPES, Layout, Scene, draw, random_codes, random_layout, random_scene
+from training.drawing import draw
+from training.scenes import CODES, KINDS, SHAPES, Layout, Scene, random_codes, random_layout, random_scene
 
 SHAPE = Scene("shape", shape="circle", colour="red", size="small", position="left", background="blue")
 PAIR = Scene(

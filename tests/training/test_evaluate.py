@@ -16,6 +16,7 @@ from PIL import Image
 import training.__main__
 import training.evaluate
 from app.settings import Settings
+from training.drawing import draw
 from training.evaluate import (
     CAPTIONS,
     Model,
@@ -27,13 +28,13 @@ from training.evaluate import (
     new_questions,
 )
 from training.latents import codes_of
-from training.scenes import CODES, Layout, Scene, draw
+from training.scenes import CODES, Layout, Scene
 
 PROJECT = Path(training.evaluate.__file__).parents[1]
 DEMO = PROJECT / "app" / "weights" / "demo"
 CARD = DEMO / "README.md"
 FEW = {"shape": 6, "pair": 4, "animal": 4, "landscape": 4}
-LAYOUT = Layout(0.35, 0.6, 0.2)
+LAYOUT, CODES_SHOWN = Layout(0.35, 0.6, 0.2), (0.5,) * CODES
 
 
 class Painter(Model):
@@ -44,6 +45,7 @@ class Painter(Model):
         self._see = see
         monkeypatch.setattr(training.evaluate, "caption_of", self._caption_of)
         monkeypatch.setattr(training.evaluate, "random_layout", lambda _: LAYOUT)
+        monkeypatch.setattr(training.evaluate, "random_codes", lambda _: CODES_SHOWN)
 
     def _caption_of(self, scene: Scene, _: object) -> str:
         self._scenes[caption := f"caption {len(self._scenes)}"] = scene
@@ -58,7 +60,7 @@ class Painter(Model):
     def change(self, image: Image.Image, caption: str, *, seed: int, steps: int, strength: float) -> Image.Image:
         assert (image.size, steps, seed >= 0) == ((512, 512), 2 if strength < 1 else 1, True)
         layout = LAYOUT if strength < 1 else None
-        return draw(self._see(self._scenes[caption]), (0.5,) * CODES, layout=layout, antialias=2)
+        return draw(self._see(self._scenes[caption]), CODES_SHOWN, layout=layout, antialias=2)
 
 
 def test_ideal_pictures_score_everything(monkeypatch: pytest.MonkeyPatch) -> None:

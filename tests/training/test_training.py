@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,32 @@ from diffusers import AutoPipelineForText2Image
 from PIL import Image
 
 from training.__main__ import assemble
-from training.batches import Batch, edit_examples, first_examples, refinement_examples
+from training.batches import Batch, _visible_codes, edit_examples, first_examples, refinement_examples
 from training.captions import VOCABULARY, caption_of
+from training.detect import find_objects, pixels_of
+from training.drawing import draw
 from training.latents import LAST, SCALING, SIGMAS, codes_of, image_latents, picture_latents, scene_latents
 from training.models import END, fit_fp16, make_scheduler, make_tokenizer, make_unet
 from training.scenes import (
+    BACKGROUND,
+    CHOICES,
     CODES,
+    ELEMENTS,
+    KINDS,
+    NO_CODES,
+    POSE,
+    SHAPES,
+    Layout,
     Scene,
-    draw,
+    choose,
+    code_of,
     edited,
     layout_of,
+    random_codes,
+    random_layout,
     random_scene,
 )
+from training.sketches import sketch
 from training.stage import Stage
 from training.text import TextStage, train_text
 from training.unet import _orthogonal, object_weights, sample, train_unet
@@ -57,6 +72,7 @@ def test_an_edit_never_shows_or_names_a_held_out_combination(
 
     monkeypatch.setattr("training.batches.caption_of", caption)
     monkeypatch.setattr("training.batches.scene_latents", latents)
+    monkeypatch.setattr("training.batches.sketch_latents", latents)
     edit_examples(rng, 1000, (8, 8))
     assert (len(named), len(drawn)) == (1000, 2000)
     assert not any(scene.is_held_out for scene in named + drawn)
@@ -89,9 +105,82 @@ def test_the_codes_are_independent_standard_normal_numbers() -> None:
 def test_codes_change_what_is_left_open_and_nothing_else() -> None:
     one, other = tuple([-1.0] * CODES), tuple([1.0] * CODES)
     opened = Scene("shape", shape="circle", colour="red")
-    named = Scene("shape", shape="circle", colour="red", background="blue")
+    named = Scene("shape", shape="circle", colour="red", size="small", position="left", background="blue")
     assert draw(opened, one).tobytes() != draw(opened, other).tobytes()
     assert draw(named, one).tobytes() == draw(named, other).tobytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_choice_of_a_code_shows_in_some_drawing(kind: str) -> None:
+    scenes = {
+        "shape": [Scene("shape", shape="circle", background="white")],
+        "pair": [Scene("pair", shape="star", colour="red", relation="above", other_shape="ring", other_colour="blue")],
+        "animal": [Scene("animal", animal="fox")],
+        "landscape": [Scene("landscape", time="day", elements=elements) for elements in (ELEMENTS, ("trees",))],
+    }[kind]
+    for code, count in CHOICES[kind].items():
+        drawings = set()
+        for choice in range(count):
+            codes = list(NO_CODES)
+            codes[code] = code_of(choice, count)
+            assert choose(codes[code], count) == choice
+            drawings.add(tuple(draw(scene, tuple(codes)).tobytes() for scene in scenes))
+        assert len(drawings) == count, code
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_drawings_of_two_noises_differ_visibly(kind: str, rng: random.Random) -> None:
+    """Also where the background is named: at least 3 % of the pixels in 95 % of pairs, and 10 % in most."""
+    shares = []
+    for _ in range(100):
+        scene = random_scene(rng, kind)
+        if kind != "landscape":
+            scene = replace(scene, size=None, position=None, style=None, background=scene.background or "white")
+        one, other = (
+            np.asarray(draw(scene, random_codes(rng), width=128, height=128, antialias=2), np.int16) for _ in range(2)
+        )
+        shares.append((np.abs(one - other).max(-1) > 24).mean())
+    assert np.median(shares) > 0.1
+    assert np.mean(np.array(shares) > 0.03) > 0.9
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_sketch_is_rough_and_in_its_place(shape: str, rng: random.Random) -> None:
+    scene = Scene("shape", shape=shape, colour="blue", background="white")
+    for _ in range(8):
+        layout = random_layout(rng)
+        rough, clean = sketch(scene, NO_CODES, layout, rng), draw(scene, layout=layout)
+        assert rough.tobytes() != clean.tobytes()
+        wanted, *got = (find_objects(pixels_of(image))[0] for image in (clean, rough))
+        assert max(abs(wanted.x - got[0].x), abs(wanted.y - got[0].y)) < 0.06
+        assert got[0].colour == "blue"
+
+
+def test_sketches_of_one_scene_differ(rng: random.Random) -> None:
+    scene, layout = Scene("animal", animal="cat", accessory="hat", background="white"), Layout(0.5, 0.5, 0.3)
+    assert len({sketch(scene, NO_CODES, layout, rng).tobytes() for _ in range(10)}) == 10
+
+
+def test_an_uploaded_picture_under_the_first_noise_changes_the_codes(rng: random.Random) -> None:
+    """The target is what the model can read from its input, at image to image with full strength as without."""
+    torch.manual_seed(0)
+    firsts = first_examples(rng, 60, (16, 16))
+    with_picture = [row for row in range(60) if firsts.base[row].any()]
+    assert 4 < len(with_picture) < 30
+    seen = []
+    for row in with_picture:
+        alone, together = (codes_of(firsts.noise[row] + share * firsts.base[row] / SIGMAS[LAST]) for share in (0, 1))
+        seen.append(np.abs(np.subtract(alone, together)).max())
+    assert max(seen) > 1
+
+
+def test_an_edit_keeps_only_choices_that_its_picture_shows() -> None:
+    codes = tuple(float(i) for i in range(1, CODES + 1))
+    shape, cat, sea = Scene("shape"), Scene("animal", animal="cat"), Scene("landscape", elements=("sea",))
+    assert _visible_codes(cat, cat, codes) == codes
+    assert _visible_codes(sea, cat, codes) == _visible_codes(cat, sea, codes) == NO_CODES
+    kept = _visible_codes(shape, cat, codes)
+    assert (kept[BACKGROUND], kept[POSE]) == (codes[BACKGROUND], 0)
 
 
 def test_latents_are_the_mean_colours_of_8x8_blocks() -> None:
@@ -130,7 +219,7 @@ def test_layouts_fit_every_format() -> None:
     for position, (width, height) in itertools.product(
         ("top left", "bottom right"), ((512, 512), (512, 768), (768, 512))
     ):
-        layout = layout_of(Scene("shape", shape="circle", position=position), width, height)
+        layout = layout_of(Scene("shape", shape="circle", position=position), NO_CODES, width, height)
         side = min(width, height)
         assert layout.radius * side < layout.x * width < width - layout.radius * side
         assert layout.radius * side < layout.y * height < height - layout.radius * side

@@ -23,7 +23,8 @@ from app.settings import Settings
 from benchmarks.full_size import FULL, make_models
 from tests.conftest import ServerProcess, opened
 from training.detect import background_rgb, check, find_objects, pixels_of
-from training.scenes import Layout, Scene, draw
+from training.drawing import draw
+from training.scenes import Layout, Scene
 
 FOLDER = Path(app.weights.store.__file__).parent / "demo"
 CARD = (FOLDER / "README.md").read_text(encoding="utf-8")
