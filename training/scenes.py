@@ -216,33 +216,34 @@ def code_of(choice: int, count: int) -> float:
 _OPEN_SIZES = (0.14, 0.20, 0.25, 0.31)
 _OPEN_ANIMAL_SIZES = (0.22, 0.26, 0.30)
 ANIMAL_SCALE = 1.1
+# How far an animal may be from the middle at most, and its extent in radii: to a side, above and below.
+_ANIMAL_ROOM = ((0.24, 1.21), (0.2, 1.65), (0.2, 1.342))
 
 
 def layout_of(scene: Scene, codes: tuple[float, ...] = NO_CODES, width: int = 1, height: int = 1) -> Layout:
-    """Return the layout of a shape or an animal that the caption names, and the codes choose where it does not."""
-    is_animal = scene.kind == "animal"
-    sizes = _OPEN_ANIMAL_SIZES if is_animal and not scene.position else _OPEN_SIZES
-    radius = SIZES[scene.size] if scene.size else sizes[choose(codes[SIZE], len(sizes))]
-    if scene.position and is_animal and not scene.size:
-        radius = SIZES["medium"]
-    if not scene.position and is_animal:
-        reach = ANIMAL_SCALE * radius
-        aside, up, down = (
-            min(most, max(0.0, 0.49 - room * reach)) for most, room in ((0.24, 1.1), (0.2, 1.5), (0.2, 1.22))
-        )
+    """Return a shape's or an animal's layout: what the caption names, and for the rest what the codes choose."""
+    radius = _radius_of(scene, codes)
+    if scene.kind == "animal" and not scene.position:
+        aside, up, down = (min(most, max(0.0, 0.49 - room * radius)) for most, room in _ANIMAL_ROOM)
         x = 0.5 + aside * (choose(codes[COLUMN], 3) - 1)
         return Layout(x, 0.5 + (down if choose(codes[ROW], 2) else -up), radius)
+    column, row = choose(codes[COLUMN], 3), choose(codes[ROW], 3)
     if scene.position:
-        index = POSITIONS.index(scene.position)
-        column, row = index % 3, index // 3
-    else:
-        column, row = choose(codes[COLUMN], 3), choose(codes[ROW], 3)
-    margin = radius * (1.25 if is_animal else 1) + 0.03
+        row, column = divmod(POSITIONS.index(scene.position), 3)
+    margin = radius * (1.25 if scene.kind == "animal" else 1) + 0.03
     centre = []
     for third, side in ((column, width), (row, height)):
         edge = max(0.24, margin * min(width, height) / side)
         centre.append((edge, 0.5, 1 - edge)[third])
     return Layout(centre[0], centre[1], radius)
+
+
+def _radius_of(scene: Scene, codes: tuple[float, ...]) -> float:
+    if scene.size:
+        return SIZES[scene.size]
+    if scene.kind == "animal":
+        return SIZES["medium"] if scene.position else _OPEN_ANIMAL_SIZES[choose(codes[SIZE], 3)]
+    return _OPEN_SIZES[choose(codes[SIZE], 4)]
 
 
 def random_layout(rng: random.Random) -> Layout:

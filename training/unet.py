@@ -229,7 +229,7 @@ class _Examples(IterableDataset[tuple[Batch, int]]):
             share = step / self._steps
             size = random_size(rng, share)
             total = max(2, int(_BATCH * min(4, 4096 / (size[0] * size[1]))))
-            later = round(total * (0 if share < 0.1 else 0.5 if share < 0.6 else 0.6))
+            later = round(total * (0 if share < 0.1 else 0.4 if share < 0.6 else 0.55))
             batch = first_examples(rng, total - later, size)
             refinements = later * (2 if share < 0.6 else 3) // 5
             if later > refinements:
@@ -291,7 +291,7 @@ class UnetStage:
         losses["codes"] = codes.item()
         levels, coordinates = self.helpers.loss(targets, weights)
         losses["coordinates"] = coordinates.item()
-        taught = 0.5 * coordinates + 0.15 * codes + 0.3 * max(0.0, 1 - 1.2 * share) * levels
+        taught = 0.5 * coordinates + 0.5 * codes + 0.3 * max(0.0, 1 - 1.2 * share) * levels
         torch.autograd.backward(loss + taught)
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         for optimizer in (self.adam, self.muon):
