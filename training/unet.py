@@ -21,10 +21,10 @@ from training.batches import Batch, edit_examples, first_examples, random_size, 
 from training.latents import LAST, SCALING, SIGMAS, codes_of, thumbnail
 from training.models import make_scheduler, make_unet
 from training.scenes import CODES
-from training.stage import Part, Stage, move_average, rate
+from training.stage import Part, Stage, convolve_fast, fast_dtype, move_average, rate
 from training.text import TextStage
 
-STEPS = 20_000
+STEPS = 30_000
 _BATCH = 14  # at 64x64 latents; more at smaller sizes
 _MUON_RATE, _ADAM_RATE = 0.012, 1.2e-3
 _PASSED = 4  # channels of the noise
@@ -108,40 +108,42 @@ class _Helpers(torch.nn.Module):
         super().__init__()
         channels = list(reversed(unet.config.block_out_channels))
         self._features: list[torch.Tensor] = []
+        self._said: list[torch.Tensor] = []
         layers = [unet.mid_block, *(block.resnets[-1] for block in unet.up_blocks[:-1])]
         for layer in layers:
             layer.register_forward_hook(self._keep)
-        self.heads = torch.nn.ModuleList(torch.nn.Conv2d(n, 6, 1) for n in [channels[0], *channels[:-1]])
-        self.codes = torch.nn.ModuleList(torch.nn.Conv2d(n, CODES, 1) for n in [channels[0], *channels[:-1]])
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(n, 4 + 2 + CODES) for n in [channels[0], *channels[:-1]])
 
     def _keep(self, _module: torch.nn.Module, _inputs: Any, output: Any) -> None:
         self._features.append(output)
 
-    def clear(self) -> None:
-        """Remove the features of earlier forward passes."""
+    def look(self) -> None:
+        """Predict from the features of the last forward pass, and forget them."""
+        self._said = [
+            head(functional.group_norm(features, 1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            for head, features in zip(self.heads, self._features, strict=True)
+        ]
         self._features.clear()
 
     def loss(self, targets: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the last forward pass's mean loss over the levels, for the picture and for the coordinates."""
+        """Return the mean loss over the levels, for the picture and for the coordinates."""
         pictures, coordinates = targets.new_zeros(()), targets.new_zeros(())
-        for head, features in zip(self.heads, self._features, strict=True):
-            height, width = features.shape[2:]
-            said = head(functional.group_norm(features, 1))
+        for said in self._said:
+            height, width = said.shape[2:]
             picture, weight = (functional.adaptive_avg_pool2d(full, (height, width)) for full in (targets, weights))
             x = torch.linspace(-1, 1, width, device=said.device).view(1, 1, 1, -1)
             y = torch.linspace(-1, 1, height, device=said.device).view(1, 1, -1, 1)
             pictures = pictures + (weight * (said[:, :4] - picture).square()).mean()
-            coordinates = coordinates + (said[:, 4:5] - x).square().mean() + (said[:, 5:] - y).square().mean()
+            coordinates = coordinates + (said[:, 4:5] - x).square().mean() + (said[:, 5:6] - y).square().mean()
         return pictures / len(self.heads), coordinates / len(self.heads)
 
     def codes_loss(self, noise: torch.Tensor) -> torch.Tensor:
         """Return the codes' mean loss in every place and level of the first examples. At 1, no code is read."""
-        codes = torch.tensor([codes_of(one) for one in noise], device=self._features[0].device)
+        codes = torch.tensor([codes_of(one) for one in noise], device=noise.device)
         codes = codes.clamp(-_LARGEST_CODE, _LARGEST_CODE)[:, :, None, None]
-        loss = codes.new_zeros(())
-        for head, features in zip(self.codes, self._features, strict=True):
-            loss = loss + (head(functional.group_norm(features[: len(noise)], 1)) - codes).square().mean()
-        return loss / len(self.codes)
+        errors = [(said[: len(noise), 6:] - codes).square().mean() for said in self._said]
+        loss: torch.Tensor = torch.stack(errors).mean()
+        return loss
 
 
 def _pass_noise_down(unet: UNet2DConditionModel) -> None:
@@ -207,10 +209,11 @@ def _orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     tall = x.shape[0] > x.shape[1]
     if tall:
         x = x.T
+    x = x.to(fast_dtype(matrix.device))  # the iteration corrects its own rounding
     for _ in range(5):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    update: torch.Tensor = x.T if tall else x
+    update: torch.Tensor = (x.T if tall else x).to(matrix.dtype)
     return update
 
 
@@ -247,6 +250,7 @@ class UnetStage:
         _pass_noise_down(self.unet)
         self.unet.to(device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.unet).requires_grad_(requires_grad=False)
+        convolve_fast(self.unet)
         self.helpers = _Helpers(self.unet).to(device)
         self.text = TextStage(folder).to(device)
         matrices: list[torch.nn.Parameter] = []
@@ -274,8 +278,8 @@ class UnetStage:
             batch = batch + refinement_examples(random.Random(step), refinements, *last)
         sigma = SIGMAS[batch.timesteps].view(-1, 1, 1, 1)
         noisy, targets = ((t.to(self._device)) for t in (batch.base + sigma * batch.noise, batch.targets))
-        self.helpers.clear()
         latents = predict(self.unet, noisy, batch.timesteps.to(self._device), self.text(batch.captions))
+        self.helpers.look()
         pictures, targets = _LOSS_UNIT * latents, _LOSS_UNIT * targets
         weights = object_weights(targets, pictures.detach())
         l1 = 0.2 + 0.8 * max(0.0, share - 0.4) / 0.6
@@ -287,7 +291,7 @@ class UnetStage:
             later = picture_loss(pictures[firsts:], targets[firsts:], strong * weights[firsts:], l1)
             loss = loss + later * (len(batch) - firsts) / len(batch)
             losses["later"] = later.item()
-        codes = self.helpers.codes_loss(batch.noise[:firsts] + batch.base[:firsts] / SIGMAS[LAST])
+        codes = self.helpers.codes_loss(noisy[:firsts].cpu() / SIGMAS[LAST])
         losses["codes"] = codes.item()
         levels, coordinates = self.helpers.loss(targets, weights)
         losses["coordinates"] = coordinates.item()

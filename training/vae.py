@@ -20,7 +20,7 @@ from training.drawing import draw
 from training.latents import SCALING, codes_of, image_latents, thumbnail
 from training.models import make_unet, make_vae
 from training.scenes import random_codes, random_layout, random_scene
-from training.stage import Stage, move_average, rate
+from training.stage import Stage, convolve_fast, move_average, rate
 from training.text import TextStage
 from training.unet import LOOK_AT, sample
 
@@ -146,6 +146,7 @@ def train_vae(folder: Path, device: torch.device) -> bool:
     _begin_as_resize(vae)
     vae.to(device)
     average = copy.deepcopy(vae).requires_grad_(requires_grad=False)
+    convolve_fast(vae)
     optimizer = torch.optim.AdamW(
         [{"params": list(vae.decoder.parameters())}, {"params": list(vae.encoder.parameters())}],
         betas=(0.9, 0.99),
@@ -193,6 +194,7 @@ def polish_decoder(folder: Path, device: torch.device) -> bool:
     vae.to(device).requires_grad_(requires_grad=False)
     decoder = vae.decoder.requires_grad_(requires_grad=True)
     average = copy.deepcopy(decoder).requires_grad_(requires_grad=False)
+    convolve_fast(decoder)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=_POLISH_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
 
     stage = Stage(folder, "polish", POLISH_STEPS, {"decoder": decoder, "average": average, "optimizer": optimizer})
