@@ -27,7 +27,8 @@ from training.text import TextStage
 STEPS = 30_000
 _BATCH = 14  # at 64x64 latents; more at smaller sizes
 _MUON_RATE, _ADAM_RATE = 0.012, 1.2e-3
-_PASSED = 4  # channels of the noise
+_WIRES = 4  # one for each channel of the noise
+_GAIN = 3.0  # of the wires at each level; what lies beside them grows about as fast
 _MOST = 4.0  # the largest weight of examples with little noise, relative to pure noise
 _LARGEST_CODE = 2.5  # an uploaded picture can make codes much larger, which changes nothing that is drawn
 _LOSS_UNIT = 1.5 / SCALING  # the losses' weights are for colours of -1.5 to 1.5
@@ -146,29 +147,57 @@ class _Helpers(torch.nn.Module):
         return loss
 
 
-def _pass_noise_down(unet: UNet2DConditionModel) -> None:
-    """Initialise the UNet's first channels to carry the noise, summed over blocks, to the lowest level.
+class Wires:
+    """The first channels of every level on the way down: only the noise, summed over blocks. They are not trained.
 
-    The codes are read there. One more channel is constant, and shows the border to the lower levels.
+    The codes are read from them. If the UNet may add to these channels, what it adds hides the codes.
     """
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        """Lay the wires: set the weights of their channels, and keep them out of the training."""
+        self._laid: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+        self._lay(unet.conv_in, 1, 1.0)
+        for block in unet.down_blocks:
+            for resnet in block.resnets:
+                self._lay(resnet.conv2, None)
+                if resnet.conv_shortcut is not None:
+                    self._lay(resnet.conv_shortcut, 0, 1.0)
+            for attention in getattr(block, "attentions", ()):
+                self._lay(attention.proj_out, None)
+            for sampler in block.downsamplers or []:
+                self._lay(sampler.conv, slice(1, 3), 0.5 * _GAIN)
+
+    @torch.no_grad()
+    def _lay(self, layer: Any, taps: int | slice | None, weight: float = 0.0) -> None:
+        layer.weight[:_WIRES] = 0
+        layer.bias[:_WIRES] = 0
+        if taps is not None:
+            for i in range(_WIRES):
+                layer.weight[i, i, taps, taps] = weight
+        for parameter in (layer.weight, layer.bias):
+            self._laid.append((parameter, parameter[:_WIRES].clone()))
+            parameter.register_hook(_without_wires)
+
+    @torch.no_grad()
+    def mend(self) -> None:
+        """Undo what a step of the optimizer, such as weight decay, did to the wires."""
+        for parameter, value in self._laid:
+            parameter[:_WIRES] = value
+
+
+def _without_wires(gradient: torch.Tensor) -> torch.Tensor:
+    gradient = gradient.clone()
+    gradient[:_WIRES] = 0
+    return gradient
+
+
+def _begin_small(unet: UNet2DConditionModel) -> None:
+    """Make what random layers add small. One channel is constant, and shows the border to the lower levels."""
     with torch.no_grad():
         stem = unet.conv_in
-        stem.weight[: _PASSED + 1] *= 0.1
-        stem.bias[: _PASSED + 1] = 0
-        stem.bias[_PASSED] = 1
-        for i in range(_PASSED):
-            stem.weight[i, i, 1, 1] = 1
-        for block in unet.down_blocks:
-            for shortcut in (resnet.conv_shortcut for resnet in block.resnets if resnet.conv_shortcut is not None):
-                for i in range(_PASSED):
-                    shortcut.weight[i] = 0
-                    shortcut.weight[i, i] = 1
-                    shortcut.bias[i] = 0
-            for sampler in block.downsamplers or []:
-                for i in range(_PASSED):
-                    sampler.conv.weight[i] = 0
-                    sampler.conv.weight[i, i, 1:, 1:] = 0.5
-                    sampler.conv.bias[i] = 0
+        stem.weight[: _WIRES + 1] *= 0.1
+        stem.bias[: _WIRES + 1] = 0
+        stem.bias[_WIRES] = 1
         for module in unet.modules():
             if type(module).__name__ == "ResnetBlock2D":
                 module.conv2.weight *= 0.3
@@ -247,8 +276,9 @@ class UnetStage:
         torch.manual_seed(0)
         self._device = device
         self.unet = make_unet()
-        _pass_noise_down(self.unet)
+        _begin_small(self.unet)
         self.unet.to(device, memory_format=torch.channels_last)
+        self._wires = Wires(self.unet)
         self.average = copy.deepcopy(self.unet).requires_grad_(requires_grad=False)
         convolve_fast(self.unet)
         self.helpers = _Helpers(self.unet).to(device)
@@ -301,6 +331,7 @@ class UnetStage:
         for optimizer in (self.adam, self.muon):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        self._wires.mend()
         move_average(self.average, self.unet, step, 0.998)
         self._lasts[batch.noise.shape[1:]] = (batch, latents.detach().cpu())
         return losses
