@@ -18,8 +18,9 @@ TOKENS = 77
 HIDDEN, HIDDEN_2 = 64, 128
 PROJECTION = 192
 _TIME_ID_CHANNELS = 8
-UNET_CHANNELS = (32, 96, 128, 144, 112)
-VAE_CHANNELS = (16, 24, 48, 60)
+UNET_CHANNELS = (24, 72, 128, 144, 112, 16, 16, 16)
+TEXT_LEVEL = 4  # at 512x512 it has 4x4 cells, and the last level one
+VAE_CHANNELS = (16, 24, 40, 52)
 
 
 def byte_pair_encoding() -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -82,16 +83,20 @@ def make_text_encoders() -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
 
 
 def make_unet(channels: tuple[int, ...] = UNET_CHANNELS) -> UNet2DConditionModel:
-    """Make the UNet with random weights. Cross attention is in its lowest level, where it costs least."""
+    """Make the UNet with random weights.
+
+    Cross attention is where it costs little. The levels below are narrow: their only task is to sum the noise.
+    """
     levels = len(channels)
+    text = [level == TEXT_LEVEL for level in range(levels)]
     return UNet2DConditionModel(
         sample_size=64,
         in_channels=4,
         out_channels=4,
         block_out_channels=channels,
-        down_block_types=("DownBlock2D",) * (levels - 1) + ("CrossAttnDownBlock2D",),
-        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
-        layers_per_block=1,
+        down_block_types=tuple("CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in text),
+        up_block_types=tuple("CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(text)),
+        layers_per_block=tuple(2 if attends else 1 for attends in text),
         transformer_layers_per_block=1,
         attention_head_dim=4,
         cross_attention_dim=HIDDEN + HIDDEN_2,

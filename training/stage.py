@@ -14,6 +14,7 @@ from tqdm import tqdm
 STAGE_S = 30 * 60
 _SAVE_S = 120
 _LOG_STEPS = 50
+_FEW_CELLS = 16  # of fewer cells, a convolution in bf16 (torch 2.13) sometimes gave NaN
 
 
 class Part(Protocol):
@@ -118,6 +119,8 @@ def convolve_fast(module: torch.nn.Module) -> None:
 
 
 def _convolve(part: torch.nn.Conv2d, dtype: torch.dtype, inputs: torch.Tensor) -> torch.Tensor:
+    if inputs.shape[-1] * inputs.shape[-2] < _FEW_CELLS:
+        dtype = torch.float32
     bias = None if part.bias is None else part.bias.to(dtype)
     # The padding is a number of pixels everywhere in these models.
     outputs: torch.Tensor = functional.conv2d(inputs.to(dtype), part.weight.to(dtype), bias, part.stride, part.padding)

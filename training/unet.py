@@ -6,8 +6,10 @@ about it. L1 is added later: if the UNet cannot read a choice exactly, the media
 """
 
 import copy
+import itertools
 import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
 from training.batches import Batch, edit_examples, first_examples, random_size, refinement_examples
-from training.latents import LAST, SCALING, SIGMAS, codes_of, thumbnail
-from training.models import make_scheduler, make_unet
+from training.latents import ALTERNATIONS, LAST, SCALING, SIGMAS, codes_of, thumbnail
+from training.models import TEXT_LEVEL, make_scheduler, make_unet
 from training.scenes import CODES
 from training.stage import Part, Stage, convolve_fast, fast_dtype, move_average, rate
 from training.text import TextStage
@@ -27,8 +29,10 @@ from training.text import TextStage
 STEPS = 30_000
 _BATCH = 14  # at 64x64 latents; more at smaller sizes
 _MUON_RATE, _ADAM_RATE = 0.012, 1.2e-3
-_WIRES = 4  # one for each channel of the noise
-_GAIN = 3.0  # of the wires at each level; what lies beside them grows about as fast
+_GAIN = 3.0  # of the noise's wires at each level; what lies beside them grows about as fast
+_LOUD = 150.0  # of the codes beside the level's features, whose standard deviation grows to about 200
+_BALLAST = 6.0
+_NOISE, _CODES = slice(0, 12, 3), slice(0, CODES)  # the wires' channels
 _MOST = 4.0  # the largest weight of examples with little noise, relative to pure noise
 _LARGEST_CODE = 2.5  # an uploaded picture can make codes much larger, which changes nothing that is drawn
 _LOSS_UNIT = 1.5 / SCALING  # the losses' weights are for colours of -1.5 to 1.5
@@ -102,7 +106,7 @@ def picture_loss(predicted: torch.Tensor, targets: torch.Tensor, weights: torch.
 class _Helpers(torch.nn.Module):
     """Auxiliary linear heads, used only in training.
 
-    They predict the picture, coordinates and the noise's codes in every place of the decoder's lower levels.
+    They predict the picture, coordinates and the noise's codes in every place, from the level with the text upwards.
     """
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
@@ -110,10 +114,10 @@ class _Helpers(torch.nn.Module):
         channels = list(reversed(unet.config.block_out_channels))
         self._features: list[torch.Tensor] = []
         self._said: list[torch.Tensor] = []
-        layers = [unet.mid_block, *(block.resnets[-1] for block in unet.up_blocks[:-1])]
-        for layer in layers:
-            layer.register_forward_hook(self._keep)
-        self.heads = torch.nn.ModuleList(torch.nn.Linear(n, 4 + 2 + CODES) for n in [channels[0], *channels[:-1]])
+        first = len(channels) - TEXT_LEVEL - 1
+        for block in unet.up_blocks[first:-1]:
+            block.resnets[-1].register_forward_hook(self._keep)
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(n, 4 + 2 + CODES) for n in channels[first:-1])
 
     def _keep(self, _module: torch.nn.Module, _inputs: Any, output: Any) -> None:
         self._features.append(output)
@@ -148,46 +152,85 @@ class _Helpers(torch.nn.Module):
 
 
 class Wires:
-    """The first channels of every level on the way down: only the noise, summed over blocks. They are not trained.
+    """Channels that are not trained: they carry the noise down and the codes up.
 
-    The codes are read from them. If the UNet may add to these channels, what it adds hides the codes.
+    On the way down, four channels of every level are the noise, summed over blocks. Below the level with the text, the
+    first channels are the codes: sums whose signs alternate from cell to cell, until one cell has them all. From there
+    they lead up to the level with the text, so that each of its cells knows all codes. If the UNet could add to these
+    channels, what it adds would hide the codes.
     """
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         """Lay the wires: set the weights of their channels, and keep them out of the training."""
-        self._laid: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
-        self._lay(unet.conv_in, 1, 1.0)
-        for block in unet.down_blocks:
-            for resnet in block.resnets:
-                self._lay(resnet.conv2, None)
-                if resnet.conv_shortcut is not None:
-                    self._lay(resnet.conv_shortcut, 0, 1.0)
-            for attention in getattr(block, "attentions", ()):
-                self._lay(attention.proj_out, None)
-            for sampler in block.downsamplers or []:
-                self._lay(sampler.conv, slice(1, 3), 0.5 * _GAIN)
+        self._laid: list[tuple[torch.nn.Parameter, slice, torch.Tensor]] = []
+        self._lay(unet.conv_in, _NOISE, _passing(unet.conv_in, _NOISE, slice(0, 4), 1, 1.0))
+        for block in unet.down_blocks[: TEXT_LEVEL + 1]:
+            self._lay_block(block, _NOISE, 0.5 * _GAIN)
+        turn = block.downsamplers[0].conv
+        self._lay(turn, _CODES, _alternating(turn))
+        for block in unet.down_blocks[TEXT_LEVEL + 1 :]:
+            self._lay_block(block, _CODES, 0.7)
+        self._lay_block(unet.mid_block, _CODES, 0)
+        for block in unet.up_blocks[: -TEXT_LEVEL - 1]:
+            self._lay_block(block, _CODES, 0)
+        last = block.upsamplers[0].conv
+        self._lay(last, _CODES, _passing(last, _CODES, _CODES, 1, _LOUD))
+        # Large constants beside the codes, so that the next norm divides all codes by nearly the same number.
+        pairs = (last.out_channels - CODES) // 2
+        self._lay(last, slice(CODES, None), bias=torch.tensor([_LOUD * _BALLAST, -_LOUD * _BALLAST] * pairs))
+
+    def _lay_block(self, block: Any, rows: slice, summing: float) -> None:
+        for resnet in block.resnets:
+            self._lay(resnet.conv2, rows)
+            if (shortcut := resnet.conv_shortcut) is not None:
+                self._lay(shortcut, rows, _passing(shortcut, rows, rows, 0, 1.0))
+        for attention in getattr(block, "attentions", ()):
+            self._lay(attention.proj_out, rows)
+        for sampler in getattr(block, "downsamplers", None) or ():
+            self._lay(sampler.conv, rows, _passing(sampler.conv, rows, rows, slice(1, 3), summing))
+        for sampler in getattr(block, "upsamplers", None) or ():
+            self._lay(sampler.conv, rows, _passing(sampler.conv, rows, rows, 1, 1.0))
 
     @torch.no_grad()
-    def _lay(self, layer: Any, taps: int | slice | None, weight: float = 0.0) -> None:
-        layer.weight[:_WIRES] = 0
-        layer.bias[:_WIRES] = 0
-        if taps is not None:
-            for i in range(_WIRES):
-                layer.weight[i, i, taps, taps] = weight
-        for parameter in (layer.weight, layer.bias):
-            self._laid.append((parameter, parameter[:_WIRES].clone()))
-            parameter.register_hook(_without_wires)
+    def _lay(
+        self, layer: Any, rows: slice, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
+    ) -> None:
+        for parameter, value in ((layer.weight, weight), (layer.bias, bias)):
+            parameter[rows] = 0 if value is None else value
+            self._laid.append((parameter, rows, parameter[rows].clone()))
+            parameter.register_hook(partial(_without, rows))
 
     @torch.no_grad()
     def mend(self) -> None:
         """Undo what a step of the optimizer, such as weight decay, did to the wires."""
-        for parameter, value in self._laid:
-            parameter[:_WIRES] = value
+        for parameter, rows, value in self._laid:
+            parameter[rows] = value
 
 
-def _without_wires(gradient: torch.Tensor) -> torch.Tensor:
+def _passing(layer: Any, outputs: slice, inputs: slice, taps: int | slice, weight: float) -> torch.Tensor:
+    """Return the weights of these outputs that pass the inputs on, one to one."""
+    weights = torch.zeros_like(layer.weight)
+    channels = range(max(weights.shape[:2]))
+    for output, source in zip(channels[outputs], channels[inputs], strict=True):
+        weights[output, source, taps, taps] = weight
+    return weights[outputs]
+
+
+def _alternating(layer: Any) -> torch.Tensor:
+    """Return the weights that make the codes' sums of four cells from the noise."""
+    weights = torch.zeros(CODES, *layer.weight.shape[1:])
+    for i, (x, y) in enumerate(ALTERNATIONS):
+        for channel, column, row in itertools.product(range(4), (0, 1), (0, 1)):
+            sign = (-1) ** (x * column + y * row)
+            weights[4 * i + channel, range(CODES)[_NOISE][channel], 1 + row, 1 + column] = (
+                0.5 * sign / _GAIN**TEXT_LEVEL
+            )
+    return weights
+
+
+def _without(rows: slice, gradient: torch.Tensor) -> torch.Tensor:
     gradient = gradient.clone()
-    gradient[:_WIRES] = 0
+    gradient[rows] = 0
     return gradient
 
 
@@ -195,9 +238,8 @@ def _begin_small(unet: UNet2DConditionModel) -> None:
     """Make what random layers add small. One channel is constant, and shows the border to the lower levels."""
     with torch.no_grad():
         stem = unet.conv_in
-        stem.weight[: _WIRES + 1] *= 0.1
-        stem.bias[: _WIRES + 1] = 0
-        stem.bias[_WIRES] = 1
+        stem.weight[1] *= 0.1
+        stem.bias[1] = 1
         for module in unet.modules():
             if type(module).__name__ == "ResnetBlock2D":
                 module.conv2.weight *= 0.3

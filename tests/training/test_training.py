@@ -17,7 +17,7 @@ from training.captions import VOCABULARY, caption_of
 from training.detect import find_objects, pixels_of
 from training.drawing import draw
 from training.latents import LAST, SCALING, SIGMAS, codes_of, image_latents, picture_latents, scene_latents
-from training.models import END, fit_fp16, make_scheduler, make_tokenizer, make_unet
+from training.models import END, TEXT_LEVEL, fit_fp16, make_scheduler, make_tokenizer, make_unet
 from training.scenes import (
     BACKGROUND,
     CHOICES,
@@ -40,7 +40,7 @@ from training.scenes import (
 from training.sketches import sketch
 from training.stage import Stage
 from training.text import TextStage, train_text
-from training.unet import _orthogonal, object_weights, sample, train_unet
+from training.unet import Wires, _orthogonal, object_weights, sample, train_unet
 from training.vae import polish_decoder, train_vae
 
 
@@ -97,7 +97,7 @@ def test_every_word_of_the_captions_is_one_token_and_any_text_can_be_written(tmp
 
 def test_the_codes_are_independent_standard_normal_numbers() -> None:
     generator = torch.Generator().manual_seed(1)
-    codes = torch.tensor([codes_of(torch.randn(4, 32, 48, generator=generator)) for _ in range(2000)])
+    codes = torch.tensor([codes_of(torch.randn(4, 32, 64, generator=generator)) for _ in range(2000)])
     assert codes.shape == (2000, CODES)
     assert torch.allclose(codes.T.cov(), torch.eye(CODES), atol=0.15)
 
@@ -378,3 +378,21 @@ def test_a_unet_that_fits_fp16_computes_what_it_did_with_a_smaller_last_level() 
     after = unet(sample, 500, prompt, added_cond_kwargs=conditions).sample
     torch.testing.assert_close(after, before, rtol=0.02, atol=0.02)
     assert last[1] == pytest.approx(last[0] / 64, rel=0.05)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 64), (32, 32), (96, 96), (64, 96), (40, 56)])
+def test_the_wires_bring_every_code_to_each_cell_of_the_level_with_the_text(size: tuple[int, int]) -> None:
+    unet = make_unet()
+    wires = Wires(unet)
+    for parameter in unet.parameters():
+        parameter.add_(0.01 * torch.randn_like(parameter))  # as training would
+    wires.mend()
+    arrived: list[torch.Tensor] = []
+    unet.up_blocks[-TEXT_LEVEL - 2].upsamplers[0].register_forward_hook(lambda _, __, output: arrived.append(output))
+    noise = torch.randn(2, 4, *size)
+    conditions = {"text_embeds": torch.randn(2, 192), "time_ids": torch.full((2, 6), 512.0)}
+    unet(noise, LAST, torch.randn(2, 77, 192), added_cond_kwargs=conditions)
+    codes = torch.tensor([codes_of(one) for one in noise])[:, :, None, None]
+    ratio = (arrived[0][:, :CODES] / codes).flatten()
+    assert torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=1e-3)
