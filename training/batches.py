@@ -102,37 +102,47 @@ def _practice(rng: random.Random) -> Scene:
 
 def edit_examples(rng: random.Random, count: int, size: tuple[int, int]) -> Batch:
     """Make examples of image to image: other captions for drawings, and clean drawings for sketches."""
-    height, width = 8 * size[0], 8 * size[1]
     base, timesteps, targets, captions = [], [], [], []
     for _ in range(count):
         timestep = _random_timestep(rng)
         if rng.random() < _SKETCHED:
-            source, target, caption = _sketched(rng)
-            codes, layout = random_codes(rng), random_layout(rng)
-            base.append(sketch_latents(source, codes, layout, rng, width=width, height=height))
-            targets.append(scene_latents(target, codes, layout, width=width, height=height))
-            timesteps.append(timestep)
-            captions.append(caption_of(caption, rng))
-            continue
-        source, codes = random_scene(rng), random_codes(rng)
-        layout = random_layout(rng) if rng.random() < 0.8 else layout_of(source, codes, width, height)
-        moves = timestep >= _KEEPS_LAYOUT
-        caption = _edit_of(source, rng, moves=moves)
-        target, moved = edited(source, caption), layout
-        visible = _visible_codes(source, target, codes)
-        if source.kind == "pair":
-            moved, _ = pair_layouts(source.relation or "left of", codes)
-        elif source.kind == "landscape":
-            moved = layout_of(target, visible, width, height)
-        elif moves and (caption.position or caption.size):
-            named = layout_of(target, visible, width, height)
-            x, y = (named.x, named.y) if caption.position else (layout.x, layout.y)
-            moved = Layout(x, y, named.radius if caption.size else layout.radius)
-        base.append(scene_latents(source, codes, layout, width=width, height=height))
-        targets.append(scene_latents(target, visible, moved, width=width, height=height))
+            start, target, caption = _sketch(rng, size)
+        else:
+            start, target, caption = _edit(rng, size, moves=timestep >= _KEEPS_LAYOUT)
+        base.append(start)
         timesteps.append(timestep)
+        targets.append(target)
         captions.append(caption_of(caption, rng))
     return _batch(base, list(torch.randn(count, 4, *size)), timesteps, targets, captions)
+
+
+def _sketch(rng: random.Random, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, Scene]:
+    """Return a sketch's latents, those of the drawing that it should become, and the caption's scene."""
+    height, width = 8 * size[0], 8 * size[1]
+    source, target, caption = _sketched(rng)
+    codes, layout = random_codes(rng), random_layout(rng)
+    start = sketch_latents(source, codes, layout, rng, width=width, height=height)
+    return start, scene_latents(target, codes, layout, width=width, height=height), caption
+
+
+def _edit(rng: random.Random, size: tuple[int, int], *, moves: bool) -> tuple[torch.Tensor, torch.Tensor, Scene]:
+    """Return a drawing's latents, those of the drawing that it should become, and the caption's scene."""
+    height, width = 8 * size[0], 8 * size[1]
+    source, codes = random_scene(rng), random_codes(rng)
+    layout = random_layout(rng) if rng.random() < 0.8 else layout_of(source, codes, width, height)
+    caption = _edit_of(source, rng, moves=moves)
+    target, moved = edited(source, caption), layout
+    visible = _visible_codes(source, target, codes)
+    if source.kind == "pair":
+        moved, _ = pair_layouts(source.relation or "left of", codes)
+    elif source.kind == "landscape":
+        moved = layout_of(target, visible, width, height)
+    elif moves and (caption.position or caption.size):
+        named = layout_of(target, visible, width, height)
+        x, y = (named.x, named.y) if caption.position else (layout.x, layout.y)
+        moved = Layout(x, y, named.radius if caption.size else layout.radius)
+    start = scene_latents(source, codes, layout, width=width, height=height)
+    return start, scene_latents(target, visible, moved, width=width, height=height), caption
 
 
 def refinement_examples(rng: random.Random, count: int, last: Batch, pictures: torch.Tensor) -> Batch:

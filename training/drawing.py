@@ -26,7 +26,7 @@ from training.scenes import (
     Layout,
     Rgb,
     Scene,
-    choose,
+    chosen,
     layout_of,
     pair_layouts,
 )
@@ -136,7 +136,7 @@ def _draw_animal(  # noqa: C901, PLR0912, PLR0915 - one after the other
     if scene.colour:
         fur = COLOURS[scene.colour]
     wear = COLOURS[scene.accessory_colour] if scene.accessory_colour else _ACCESSORY_COLOUR.get(scene.accessory or "")
-    pose = choose(codes[POSE], 3)  # arms down, one arm up, sitting broadly
+    pose = chosen("animal", POSE, codes)  # arms down, one arm up, sitting broadly
     broad = 1.4 if pose == 2 else 1.0
     sides = (-1, 1)
     robed = scene.accessory == "robe"
@@ -183,7 +183,11 @@ def _draw_animal(  # noqa: C901, PLR0912, PLR0915 - one after the other
     canvas.ellipse(look, -0.04, 0.24, 0.19, light)
     masked = animal in ("raccoon", "panda")
     _draw_face(
-        canvas, look, choose(codes[EXPRESSION], 4), eye=_PAPER if masked else _INK, pupil=_INK if masked else _PAPER
+        canvas,
+        look,
+        chosen("animal", EXPRESSION, codes),
+        eye=_PAPER if masked else _INK,
+        pupil=_INK if masked else _PAPER,
     )
     if not wear:
         return
@@ -261,7 +265,7 @@ def _draw_landscape(  # noqa: C901, PLR0912, PLR0915 - one thing after the other
     elements = scene.elements
     if not scene.time and not elements and not scene.style:
         elements = EMPTY_PROMPT
-    horizon = (0.53, 0.6, 0.67)[choose(codes[HORIZON], 3)]
+    horizon = (0.53, 0.6, 0.67)[chosen("landscape", HORIZON, codes)]
     rows = np.clip((np.arange(height) + 0.5) / height / horizon, 0, 1)[:, None]
     top, bottom = (np.array(colour, np.float32) for colour in SKY[time])
     sky = top * (1 - rows) + bottom * rows
@@ -270,7 +274,7 @@ def _draw_landscape(  # noqa: C901, PLR0912, PLR0915 - one thing after the other
     pixels = np.repeat(np.clip(sky, 0, 255)[:, None, :], width, axis=1)
     image = Image.fromarray(pixels.round().astype(np.uint8))
     side = min(width, height)
-    sun_x = (0.18, 0.4, 0.6, 0.82)[choose(codes[SUN], 4)]
+    sun_x = (0.18, 0.4, 0.6, 0.82)[chosen("landscape", SUN, codes)]
 
     def at(x: float, y: float, radius: float = 1.0) -> Canvas:
         return Canvas(image, x * width, y * height, radius * side)
@@ -288,7 +292,7 @@ def _draw_landscape(  # noqa: C901, PLR0912, PLR0915 - one thing after the other
     }[time]
     at(sun_x, disc_y, disc_radius).ellipse(0, 0, 1, 1, disc)
 
-    for x, y, wide in _CLOUDS[choose(codes[CLOUDS], len(_CLOUDS))]:
+    for x, y, wide in _CLOUDS[chosen("landscape", CLOUDS, codes)]:
         for shift, lift, rx, ry in ((0, 0, 1, 0.36), (-0.35, 0.22, 0.45, 0.45), (0.25, 0.26, 0.6, 0.5)):
             at(x, y, wide).ellipse(shift, -lift, rx, ry, _CLOUD[time])
 
@@ -299,7 +303,7 @@ def _draw_landscape(  # noqa: C901, PLR0912, PLR0915 - one thing after the other
         frame.rectangle(0, y * height, width, height, colour)
 
     if "mountains" in elements:
-        for x, peak, colour in _SKYLINES[choose(codes[SKYLINE], len(_SKYLINES))]:
+        for x, peak, colour in _SKYLINES[chosen("landscape", SKYLINE, codes)]:
             mountain = Canvas(image, x * width, horizon * height, peak * height)
             slope = 0.95 * width / height
             mountain.polygon([(0, -1), (slope, 0), (-slope, 0)], dim(colour))
@@ -310,7 +314,7 @@ def _draw_landscape(  # noqa: C901, PLR0912, PLR0915 - one thing after the other
         glitter = {"day": (150, 200, 235), "sunset": (250, 160, 90), "night": (170, 175, 190)}[time]
         for i in range(3):
             at(sun_x, horizon + 0.05 + 0.07 * i, 0.05 + 0.035 * i).rectangle(-1, 0, 1, 0.4, glitter)
-        left, right = ((0.84, 0.93), (0.93, 0.84))[choose(codes[GROUND], 2)]
+        left, right = ((0.84, 0.93), (0.93, 0.84))[chosen("landscape", GROUND, codes)]
         beach = [(0, left), (0.5, 0.87), (1, right), (1, 1), (0, 1)]
         frame.polygon(
             [(x * width, y * height) for x, y in beach], dim(ground if "snow" in elements else (235, 205, 145))
@@ -318,10 +322,10 @@ def _draw_landscape(  # noqa: C901, PLR0912, PLR0915 - one thing after the other
     else:
         band(horizon, dim(ground))
         hill = _mix(ground, (255, 255, 255) if "snow" in elements else (130, 200, 90), 0.5)
-        at((0.2, 0.8)[choose(codes[GROUND], 2)], horizon + 0.25, 0.6).ellipse(0, 0, 1, 0.36, dim(hill))
+        at((0.2, 0.8)[chosen("landscape", GROUND, codes)], horizon + 0.25, 0.6).ellipse(0, 0, 1, 0.36, dim(hill))
     foot = 0.86 if "sea" in elements else 0.78
     if "trees" in elements:
-        for x, tree in _WOODS[choose(codes[WOOD], len(_WOODS))]:
+        for x, tree in _WOODS[chosen("landscape", WOOD, codes)]:
             at(x, foot).rectangle(-0.015, -0.02, 0.015, 0.06, dim((100, 65, 35)))
             for tier in range(2):
                 needles = _mix((30, 105, 55), _PAPER, 0.55 if "snow" in elements and tier else 0)
@@ -329,7 +333,7 @@ def _draw_landscape(  # noqa: C901, PLR0912, PLR0915 - one thing after the other
                 spread = 0.1 - 0.025 * tier
                 at(x, foot).polygon([(-spread, base), (spread, base), (0, base - 0.62 * tree)], dim(needles))
     if "house" in elements:
-        house = at((0.33, 0.5, 0.67)[choose(codes[HOUSE], 3)], foot, 0.12)
+        house = at((0.33, 0.5, 0.67)[chosen("landscape", HOUSE, codes)], foot, 0.12)
         window = (120, 180, 220) if time == "day" else (255, 220, 110)
         house.rectangle(-1, -1.15, 1, 0.5, dim((235, 215, 185)))
         house.polygon([(-1.3, -1.15), (1.3, -1.15), (0, -2.3)], dim((185, 60, 45)))
@@ -397,7 +401,7 @@ def draw(
         else:
             layout = layout or layout_of(scene, codes, width, height)
             if scene.kind == "animal":
-                turned = place(layout, ANIMAL_SCALE, mirrored=choose(codes[SIDE], 2) == 1)
+                turned = place(layout, ANIMAL_SCALE, mirrored=chosen("animal", SIDE, codes) == 1)
                 _draw_animal(turned, scene, codes)
             else:
                 _draw_shape(place(layout), scene.shape or "circle", colour, background)

@@ -144,6 +144,12 @@ def measure_text_to_image(
     return table
 
 
+def _count(scores: Scores, results: dict[str, bool], whole: str) -> None:
+    """Add one picture's results, and under the name `whole` whether all are right."""
+    for key, right in (results | {whole: all(results.values())}).items():
+        scores[key].append(right)
+
+
 def _share(values: list[bool]) -> dict[str, float]:
     return {"share": sum(values) / len(values), "of": len(values)}
 
@@ -228,9 +234,7 @@ def measure_image_to_image(model: Model, *, steps: int, strength: float, pairs: 
             )
             results["size kept"] = any(abs(a.radius - b.radius) < _STAYS for a, b in zip(before, after, strict=False))
             results["change followed"] = results[edit.changed]
-        for key, right in results.items():
-            scores[key].append(right)
-        scores["whole pair"].append(all(results.values()))
+        _count(scores, results, "whole pair")
     return {key: _share(values) for key, values in scores.items()}
 
 
@@ -258,9 +262,7 @@ def measure_sketches(model: Model, *, steps: int, strength: float, count: int) -
         results["in place"] = any(
             max(abs(a.x - b.x), abs(a.y - b.y)) < _STAYS for a, b in zip(wanted, got, strict=False)
         )
-        for key, right in results.items():
-            scores[key].append(right)
-        scores["whole drawing"].append(all(results.values()))
+        _count(scores, results, "whole drawing")
     return {key: _share(values) for key, values in scores.items()}
 
 
@@ -283,9 +285,7 @@ def measure_inpainting(model: Model, *, steps: int, strength: float, count: int)
         results = check(made, after)
         kept = np.asarray(mask.filter(ImageFilter.MaxFilter(2 * DEFAULT_FEATHER + 1))) == 0
         results["all else exact"] = bool((np.asarray(made)[kept] == np.asarray(picture)[kept]).all())
-        for key, right in results.items():
-            scores[key].append(right)
-        scores["replaced"].append(all(results.values()))
+        _count(scores, results, "replaced")
     return {key: _share(values) for key, values in scores.items()}
 
 

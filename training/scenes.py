@@ -208,6 +208,11 @@ def choose(code: float, count: int) -> int:
     return min(count - 1, int(count * NormalDist().cdf(code)))
 
 
+def chosen(kind: str, code: int, codes: tuple[float, ...]) -> int:
+    """Return which of its possibilities a code chooses in scenes of this kind."""
+    return choose(codes[code], CHOICES[kind][code])
+
+
 def code_of(choice: int, count: int) -> float:
     """Return the middle one of the codes that choose this of `count` possibilities."""
     return NormalDist().inv_cdf((choice + 0.5) / count)
@@ -225,11 +230,12 @@ def layout_of(scene: Scene, codes: tuple[float, ...] = NO_CODES, width: int = 1,
     radius = _radius_of(scene, codes)
     if scene.kind == "animal" and not scene.position:
         aside, up, down = (min(most, max(0.0, 0.49 - room * radius)) for most, room in _ANIMAL_ROOM)
-        x = 0.5 + aside * (choose(codes[COLUMN], 3) - 1)
-        return Layout(x, 0.5 + (down if choose(codes[ROW], 2) else -up), radius)
-    column, row = choose(codes[COLUMN], 3), choose(codes[ROW], 3)
+        x = 0.5 + aside * (chosen("animal", COLUMN, codes) - 1)
+        return Layout(x, 0.5 + (down if chosen("animal", ROW, codes) else -up), radius)
     if scene.position:
         row, column = divmod(POSITIONS.index(scene.position), 3)
+    else:
+        column, row = chosen("shape", COLUMN, codes), chosen("shape", ROW, codes)
     margin = radius * (1.25 if scene.kind == "animal" else 1) + 0.03
     centre = []
     for third, side in ((column, width), (row, height)):
@@ -242,8 +248,8 @@ def _radius_of(scene: Scene, codes: tuple[float, ...]) -> float:
     if scene.size:
         return SIZES[scene.size]
     if scene.kind == "animal":
-        return SIZES["medium"] if scene.position else _OPEN_ANIMAL_SIZES[choose(codes[SIZE], 3)]
-    return _OPEN_SIZES[choose(codes[SIZE], 4)]
+        return SIZES["medium"] if scene.position else _OPEN_ANIMAL_SIZES[chosen("animal", SIZE, codes)]
+    return _OPEN_SIZES[chosen("shape", SIZE, codes)]
 
 
 def random_layout(rng: random.Random) -> Layout:
@@ -260,8 +266,8 @@ _PAIR_DISTANCE = 0.225
 def pair_layouts(relation: str, codes: tuple[float, ...] = NO_CODES) -> tuple[Layout, Layout]:
     """Return the layouts of the first and the other object of a pair."""
     dx, dy = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}[relation]
-    radius = _PAIR_SIZES[choose(codes[SIZE], 3)]
-    column, row = choose(codes[COLUMN], 3) - 1, choose(codes[ROW], 3) - 1
+    radius = _PAIR_SIZES[chosen("pair", SIZE, codes)]
+    column, row = chosen("pair", COLUMN, codes) - 1, chosen("pair", ROW, codes) - 1
     x, y = 0.5 + (0.055 if dx else 0.13) * column, 0.5 + (0.055 if dy else 0.13) * row
     first, other = (Layout(x + sign * dx * _PAIR_DISTANCE, y + sign * dy * _PAIR_DISTANCE, radius) for sign in (1, -1))
     return first, other

@@ -164,32 +164,34 @@ class Wires:
         """Lay the wires: set the weights of their channels, and keep them out of the training."""
         self._laid: list[tuple[torch.nn.Parameter, slice, torch.Tensor]] = []
         self._lay(unet.conv_in, _NOISE, _passing(unet.conv_in, _NOISE, slice(0, 4), 1, 1.0))
-        for block in unet.down_blocks[: TEXT_LEVEL + 1]:
-            self._lay_block(block, _NOISE, 0.5 * _GAIN)
-        turn = block.downsamplers[0].conv
-        self._lay(turn, _CODES, _alternating(turn))
-        for block in unet.down_blocks[TEXT_LEVEL + 1 :]:
-            self._lay_block(block, _CODES, 0.7)
-        self._lay_block(unet.mid_block, _CODES, 0)
-        for block in unet.up_blocks[: -TEXT_LEVEL - 1]:
-            self._lay_block(block, _CODES, 0)
-        last = block.upsamplers[0].conv
-        self._lay(last, _CODES, _passing(last, _CODES, _CODES, 1, _LOUD))
+        for level, block in enumerate(unet.down_blocks):
+            rows = _NOISE if level <= TEXT_LEVEL else _CODES
+            self._lay_layers(block, rows)
+            for conv in _samplers(block, "downsamplers"):
+                if level == TEXT_LEVEL:
+                    self._lay(conv, _CODES, _alternating(conv))
+                else:
+                    weight = 0.5 * _GAIN if level < TEXT_LEVEL else 0.7
+                    self._lay(conv, rows, _passing(conv, rows, rows, slice(1, 3), weight))
+        self._lay_layers(unet.mid_block, _CODES)
+        *inner, last = unet.up_blocks[: -TEXT_LEVEL - 1]
+        for block, weight in (*((block, 1.0) for block in inner), (last, _LOUD)):
+            self._lay_layers(block, _CODES)
+            for conv in _samplers(block, "upsamplers"):
+                self._lay(conv, _CODES, _passing(conv, _CODES, _CODES, 1, weight))
         # Large constants beside the codes, so that the next norm divides all codes by nearly the same number.
-        pairs = (last.out_channels - CODES) // 2
-        self._lay(last, slice(CODES, None), bias=torch.tensor([_LOUD * _BALLAST, -_LOUD * _BALLAST] * pairs))
+        for conv in _samplers(last, "upsamplers"):
+            pairs = (conv.out_channels - CODES) // 2
+            ballast = torch.tensor([_LOUD * _BALLAST, -_LOUD * _BALLAST] * pairs)
+            self._lay(conv, slice(CODES, None), bias=ballast)
 
-    def _lay_block(self, block: Any, rows: slice, summing: float) -> None:
+    def _lay_layers(self, block: Any, rows: slice) -> None:
         for resnet in block.resnets:
             self._lay(resnet.conv2, rows)
             if (shortcut := resnet.conv_shortcut) is not None:
                 self._lay(shortcut, rows, _passing(shortcut, rows, rows, 0, 1.0))
         for attention in getattr(block, "attentions", ()):
             self._lay(attention.proj_out, rows)
-        for sampler in getattr(block, "downsamplers", None) or ():
-            self._lay(sampler.conv, rows, _passing(sampler.conv, rows, rows, slice(1, 3), summing))
-        for sampler in getattr(block, "upsamplers", None) or ():
-            self._lay(sampler.conv, rows, _passing(sampler.conv, rows, rows, 1, 1.0))
 
     @torch.no_grad()
     def _lay(
@@ -205,6 +207,10 @@ class Wires:
         """Undo what a step of the optimizer, such as weight decay, did to the wires."""
         for parameter, rows, value in self._laid:
             parameter[rows] = value
+
+
+def _samplers(block: Any, name: str) -> list[torch.nn.Conv2d]:
+    return [sampler.conv for sampler in getattr(block, name) or ()]
 
 
 def _passing(layer: Any, outputs: slice, inputs: slice, taps: int | slice, weight: float) -> torch.Tensor:
