@@ -21,22 +21,16 @@ from training.scenes import (
     ANIMALS,
     CHOICES,
     COLOURS,
-    COLUMN,
     ELEMENTS,
     EMPTY_PROMPT,
-    HOUSE,
     NO_CODES,
     POSITIONS,
-    ROW,
     SHAPES,
-    SIZE,
     SIZES,
-    SKYLINE,
     STYLES,
-    WOOD,
     Layout,
     Scene,
-    code_of,
+    with_choices,
 )
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -158,34 +152,25 @@ class _Drawings:
         self._pixels, self._layout = pixels, layout
         self._background = background_rgb(pixels).round()
         self._codes = NO_CODES
-        self._choose(scene)
+        differences = self._differences(scene, list(CHOICES[scene.kind]))
+        self._codes = min(differences, key=lambda one: differences[one])
 
-    def nearest(self, scenes: Iterable[Scene], free: int | None = None) -> Scene:
+    def nearest(self, scenes: Iterable[Scene], free: str | None = None) -> Scene:
         """Return the scene whose drawing is nearest to the picture. An unnamed background is the picture's own.
 
-        Each drawing makes the choice of the code `free` as fits it best.
+        Each drawing chooses the attribute `free` as fits it best.
         """
-        codes = () if free is None else (free,)
-        return min(scenes, key=lambda scene: min(self._differences(scene, codes).values()))
+        return min(scenes, key=lambda scene: min(self._differences(scene, [free] if free else []).values()))
 
-    def _choose(self, scene: Scene) -> None:
-        places = (COLUMN, ROW, SIZE)
-        choices = CHOICES[scene.kind]
-        alone = [(code,) for code in choices if scene.kind == "landscape" or code not in places]
-        together = [places] if scene.kind != "landscape" and not self._layout else []
-        for codes in [*together, *alone, *together, *alone]:
-            differences = self._differences(scene, codes)
-            self._codes = min(differences, key=lambda one: differences[one])
-
-    def _differences(self, scene: Scene, codes: tuple[int, ...]) -> dict[tuple[float, ...], float]:
-        """Return the difference for all choices of these codes."""
-        counts = [CHOICES[scene.kind][code] for code in codes]
+    def _differences(self, scene: Scene, attributes: list[str]) -> dict[tuple[float, ...], float]:
+        """Return the difference for all choices of these attributes, by their codes."""
+        if self._layout:
+            attributes = [name for name in attributes if name not in ("column", "row", "size")]
+        counts = [CHOICES[scene.kind][name][0] for name in attributes]
         differences = {}
-        for chosen in itertools.product(*(range(count) for count in counts)):
-            tried = list(self._codes)
-            for code, choice, count in zip(codes, chosen, counts, strict=True):
-                tried[code] = code_of(choice, count)
-            differences[tuple(tried)] = self._difference(scene, tuple(tried))
+        for choices in itertools.product(*(range(count) for count in counts)):
+            codes = with_choices(self._codes, scene.kind, dict(zip(attributes, choices, strict=True)))
+            differences[codes] = self._difference(scene, codes)
         return differences
 
     def _difference(self, scene: Scene, codes: tuple[float, ...]) -> float:
@@ -264,7 +249,7 @@ def _is_pair(found: list[Found], scene: Scene) -> bool:
     return apart and shapes and colours
 
 
-_ELEMENT_CODES = {"mountains": SKYLINE, "trees": WOOD, "house": HOUSE}
+_ELEMENT_CHOICES = {"mountains": "land", "trees": "wood", "house": "land"}
 
 
 def _check_landscape(pixels: Array, scene: Scene, compared: _Drawings) -> dict[str, bool]:
@@ -281,7 +266,7 @@ def _check_landscape(pixels: Array, scene: Scene, compared: _Drawings) -> dict[s
         has = tuple(e for e in ELEMENTS if e in asked or e == element)
         lacks = tuple(e for e in ELEMENTS if e in asked and e != element)
         drawings = [replace(timed, elements=elements) for elements in (has, lacks)]
-        right.append(compared.nearest(drawings, free=_ELEMENT_CODES.get(element)).elements == asked)
+        right.append(compared.nearest(drawings, free=_ELEMENT_CHOICES.get(element)).elements == asked)
     return results | {"elements": all(right)}
 
 

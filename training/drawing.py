@@ -9,20 +9,10 @@ from PIL import Image, ImageDraw
 from training.scenes import (
     ANIMAL_SCALE,
     BACKGROUND,
-    CLOUDS,
     COLOUR,
     COLOURS,
     EMPTY_PROMPT,
-    EXPRESSION,
-    GROUND,
-    HORIZON,
-    HOUSE,
     NO_CODES,
-    POSE,
-    SIDE,
-    SKYLINE,
-    SUN,
-    WOOD,
     Layout,
     Rgb,
     Scene,
@@ -128,6 +118,9 @@ _PAPER: Rgb = (250, 250, 250)
 _MOUTH: Rgb = (200, 60, 70)
 
 
+_POSES = (("arms down", "calm"), ("sitting", "asleep"), ("one arm up", "surprised"), ("both arms up", "laughing"))
+
+
 def _draw_animal(  # noqa: C901, PLR0912, PLR0915 - one after the other
     canvas: Canvas, scene: Scene, codes: tuple[float, ...]
 ) -> None:
@@ -136,8 +129,8 @@ def _draw_animal(  # noqa: C901, PLR0912, PLR0915 - one after the other
     if scene.colour:
         fur = COLOURS[scene.colour]
     wear = COLOURS[scene.accessory_colour] if scene.accessory_colour else _ACCESSORY_COLOUR.get(scene.accessory or "")
-    pose = chosen("animal", POSE, codes)  # arms down, one arm up, sitting broadly
-    broad = 1.4 if pose == 2 else 1.0
+    pose, mood = _POSES[chosen("animal", "pose", codes)]
+    broad = 1.4 if pose == "sitting" else 1.0
     sides = (-1, 1)
     robed = scene.accessory == "robe"
 
@@ -148,8 +141,8 @@ def _draw_animal(  # noqa: C901, PLR0912, PLR0915 - one after the other
             canvas.ellipse(0.62 + 0.07 * i, 0.85 - 0.125 * i, 0.2, 0.17, striped if animal == "raccoon" else tip)
     sleeve = _mix(wear, _INK, 0.25) if robed and wear else dark if animal == "panda" else _mix(fur, _INK, 0.2)
     for side in sides:
-        if side == -1 and pose == 1:
-            canvas.ellipse(-0.66, 0.12, 0.17, 0.32, sleeve)
+        if pose == "both arms up" or (side == -1 and pose == "one arm up"):
+            canvas.ellipse(side * 0.66, 0.12, 0.17, 0.32, sleeve)
         else:
             canvas.ellipse(side * 0.46 * broad, 0.66, 0.15, 0.3, sleeve)
     if robed and wear:
@@ -182,13 +175,7 @@ def _draw_animal(  # noqa: C901, PLR0912, PLR0915 - one after the other
             canvas.ellipse(look + side * 0.26, -0.06, 0.24, 0.2, light)
     canvas.ellipse(look, -0.04, 0.24, 0.19, light)
     masked = animal in ("raccoon", "panda")
-    _draw_face(
-        canvas,
-        look,
-        chosen("animal", EXPRESSION, codes),
-        eye=_PAPER if masked else _INK,
-        pupil=_INK if masked else _PAPER,
-    )
+    _draw_face(canvas, look, mood, eye=_PAPER if masked else _INK, pupil=_INK if masked else _PAPER)
     if not wear:
         return
     match scene.accessory:
@@ -206,18 +193,18 @@ def _draw_animal(  # noqa: C901, PLR0912, PLR0915 - one after the other
             canvas.rectangle(0.12, 0.3, 0.36, 0.82, wear)
 
 
-def _draw_face(canvas: Canvas, x: float, expression: int, *, eye: Rgb, pupil: Rgb) -> None:
+def _draw_face(canvas: Canvas, x: float, mood: str, *, eye: Rgb, pupil: Rgb) -> None:
     for side in (-1, 1):
-        if expression == 1:  # asleep
+        if mood == "asleep":
             canvas.rectangle(x + side * 0.25 - 0.11, -0.3, x + side * 0.25 + 0.11, -0.25, eye)
         else:
             canvas.ellipse(x + side * 0.25, -0.28, 0.095, 0.105, eye)
             canvas.ellipse(x - 0.02 + side * 0.25, -0.3, 0.05, 0.055, pupil)
     canvas.ellipse(x, -0.1, 0.085, 0.06, _INK)
-    match expression:
-        case 2:  # surprised
+    match mood:
+        case "surprised":
             canvas.ellipse(x, 0.06, 0.07, 0.08, _MOUTH)
-        case 3:  # laughing
+        case "laughing":
             canvas.polygon([(x - 0.15, 0.01), (x + 0.15, 0.01), (x + 0.08, 0.11), (x - 0.08, 0.11)], _MOUTH)
         case _:
             canvas.rectangle(x - 0.08, 0.03, x + 0.08, 0.06, _INK)
@@ -244,6 +231,7 @@ _SKYLINES = (
     ((0.22, 0.3, _NEAR), (0.95, 0.27, _FAR), (0.62, 0.38, _NEAREST)),
     ((0.72, 0.34, _FAR), (0.05, 0.24, _NEAR), (0.36, 0.4, _NEAREST)),
     ((0.5, 0.42, _FAR), (0.15, 0.22, _NEAREST), (0.85, 0.3, _NEAREST)),
+    ((0.3, 0.26, _FAR), (0.8, 0.4, _NEAR), (0.55, 0.2, _NEAREST)),
 )
 _WOODS = (
     ((0.12, 0.34), (0.3, 0.26), (0.86, 0.36), (0.7, 0.24)),
@@ -265,7 +253,8 @@ def _draw_landscape(  # noqa: C901, PLR0912, PLR0915 - one thing after the other
     elements = scene.elements
     if not scene.time and not elements and not scene.style:
         elements = EMPTY_PROMPT
-    horizon = (0.53, 0.6, 0.67)[chosen("landscape", HORIZON, codes)]
+    land, sky_choice = chosen("landscape", "land", codes), chosen("landscape", "sky", codes)
+    horizon = (0.6, 0.53, 0.67, 0.6)[land]
     rows = np.clip((np.arange(height) + 0.5) / height / horizon, 0, 1)[:, None]
     top, bottom = (np.array(colour, np.float32) for colour in SKY[time])
     sky = top * (1 - rows) + bottom * rows
@@ -274,7 +263,7 @@ def _draw_landscape(  # noqa: C901, PLR0912, PLR0915 - one thing after the other
     pixels = np.repeat(np.clip(sky, 0, 255)[:, None, :], width, axis=1)
     image = Image.fromarray(pixels.round().astype(np.uint8))
     side = min(width, height)
-    sun_x = (0.18, 0.4, 0.6, 0.82)[chosen("landscape", SUN, codes)]
+    sun_x = (0.82, 0.18, 0.6, 0.4)[sky_choice]
 
     def at(x: float, y: float, radius: float = 1.0) -> Canvas:
         return Canvas(image, x * width, y * height, radius * side)
@@ -292,7 +281,7 @@ def _draw_landscape(  # noqa: C901, PLR0912, PLR0915 - one thing after the other
     }[time]
     at(sun_x, disc_y, disc_radius).ellipse(0, 0, 1, 1, disc)
 
-    for x, y, wide in _CLOUDS[chosen("landscape", CLOUDS, codes)]:
+    for x, y, wide in _CLOUDS[sky_choice]:
         for shift, lift, rx, ry in ((0, 0, 1, 0.36), (-0.35, 0.22, 0.45, 0.45), (0.25, 0.26, 0.6, 0.5)):
             at(x, y, wide).ellipse(shift, -lift, rx, ry, _CLOUD[time])
 
@@ -303,7 +292,7 @@ def _draw_landscape(  # noqa: C901, PLR0912, PLR0915 - one thing after the other
         frame.rectangle(0, y * height, width, height, colour)
 
     if "mountains" in elements:
-        for x, peak, colour in _SKYLINES[chosen("landscape", SKYLINE, codes)]:
+        for x, peak, colour in _SKYLINES[land]:
             mountain = Canvas(image, x * width, horizon * height, peak * height)
             slope = 0.95 * width / height
             mountain.polygon([(0, -1), (slope, 0), (-slope, 0)], dim(colour))
@@ -314,7 +303,7 @@ def _draw_landscape(  # noqa: C901, PLR0912, PLR0915 - one thing after the other
         glitter = {"day": (150, 200, 235), "sunset": (250, 160, 90), "night": (170, 175, 190)}[time]
         for i in range(3):
             at(sun_x, horizon + 0.05 + 0.07 * i, 0.05 + 0.035 * i).rectangle(-1, 0, 1, 0.4, glitter)
-        left, right = ((0.84, 0.93), (0.93, 0.84))[chosen("landscape", GROUND, codes)]
+        left, right = ((0.84, 0.93), (0.93, 0.84))[land % 2]
         beach = [(0, left), (0.5, 0.87), (1, right), (1, 1), (0, 1)]
         frame.polygon(
             [(x * width, y * height) for x, y in beach], dim(ground if "snow" in elements else (235, 205, 145))
@@ -322,10 +311,10 @@ def _draw_landscape(  # noqa: C901, PLR0912, PLR0915 - one thing after the other
     else:
         band(horizon, dim(ground))
         hill = _mix(ground, (255, 255, 255) if "snow" in elements else (130, 200, 90), 0.5)
-        at((0.2, 0.8)[chosen("landscape", GROUND, codes)], horizon + 0.25, 0.6).ellipse(0, 0, 1, 0.36, dim(hill))
+        at((0.2, 0.8)[land % 2], horizon + 0.25, 0.6).ellipse(0, 0, 1, 0.36, dim(hill))
     foot = 0.86 if "sea" in elements else 0.78
     if "trees" in elements:
-        for x, tree in _WOODS[chosen("landscape", WOOD, codes)]:
+        for x, tree in _WOODS[chosen("landscape", "wood", codes)]:
             at(x, foot).rectangle(-0.015, -0.02, 0.015, 0.06, dim((100, 65, 35)))
             for tier in range(2):
                 needles = _mix((30, 105, 55), _PAPER, 0.55 if "snow" in elements and tier else 0)
@@ -333,7 +322,7 @@ def _draw_landscape(  # noqa: C901, PLR0912, PLR0915 - one thing after the other
                 spread = 0.1 - 0.025 * tier
                 at(x, foot).polygon([(-spread, base), (spread, base), (0, base - 0.62 * tree)], dim(needles))
     if "house" in elements:
-        house = at((0.33, 0.5, 0.67)[chosen("landscape", HOUSE, codes)], foot, 0.12)
+        house = at((0.33, 0.67, 0.5, 0.25)[land], foot, 0.12)
         window = (120, 180, 220) if time == "day" else (255, 220, 110)
         house.rectangle(-1, -1.15, 1, 0.5, dim((235, 215, 185)))
         house.polygon([(-1.3, -1.15), (1.3, -1.15), (0, -2.3)], dim((185, 60, 45)))
@@ -401,7 +390,7 @@ def draw(
         else:
             layout = layout or layout_of(scene, codes, width, height)
             if scene.kind == "animal":
-                turned = place(layout, ANIMAL_SCALE, mirrored=chosen("animal", SIDE, codes) == 1)
+                turned = place(layout, ANIMAL_SCALE, mirrored=chosen("animal", "side", codes) == 1)
                 _draw_animal(turned, scene, codes)
             else:
                 _draw_shape(place(layout), scene.shape or "circle", colour, background)

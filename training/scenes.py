@@ -2,14 +2,13 @@
 
 A `Scene` contains the attributes that a caption names; None means that the caption leaves an attribute open. The
 `codes`, twelve numbers from the diffusion noise (see `training.latents`), decide what is open, so another seed gives
-another picture. Colours follow their codes continuously. Places, sizes and poses are chosen from a few, because a
-model of this size reads a code with an error, and would blur the edges of an object whose place it must estimate.
+another picture. Colours follow their codes continuously. All else is chosen from a few by the signs of six codes: a
+model of this size reads a number with an error, and would blur the edges of an object whose place it must estimate.
 """
 
 import random
 import zlib
 from dataclasses import dataclass, field, fields, replace
-from statistics import NormalDist
 
 Rgb = tuple[int, int, int]
 
@@ -42,16 +41,14 @@ EMPTY_PROMPT = ("mountains", "trees")  # the elements of a landscape without nam
 KINDS = ("shape", "pair", "animal", "landscape")
 CODES = 12
 NO_CODES = (0.0,) * CODES
-# The codes that decide each open attribute. Attributes of different kinds of scenes share codes.
-BACKGROUND, COLOUR = slice(0, 3), slice(4, 7)
-COLUMN, ROW, SIZE, SIDE, POSE, EXPRESSION = 8, 9, 10, 3, 7, 11
-SUN, HORIZON, CLOUDS, SKYLINE, WOOD, HOUSE, GROUND = 4, 3, 7, 8, 9, 10, 11
-# How many possibilities each code chooses from.
-CHOICES: dict[str, dict[int, int]] = {
-    "shape": {COLUMN: 3, ROW: 3, SIZE: 4},
-    "pair": {COLUMN: 3, ROW: 3, SIZE: 3},
-    "animal": {COLUMN: 3, ROW: 2, SIZE: 3, SIDE: 2, POSE: 3, EXPRESSION: 4},
-    "landscape": {HORIZON: 3, SKYLINE: 3, WOOD: 4, HOUSE: 3, CLOUDS: 4, SUN: 4, GROUND: 2},
+# The codes that decide each open colour, and those whose signs decide all else.
+BACKGROUND, COLOUR, SWITCHES = slice(0, 3), slice(3, 6), slice(6, 12)
+# How many possibilities each open attribute is chosen from, and which switches choose.
+CHOICES: dict[str, dict[str, tuple[int, tuple[int, ...]]]] = {
+    "shape": {"column": (3, (6, 7)), "row": (3, (8, 9)), "size": (4, (10, 11))},
+    "pair": {"column": (3, (6, 7)), "row": (3, (8, 9)), "size": (4, (10, 11))},
+    "animal": {"column": (2, (6,)), "row": (2, (8,)), "side": (2, (7,)), "pose": (4, (9, 10)), "size": (2, (11,))},
+    "landscape": {"land": (4, (6, 7)), "sky": (4, (8, 9)), "wood": (4, (10, 11))},
 }
 
 
@@ -203,23 +200,27 @@ def random_codes(rng: random.Random) -> tuple[float, ...]:
     return tuple(rng.gauss(0, 1) for _ in range(CODES))
 
 
-def choose(code: float, count: int) -> int:
-    """Return 0 to count - 1, each for the same share of all codes."""
-    return min(count - 1, int(count * NormalDist().cdf(code)))
+def chosen(kind: str, attribute: str, codes: tuple[float, ...]) -> int:
+    """Return which of its possibilities an attribute has in scenes of this kind. The first ones can be likelier."""
+    count, switches = CHOICES[kind][attribute]
+    number = sum(1 << i for i, code in enumerate(switches) if codes[code] > 0)
+    return number * count >> len(switches)
 
 
-def chosen(kind: str, code: int, codes: tuple[float, ...]) -> int:
-    """Return which of its possibilities a code chooses in scenes of this kind."""
-    return choose(codes[code], CHOICES[kind][code])
+def with_choices(codes: tuple[float, ...], kind: str, choices: dict[str, int]) -> tuple[float, ...]:
+    """Return the codes with switches that make these choices."""
+    changed = list(codes)
+    for attribute, choice in choices.items():
+        count, switches = CHOICES[kind][attribute]
+        number = -(-choice * 2 ** len(switches) // count)
+        for i, code in enumerate(switches):
+            changed[code] = 1.0 if number >> i & 1 else -1.0
+    return tuple(changed)
 
 
-def code_of(choice: int, count: int) -> float:
-    """Return the middle one of the codes that choose this of `count` possibilities."""
-    return NormalDist().inv_cdf((choice + 0.5) / count)
-
-
-_OPEN_SIZES = (0.14, 0.20, 0.25, 0.31)
-_OPEN_ANIMAL_SIZES = (0.22, 0.26, 0.30)
+_THIRDS = (1, 0, 2)  # the middle one is the likeliest
+_OPEN_SIZES = (0.20, 0.14, 0.25, 0.31)
+_OPEN_ANIMAL_SIZES = (0.29, 0.22)
 ANIMAL_SCALE = 1.1
 # How far an animal may be from the middle at most, and its extent in radii: to a side, above and below.
 _ANIMAL_ROOM = ((0.24, 1.21), (0.2, 1.65), (0.2, 1.342))
@@ -230,12 +231,12 @@ def layout_of(scene: Scene, codes: tuple[float, ...] = NO_CODES, width: int = 1,
     radius = _radius_of(scene, codes)
     if scene.kind == "animal" and not scene.position:
         aside, up, down = (min(most, max(0.0, 0.49 - room * radius)) for most, room in _ANIMAL_ROOM)
-        x = 0.5 + aside * (chosen("animal", COLUMN, codes) - 1)
-        return Layout(x, 0.5 + (down if chosen("animal", ROW, codes) else -up), radius)
+        x = 0.5 + (aside if chosen("animal", "column", codes) else -aside)
+        return Layout(x, 0.5 + (down if chosen("animal", "row", codes) else -up), radius)
     if scene.position:
         row, column = divmod(POSITIONS.index(scene.position), 3)
     else:
-        column, row = chosen("shape", COLUMN, codes), chosen("shape", ROW, codes)
+        column, row = (_THIRDS[chosen("shape", name, codes)] for name in ("column", "row"))
     margin = radius * (1.25 if scene.kind == "animal" else 1) + 0.03
     centre = []
     for third, side in ((column, width), (row, height)):
@@ -248,8 +249,8 @@ def _radius_of(scene: Scene, codes: tuple[float, ...]) -> float:
     if scene.size:
         return SIZES[scene.size]
     if scene.kind == "animal":
-        return SIZES["medium"] if scene.position else _OPEN_ANIMAL_SIZES[chosen("animal", SIZE, codes)]
-    return _OPEN_SIZES[chosen("shape", SIZE, codes)]
+        return SIZES["medium"] if scene.position else _OPEN_ANIMAL_SIZES[chosen("animal", "size", codes)]
+    return _OPEN_SIZES[chosen("shape", "size", codes)]
 
 
 def random_layout(rng: random.Random) -> Layout:
@@ -259,15 +260,15 @@ def random_layout(rng: random.Random) -> Layout:
     return Layout(rng.uniform(margin, 1 - margin), rng.uniform(margin, 1 - margin), radius)
 
 
-_PAIR_SIZES = (0.125, 0.155, 0.185)
+_PAIR_SIZES = (0.155, 0.125, 0.17, 0.185)
 _PAIR_DISTANCE = 0.225
 
 
 def pair_layouts(relation: str, codes: tuple[float, ...] = NO_CODES) -> tuple[Layout, Layout]:
     """Return the layouts of the first and the other object of a pair."""
     dx, dy = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}[relation]
-    radius = _PAIR_SIZES[chosen("pair", SIZE, codes)]
-    column, row = chosen("pair", COLUMN, codes) - 1, chosen("pair", ROW, codes) - 1
+    radius = _PAIR_SIZES[chosen("pair", "size", codes)]
+    column, row = (_THIRDS[chosen("pair", name, codes)] - 1 for name in ("column", "row"))
     x, y = 0.5 + (0.055 if dx else 0.13) * column, 0.5 + (0.055 if dy else 0.13) * row
     first, other = (Layout(x + sign * dx * _PAIR_DISTANCE, y + sign * dy * _PAIR_DISTANCE, radius) for sign in (1, -1))
     return first, other

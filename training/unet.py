@@ -7,8 +7,9 @@ about it. L1 is added later: if the UNet cannot read a choice exactly, the media
 
 import copy
 import itertools
+import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,19 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from training.batches import Batch, edit_examples, first_examples, random_size, refinement_examples
 from training.latents import ALTERNATIONS, LAST, SCALING, SIGMAS, codes_of, thumbnail
-from training.models import TEXT_LEVEL, make_scheduler, make_unet
-from training.scenes import CODES
+from training.models import TEXT_LEVEL, UNET_CHANNELS, make_scheduler, make_unet
+from training.scenes import CODES, SWITCHES
 from training.stage import Part, Stage, convolve_fast, fast_dtype, move_average, rate
 from training.text import TextStage
 
-STEPS = 30_000
+STEPS = 24_000
 _BATCH = 14  # at 64x64 latents; more at smaller sizes
 _MUON_RATE, _ADAM_RATE = 0.012, 1.2e-3
 _GAIN = 3.0  # of the noise's wires at each level; what lies beside them grows about as fast
 _LOUD = 150.0  # of the codes beside the level's features, whose standard deviation grows to about 200
 _BALLAST = 6.0
-_NOISE, _CODES = slice(0, 12, 3), slice(0, CODES)  # the wires' channels
+_NOISE, _CODES, _LOWEST = slice(0, 12, 3), slice(0, CODES), slice(0, UNET_CHANNELS[-1])  # the wires' channels
+_COLOURS, _SWITCHES = slice(0, SWITCHES.start), SWITCHES.stop - SWITCHES.start
 _MOST = 4.0  # the largest weight of examples with little noise, relative to pure noise
 _LARGEST_CODE = 2.5  # an uploaded picture can make codes much larger, which changes nothing that is drawn
 _LOSS_UNIT = 1.5 / SCALING  # the losses' weights are for colours of -1.5 to 1.5
@@ -143,9 +145,14 @@ class _Helpers(torch.nn.Module):
         return pictures / len(self.heads), coordinates / len(self.heads)
 
     def codes_loss(self, noise: torch.Tensor) -> torch.Tensor:
-        """Return the codes' mean loss in every place and level of the first examples. At 1, no code is read."""
+        """Return the codes' mean loss in every place and level of the first examples. At 1, no code is read.
+
+        Of the switches, only the signs are read.
+        """
         codes = torch.tensor([codes_of(one) for one in noise], device=noise.device)
-        codes = codes.clamp(-_LARGEST_CODE, _LARGEST_CODE)[:, :, None, None]
+        codes = codes.clamp(-_LARGEST_CODE, _LARGEST_CODE)
+        codes[:, SWITCHES] = codes[:, SWITCHES].sign()
+        codes = codes[:, :, None, None]
         errors = [(said[: len(noise), 6:] - codes).square().mean() for said in self._said]
         loss: torch.Tensor = torch.stack(errors).mean()
         return loss
@@ -158,6 +165,9 @@ class Wires:
     first channels are the codes: sums whose signs alternate from cell to cell, until one cell has them all. From there
     they lead up to the level with the text, so that each of its cells knows all codes. If the UNet could add to these
     channels, what it adds would hide the codes.
+
+    On the lowest level each switch becomes its sign, -1 or 1, which a larger network need not learn to read exactly:
+    a group norm over (x, -x, 0) gives (a, -a, 0) or (-a, a, 0), however small x is.
     """
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
@@ -166,32 +176,56 @@ class Wires:
         self._lay(unet.conv_in, _NOISE, _passing(unet.conv_in, _NOISE, slice(0, 4), 1, 1.0))
         for level, block in enumerate(unet.down_blocks):
             rows = _NOISE if level <= TEXT_LEVEL else _CODES
-            self._lay_layers(block, rows)
+            if level == len(unet.down_blocks) - 1:
+                self._lay_layers(block, _LOWEST, _spreading)
+            else:
+                self._lay_layers(block, rows)
             for conv in _samplers(block, "downsamplers"):
                 if level == TEXT_LEVEL:
                     self._lay(conv, _CODES, _alternating(conv))
                 else:
                     weight = 0.5 * _GAIN if level < TEXT_LEVEL else 0.7
                     self._lay(conv, rows, _passing(conv, rows, rows, slice(1, 3), weight))
-        self._lay_layers(unet.mid_block, _CODES)
-        *inner, last = unet.up_blocks[: -TEXT_LEVEL - 1]
+        self._lay_layers(unet.mid_block, _LOWEST)
+        self._lay_signs(unet.mid_block.resnets[0])
+        lowest, *inner, last = unet.up_blocks[: -TEXT_LEVEL - 1]
+        self._lay_layers(lowest, _LOWEST)
+        for conv in _samplers(lowest, "upsamplers"):
+            self._lay(conv, _LOWEST, _passing(conv, _LOWEST, _LOWEST, 1, 1.0))
         for block, weight in (*((block, 1.0) for block in inner), (last, _LOUD)):
             self._lay_layers(block, _CODES)
             for conv in _samplers(block, "upsamplers"):
                 self._lay(conv, _CODES, _passing(conv, _CODES, _CODES, 1, weight))
+        gathering = inner[0].resnets[0].conv_shortcut
+        self._lay(gathering, _CODES, _gathering(gathering))
         # Large constants beside the codes, so that the next norm divides all codes by nearly the same number.
         for conv in _samplers(last, "upsamplers"):
             pairs = (conv.out_channels - CODES) // 2
             ballast = torch.tensor([_LOUD * _BALLAST, -_LOUD * _BALLAST] * pairs)
             self._lay(conv, slice(CODES, None), bias=ballast)
 
-    def _lay_layers(self, block: Any, rows: slice) -> None:
+    def _lay_layers(self, block: Any, rows: slice, route: Callable[[Any], torch.Tensor] | None = None) -> None:
+        """Let the rows pass the block unchanged, or by the weights that `route` gives for a shortcut."""
         for resnet in block.resnets:
             self._lay(resnet.conv2, rows)
             if (shortcut := resnet.conv_shortcut) is not None:
-                self._lay(shortcut, rows, _passing(shortcut, rows, rows, 0, 1.0))
+                self._lay(shortcut, rows, route(shortcut) if route else _passing(shortcut, rows, rows, 0, 1.0))
         for attention in getattr(block, "attentions", ()):
             self._lay(attention.proj_out, rows)
+
+    def _lay_signs(self, resnet: Any) -> None:
+        """Make the layers add each switch's sign in the third channel of its group."""
+        difference, signs = torch.zeros_like(resnet.conv1.weight), torch.zeros_like(resnet.conv2.weight)
+        for plus in range(0, 3 * _SWITCHES, 3):
+            # silu(a) - silu(-a) is a.
+            for output, sign in ((plus, 1.0), (plus + 1, -1.0)):
+                difference[output, plus : plus + 2, 1, 1] = torch.tensor([sign, -sign])
+            signs[plus + 2, plus : plus + 2, 1, 1] = torch.tensor([1.0, -1.0]) / math.sqrt(1.5)
+        for norm in (resnet.norm1, resnet.norm2):
+            self._lay(norm, _LOWEST, torch.ones_like(norm.weight))
+        self._lay(resnet.conv1, _LOWEST, difference)
+        self._lay(resnet.time_emb_proj, slice(None))
+        self._lay(resnet.conv2, _LOWEST, signs)
 
     @torch.no_grad()
     def _lay(
@@ -220,6 +254,26 @@ def _passing(layer: Any, outputs: slice, inputs: slice, taps: int | slice, weigh
     for output, source in zip(channels[outputs], channels[inputs], strict=True):
         weights[output, source, taps, taps] = weight
     return weights[outputs]
+
+
+def _spreading(layer: Any) -> torch.Tensor:
+    """Return the lowest level's weights from the codes: three channels for each switch, and one for each other code."""
+    weights = torch.zeros_like(layer.weight)
+    for i, code in enumerate(range(CODES)[SWITCHES]):
+        weights[3 * i, code], weights[3 * i + 1, code] = 1, -1
+    for i, code in enumerate(range(CODES)[_COLOURS]):
+        weights[3 * _SWITCHES + i, code] = 1
+    return weights
+
+
+def _gathering(layer: Any) -> torch.Tensor:
+    """Return the weights from the lowest level's channels back to the codes, with the switches' signs."""
+    weights = torch.zeros_like(layer.weight)
+    for i, code in enumerate(range(CODES)[SWITCHES]):
+        weights[code, 3 * i + 2] = 1
+    for i, code in enumerate(range(CODES)[_COLOURS]):
+        weights[code, 3 * _SWITCHES + i] = 1
+    return weights[_CODES]
 
 
 def _alternating(layer: Any) -> torch.Tensor:
@@ -347,7 +401,7 @@ class UnetStage:
 
     def train(self, batch: Batch, refinements: int, step: int, share: float) -> dict[str, float]:
         """Make one step, and return its losses."""
-        factor = rate(share, step, warm_up=100, decay=0.4)
+        factor = rate(share, step, warm_up=100, decay=0.5)
         for optimizer, base in ((self.adam, _ADAM_RATE), (self.muon, _MUON_RATE)):
             optimizer.param_groups[0]["lr"] = base * factor
         torch.manual_seed(step)  # other processes may draw the examples

@@ -25,17 +25,17 @@ from training.scenes import (
     ELEMENTS,
     KINDS,
     NO_CODES,
-    POSE,
     SHAPES,
+    SWITCHES,
     Layout,
     Scene,
-    choose,
-    code_of,
+    chosen,
     edited,
     layout_of,
     random_codes,
     random_layout,
     random_scene,
+    with_choices,
 )
 from training.sketches import sketch
 from training.stage import Stage
@@ -111,21 +111,20 @@ def test_codes_change_what_is_left_open_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_choice_of_a_code_shows_in_some_drawing(kind: str) -> None:
+def test_every_choice_shows_in_some_drawing(kind: str) -> None:
     scenes = {
         "shape": [Scene("shape", shape="circle", background="white")],
         "pair": [Scene("pair", shape="star", colour="red", relation="above", other_shape="ring", other_colour="blue")],
         "animal": [Scene("animal", animal="fox")],
         "landscape": [Scene("landscape", time="day", elements=elements) for elements in (ELEMENTS, ("trees",))],
     }[kind]
-    for code, count in CHOICES[kind].items():
+    for attribute, (count, _) in CHOICES[kind].items():
         drawings = set()
         for choice in range(count):
-            codes = list(NO_CODES)
-            codes[code] = code_of(choice, count)
-            assert choose(codes[code], count) == choice
-            drawings.add(tuple(draw(scene, tuple(codes)).tobytes() for scene in scenes))
-        assert len(drawings) == count, code
+            codes = with_choices(NO_CODES, kind, {attribute: choice})
+            assert chosen(kind, attribute, codes) == choice
+            drawings.add(tuple(draw(scene, codes).tobytes() for scene in scenes))
+        assert len(drawings) == count, attribute
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -180,7 +179,7 @@ def test_an_edit_keeps_only_choices_that_its_picture_shows() -> None:
     assert _visible_codes(cat, cat, codes) == codes
     assert _visible_codes(sea, cat, codes) == _visible_codes(cat, sea, codes) == NO_CODES
     kept = _visible_codes(shape, cat, codes)
-    assert (kept[BACKGROUND], kept[POSE]) == (codes[BACKGROUND], 0)
+    assert (kept[BACKGROUND], kept[SWITCHES]) == (codes[BACKGROUND], (0,) * 6)
 
 
 def test_latents_are_the_mean_colours_of_8x8_blocks() -> None:
@@ -382,7 +381,9 @@ def test_a_unet_that_fits_fp16_computes_what_it_did_with_a_smaller_last_level() 
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(64, 64), (32, 32), (96, 96), (64, 96), (40, 56)])
-def test_the_wires_bring_every_code_to_each_cell_of_the_level_with_the_text(size: tuple[int, int]) -> None:
+def test_the_wires_bring_codes_and_the_signs_of_switches_to_each_cell_of_the_level_with_the_text(
+    size: tuple[int, int],
+) -> None:
     unet = make_unet()
     wires = Wires(unet)
     for parameter in unet.parameters():
@@ -394,5 +395,7 @@ def test_the_wires_bring_every_code_to_each_cell_of_the_level_with_the_text(size
     conditions = {"text_embeds": torch.randn(2, 192), "time_ids": torch.full((2, 6), 512.0)}
     unet(noise, LAST, torch.randn(2, 77, 192), added_cond_kwargs=conditions)
     codes = torch.tensor([codes_of(one) for one in noise])[:, :, None, None]
-    ratio = (arrived[0][:, :CODES] / codes).flatten()
-    assert torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=1e-3)
+    codes[:, SWITCHES] = codes[:, SWITCHES].sign()
+    ratio = arrived[0][:, :CODES] / codes
+    for part in (ratio[:, : SWITCHES.start], ratio[:, SWITCHES]):
+        assert torch.allclose(part, part.flatten()[0].expand_as(part), rtol=1e-3)
