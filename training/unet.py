@@ -27,7 +27,7 @@ from training.scenes import CODES, SWITCHES
 from training.stage import Part, Stage, convolve_fast, fast_dtype, move_average, rate
 from training.text import TextStage
 
-STEPS = 24_000
+STEPS = 23_000
 _BATCH = 14  # at 64x64 latents; more at smaller sizes
 _MUON_RATE, _ADAM_RATE = 0.012, 1.2e-3
 _GAIN = 3.0  # of the noise's wires at each level; what lies beside them grows about as fast
