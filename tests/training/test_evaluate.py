@@ -23,12 +23,14 @@ from training.evaluate import (
     Question,
     as_markdown,
     measure_image_to_image,
+    measure_inpainting,
+    measure_sketches,
     measure_text_to_image,
     measure_variety,
     new_questions,
 )
 from training.latents import codes_of
-from training.scenes import CODES, Layout, Scene
+from training.scenes import CODES, KINDS, Layout, Scene
 
 PROJECT = Path(training.evaluate.__file__).parents[1]
 DEMO = PROJECT / "app" / "weights" / "demo"
@@ -62,6 +64,13 @@ class Painter(Model):
         layout = LAYOUT if strength < 1 else None
         return draw(self._see(self._scenes[caption]), CODES_SHOWN, layout=layout, antialias=2)
 
+    def replace(
+        self, image: Image.Image, mask: Image.Image, caption: str, *, seed: int, steps: int, strength: float
+    ) -> Image.Image:
+        assert seed >= 0
+        drawn = self.change(image, caption, seed=seed, steps=steps, strength=strength)
+        return Image.composite(drawn, image, mask)
+
 
 def test_ideal_pictures_score_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     painter = Painter(monkeypatch)
@@ -75,7 +84,27 @@ def test_ideal_pictures_score_everything(monkeypatch: pytest.MonkeyPatch) -> Non
         shares = measure_image_to_image(painter, steps=steps, strength=strength, pairs=6, name="")
         assert {key: cell["share"] for key, cell in shares.items()} == dict.fromkeys(shares, 1)
         assert ("position kept" in shares) == (strength < 1)
-    assert measure_variety(painter)["background differs"]["share"] > 0.8
+    for shares in (
+        measure_sketches(painter, steps=2, strength=0.5, count=6),
+        measure_inpainting(painter, steps=2, strength=0.75, count=6),
+    ):
+        assert {key: cell["share"] for key, cell in shares.items()} == dict.fromkeys(shares, 1)
+    variety = measure_variety(painter)
+    assert variety["background differs"]["share"] > 0.8
+    for kind in KINDS:
+        assert variety[f"{kind}: pixels that differ"] > 0.1
+        assert variety[f"{kind}: seeds that differ"]["share"] > 0.9
+
+
+def test_a_model_that_draws_elsewhere_or_everywhere_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    painter = Painter(monkeypatch)
+    monkeypatch.setattr(painter, "change", lambda *_, **__: Image.new("RGB", (512, 512)))
+    drawings = measure_sketches(painter, steps=2, strength=0.5, count=6)
+    assert drawings["whole drawing"]["share"] == drawings["in place"]["share"] == 0
+    shares = measure_inpainting(painter, steps=2, strength=0.75, count=6)
+    assert (shares["replaced"]["share"], shares["all else exact"]["share"]) == (0, 1)
+    monkeypatch.setattr(painter, "replace", lambda *_, **__: Image.new("RGB", (512, 512)))
+    assert measure_inpainting(painter, steps=2, strength=0.75, count=6)["all else exact"]["share"] == 0
 
 
 def test_a_model_that_knows_only_circles_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
