@@ -145,19 +145,22 @@ _FP16_SCALE = 2.0**-6
 
 
 def fit_fp16(unet: UNet2DConditionModel) -> None:
-    """Scale the last level's activations down, in place, to fit fp16. The UNet's output stays the same.
+    """Scale the activations of the two upmost levels down, in place, to fit fp16. The UNet's output stays the same.
 
-    After training in fp32 they reach 190,000, and the largest fp16 number is 65,504. Every output of that level passes
-    through a group norm, which removes the scale. No group mixes channels of the level below and the skip connection.
+    After training in fp32 they reach 190,000, and the largest fp16 number is 65,504. Every output of these levels
+    passes through a group norm, which removes the scale. Where they begin, channels that share a group with the skip
+    connection keep their scale until the first shortcut.
     """
-    below = unet.up_blocks[-2].upsamplers[0].conv
-    scaled = [below.weight, below.bias]
-    hidden = below.out_channels
-    for resnet in unet.up_blocks[-1].resnets:
-        assert hidden % (resnet.in_channels // resnet.norm1.num_groups) == 0, "a group mixes channels"  # noqa: S101
+    below = unet.up_blocks[-3].upsamplers[0].conv
+    resnets = [*unet.up_blocks[-2].resnets, *unet.up_blocks[-1].resnets]
+    size = resnets[0].in_channels // resnets[0].norm1.num_groups
+    small = below.out_channels // size * size
+    scaled = [below.weight[:small], below.bias[:small], unet.up_blocks[-2].upsamplers[0].conv.bias]
+    for resnet in resnets:
+        assert small % (resnet.in_channels // resnet.norm1.num_groups) == 0, "a group mixes channels"  # noqa: S101
         shortcut = resnet.conv_shortcut
-        scaled += [resnet.conv2.weight, resnet.conv2.bias, shortcut.weight[:, hidden:], shortcut.bias]
-        hidden = resnet.out_channels
+        scaled += [resnet.conv2.weight, resnet.conv2.bias, shortcut.weight[:, small:], shortcut.bias]
+        small = resnet.out_channels
     with torch.no_grad():
         for parameter in scaled:
             parameter.mul_(_FP16_SCALE)
@@ -175,6 +178,10 @@ def save_pipeline(
     unet = copy.deepcopy(unet)
     fit_fp16(unet)
     half = [copy.deepcopy(part).eval().half() for part in (vae, text_encoder, text_encoder_2, unet)]
+    for part in half:
+        if not all(weight.isfinite().all() for weight in part.parameters()):
+            msg = f"The weights of the {type(part).__name__} do not fit fp16."
+            raise ValueError(msg)
     pipeline = StableDiffusionXLPipeline(
         vae=half[0],
         text_encoder=half[1],
