@@ -9,7 +9,7 @@ import copy
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,10 @@ _MUON_RATE, _ADAM_RATE = 0.012, 1.2e-3
 _GAIN = 3.0  # of the noise's wires at each level; what lies beside them grows about as fast
 _LOUD = 150.0  # of the codes beside the level's features, whose standard deviation grows to about 200
 _BALLAST = 6.0
-_NOISE, _CODES, _LOWEST = slice(0, 12, 3), slice(0, CODES), slice(0, UNET_CHANNELS[-1])  # the wires' channels
-_COLOURS, _SWITCHES = slice(0, SWITCHES.start), SWITCHES.stop - SWITCHES.start
+_NOISE, _CODES, _COLOURS = slice(0, 12, 3), slice(0, CODES), slice(0, SWITCHES.start)  # the wires' channels
+# On the lowest level: each switch, its negative and its sign are one group of the norms; the other codes follow.
+_LOWEST, _PLUS, _MINUS, _SIGN = slice(0, UNET_CHANNELS[-1]), slice(0, 18, 3), slice(1, 18, 3), slice(2, 18, 3)
+_OTHERS = slice(18, UNET_CHANNELS[-1])
 _MOST = 4.0  # the largest weight of examples with little noise, relative to pure noise
 _LARGEST_CODE = 2.5  # an uploaded picture can make codes much larger, which changes nothing that is drawn
 _LOSS_UNIT = 1.5 / SCALING  # the losses' weights are for colours of -1.5 to 1.5
@@ -177,7 +179,7 @@ class Wires:
         for level, block in enumerate(unet.down_blocks):
             rows = _NOISE if level <= TEXT_LEVEL else _CODES
             if level == len(unet.down_blocks) - 1:
-                self._lay_layers(block, _LOWEST, _spreading)
+                self._spread(block.resnets[0])
             else:
                 self._lay_layers(block, rows)
             for conv in _samplers(block, "downsamplers"):
@@ -197,35 +199,44 @@ class Wires:
             for conv in _samplers(block, "upsamplers"):
                 self._lay(conv, _CODES, _passing(conv, _CODES, _CODES, 1, weight))
         gathering = inner[0].resnets[0].conv_shortcut
-        self._lay(gathering, _CODES, _gathering(gathering))
+        for codes, channels in ((_COLOURS, _OTHERS), (SWITCHES, _SIGN)):
+            self._lay(gathering, codes, _passing(gathering, codes, channels, 0, 1.0))
         # Large constants beside the codes, so that the next norm divides all codes by nearly the same number.
         for conv in _samplers(last, "upsamplers"):
             pairs = (conv.out_channels - CODES) // 2
             ballast = torch.tensor([_LOUD * _BALLAST, -_LOUD * _BALLAST] * pairs)
             self._lay(conv, slice(CODES, None), bias=ballast)
 
-    def _lay_layers(self, block: Any, rows: slice, route: Callable[[Any], torch.Tensor] | None = None) -> None:
-        """Let the rows pass the block unchanged, or by the weights that `route` gives for a shortcut."""
+    def _lay_layers(self, block: Any, rows: slice) -> None:
         for resnet in block.resnets:
             self._lay(resnet.conv2, rows)
             if (shortcut := resnet.conv_shortcut) is not None:
-                self._lay(shortcut, rows, route(shortcut) if route else _passing(shortcut, rows, rows, 0, 1.0))
+                self._lay(shortcut, rows, _passing(shortcut, rows, rows, 0, 1.0))
         for attention in getattr(block, "attentions", ()):
             self._lay(attention.proj_out, rows)
 
+    def _spread(self, resnet: Any) -> None:
+        """Bring the codes to the lowest level's channels."""
+        shortcut = resnet.conv_shortcut
+        self._lay(resnet.conv2, _LOWEST)
+        self._lay(shortcut, _SIGN)
+        for channels, codes, weight in ((_PLUS, SWITCHES, 1.0), (_MINUS, SWITCHES, -1.0), (_OTHERS, _COLOURS, 1.0)):
+            self._lay(shortcut, channels, _passing(shortcut, channels, codes, 0, weight))
+
     def _lay_signs(self, resnet: Any) -> None:
-        """Make the layers add each switch's sign in the third channel of its group."""
-        difference, signs = torch.zeros_like(resnet.conv1.weight), torch.zeros_like(resnet.conv2.weight)
-        for plus in range(0, 3 * _SWITCHES, 3):
-            # silu(a) - silu(-a) is a.
-            for output, sign in ((plus, 1.0), (plus + 1, -1.0)):
-                difference[output, plus : plus + 2, 1, 1] = torch.tensor([sign, -sign])
-            signs[plus + 2, plus : plus + 2, 1, 1] = torch.tensor([1.0, -1.0]) / math.sqrt(1.5)
+        """Make the layers add each switch's sign."""
+        conv1, conv2 = resnet.conv1, resnet.conv2
         for norm in (resnet.norm1, resnet.norm2):
             self._lay(norm, _LOWEST, torch.ones_like(norm.weight))
-        self._lay(resnet.conv1, _LOWEST, difference)
-        self._lay(resnet.time_emb_proj, slice(None))
-        self._lay(resnet.conv2, _LOWEST, signs)
+        for layer in (conv1, resnet.time_emb_proj, conv2):
+            self._lay(layer, slice(None))
+        # silu(a) - silu(-a) is a.
+        for conv, channels, weight in ((conv1, _PLUS, 1.0), (conv1, _MINUS, -1.0), (conv2, _SIGN, 1 / math.sqrt(1.5))):
+            self._lay(
+                conv,
+                channels,
+                _passing(conv, channels, _PLUS, 1, weight) + _passing(conv, channels, _MINUS, 1, -weight),
+            )
 
     @torch.no_grad()
     def _lay(
@@ -254,26 +265,6 @@ def _passing(layer: Any, outputs: slice, inputs: slice, taps: int | slice, weigh
     for output, source in zip(channels[outputs], channels[inputs], strict=True):
         weights[output, source, taps, taps] = weight
     return weights[outputs]
-
-
-def _spreading(layer: Any) -> torch.Tensor:
-    """Return the lowest level's weights from the codes: three channels for each switch, and one for each other code."""
-    weights = torch.zeros_like(layer.weight)
-    for i, code in enumerate(range(CODES)[SWITCHES]):
-        weights[3 * i, code], weights[3 * i + 1, code] = 1, -1
-    for i, code in enumerate(range(CODES)[_COLOURS]):
-        weights[3 * _SWITCHES + i, code] = 1
-    return weights
-
-
-def _gathering(layer: Any) -> torch.Tensor:
-    """Return the weights from the lowest level's channels back to the codes, with the switches' signs."""
-    weights = torch.zeros_like(layer.weight)
-    for i, code in enumerate(range(CODES)[SWITCHES]):
-        weights[code, 3 * i + 2] = 1
-    for i, code in enumerate(range(CODES)[_COLOURS]):
-        weights[code, 3 * _SWITCHES + i] = 1
-    return weights[_CODES]
 
 
 def _alternating(layer: Any) -> torch.Tensor:
