@@ -40,6 +40,8 @@ _TEMPLATE = 48
 _LIKE = 0.72
 # Things beside an object are ignored up to this share of its area.
 _CRUMB = 0.1
+# Where an animal may also stand, though no code chooses this place; the packaged model draws most animals here.
+_MIDDLE = Layout(0.5, 0.5, 0.3)
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,16 @@ class _Drawings:
         self._pixels, self._layout = pixels, layout
         self._background = background_rgb(pixels).round()
         self._codes = NO_CODES
-        differences = self._differences(scene, list(CHOICES[scene.kind]))
-        self._codes = min(differences, key=lambda one: differences[one])
+        places = [layout]
+        if scene.kind == "animal" and not (layout or scene.size or scene.position):
+            places.append(_MIDDLE)
+        found = []
+        for place in places:
+            self._layout = place
+            found += [
+                (value, codes, place) for codes, value in self._differences(scene, list(CHOICES[scene.kind])).items()
+            ]
+        _, self._codes, self._layout = min(found, key=lambda one: one[0])
 
     def nearest(self, scenes: Iterable[Scene], free: str | None = None) -> Scene:
         """Return the scene whose drawing is nearest to the picture. An unnamed background is the picture's own.
